@@ -1,0 +1,1 @@
+"""The study: probes the machine, measures every method, and turns the records into the paper."""
