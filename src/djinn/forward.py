@@ -1,0 +1,183 @@
+"""The only file that knows ``nn.Module`` and Hugging Face: decoder layers, their hooks, KV caches, the gaps between.
+
+Hooks stand on every decoder layer and on the model itself, once per runtime, and come off when it closes. A thread that
+is no session passes through them untouched. Nothing here knows streams, phases or host memory.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+from djinn.core import LayersNotFound
+
+
+class Passage(Protocol):
+    """What a session does as its own thread goes through the model; layers count from 1."""
+
+    def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before decoder layer ``layer`` runs."""
+
+    def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """After it has returned."""
+
+    def leave_model(self) -> None:
+        """After the model's forward pass, also if it raised."""
+
+
+def find_layers(model: nn.Module, layers: Sequence[nn.Module] | None = None) -> list[nn.Module]:
+    """The model's decoder layers in order of execution, or ``layers`` if the caller names them.
+
+    Source: the ``ModuleList`` as long as ``config.num_hidden_layers`` below ``get_decoder()``, outermost first. Raises
+    :class:`LayersNotFound` if there is none or if ``layers`` are not parts of the model.
+    """
+    if layers is not None:
+        parts = set(model.modules())
+        if not layers or any(layer not in parts for layer in layers):
+            raise LayersNotFound("layers= must name modules of the model that is given to the runtime")
+        return list(layers)
+    decoder = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else model
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    stacks = [part for part in decoder.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part)]
+    for stack in stacks:
+        if len(stack) == depth:
+            return list(stack)
+    if depth is None and stacks:
+        return list(max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))
+    raise LayersNotFound(
+        f"{type(model).__name__} has no list of {depth} decoder layers that could be found: name them by layers="
+    )
+
+
+def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
+    """Storages of parameters, buffers and plain tensor attributes of every module: never session state."""
+    for module in model.modules():
+        held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in held:
+            if isinstance(tensor, torch.Tensor):
+                yield tensor.untyped_storage()
+
+
+class LayerHooks:
+    """Calls the :class:`Passage` of the current thread, if it has one, around each layer and after the model."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        self._passages: dict[int, Passage] = {}
+        self._handles = [model.register_forward_hook(self._left_model, always_call=True)]
+        for number, layer in enumerate(layers, start=1):
+            self._handles.append(layer.register_forward_pre_hook(self._entering(number), with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(self._leaving(number), with_kwargs=True))
+
+    def attach(self, passage: Passage) -> None:
+        """Route the current thread's passes through the model to ``passage``."""
+        self._passages[threading.get_ident()] = passage
+
+    def detach(self) -> None:
+        """Undo :meth:`attach` for the current thread."""
+        self._passages.pop(threading.get_ident(), None)
+
+    def remove(self) -> None:
+        """Take every hook off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _entering(self, number: int) -> Callable[..., None]:
+        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            passage = self._passages.get(threading.get_ident())
+            if passage is not None:
+                passage.enter_layer(number, args, kwargs)
+
+        return entering
+
+    def _leaving(self, number: int) -> Callable[..., None]:
+        def leaving(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+            passage = self._passages.get(threading.get_ident())
+            if passage is not None:
+                passage.leave_layer(number, args, kwargs, output)
+
+        return leaving
+
+    def _left_model(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        passage = self._passages.get(threading.get_ident())
+        if passage is not None:
+            passage.leave_model()
+
+
+class KvLayers:
+    """Tells of an object met by the walk whether it is the KV of a decoder layer, and of which (1 .. N).
+
+    Source: a ``transformers`` cache keeps one object per layer in ``layers``, at the ``layer_idx`` that one submodule of
+    the decoder layer carries; layers without one are taken in order. transformers itself is not imported.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self._number_at: dict[int, int] = {}
+        for number, layer in enumerate(layers, start=1):
+            carried = {index for part in layer.modules() if isinstance(index := vars(part).get("layer_idx"), int)}
+            self._number_at[carried.pop() if len(carried) == 1 else number - 1] = number
+
+    def finder(self) -> Callable[[object], int | None]:
+        """A function for one walk: it learns a cache's layers when the walk meets the cache."""
+        number_of: dict[int, int] = {}
+
+        def kv_layer_of(obj: object) -> int | None:
+            if _is_cache(obj):
+                for index, layer in enumerate(vars(obj).get("layers", ())):
+                    if index in self._number_at:
+                        number_of[id(layer)] = self._number_at[index]
+            return number_of.get(id(obj))
+
+        return kv_layer_of
+
+
+def _is_cache(obj: object) -> bool:
+    return any(base.__name__ == "Cache" and base.__module__ == "transformers.cache_utils" for base in type(obj).__mro__)
+
+
+def tensors_in(value: object) -> Iterator[torch.Tensor]:
+    """Tensors in nested tuples, lists and dictionaries: the forms in which operators and layers take them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+
+
+class GapGate(TorchDispatchMode):
+    """Between layers, holds an operator back until the storages that it reads are there.
+
+    What runs between two layers may read more than the layers' own arguments (``x + layer(norm(x))`` wants the old x).
+    Off inside layers, where it would cost time for nothing and is not bit-neutral under inference mode.
+    """
+
+    def __init__(self, wait: Callable[[Iterable[torch.Tensor]], None]) -> None:
+        super().__init__()
+        self._wait = wait
+        self._open = False
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Wait for what ``func`` reads, then run it."""
+        self._wait(tensors_in((args, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def enter(self) -> bool:
+        """Start watching the current thread; False, and no effect, where operators cannot be watched faithfully."""
+        if torch.is_inference_mode_enabled() or _get_current_dispatch_mode_stack():
+            return False
+        self.__enter__()
+        self._open = True
+        return True
+
+    def exit(self) -> None:
+        """Stop watching, if it was."""
+        if self._open:
+            self._open = False
+            self.__exit__(None, None, None)
