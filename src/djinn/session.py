@@ -20,7 +20,7 @@ from djinn.core import DjinnError, IllegalMove, Phase, SessionAbandoned, move
 from djinn.forward import GapGate, KvLayers, LayerHooks, tensors_in
 from djinn.ownership import Ownership
 from djinn.state import FRONTIER, NamedView, SessionState, Walk, local_variables, state_of
-from djinn.transfer import Restore, Swapped, TransferEngine
+from djinn.transfer import Restore, Swapped, TransferEngine, raw_bytes
 
 
 class StateView(Mapping[str, torch.Tensor]):
@@ -150,7 +150,7 @@ class Session:
     def _parked_views(self) -> Iterator[tuple[NamedView, torch.Tensor]]:
         if self._phase is Phase.PAUSED and self._state is not None:
             for item in self._state.storages:
-                raw = torch.empty(0, dtype=torch.uint8, device=item.storage.device).set_(item.storage)
+                raw = raw_bytes(item.storage)
                 yield from ((view, raw) for view in item.views)
         elif self._phase is Phase.IO_WAIT:
             for entry in self._swapped:
@@ -159,19 +159,19 @@ class Session:
             raise IllegalMove(f"the state of a session that is {self._phase.value} cannot be read; it must be parked")
 
     @property
-    def frontier(self) -> Mapping[str, torch.UntypedStorage]:
-        """Device storages of what layer L+1 reads, by the name of their first tensor; for checkers.
+    def frontier(self) -> dict[str, torch.Tensor]:
+        """What layer L+1 reads, by name, as the device holds it at this moment; for checkers.
 
-        Empty while swapped out; known from the first pause until all state is resident again.
+        Raises :class:`IllegalMove` before the pause and while the state is not on the device.
         """
-        if self._state is None:
-            return {}
-        return {item.views[0].name: item.storage for item in self._state.frontier}
+        if self._state is None or self._phase is Phase.IO_WAIT:
+            raise IllegalMove(f"a session that is {self._phase.value} has no frontier on the device")
+        return {item.views[0].name: item.views[0].over(raw_bytes(item.storage)) for item in self._state.frontier}
 
     @property
-    def state_bytes(self) -> int:
-        """Bytes of session state found at the pause."""
-        return self._state.nbytes if self._state is not None else 0
+    def storage_sizes(self) -> list[int]:
+        """Bytes of each storage found at the pause, in the order of need; their sum is the session state."""
+        return [item.nbytes for item in self._state.storages] if self._state is not None else []
 
     def io_wait(self) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.

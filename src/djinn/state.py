@@ -83,11 +83,6 @@ class SessionState:
         """Everything else that is alive."""
         return tuple(item for item in self.storages if item.rank[0] != FRONTIER[0])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all storages."""
-        return sum(item.nbytes for item in self.storages)
-
 
 def kv_rank(layer: int, breakpoint: int) -> Rank:
     """Rank of the KV of decoder layer ``layer`` (1 .. N) after breakpoint L: L+1 first, then up to N, then 1 .. L."""
@@ -182,6 +177,8 @@ def _references(obj: object, name: str) -> list[tuple[object, str]]:
     for child in gc.get_referents(obj):
         label = "" if child is attributes else labels.get(id(child), "")
         children.append((child, f"{name}.{label}" if label else name))
+    if isinstance(obj, (list, tuple)):
+        children.reverse()  # sequences report their last element first
     if isinstance(obj, torch.Tensor) and obj._base is not None:
         children.append((obj._base, f"{name}.base"))  # C++ keeps it alive: no Python reference shows it
     return children

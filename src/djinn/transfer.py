@@ -27,7 +27,7 @@ class Swapped:
     extent: Extent
 
 
-def _raw(storage: torch.UntypedStorage) -> torch.Tensor:
+def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     """The bytes of ``storage`` as a uint8 tensor that aliases it."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
@@ -118,7 +118,7 @@ class TransferEngine:
             with self._on(self._out):
                 for entry in swapped:
                     self._arena.view(entry.extent, entry.item.nbytes).copy_(
-                        _raw(entry.item.storage), non_blocking=True
+                        raw_bytes(entry.item.storage), non_blocking=True
                     )
             if self._out is not None:
                 self._out.synchronize()
@@ -186,7 +186,7 @@ class TransferEngine:
     def _submit(self, restore: Restore, entries: Iterable[Swapped], stream: torch.cuda.Stream | None) -> None:
         with self._on(stream):
             for entry in entries:
-                _raw(entry.item.storage).copy_(self.host_bytes(entry), non_blocking=True)
+                raw_bytes(entry.item.storage).copy_(self.host_bytes(entry), non_blocking=True)
                 event = stream.record_event() if stream is not None else None
                 restore.submitted(entry.item.storage._cdata, event)
 

@@ -1,0 +1,86 @@
+"""Djinn: IO_WAIT swaps the session out by force; RESUME returns when layer L+1's inputs are on the device.
+
+Each sample is paired with hand-written offloads of the same frontier and KV cache, run by code that does not import
+Djinn, in alternating order: ``pinned``, and ``pinned_ordered`` where there is a KV cache.
+"""
+
+import sys
+from typing import Any
+
+import torch
+
+import djinn
+from evaluation.benchmark_manual_offload import OrderedOffload, PinnedOffload
+from evaluation.job import run_job
+from evaluation.method import Method
+from evaluation.programs import Logits, generate_greedily
+
+
+class Djinn(Method):
+    """The user's call, unmodified, on a session of the runtime."""
+
+    variant = "default"
+    headline = True
+    restores_behind = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        nbytes = int(self.study.host_arena_gib * 2**30)
+        self._runtime = djinn.Runtime(self.subject.model, host_memory_bytes=nbytes)
+
+    def prepare(self) -> None:
+        """Start the program and wait until it is parked."""
+        self._session = self._runtime.open(breakpoint=self.layer)
+        self._session.start(
+            generate_greedily, self.subject.model, self.input_ids, self.workload.kv_cache, self.decode_steps
+        )
+        if self._session.wait() is not djinn.Phase.PAUSED:
+            self._session.result()  # raises what went wrong
+            raise RuntimeError(f"the program ended without reaching layer {self.layer}")
+        frontier = self._session.frontier.values()
+        self.floor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in frontier)
+
+    def pause(self) -> None:
+        """IO_WAIT."""
+        self._session.io_wait()
+
+    def resume(self) -> None:
+        """RESUME."""
+        self._session.resume()
+
+    def wait_resident(self) -> None:
+        """Until the last byte is back."""
+        self._session.wait_resident()
+
+    def finish(self) -> Logits:
+        """The program's own result."""
+        logits: Logits = self._session.result()
+        self._session.close()
+        return logits
+
+    def frontier(self) -> dict[str, torch.Tensor]:
+        """What Djinn says that layer L+1 reads."""
+        return self._session.frontier
+
+    def state_sizes(self) -> list[int]:
+        """Bytes of each storage that Djinn took."""
+        return self._session.storage_sizes
+
+    def host_bytes(self) -> int:
+        """Bytes reserved in the arena."""
+        return self._runtime.arena.reserved_bytes
+
+    def close(self) -> None:
+        """Close the runtime; its hooks come off."""
+        self._runtime.close()
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_job(
+            "djinn",
+            __doc__,
+            lambda workload: [Djinn],
+            partners=lambda workload: [PinnedOffload, *([OrderedOffload] if workload.kv_cache else [])],
+        )
+    )

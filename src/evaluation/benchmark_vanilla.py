@@ -1,0 +1,26 @@
+"""Vanilla PyTorch: the paused session keeps everything in device memory, and resume has nothing to do."""
+
+import sys
+
+from evaluation.device_memory import synchronize
+from evaluation.job import run_job
+from evaluation.method import ByHand
+
+
+class Vanilla(ByHand):
+    """Keep everything."""
+
+    variant = "default"
+    headline = True
+    frees_memory = False
+
+    def pause(self) -> None:
+        """Keep the state where it is."""
+
+    def resume(self) -> None:
+        """Continue."""
+        synchronize(self.subject.device)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("vanilla", __doc__, lambda workload: [Vanilla]))

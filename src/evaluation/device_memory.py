@@ -1,0 +1,56 @@
+"""Device memory as the harness sees it: how much is in use, and making sure that what was freed is gone.
+
+A method that never moved its state could find it again in memory that nobody has reused. So while a session is paused
+every byte that torch's allocator holds free is overwritten, without asking the method where its state was.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+_SMALL = 1 << 20  # torch serves requests up to 1 MiB from a pool of their own
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all work on ``device``; nothing to do on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def allocated_bytes(device: torch.device) -> int | None:
+    """Bytes in use by tensors on a GPU; None on the CPU, where torch keeps no count."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
+def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
+    """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
+
+    On a GPU that is all memory that torch's caching allocator holds free. On the CPU, where freed memory goes back to the
+    system or into its heap, blocks of the sizes ``freed`` are taken, filled and given back: the best that can be done.
+    Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
+    """
+    if device.type != "cuda":
+        filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]
+        return sum(block.numel() for block in filled)
+    taken: list[torch.Tensor] = []
+    for _ in range(3):  # a block may be served from another free one of its size: ask again for what is left
+        sizes = _free_blocks(device)
+        if not sizes:
+            break
+        taken += [torch.empty(size, dtype=torch.uint8, device=device).fill_(0xFF) for size in sizes]
+    torch.cuda.synchronize(device)
+    overwritten = sum(block.numel() for block in taken)
+    if overwritten < sum(freed):
+        raise RuntimeError(f"only {overwritten} of {sum(freed)} freed bytes could be overwritten")
+    return overwritten
+
+
+def _free_blocks(device: torch.device) -> list[int]:
+    sizes: list[int] = []
+    for segment in torch.cuda.memory_snapshot():
+        if segment["device"] == device.index:
+            for block in segment["blocks"]:
+                if block["state"] == "inactive":
+                    step = _SMALL if segment["segment_type"] == "small" else block["size"]
+                    sizes += [min(step, block["size"] - start) for start in range(0, block["size"], step)]
+    return sorted(sizes, reverse=True)

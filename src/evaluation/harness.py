@@ -1,0 +1,265 @@
+"""Takes the samples of one job: every workload, every variant, each sample finished and compared bit for bit.
+
+A sample is: run to the breakpoint; pause; overwrite the memory that was freed; wait for the think time; time a raw copy
+of the same bytes; wait again; time the resume; finish; compare with an uninterrupted run. Variants take turns, so that
+drift falls on all of them alike. Nothing of a sample that differs is kept: the job fails.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from evaluation.clocks import Clocks, Reading, now_ms
+from evaluation.device_memory import allocated_bytes, overwrite_free_memory, synchronize
+from evaluation.method import Method
+from evaluation.models import Subject
+from evaluation.programs import Logits, argument_tensors, generate_greedily
+from evaluation.study import Study, Workload
+
+Variants = Callable[[Workload], Sequence[type[Method]]]
+Record = dict[str, Any]
+
+
+class NotBitExact(Exception):
+    """A resumed session computed something else than the uninterrupted run, or was not ready when it said so."""
+
+
+class Harness:
+    """Samples one ``workload`` at breakpoint ``layer``."""
+
+    def __init__(self, subject: Subject, study: Study, workload: Workload, layer: int) -> None:
+        self._subject = subject
+        self._study = study
+        self._workload = workload
+        self._layer = layer
+        generator = torch.Generator().manual_seed(study.model.seed)
+        shape = (workload.batch, workload.tokens)
+        vocabulary = subject.model.config.vocab_size
+        self.input_ids = torch.randint(vocabulary, shape, generator=generator).to(subject.device)
+        self._reference, self._frontier = self._uninterrupted()
+        self._clocks = Clocks(subject, layer)
+        self._floor_buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def _uninterrupted(self) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """Logits of the program run without a pause, and a copy of the frontier taken by a plain hook on the way."""
+        frontier: dict[str, torch.Tensor] = {}
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            if not frontier:  # the prefill; decode steps come by later
+                for name, tensor in {"hidden_states": output, **argument_tensors(kwargs)}.items():
+                    frontier[name] = tensor.clone()
+
+        handle = self._subject.layers[self._layer - 1].register_forward_hook(note, with_kwargs=True)
+        try:
+            measurement, workload = self._study.measurement, self._workload
+            logits = generate_greedily(
+                self._subject.model, self.input_ids, workload.kv_cache, measurement.decode_steps
+            )
+        finally:
+            handle.remove()
+        return logits, frontier
+
+    def method(self, kind: type[Method]) -> Method:
+        """``kind`` for this workload and breakpoint."""
+        return kind(self._subject, self._study, self._workload, layer=self._layer, input_ids=self.input_ids)
+
+    def close(self) -> None:
+        """Take the clocks' hooks off the model."""
+        self._clocks.remove()
+
+    def sample(self, method: Method) -> Record:
+        """One timed sample, as a record keeps it."""
+        paused = self._pause(method)
+        floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
+        self._think()
+        gc.disable()  # a collection would fall on whoever is being timed
+        try:
+            reading, logits = self._clocks.time_resume(
+                resume=method.resume,
+                wait_resident=method.wait_resident if method.restores_behind else None,
+                finish=method.finish,
+            )
+        finally:
+            gc.enable()
+        self._compare(method, logits)
+        return {**paused, **asdict(reading), "floor_ms": floor_ms, "bit_exact": True, "paired": None}
+
+    def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
+        """A sample of ``method`` next to one of each partner, before or after them."""
+        kept = ["pause_ms", *(field.name for field in fields(Reading)), "bit_exact"]
+        own = self.sample(method) if first else None
+        paired = {}
+        for partner in partners:
+            taken = self.sample(partner)
+            paired[partner.variant] = {"djinn_first": first, **{name: taken[name] for name in kept}}
+        return {**(own or self.sample(method)), "paired": paired or None}
+
+    def validate(self, method: Method) -> None:
+        """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
+        self._pause(method)
+        self._think()
+        method.resume()
+        held = self._snapshot(method.frontier())
+        logits = method.finish()
+        for name, expected in self._frontier.items():
+            if name not in held or not torch.equal(held[name], expected):
+                raise NotBitExact(f"{self._where(method)}: {name} was not on the device when ready was signalled")
+        self._compare(method, logits)
+
+    def _snapshot(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies of ``tensors`` as they are now, on a stream that waits for no other."""
+        if self._subject.device.type != "cuda":
+            return {name: tensor.clone() for name, tensor in tensors.items()}
+        aside = torch.cuda.Stream(self._subject.device)
+        with torch.cuda.stream(aside):
+            copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        aside.synchronize()
+        return copies
+
+    def _pause(self, method: Method) -> Record:
+        """Run to the breakpoint and pause; what the pause took and left, as a record keeps it."""
+        device = self._subject.device
+        before = allocated_bytes(device)
+        method.prepare()
+        synchronize(device)
+        sizes = method.state_sizes() if method.frees_memory else []
+        start = now_ms()
+        method.pause()
+        pause_ms = now_ms() - start
+        after = allocated_bytes(device)
+        kept = None if before is None or after is None else max(after - before, 0)
+        return {
+            "pause_ms": pause_ms,
+            "device_bytes_paused": kept,
+            "host_bytes_paused": method.host_bytes(),
+            "overwritten_bytes": overwrite_free_memory(device, sizes),
+        }
+
+    def _think(self) -> None:
+        time.sleep(self._study.measurement.think_time_ms / 1000)
+
+    def _floor_ms(self, nbytes: int) -> float:
+        """Time of one raw pinned copy of ``nbytes`` to the device, after the same wait."""
+        device = self._subject.device
+        if self._floor_buffers is None or self._floor_buffers[0].numel() != nbytes:
+            pin = device.type == "cuda"
+            source = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=pin)
+            self._floor_buffers = (source, torch.empty(nbytes, dtype=torch.uint8, device=device))
+        source, target = self._floor_buffers
+        synchronize(device)
+        self._think()
+        start = now_ms()
+        target.copy_(source, non_blocking=True)
+        synchronize(device)
+        return now_ms() - start
+
+    def _compare(self, method: Method, logits: Logits) -> None:
+        if len(logits) != len(self._reference):
+            raise NotBitExact(f"{self._where(method)}: {len(logits)} outputs instead of {len(self._reference)}")
+        for step, (found, expected) in enumerate(zip(logits, self._reference, strict=True)):
+            if not torch.equal(found, expected):
+                what = "the prefill" if step == 0 else f"decode step {step}"
+                raise NotBitExact(f"{self._where(method)}: the logits of {what} differ from the uninterrupted run")
+
+    def _where(self, method: Method) -> str:
+        return f"{type(method).__name__} ({method.variant}), layer {self._layer}, workload {self._workload.name}"
+
+
+def measure(
+    subject: Subject,
+    study: Study,
+    layer: int,
+    *,
+    variants: Variants,
+    partners: Variants,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Record]:
+    """The cells of one job, for every workload of ``study``: see ``record.schema.json``.
+
+    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done. Raises
+    :class:`NotBitExact`; running out of device memory is an outcome of the cell.
+    """
+    cells = []
+    with torch.no_grad():
+        for workload in study.workloads:
+            kinds, beside = variants(workload), partners(workload)
+            try:
+                cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
+            except torch.OutOfMemoryError as error:
+                cells += [refused(workload, kind, error) for kind in kinds]
+    return cells
+
+
+def _measure_workload(
+    subject: Subject,
+    study: Study,
+    workload: Workload,
+    layer: int,
+    kinds: Sequence[type[Method]],
+    beside: Sequence[type[Method]],
+    report: Callable[[str], None],
+) -> list[Record]:
+    harness = Harness(subject, study, workload, layer)
+    methods = [harness.method(kind) for kind in kinds]
+    partners = [harness.method(kind) for kind in beside]
+    samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
+    counts = study.measurement
+    try:
+        for method in [*methods, *partners]:
+            for _ in range(counts.validation_samples):
+                harness.validate(method)
+                report(f"{workload.name}: validation")
+        cells = [_cell(workload, method, counts.validation_samples) for method in methods]
+        for index in range(-counts.warmup_samples, counts.samples):
+            for method in methods:
+                taken = harness.paired_sample(method, partners, first=index % 2 == 0)
+                report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
+                if index >= 0:
+                    samples[method.variant].append(taken)
+    finally:
+        harness.close()
+        for method in [*methods, *partners]:
+            method.close()
+    return [{**cell, "samples": samples[cell["variant"]]} for cell in cells]
+
+
+def _cell(workload: Workload, method: Method, validated: int) -> Record:
+    """The entry of ``method``, without samples; runs up to the breakpoint once to see the state."""
+    method.prepare()
+    frontier = [tensor.numel() * tensor.element_size() for tensor in method.frontier().values()]
+    sizes = method.state_sizes()
+    method.pause()
+    method.resume()
+    method.finish()
+    return {
+        "workload": workload.name,
+        "variant": method.variant,
+        "headline": method.headline,
+        "outcome": "ok",
+        "message": "",
+        "frontier_bytes": sum(frontier),
+        "state_bytes": sum(sizes),
+        "recompute_flops": method.flops(),
+        "validation_samples": validated,
+    }
+
+
+def refused(workload: Workload, kind: type[Method], error: torch.OutOfMemoryError) -> Record:
+    """The cell of a variant for which the device had no room."""
+    return {
+        "workload": workload.name,
+        "variant": kind.variant,
+        "headline": kind.headline,
+        "outcome": "out_of_memory",
+        "message": str(error).splitlines()[0],
+        "frontier_bytes": 0,
+        "state_bytes": 0,
+        "recompute_flops": None,
+        "validation_samples": 0,
+        "samples": [],
+    }

@@ -1,0 +1,115 @@
+"""One benchmark job as a command: one method at one breakpoint, in a process of its own, into one JSON record."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import torch
+from tqdm import tqdm
+
+from djinn import DjinnError
+from evaluation.atomic import write_json
+from evaluation.devices import DeviceError
+from evaluation.harness import NotBitExact, Record, Variants, measure, refused
+from evaluation.models import build
+from evaluation.provenance import provenance
+from evaluation.study import ConfigError, Study, load_config, resolve
+
+
+def run_job(name: str, description: str | None, variants: Variants, partners: Variants = lambda workload: []) -> int:
+    """Parse the command line, measure method ``name``, write the record; returns the exit status.
+
+    0: the record is written. 1: a sample was not bit-exact, and nothing is written. 2: the request cannot be run.
+    """
+    arguments = _parse(name, description)
+    try:
+        study = _study(arguments)
+        if not 1 <= arguments.layer <= study.architecture.layers:
+            raise ConfigError(
+                f"--layer {arguments.layer}: {study.model.name} has layers 1 to {study.architecture.layers}"
+            )
+        record = _measure(name, arguments, study, variants, partners)
+    except NotBitExact as error:
+        print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
+        return 1
+    except (ConfigError, DeviceError, DjinnError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    check_record(record)
+    write_json(arguments.out, record)
+    return 0
+
+
+def check_record(record: Record) -> None:
+    """Raise ``jsonschema.ValidationError`` if ``record`` is not what ``record.schema.json`` describes."""
+    schema = json.loads(resources.files("evaluation").joinpath("record.schema.json").read_text())
+    jsonschema.validate(record, schema)
+
+
+def _parse(name: str, description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m evaluation.benchmark_{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
+    parser.add_argument("--out", type=Path, required=True, help="where the JSON record goes")
+    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
+    parser.add_argument("--study", type=Path, help="a resolved study.json; default: resolve --config on this machine")
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    return parser.parse_args()
+
+
+def _study(arguments: argparse.Namespace) -> Study:
+    if arguments.study is not None:
+        return Study.from_json(json.loads(arguments.study.read_text()))
+    return resolve(load_config(arguments.config))
+
+
+def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: Variants, partners: Variants) -> Record:
+    origin = provenance(study.device)
+    try:
+        subject = build(study)
+    except torch.OutOfMemoryError as error:
+        message = "the model does not fit the device, or another process holds its memory"
+        raise ConfigError(f"{message}: {str(error).splitlines()[0]}") from error
+    with _Progress(f"{name} layer {arguments.layer}") as report:
+        cells = measure(subject, study, arguments.layer, variants=variants, partners=partners, report=report)
+    return {
+        "schema": 1,
+        "method": name,
+        "layer": arguments.layer,
+        "round": arguments.round,
+        "study": study.to_json(),
+        "model": subject.describe(study),
+        "provenance": origin,
+        "cells": cells,
+    }
+
+
+class _Progress:
+    """A progress bar on a terminal; in a log, a line whenever something else begins."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bar = tqdm(desc=title, unit="sample") if sys.stderr.isatty() else None
+        self._last = ""
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._report
+
+    def _report(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.update()
+        elif line != self._last:
+            print(f"{self._title}: {line}", file=sys.stderr, flush=True)
+        self._last = line
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

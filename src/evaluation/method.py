@@ -1,0 +1,100 @@
+"""What every method of the study offers to the harness, and how the hand-written ones run the program."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from evaluation.models import Subject
+from evaluation.programs import Logits, Stopped, decode, start_at_layer, stop_at_layer
+from evaluation.study import Study, Workload
+
+
+class Method(ABC):
+    """One method at one breakpoint of one workload; the verbs run in the order in which they stand here.
+
+    The class attributes describe it; ``floor_bytes`` is known from ``pause`` on.
+    """
+
+    variant: str
+    headline: bool
+    frees_memory: bool = True
+    restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
+    floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
+
+    def __init__(
+        self, subject: Subject, study: Study, workload: Workload, *, layer: int, input_ids: torch.Tensor
+    ) -> None:
+        self.subject = subject
+        self.study = study
+        self.workload = workload
+        self.layer = layer
+        self.input_ids = input_ids
+        self.decode_steps = study.measurement.decode_steps if workload.kv_cache else 0
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Run the program up to the breakpoint."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Give up the device memory of the session state, or keep it."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Return when the device can compute layer L+1: the clock ``ready``."""
+
+    def wait_resident(self) -> None:
+        """Return when all state is on the device; only where ``restores_behind``."""
+
+    @abstractmethod
+    def finish(self) -> Logits:
+        """Run the program to its end and drop the session; the logits of prefill and decode steps."""
+
+    @abstractmethod
+    def frontier(self) -> dict[str, torch.Tensor]:
+        """What layer L+1 needs besides its own KV, by name, as the device holds it now."""
+
+    @abstractmethod
+    def state_sizes(self) -> list[int]:
+        """Bytes of each piece of session state, between ``prepare`` and ``pause``."""
+
+    def flops(self) -> float | None:
+        """Operations that resume repeats, or None for a method that repeats none."""
+        return None
+
+    def host_bytes(self) -> int:
+        """Host memory that the paused session takes, in bytes."""
+        return 0
+
+    def close(self) -> None:
+        """Give back what outlives a sample."""
+
+
+class ByHand(Method):
+    """A method around ``stop_at_layer`` and ``start_at_layer``; a subclass says what pause and resume do."""
+
+    stopped: Stopped
+
+    def prepare(self) -> None:
+        """Run the program up to the breakpoint."""
+        self.stopped = stop_at_layer(self.subject.model, self.layer, self.input_ids, self.workload.kv_cache)
+
+    def finish(self) -> Logits:
+        """Run the remaining layers and the decode steps."""
+        logits = start_at_layer(self.subject.model, self.stopped)
+        self.before_decode()
+        steps = decode(self.subject.model, logits, self.stopped.cache, self.decode_steps)
+        del self.stopped
+        return [logits, *steps]
+
+    def before_decode(self) -> None:
+        """The decode steps read the whole KV cache: wait for what is still on its way."""
+
+    def frontier(self) -> dict[str, torch.Tensor]:
+        """Hidden states and the layers' tensor arguments."""
+        return self.stopped.frontier()
+
+    def state_sizes(self) -> list[int]:
+        """Bytes of the frontier's and the KV cache's tensors."""
+        tensors = [*self.stopped.frontier().values(), *self.stopped.history().values()]
+        return [tensor.numel() * tensor.element_size() for tensor in tensors]

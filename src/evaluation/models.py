@@ -1,0 +1,67 @@
+"""Builds the model of a study on its device: the exact Llama-2 architecture with random weights, or a checkpoint."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evaluation.study import Study
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model under study and what a record says of it."""
+
+    model: LlamaForCausalLM
+    device: torch.device
+    weights: str
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
+        return list(self.model.model.layers)
+
+    def describe(self, study: Study) -> dict[str, object]:
+        """The ``model`` entry of a record."""
+        return {
+            "name": study.model.name,
+            "weights": self.weights,
+            "dtype": study.model.dtype,
+            "attention": study.model.attention,
+            "layers": self.model.config.num_hidden_layers,
+            "hidden_size": self.model.config.hidden_size,
+            "parameter_bytes": sum(p.numel() * p.element_size() for p in self.model.parameters()),
+        }
+
+
+def build(study: Study) -> Subject:
+    """The model of ``study`` on its device, in evaluation mode, without gradients.
+
+    Random weights are drawn on the device from the study's seed, as transformers initialises a new model. Raises
+    ``torch.OutOfMemoryError`` if the device is too small, ``OSError`` if the checkpoint cannot be read.
+    """
+    device = torch.device(study.device, 0) if study.device == "cuda" else torch.device(study.device)
+    options = {"dtype": DTYPES[study.model.dtype], "attn_implementation": study.model.attention}
+    if study.model.path is not None:
+        model = LlamaForCausalLM.from_pretrained(study.model.path, **options).to(device)
+        weights = f"checkpoint {study.model.name}"
+    else:
+        shape = study.architecture
+        config = LlamaConfig(
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            intermediate_size=shape.intermediate_size,
+            vocab_size=shape.vocab_size,
+            max_position_embeddings=shape.max_positions,
+            rms_norm_eps=1e-5,
+        )
+        torch.manual_seed(study.model.seed)
+        with torch.device(device):
+            model = LlamaForCausalLM._from_config(config, **options)
+        weights = f"random, seed {study.model.seed}"
+    return Subject(model=model.eval().requires_grad_(False), device=device, weights=weights)

@@ -1,0 +1,35 @@
+"""Shared by all tests: tiny random models, and one thread so that bits do not depend on the machine's load."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+LAYERS = 6
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """A Llama of 6 layers with grouped-query attention."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=128,
+        max_position_embeddings=256,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def input_ids():
+    """Tokens of shape [2, 24]."""
+    return torch.randint(128, (2, 24), generator=torch.Generator().manual_seed(1))

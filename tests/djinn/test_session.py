@@ -1,0 +1,375 @@
+"""A session on the CPU device: the real runtime, arena and copies, on a tiny Llama."""
+
+import random
+import threading
+
+import pytest
+import torch
+
+import djinn
+from tests.programs import greedy, prefill
+
+LAYERS = 6
+
+
+@pytest.fixture
+def runtime(llama):
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+        yield runtime
+        for session in runtime._sessions:
+            session.close()
+        assert runtime.arena.reserved_bytes == 0
+        runtime.arena.check_integrity()
+
+
+def parked(runtime, layer, program, *args, visit=1):
+    session = runtime.open(breakpoint=layer, visit=visit).start(program, *args)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    return session
+
+
+def equal(left, right):
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def spoil(sizes):
+    """Overwrite memory of these sizes that the allocator may hand out next."""
+    blocks = [torch.full((size,), 0xFF, dtype=torch.uint8) for size in sizes]
+    del blocks
+
+
+@pytest.mark.parametrize("layer", [1, 3, LAYERS])
+@pytest.mark.parametrize("visit", [1, 2, 3])
+def test_resumed_run_is_bit_equal_with_kv_cache(runtime, llama, input_ids, layer, visit):
+    """Paused in the prefill or in a decode step, swapped out and resumed, all logits equal the plain call's."""
+    expected = greedy(llama, input_ids, 4)
+    session = parked(runtime, layer, greedy, llama, input_ids, 4, visit=visit)
+    session.io_wait()
+    spoil(session.storage_sizes)
+    session.resume()
+    assert equal(session.result(30), expected)
+
+
+@pytest.mark.parametrize("layer", [1, 3, LAYERS])
+def test_resumed_run_is_bit_equal_without_kv_cache(runtime, llama, input_ids, layer):
+    """The same for a prefill alone."""
+    session = parked(runtime, layer, prefill, llama, input_ids)
+    session.io_wait()
+    spoil(session.storage_sizes)
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_generate_is_called_unmodified(runtime, llama, input_ids):
+    """The very call that runs without Djinn runs with it, and returns the same tokens."""
+    call = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = llama.generate(input_ids, **call)
+    session = runtime.open(breakpoint=3).start(llama.generate, input_ids, **call)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    session.io_wait()
+    session.resume()
+    assert torch.equal(session.result(30), expected)
+
+
+@pytest.mark.parametrize("modes", [torch.inference_mode, torch.enable_grad], ids=["inference", "grad"])
+def test_caller_modes_reach_the_session(runtime, llama, input_ids, modes):
+    """Grad and inference mode are the caller's, and the outputs are equal under both."""
+    with modes():
+        expected = greedy(llama, input_ids, 2)
+        session = parked(runtime, 3, greedy, llama, input_ids, 2)
+        session.io_wait()
+        session.resume()
+        found = session.result(30)
+    assert equal(found, expected)
+    assert found[0].requires_grad == expected[0].requires_grad
+    assert found[0].is_inference() == expected[0].is_inference()
+
+
+def test_state_is_complete_and_its_memory_is_released(runtime, llama, input_ids):
+    """While swapped out every storage of the state is empty, and hidden states and all KV so far are among them."""
+    session = parked(runtime, 4, greedy, llama, input_ids, 2)
+    assert {f"kv.{layer}.{part}" for layer in range(1, 5) for part in ("keys", "values")} <= set(session.state)
+    tokens = input_ids.numel()
+    assert sum(session.storage_sizes) >= tokens * 64 * 4 + 4 * 2 * tokens * 2 * 16 * 4
+    storages = [item.storage for item in session._state.storages]
+    assert all(storage.nbytes() > 0 for storage in storages)
+    session.io_wait()
+    assert all(storage.nbytes() == 0 for storage in storages)
+    assert runtime.arena.reserved_bytes >= sum(session.storage_sizes)
+
+
+def test_weights_and_callers_tensors_stay(runtime, llama, input_ids):
+    """The model's parameters, the caller's inputs and a cache that the caller made are never swapped."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=llama.config)
+    before = [parameter.data_ptr() for parameter in llama.parameters()]
+
+    def program(model, tokens):
+        return model(tokens, past_key_values=cache, use_cache=True).logits
+
+    session = parked(runtime, 3, program, llama, input_ids)
+    session.io_wait()
+    assert [parameter.data_ptr() for parameter in llama.parameters()] == before
+    assert input_ids.untyped_storage().nbytes() > 0
+    assert cache.layers[0].keys.untyped_storage().nbytes() > 0
+    assert not any(name.startswith("kv.") for name in session.state)
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+HOLDERS = {
+    "global list": lambda tensor, keep: keep.append(tensor),
+    "view": lambda tensor, keep: keep.append(tensor[:, 1:]),
+    "detached alias": lambda tensor, keep: keep.append(tensor.detach()),
+    "numpy array": lambda tensor, keep: keep.append(tensor.numpy()),
+    "storage handle": lambda tensor, keep: keep.append(tensor.untyped_storage()),
+    "nested container": lambda tensor, keep: keep.append({"deep": ({"deeper": [tensor]},)}),
+    "closure": lambda tensor, keep: keep.append(lambda: tensor),
+    "exception": lambda tensor, keep: keep.append(ValueError(tensor)),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_somebody_else_holds_is_left(runtime, llama, input_ids, holder):
+    """A tensor of the session that is reachable from outside keeps its bytes while the session is swapped out."""
+    kept = []
+
+    def program(model, tokens):
+        embedded = model.model.embed_tokens(tokens)
+        HOLDERS[holder](embedded, kept)
+        return model(inputs_embeds=embedded).logits
+
+    session = parked(runtime, 3, program, llama, input_ids)
+    assert sum(session.storage_sizes) > 0
+    embedded_bytes = input_ids.numel() * 64 * 4
+    taken = [view.name for item in session._state.storages for view in item.views]
+    assert not any("inputs_embeds" in name or "embedded" in name for name in taken)
+    session.io_wait()
+    assert any(embedded_bytes == storage_bytes(item) for item in walk(kept[0]))
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def walk(kept):
+    """The tensor or storage inside whatever a holder kept."""
+    if isinstance(kept, dict):
+        kept = kept["deep"][0]["deeper"][0]
+    elif isinstance(kept, ValueError):
+        kept = kept.args[0]
+    elif callable(kept) and not isinstance(kept, torch.Tensor):
+        kept = kept()
+    return [kept]
+
+
+def storage_bytes(kept):
+    if isinstance(kept, torch.UntypedStorage):
+        return kept.nbytes()
+    tensor = kept if isinstance(kept, torch.Tensor) else torch.from_numpy(kept)
+    return tensor.untyped_storage().nbytes()
+
+
+def test_edit_changes_the_logits_as_a_plain_hook_would(runtime, llama, input_ids):
+    """An edit of the swapped-out hidden states gives exactly the logits of a hook that makes it in a plain run."""
+
+    def edit(hidden_states):
+        hidden_states[:, -1] *= 1.5
+
+    def hook(module, args, output):
+        edit(output)
+
+    plain = greedy(llama, input_ids, 3)
+    handle = llama.model.layers[2].register_forward_hook(hook)
+    output = llama(input_ids, use_cache=True)
+    handle.remove()
+    session = parked(runtime, 3, greedy, llama, input_ids, 3)
+    session.io_wait()
+    edit(session.state["hidden_states"])
+    session.resume()
+    found = session.result(30)
+    assert torch.equal(found[0], output.logits)
+    assert not torch.equal(found[0], plain[0])
+
+
+def test_edit_on_the_device_and_replacement_survive(runtime, llama, input_ids):
+    """An edit before IO_WAIT, and a tensor put in whole, are what the program finds."""
+    results = []
+    for swapped in (False, True):
+        session = parked(runtime, 2, prefill, llama, input_ids)
+        if swapped:
+            session.io_wait()
+        session.state["hidden_states"] = session.state["hidden_states"] * 2
+        if not swapped:
+            session.io_wait()
+        session.resume()
+        results.append(session.result(30))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], prefill(llama, input_ids))
+
+
+def test_edits_that_do_not_fit_are_refused(runtime, llama, input_ids):
+    """A wrong shape, dtype or name is answered by a message and changes nothing."""
+    session = parked(runtime, 2, prefill, llama, input_ids)
+    session.io_wait()
+    hidden = session.state["hidden_states"]
+    with pytest.raises(ValueError, match="hidden_states is torch.float32"):
+        session.state["hidden_states"] = hidden[:, :1]
+    with pytest.raises(ValueError, match="cannot be replaced by torch.float16"):
+        session.state["hidden_states"] = hidden.half()
+    with pytest.raises(KeyError, match="it has: hidden_states"):
+        session.state["hidden"]
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_several_sessions_side_by_side(runtime, llama, input_ids):
+    """Eight sessions at different layers, swapped out together and resumed in random order, are all bit-equal."""
+    inputs = [(input_ids + shift) % 128 for shift in range(8)]
+    sessions = [parked(runtime, 1 + index % LAYERS, greedy, llama, ids, 3) for index, ids in enumerate(inputs)]
+    for session in sessions:
+        session.io_wait()
+    order = list(range(8))
+    random.Random(3).shuffle(order)
+    for index in order:
+        sessions[index].resume()
+    for session, ids in zip(sessions, inputs, strict=True):
+        assert equal(session.result(30), greedy(llama, ids, 3))
+        session.close()
+
+
+def test_signals_in_the_wrong_order_are_refused(runtime, llama, input_ids):
+    """RESUME, IO_WAIT, state and result say which phase the session is in when it is the wrong one."""
+    session = runtime.open(breakpoint=2)
+    for signal in (session.io_wait, session.resume, session.result):
+        with pytest.raises(djinn.IllegalMove, match="created"):
+            signal()
+    session.start(prefill, llama, input_ids)
+    session.wait(30)
+    session.io_wait()
+    with pytest.raises(djinn.IllegalMove, match="io_wait"):
+        session.io_wait()
+    session.resume()
+    session.result(30)
+    session.wait(30)
+    with pytest.raises(djinn.IllegalMove, match="finished"):
+        session.resume()
+    with pytest.raises(djinn.IllegalMove, match="finished"):
+        _ = session.state
+    session.close()
+    session.close()
+
+
+def test_full_arena_leaves_the_session_running(llama, input_ids):
+    """IO_WAIT without room raises, frees what it had reserved, and the session goes on from the device."""
+    with djinn.Runtime(llama, host_memory_bytes=20_000) as runtime:
+        session = parked(runtime, 3, greedy, llama, input_ids, 2)
+        with pytest.raises(djinn.HostMemoryFull):
+            session.io_wait()
+        assert session.phase is djinn.Phase.PAUSED
+        assert runtime.arena.reserved_bytes == 0
+        session.resume()
+        assert equal(session.result(30), greedy(llama, input_ids, 2))
+
+
+def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeypatch):
+    """A device without room leaves the state on the host; RESUME works once there is room."""
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    session.io_wait()
+    allocate = runtime._engine._allocate
+
+    def refuse(entries):
+        allocate(entries)
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(runtime._engine, "_allocate", refuse)
+    with pytest.raises(djinn.DeviceMemoryFull):
+        session.resume()
+    assert session.phase is djinn.Phase.IO_WAIT
+    assert all(item.storage.nbytes() == 0 for item in session._state.storages)
+    monkeypatch.undo()
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 2))
+
+
+def test_an_exception_of_the_program_reaches_the_result(runtime, llama, input_ids):
+    """What the program raises after the resume comes out of result(), and the session's memory is given back."""
+
+    def program(model, tokens):
+        model(tokens)
+        raise ZeroDivisionError("the program's own")
+
+    session = parked(runtime, 3, program, llama, input_ids)
+    session.io_wait()
+    session.resume()
+    with pytest.raises(ZeroDivisionError, match="the program's own"):
+        session.result(30)
+    assert session.wait(30) is djinn.Phase.FAILED
+    session.close()
+    assert runtime.arena.reserved_bytes == 0
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
+def test_close_while_parked_frees_everything(runtime, llama, input_ids, swapped):
+    """Closing a parked session ends its thread and releases its host memory."""
+    threads = threading.active_count()
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    if swapped:
+        session.io_wait()
+    session.close()
+    assert session.phase is djinn.Phase.CLOSED
+    assert threading.active_count() == threads
+    assert runtime.arena.reserved_bytes == 0
+
+
+def test_a_program_that_never_reaches_the_breakpoint_just_ends(runtime, llama, input_ids):
+    """wait() reports FINISHED rather than PAUSED, and the result is there."""
+    session = runtime.open(breakpoint=3, visit=2).start(prefill, llama, input_ids)
+    assert session.wait(30) is djinn.Phase.FINISHED
+    assert torch.equal(session.result(), prefill(llama, input_ids))
+
+
+def test_state_read_between_layers_is_waited_for(llama, input_ids):
+    """A residual held around the layer call is not in the frontier, yet the resumed run reads it whole."""
+    blocks = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(4))
+
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = blocks
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = x + block(torch.tanh(x))
+            return x
+
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(2048, 64)
+    expected = model(x)
+    with djinn.Runtime(model, host_memory_bytes=64 << 20) as runtime:
+        for layer in (1, 2, 4):
+            session = parked(runtime, layer, lambda ids: model(ids * 1), x)
+            session.io_wait()
+            spoil(session.storage_sizes)
+            session.resume()
+            assert torch.equal(session.result(30), expected)
+            session.close()
+
+
+def test_hooks_come_off(llama):
+    """After close the model carries no hook of the runtime."""
+    djinn.Runtime(llama, host_memory_bytes=4096).close()
+    for module in llama.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_layers_that_cannot_be_found_are_asked_for():
+    """A model without a stack of layers is refused unless they are named; a breakpoint must be one of them."""
+    model = torch.nn.Linear(4, 4)
+    with pytest.raises(djinn.LayersNotFound, match="layers="):
+        djinn.Runtime(model, host_memory_bytes=4096)
+    with djinn.Runtime(model, host_memory_bytes=4096, layers=[model]) as runtime:
+        with pytest.raises(ValueError, match="breakpoint 2 is not a layer of this model: 1 to 1"):
+            runtime.open(breakpoint=2)
+        with pytest.raises(ValueError, match="visit"):
+            runtime.open(breakpoint=1, visit=0)
