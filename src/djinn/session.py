@@ -95,6 +95,7 @@ class Session:
         self._state: SessionState | None = None
         self._swapped: tuple[Swapped, ...] = ()
         self._restore: Restore | None = None
+        self._awaited: Restore | None = None  # the same, until the session's own stream waits for all of it
         self._gate = GapGate(self._wait_for)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Session:
                 raise IllegalMove(f"RESUME needs a parked session; this one is {self._phase.value}")
 
     def _go(self, restore: Restore | None) -> None:
-        self._restore = restore
+        self._restore = self._awaited = restore
         self._swapped = ()
         self._move(Phase.RUNNING)
         self._wake.set()
@@ -237,6 +238,7 @@ class Session:
                 self._restore.wait_resident()
             self._engine.release(self._swapped)
             self._swapped, self._state, self._restore, self._roots = (), None, None, ()
+            self._awaited = None
             self._future = Future()
             self._future.set_exception(DjinnError("the session is closed"))
             self._move(Phase.CLOSED)
@@ -269,12 +271,12 @@ class Session:
         """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
         if self._abandoned:
             raise SessionAbandoned
-        if self._restore is not None:
+        if self._awaited is not None:
             self._gate.exit()
             self._wait_for(tensors_in((args, kwargs)))
-            for entry in self._restore.swapped:
+            for entry in self._awaited.swapped:
                 if entry.item.rank[1] == layer:
-                    self._restore.wait(entry.item.storage._cdata)
+                    self._awaited.wait(entry.item.storage._cdata)
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Park if this is the breakpoint; while state is still on its way, watch what runs between the layers."""
@@ -282,23 +284,21 @@ class Session:
             self._visits_left -= 1
             if self._visits_left == 0:
                 self._park(args, kwargs, output)
-        if self._restore is not None:
-            if self._restore.resident:
-                self.leave_model()
-            elif not self._gate.enter():
-                self._restore.wait_all()
+        if self._awaited is not None and (self._awaited.resident or not self._gate.enter()):
+            self.leave_model()
 
     def leave_model(self) -> None:
         """Nothing runs past the end of a forward pass before all state is back."""
         self._gate.exit()
-        if self._restore is not None:
-            self._restore.wait_all()
+        if self._awaited is not None:
+            self._awaited.wait_all()
+            self._awaited = None
 
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
-        if self._restore is not None:
+        if self._awaited is not None:
             for tensor in tensors:
                 if type(tensor) is torch.Tensor:
-                    self._restore.wait(tensor.untyped_storage()._cdata)
+                    self._awaited.wait(tensor.untyped_storage()._cdata)
 
     def _park(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         self._state = self._discover(args, kwargs, output)

@@ -72,6 +72,9 @@ class Restore:
 
     def wait_all(self) -> None:
         """:meth:`wait` for every storage."""
+        if self._resident.is_set():
+            self._check()  # every copy has ended: the stream has nothing to wait for
+            return
         for address in self._pending:
             self.wait(address)
 
