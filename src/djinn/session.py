@@ -155,7 +155,7 @@ class Session:
                 yield from ((view, raw) for view in item.views)
         elif self._phase is Phase.IO_WAIT:
             for entry in self._swapped:
-                yield from ((view, self._engine.host_bytes(entry)) for view in entry.item.views)
+                yield from ((view, entry.host) for view in entry.item.views)
         else:
             raise IllegalMove(f"the state of a session that is {self._phase.value} cannot be read; it must be parked")
 

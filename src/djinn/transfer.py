@@ -21,10 +21,11 @@ from djinn.state import SessionState, StateStorage
 
 @dataclass(frozen=True, kw_only=True)
 class Swapped:
-    """One storage in host memory."""
+    """One storage in host memory; ``host`` is its copy: uint8, shape [nbytes], aliases the arena."""
 
     item: StateStorage
     extent: Extent
+    host: torch.Tensor
 
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -32,13 +33,20 @@ def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
+def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
+    """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
+    if stream is not None and leader is not None and not leader.query():
+        stream.wait_stream(leader)
+
+
 class Restore:
     """A swap-in under way. Its waits order the calling thread's stream behind the copies, not the host."""
 
     def __init__(self, swapped: Iterable[Swapped]) -> None:
         self.swapped = tuple(swapped)
-        self._pending = {entry.item.storage._cdata: threading.Event() for entry in self.swapped}
-        self._events: dict[int, torch.cuda.Event | None] = {}
+        self._missing = {entry.item.storage._cdata for entry in self.swapped}  # not submitted yet
+        self._events: dict[int, torch.cuda.Event] = {}
+        self._changed = threading.Condition()
         self._resident = threading.Event()
         self._error: BaseException | None = None
 
@@ -47,24 +55,28 @@ class Restore:
         """Whether all state is back on the device."""
         return self._resident.is_set()
 
-    def submitted(self, address: int, event: torch.cuda.Event | None) -> None:
-        """Note that the copy of the storage at ``address`` is in the queue and ends with ``event``."""
-        self._events[address] = event
-        self._pending[address].set()
+    def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
+        """Note that the copies of ``entries`` are in the queue and end with ``event`` (None: have ended)."""
+        with self._changed:
+            for entry in entries:
+                address = entry.item.storage._cdata
+                self._missing.discard(address)
+                if event is not None:
+                    self._events[address] = event
+            self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
         """Note that everything is back, or why it is not."""
-        self._error = error
-        for pending in self._pending.values():
-            pending.set()
-        self._resident.set()
+        with self._changed:
+            self._error = error
+            self._resident.set()
+            self._changed.notify_all()
 
     def wait(self, address: int) -> None:
         """Let work submitted to the current stream from now on see the storage at ``address``, if it is ours."""
-        pending = self._pending.get(address)
-        if pending is None:
-            return
-        pending.wait()  # an event that is not yet recorded would be no event to wait for
+        if address in self._missing:  # an event that is not recorded yet would be no event to wait for
+            with self._changed:
+                self._changed.wait_for(lambda: address not in self._missing or self.resident)
         self._check()
         event = self._events.get(address)
         if event is not None:
@@ -72,11 +84,9 @@ class Restore:
 
     def wait_all(self) -> None:
         """:meth:`wait` for every storage."""
-        if self._resident.is_set():
-            self._check()  # every copy has ended: the stream has nothing to wait for
-            return
-        for address in self._pending:
-            self.wait(address)
+        for entry in self.swapped if not self.resident else ():
+            self.wait(entry.item.storage._cdata)
+        self._check()
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block the caller until all state is back; False after ``timeout`` seconds."""
@@ -104,7 +114,10 @@ class TransferEngine:
         self._thread.start()
 
     def _on(self, stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-        return nullcontext() if stream is None else torch.cuda.stream(stream)
+        # Entering a stream's context costs tens of microseconds: not for the one that is current anyway.
+        if stream is None or stream == torch.cuda.current_stream(self.device):
+            return nullcontext()
+        return torch.cuda.stream(stream)
 
     def swap_out(self, state: SessionState, compute: torch.cuda.Stream | None) -> tuple[Swapped, ...]:
         """Copy ``state`` to the host, then free its device memory; waits for both.
@@ -115,14 +128,13 @@ class TransferEngine:
         swapped: list[Swapped] = []
         try:
             for item in state.storages:
-                swapped.append(Swapped(item=item, extent=self._arena.reserve(item.nbytes)))
+                extent = self._arena.reserve(item.nbytes)
+                swapped.append(Swapped(item=item, extent=extent, host=self._arena.view(extent, item.nbytes)))
             if self._out is not None:
                 self._out.wait_stream(compute or torch.cuda.current_stream(self.device))
             with self._on(self._out):
                 for entry in swapped:
-                    self._arena.view(entry.extent, entry.item.nbytes).copy_(
-                        raw_bytes(entry.item.storage), non_blocking=True
-                    )
+                    entry.host.copy_(raw_bytes(entry.item.storage), non_blocking=True)
             if self._out is not None:
                 self._out.synchronize()
         except BaseException:
@@ -133,10 +145,6 @@ class TransferEngine:
             entry.item.storage.resize_(0)
         return tuple(swapped)
 
-    def host_bytes(self, entry: Swapped) -> torch.Tensor:
-        """The host copy of a storage: uint8, shape [nbytes], aliases the arena."""
-        return self._arena.view(entry.extent, entry.item.nbytes)
-
     def release(self, swapped: Iterable[Swapped]) -> None:
         """Give the host memory back."""
         for entry in swapped:
@@ -145,29 +153,26 @@ class TransferEngine:
     def swap_in(
         self, swapped: tuple[Swapped, ...], compute: torch.cuda.Stream | None, go: Callable[[Restore], None]
     ) -> None:
-        """Bring ``swapped`` back and return when its frontier is resident.
+        """Bring ``swapped`` back; returns when its frontier is resident.
 
-        ``go`` is called, with the restore under way, as soon as the program may be woken: ``compute`` then waits for the
-        frontier by itself. The rest follows behind; the host copies are released when all is back. Raises
-        :class:`DeviceMemoryFull` before ``go``, with the state intact on the host, if the device has no room.
+        ``go`` is then called, with the restore under way, to wake the program; the rest follows behind its computation,
+        and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state
+        intact on the host, if the device has no room.
         """
-        restore = Restore(swapped)
-        frontier = [entry for entry in swapped if not entry.item.rank[0]]
-        history = [entry for entry in swapped if entry.item.rank[0]]
+        split = next((index for index, entry in enumerate(swapped) if entry.item.rank[0]), len(swapped))
+        frontier, history = swapped[:split], swapped[split:]
         ready = None
         try:
-            # Memory is allocated on the stream that will use and free it, all of it before the program goes on: a
-            # recycled block may still be in use by work queued there, so copies into it wait for that stream, and they
-            # must not wait for what the program is about to queue.
+            # All memory is allocated before the program goes on, on the stream that will use and free it: copies into a
+            # recycled block must wait for the work that is queued there, and that must not be the program's own. The
+            # hidden states are on their way while everything else is prepared.
             with self._on(compute):
-                self._allocate(frontier)
-                if self._in is not None and compute is not None:
-                    self._in.wait_stream(compute)
-                self._submit(restore, frontier, self._in)
-                ready = self._in.record_event() if self._in is not None else None
+                for group in (frontier[:1], frontier[1:]):
+                    self._allocate(group)
+                    _follow(self._in, compute)
+                    ready = self._copy_in(group, self._in)
                 self._allocate(history)
-                if self._in_behind is not None and compute is not None:
-                    self._in_behind.wait_stream(compute)
+                _follow(self._in_behind, compute)
         except torch.OutOfMemoryError as error:
             if self._in is not None:
                 self._in.synchronize()
@@ -175,29 +180,30 @@ class TransferEngine:
                 entry.item.storage.resize_(0)
             wanted = sum(entry.item.nbytes for entry in swapped)
             raise DeviceMemoryFull(f"the device has no room for {wanted} bytes of session state: {error}") from error
-        if ready is not None and compute is not None:
-            compute.wait_event(ready)
-        go(restore)
-        self._behind.put(lambda: self._bring_back(restore, history, ready))
-        if ready is not None:
-            ready.synchronize()
+        restore = Restore(swapped)
+        restore.submitted(frontier, ready)
+        try:
+            if ready is not None:
+                ready.synchronize()
+        finally:
+            # Not before: two more threads would compete with this one for the interpreter, and delay its return.
+            go(restore)
+            self._behind.put(lambda: self._bring_back(restore, history))
 
     def _allocate(self, entries: Iterable[Swapped]) -> None:
         for entry in entries:
             entry.item.storage.resize_(entry.item.nbytes)
 
-    def _submit(self, restore: Restore, entries: Iterable[Swapped], stream: torch.cuda.Stream | None) -> None:
+    def _copy_in(self, entries: Iterable[Swapped], stream: torch.cuda.Stream | None) -> torch.cuda.Event | None:
         with self._on(stream):
             for entry in entries:
-                raw_bytes(entry.item.storage).copy_(self.host_bytes(entry), non_blocking=True)
-                event = stream.record_event() if stream is not None else None
-                restore.submitted(entry.item.storage._cdata, event)
+                raw_bytes(entry.item.storage).copy_(entry.host, non_blocking=True)
+            return stream.record_event() if stream is not None else None
 
-    def _bring_back(self, restore: Restore, history: list[Swapped], ready: torch.cuda.Event | None) -> None:
+    def _bring_back(self, restore: Restore, history: tuple[Swapped, ...]) -> None:
         try:
-            if ready is not None:
-                ready.synchronize()  # until then the interpreter belongs to whoever waits for the frontier
-            self._submit(restore, history, self._in_behind)
+            for entry in history:
+                restore.submitted([entry], self._copy_in([entry], self._in_behind))
             if self._in_behind is not None:
                 self._in_behind.synchronize()
         except RuntimeError as error:  # the program's thread waits for these copies: it must hear of it

@@ -25,8 +25,9 @@ def allocated_bytes(device: torch.device) -> int | None:
 def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
-    On a GPU that is all memory that torch's caching allocator holds free. On the CPU, where freed memory goes back to the
-    system or into its heap, blocks of the sizes ``freed`` are taken, filled and given back: the best that can be done.
+    On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
+    allocates its state. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes ``freed`` are
+    taken, filled and given back: the best that can be done.
     Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
     """
     if device.type != "cuda":
@@ -47,8 +48,9 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
 
 def _free_blocks(device: torch.device) -> list[int]:
     sizes: list[int] = []
+    stream = torch.cuda.current_stream(device).cuda_stream
     for segment in torch.cuda.memory_snapshot():
-        if segment["device"] == device.index:
+        if segment["device"] == device.index and segment["stream"] == stream:
             for block in segment["blocks"]:
                 if block["state"] == "inactive":
                     step = _SMALL if segment["segment_type"] == "small" else block["size"]

@@ -43,7 +43,7 @@ class Harness:
         self.input_ids = torch.randint(vocabulary, shape, generator=generator).to(subject.device)
         self._reference, self._frontier = self._uninterrupted()
         self._clocks = Clocks(subject, layer)
-        self._floor_buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._floor_source = torch.empty(0, dtype=torch.uint8)
 
     def _uninterrupted(self) -> tuple[Logits, dict[str, torch.Tensor]]:
         """Logits of the program run without a pause, and a copy of the frontier taken by a plain hook on the way."""
@@ -102,24 +102,27 @@ class Harness:
     def validate(self, method: Method) -> None:
         """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
         self._pause(method)
+        held = {name: torch.empty_like(tensor) for name, tensor in self._frontier.items()}
+        synchronize(self._subject.device)
         self._think()
         method.resume()
-        held = self._snapshot(method.frontier())
+        self._copy_aside(held, method.frontier())
         logits = method.finish()
         for name, expected in self._frontier.items():
-            if name not in held or not torch.equal(held[name], expected):
+            if not torch.equal(held[name], expected):
                 raise NotBitExact(f"{self._where(method)}: {name} was not on the device when ready was signalled")
         self._compare(method, logits)
 
-    def _snapshot(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copies of ``tensors`` as they are now, on a stream that waits for no other."""
-        if self._subject.device.type != "cuda":
-            return {name: tensor.clone() for name, tensor in tensors.items()}
-        aside = torch.cuda.Stream(self._subject.device)
+    def _copy_aside(self, targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor]) -> None:
+        """Copy ``sources`` as they are now, on a stream that waits for no other."""
+        if missing := targets.keys() - sources.keys():
+            raise NotBitExact(f"the frontier lacks {', '.join(sorted(missing))}")
+        aside = torch.cuda.Stream(self._subject.device) if self._subject.device.type == "cuda" else None
         with torch.cuda.stream(aside):
-            copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        aside.synchronize()
-        return copies
+            for name, target in targets.items():
+                target.copy_(sources[name], non_blocking=True)
+        if aside is not None:
+            aside.synchronize()
 
     def _pause(self, method: Method) -> Record:
         """Run to the breakpoint and pause; what the pause took and left, as a record keeps it."""
@@ -146,11 +149,10 @@ class Harness:
     def _floor_ms(self, nbytes: int) -> float:
         """Time of one raw pinned copy of ``nbytes`` to the device, after the same wait."""
         device = self._subject.device
-        if self._floor_buffers is None or self._floor_buffers[0].numel() != nbytes:
-            pin = device.type == "cuda"
-            source = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=pin)
-            self._floor_buffers = (source, torch.empty(nbytes, dtype=torch.uint8, device=device))
-        source, target = self._floor_buffers
+        if self._floor_source.numel() < nbytes:
+            self._floor_source = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        source = self._floor_source[:nbytes]
+        target = torch.empty(nbytes, dtype=torch.uint8, device=device)
         synchronize(device)
         self._think()
         start = now_ms()

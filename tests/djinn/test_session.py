@@ -279,7 +279,8 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
 
     def refuse(entries):
         allocate(entries)
-        raise torch.OutOfMemoryError("out of memory")
+        if any(entry.item.rank[0] for entry in entries):  # the frontier has found room, the history does not
+            raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(runtime._engine, "_allocate", refuse)
     with pytest.raises(djinn.DeviceMemoryFull):
