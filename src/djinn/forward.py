@@ -39,7 +39,8 @@ def find_layers(model: nn.Module, layers: Sequence[nn.Module] | None = None) -> 
         if not layers or any(layer not in parts for layer in layers):
             raise LayersNotFound("layers= must name modules of the model that is given to the runtime")
         return list(layers)
-    decoder = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else model
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder: nn.Module = get_decoder() if callable(get_decoder) else model
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     stacks = [part for part in decoder.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part)]
     for stack in stacks:
@@ -109,8 +110,8 @@ class LayerHooks:
 class KvLayers:
     """Tells of an object met by the walk whether it is the KV of a decoder layer, and of which (1 .. N).
 
-    Source: a ``transformers`` cache keeps one object per layer in ``layers``, at the ``layer_idx`` that one submodule of
-    the decoder layer carries; layers without one are taken in order. transformers itself is not imported.
+    Source: a ``transformers`` cache keeps one object per layer in ``layers``, at the ``layer_idx`` that one submodule
+    of the decoder layer carries; layers without one are taken in order. transformers itself is not imported.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -162,7 +163,11 @@ class GapGate(TorchDispatchMode):
         self._open = False
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Wait for what ``func`` reads, then run it."""
         self._wait(tensors_in((args, kwargs or {})))

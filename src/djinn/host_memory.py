@@ -72,9 +72,7 @@ class HostArena:
             for index, gap in enumerate(self._free):
                 if gap.nbytes >= wanted:
                     rest = gap.nbytes - wanted
-                    self._free[index : index + 1] = (
-                        [Extent(offset=gap.offset + wanted, nbytes=rest)] if rest else []
-                    )
+                    self._free[index : index + 1] = [Extent(offset=gap.offset + wanted, nbytes=rest)] if rest else []
                     extent = Extent(offset=gap.offset, nbytes=wanted)
                     self._reserved.add(extent)
                     return extent

@@ -1,8 +1,8 @@
 """Who else can reach a storage that a walk has found in a parked session.
 
-Three questions, cheapest first. The storage: do more tensors or handles use it than were found? The reference counts: is
-every tensor, and every container that leads to one, referred to only by what the walk has met? For those that are not
-(the suspects; mostly temporaries on value stacks, which Python does not show): does a chain of referrers lead to
+Three questions, cheapest first. The storage: do more tensors or handles use it than were found? The reference counts:
+is every tensor, and every container that leads to one, referred to only by what the walk has met? For those that are
+not (the suspects; mostly temporaries on value stacks, which Python does not show): does a chain of referrers lead to
 somebody, or does it end in nothing, which means a value stack of the session itself?
 
 The last question costs tens of milliseconds, so its answer is kept for the call site: the same frames at the same
@@ -34,7 +34,7 @@ class Ownership:
         self._cleared: set[Signature] = set()
 
     def left(
-        self, walk: Walk, by_storage: Mapping[int, list[Node]], *, callers: set[int], site: tuple[object, ...]
+        self, walk: Walk, by_storage: Mapping[int, list[Node]], *, callers: frozenset[int], site: tuple[object, ...]
     ) -> set[int]:
         """Addresses of the storages in ``by_storage`` that somebody else can reach.
 
@@ -73,7 +73,11 @@ def _held_in_c(nodes: list[Node]) -> bool:
     if torch.is_grad_enabled():
         return any(tensor.requires_grad for tensor in tensors)  # autograd may have saved it
     views_of = [id(tensor._base) for tensor in tensors if tensor._base is not None]
-    return any(tensor._use_count() > canary._use_count() + views_of.count(id(tensor)) for tensor in tensors)
+    return any(_uses(tensor) > _uses(canary) + views_of.count(id(tensor)) for tensor in tensors)
+
+
+def _uses(tensor: torch.Tensor) -> int:
+    return int(tensor._use_count())  # type: ignore[attr-defined]  # C++ holders of the tensor; not in torch's stubs
 
 
 def _suspects(walk: Walk, candidates: set[int]) -> dict[int, int]:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from djinn.forward import KvLayers, LayerHooks, find_layers, storages_of_model
@@ -22,9 +21,7 @@ class Runtime:
     memory, :class:`djinn.LayersNotFound`, and ``ValueError`` for a model without parameters or on several devices.
     """
 
-    def __init__(
-        self, model: nn.Module, *, host_memory_bytes: int, layers: Sequence[nn.Module] | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, *, host_memory_bytes: int, layers: Sequence[nn.Module] | None = None) -> None:
         devices = {parameter.device for parameter in model.parameters()}
         if len(devices) != 1:
             raise ValueError(f"the model must lie on one device, not on {sorted(map(str, devices)) or 'none'}")

@@ -91,7 +91,7 @@ class Session:
         self._future: Future[Any] = Future()
         self._thread: threading.Thread | None = None
         self._stream: torch.cuda.Stream | None = None
-        self._roots: tuple[object, ...] = ()
+        self._roots: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
         self._state: SessionState | None = None
         self._swapped: tuple[Swapped, ...] = ()
         self._restore: Restore | None = None
@@ -135,8 +135,8 @@ class Session:
     def state(self) -> StateView:
         """The state of the parked session by name, to read or edit.
 
-        ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J; arguments of the layer go
-        by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
+        ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J; arguments of the layer
+        go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
         :class:`IllegalMove` unless the session is parked.
         """
         with self._signals:
@@ -237,7 +237,7 @@ class Session:
             if self._restore is not None:
                 self._restore.wait_resident()
             self._engine.release(self._swapped)
-            self._swapped, self._state, self._restore, self._roots = (), None, None, ()
+            self._swapped, self._state, self._restore, self._roots = (), None, None, None
             self._awaited = None
             self._future = Future()
             self._future.set_exception(DjinnError("the session is closed"))
@@ -246,13 +246,14 @@ class Session:
     # -- on the session's own thread -----------------------------------------------------------------------------------
 
     def _run(self, modes: Callable[[ExitStack], None]) -> None:
+        assert self._roots is not None
         program, args, kwargs = self._roots
         self._hooks.attach(self)
         self._turn.acquire()
         try:
             with ExitStack() as stack:
                 modes(stack)
-                value = program(*args, **kwargs)  # type: ignore[operator]
+                value = program(*args, **kwargs)
                 self.leave_model()
         except SessionAbandoned:
             pass  # close() asked for it and waits

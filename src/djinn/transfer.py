@@ -156,8 +156,8 @@ class TransferEngine:
         """Bring ``swapped`` back; returns when its frontier is resident.
 
         ``go`` is then called, with the restore under way, to wake the program; the rest follows behind its computation,
-        and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state
-        intact on the host, if the device has no room.
+        and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the
+        state intact on the host, if the device has no room.
         """
         split = next((index for index, entry in enumerate(swapped) if entry.item.rank[0]), len(swapped))
         frontier, history = swapped[:split], swapped[split:]

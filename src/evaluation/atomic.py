@@ -1,8 +1,8 @@
 """Whole files or none: every result, record and figure is written through here.
 
-The bytes go to a temporary file beside the target, reach the disk, and take the target's name in one step. A reader,
-or a job that is killed half-way, therefore sees the old file or the new one and never a part of either. This module
-does not lock: two writers of one path leave the whole file of whichever came last.
+The bytes go to a temporary file beside the target, reach the disk, and take the target's name in one step. A
+reader, or a job that is killed half-way, therefore sees the old file or the new one and never a part of
+either. This module does not lock: two writers of one path leave the whole file of whichever came last.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace the file at ``path`` by ``data``; parent folders are created. On OSError the old file stands."""
+    """Replace the file at ``path`` by ``data``; makes its folders. On OSError the old file stands."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because os.replace is atomic only within one file system.
@@ -38,7 +38,7 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Replace the file at ``path`` by ``value`` as indented JSON, keys in the order given.
 
-    Raises ValueError for NaN and infinity, which JSON does not have, and TypeError for what JSON cannot hold; in both
-    cases before the old file is touched.
+    Raises ValueError for NaN and infinity, which JSON does not have, and TypeError for what JSON cannot hold;
+    in both cases before the old file is touched.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

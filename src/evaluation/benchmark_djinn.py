@@ -14,6 +14,7 @@ from evaluation.benchmark_manual_offload import OrderedOffload, PinnedOffload
 from evaluation.job import run_job
 from evaluation.method import Method
 from evaluation.programs import Logits, generate_greedily
+from evaluation.study import ConfigError
 
 
 class Djinn(Method):
@@ -26,7 +27,10 @@ class Djinn(Method):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         nbytes = int(self.study.host_arena_gib * 2**30)
-        self._runtime = djinn.Runtime(self.subject.model, host_memory_bytes=nbytes)
+        try:
+            self._runtime = djinn.Runtime(self.subject.model, host_memory_bytes=nbytes)
+        except djinn.HostMemoryFull as error:
+            raise ConfigError(f"djinn.host_arena_gib: {error}") from error
 
     def prepare(self) -> None:
         """Start the program and wait until it is parked."""
@@ -42,11 +46,17 @@ class Djinn(Method):
 
     def pause(self) -> None:
         """IO_WAIT."""
-        self._session.io_wait()
+        try:
+            self._session.io_wait()
+        except djinn.HostMemoryFull as error:
+            raise ConfigError(f"djinn.host_arena_gib is too small for this workload: {error}") from error
 
     def resume(self) -> None:
         """RESUME."""
-        self._session.resume()
+        try:
+            self._session.resume()
+        except djinn.DeviceMemoryFull as error:
+            raise torch.OutOfMemoryError(str(error)) from error
 
     def wait_resident(self) -> None:
         """Until the last byte is back."""

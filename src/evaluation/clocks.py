@@ -1,8 +1,8 @@
 """The four clocks of a resume, all in milliseconds from the resume request, taken alike for every method.
 
-``ready`` is taken when the method's ``resume`` returns. ``first_kernel`` and ``result`` are taken by hooks that wait for
-the compute stream after the first module inside layer L+1 (its input norm; the final norm if L is the last layer) and
-after the LM head. ``resident`` is taken by a thread that waits for the last of the state.
+``ready`` is taken when the method's ``resume`` returns. ``first_kernel`` and ``result`` are taken by hooks that wait
+for the compute stream after the first module inside layer L+1 (its input norm; the final norm if L is the last layer)
+and after the LM head. ``resident`` is taken by a thread that waits for the last of the state.
 """
 
 import threading
@@ -39,7 +39,8 @@ class Clocks:
         self._marks: dict[str, float] = {}
         self._armed: set[str] = set()
         layers = subject.layers
-        norm = layers[layer].input_layernorm if layer < len(layers) else subject.model.model.norm
+        next_layer = layers[layer] if layer < len(layers) else None
+        norm = subject.model.model.norm if next_layer is None else next_layer.get_submodule("input_layernorm")
         self._handles = [
             norm.register_forward_hook(self._stamp("first_kernel")),
             subject.model.lm_head.register_forward_hook(self._stamp("result")),

@@ -26,9 +26,9 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
     On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
-    allocates its state. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes ``freed`` are
-    taken, filled and given back: the best that can be done.
-    Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
+    allocates its state. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes
+    ``freed`` are taken, filled and given back: the best that can be done. Raises ``RuntimeError`` if less was
+    overwritten on a GPU than ``freed`` says was given up.
     """
     if device.type != "cuda":
         filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]

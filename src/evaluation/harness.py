@@ -57,9 +57,7 @@ class Harness:
         handle = self._subject.layers[self._layer - 1].register_forward_hook(note, with_kwargs=True)
         try:
             measurement, workload = self._study.measurement, self._workload
-            logits = generate_greedily(
-                self._subject.model, self.input_ids, workload.kv_cache, measurement.decode_steps
-            )
+            logits = generate_greedily(self._subject.model, self.input_ids, workload.kv_cache, measurement.decode_steps)
         finally:
             handle.remove()
         return logits, frontier
@@ -183,8 +181,8 @@ def measure(
 ) -> list[Record]:
     """The cells of one job, for every workload of ``study``: see ``record.schema.json``.
 
-    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done. Raises
-    :class:`NotBitExact`; running out of device memory is an outcome of the cell.
+    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done.
+    Raises :class:`NotBitExact`; running out of device memory is an outcome of the cell.
     """
     cells = []
     with torch.no_grad():
@@ -193,7 +191,7 @@ def measure(
             try:
                 cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
             except torch.OutOfMemoryError as error:
-                cells += [refused(workload, kind, error) for kind in kinds]
+                cells += [_refused(workload, kind, error) for kind in kinds]
     return cells
 
 
@@ -251,7 +249,7 @@ def _cell(workload: Workload, method: Method, validated: int) -> Record:
     }
 
 
-def refused(workload: Workload, kind: type[Method], error: torch.OutOfMemoryError) -> Record:
+def _refused(workload: Workload, kind: type[Method], error: torch.OutOfMemoryError) -> Record:
     """The cell of a variant for which the device had no room."""
     return {
         "workload": workload.name,

@@ -11,10 +11,9 @@ import jsonschema
 import torch
 from tqdm import tqdm
 
-from djinn import DjinnError
 from evaluation.atomic import write_json
 from evaluation.devices import DeviceError
-from evaluation.harness import NotBitExact, Record, Variants, measure, refused
+from evaluation.harness import NotBitExact, Record, Variants, measure
 from evaluation.models import build
 from evaluation.provenance import provenance
 from evaluation.study import ConfigError, Study, load_config, resolve
@@ -36,7 +35,7 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
     except NotBitExact as error:
         print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
         return 1
-    except (ConfigError, DeviceError, DjinnError, OSError) as error:
+    except (ConfigError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     check_record(record)

@@ -43,8 +43,9 @@ def build(study: Study) -> Subject:
     Random weights are drawn on the device from the study's seed, as transformers initialises a new model. Raises
     ``torch.OutOfMemoryError`` if the device is too small, ``OSError`` if the checkpoint cannot be read.
     """
-    # cuDNN's attention for one query token is not reproducible: on an H100 two uninterrupted runs of the same decode step
-    # differed in their last bits. With flash attention they agree, and bit-exactness can be asked of every method.
+    # cuDNN's attention for one query token is not reproducible: on an H100 two uninterrupted runs of the same decode
+    # step differed in their last bits. With flash attention they agree, and bit-exactness can be asked of every
+    # method.
     torch.backends.cuda.enable_cudnn_sdp(False)
     device = torch.device(study.device, 0) if study.device == "cuda" else torch.device(study.device)
     options = {"dtype": DTYPES[study.model.dtype], "attn_implementation": study.model.attention}

@@ -1,8 +1,8 @@
 """What a session computes: the user's program, and the same stopped at a layer and started again by hand.
 
 ``generate_greedily`` is the program as a user writes it; the uninterrupted run and Djinn's sessions call it.
-``stop_at_layer`` and ``start_at_layer`` are what one writes by hand to stop in the middle: vanilla, recompute and manual
-offload use them. All three run the same layers of the same model, so their logits must agree in every bit.
+``stop_at_layer`` and ``start_at_layer`` are what one writes by hand to stop in the middle: vanilla, recompute and
+manual offload use them. All three run the same layers of the same model, so their logits must agree in every bit.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ Logits = list[torch.Tensor]
 def generate_greedily(model: LlamaForCausalLM, input_ids: torch.Tensor, kv_cache: bool, decode_steps: int) -> Logits:
     """Logits of a prefill of ``input_ids`` ([batch, tokens]) and, with a KV cache, of some greedy decode steps.
 
-    Shapes: [batch, tokens, vocabulary] first, then [batch, 1, vocabulary] for each step; each step reads the whole cache.
+    Shapes: [batch, tokens, vocabulary] first, then [batch, 1, vocabulary] for each step; each step reads the whole
+    cache.
     """
     output = model(input_ids, use_cache=kv_cache)
     if not kv_cache:
@@ -118,4 +119,5 @@ def start_at_layer(model: LlamaForCausalLM, stopped: Stopped) -> torch.Tensor:
     hidden_states = stopped.hidden_states
     for layer in model.model.layers[stopped.layer :]:
         hidden_states = layer(hidden_states, **stopped.arguments)
-    return model.lm_head(model.model.norm(hidden_states))
+    logits: torch.Tensor = model.lm_head(model.model.norm(hidden_states))
+    return logits

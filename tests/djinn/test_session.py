@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import torch
+from tests.programs import greedy, prefill
 
 import djinn
-from tests.programs import greedy, prefill
 
 LAYERS = 6
 

@@ -1,0 +1,268 @@
+"""Plot 1: resume latency against the depth of the breakpoint, one line per method.
+
+The clock is ready; points are medians with 95 % intervals. The link's bound is what layer L+1 needs from the
+host (the row ``frontier_bytes`` of Djinn) over the pinned host-to-device bandwidth that the probe measured; a
+run without a GPU has no link and so no bound. Drawn at the width of a USENIX column. The same rows give the
+same bytes: nothing in the files depends on the time, the user's matplotlib settings or its version string.
+"""
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from evaluation.atomic import write_bytes
+from evaluation.paper import ORDERED, Findings, ceiling, parser, read_machine
+from evaluation.runs import Json, RunError
+from evaluation.summary import Row, SummaryError
+
+WIDTH_IN = 3.335  # one column of the USENIX style
+HEIGHT_IN = 2.15
+FUNCTIONAL = "functional CPU run\nnot a performance result"
+_FONT_PT = 7.5
+_AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
+
+_RC = {
+    "font.family": "STIXGeneral",  # Times-like and shipped with matplotlib: the same glyphs on every machine
+    "font.size": _FONT_PT,
+    "axes.labelsize": _FONT_PT,
+    "xtick.labelsize": _FONT_PT - 0.5,
+    "ytick.labelsize": _FONT_PT - 0.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of the figure: times in ms over breakpoint layers. ``style`` is for ``Axes.plot``."""
+
+    label: str
+    style: dict[str, Any]
+    layers: Sequence[int]
+    medians: Sequence[float]
+    lows: Sequence[float] = field(default_factory=list)
+    highs: Sequence[float] = field(default_factory=list)
+
+
+# In drawing order. Manual offload and Djinn coincide, so the former is wide and open, the latter small and
+# filled: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
+_STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("recompute", None): (
+        "Recompute",
+        {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
+    ),
+    ("manual_offload", None): (
+        "Manual offload",
+        {
+            "color": "#2A7AB5",
+            "marker": "s",
+            "linestyle": "-",
+            "linewidth": 2.0,
+            "markersize": 6,
+            "mfc": "white",
+        },
+    ),
+    ("manual_offload", ORDERED): (
+        "Manual, ordered",
+        {
+            "color": "#2A7AB5",
+            "marker": "D",
+            "linestyle": "--",
+            "linewidth": 2.0,
+            "markersize": 5.5,
+            "mfc": "white",
+        },
+    ),
+    ("djinn", None): (
+        "Djinn",
+        {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3},
+    ),
+    ("vanilla", None): (
+        "Vanilla",
+        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
+    ),
+}
+_BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
+
+
+def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
+    """What the figure shows of ``workload``; cells for which the device had no room are left out.
+
+    Raises SummaryError if the run has no such workload or no time in it.
+    """
+    if workload not in findings.workloads:
+        raise SummaryError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
+    drawn = []
+    for (method, variant), (label, style) in _STYLES.items():
+        rows = findings.series(workload, method, "ready_ms", variant)
+        if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
+            drawn.append(curve)
+    if not drawn:
+        raise SummaryError(f"run {findings.run} has no ready_ms in workload {workload!r}")
+    return drawn + _link_bound(findings, workload, machine)
+
+
+def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
+    points = [
+        (row.layer, row.median, row.ci_low, row.ci_high)
+        for row in rows
+        if row.median is not None and row.ci_low is not None and row.ci_high is not None
+    ]
+    if not points:
+        return None
+    layers, medians, lows, highs = zip(*points, strict=True)
+    return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs)
+
+
+def _link_bound(findings: Findings, workload: str, machine: Json) -> list[Curve]:
+    gbps = ceiling(machine, "pinned_h2d_gbps")
+    frontier = findings.series(workload, "djinn", "frontier_bytes")
+    points = [(row.layer, row.median / (gbps * 1e9) * 1e3) for row in frontier if gbps and row.median]
+    if machine["functional"] or not points:
+        return []
+    layers, times = zip(*points, strict=True)
+    return [Curve(label="Link bound", style=dict(_BOUND_STYLE), layers=layers, medians=times)]
+
+
+def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
+    """The figure of ``lines``; a functional run is marked as such across it."""
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    axes = figure.add_axes(_AXES)
+    for line in lines:
+        axes.plot(line.layers, line.medians, clip_on=False, **line.style)
+        if line.lows:
+            below = [median - low for median, low in zip(line.medians, line.lows, strict=True)]
+            above = [high - median for median, high in zip(line.medians, line.highs, strict=True)]
+            colour = line.style["color"]
+            axes.errorbar(
+                line.layers,
+                line.medians,
+                (below, above),
+                fmt="none",
+                ecolor=colour,
+                elinewidth=0.8,
+                zorder=1.5,
+            )
+    axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
+    _scale(axes, lines)
+    _label(axes, lines)
+    if functional:
+        axes.text(
+            0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=13,
+            color="0.80", zorder=0, linespacing=1.4,
+        )  # fmt: skip
+    return figure
+
+
+def _scale(axes: Axes, lines: Sequence[Curve]) -> None:
+    """Ticks at the layers measured; a log axis where the times span more than a factor of 20."""
+    layers = sorted({layer for line in lines for layer in line.layers})
+    axes.set_xlim(-0.04 * layers[-1], 1.04 * layers[-1])
+    if len(layers) <= 8:
+        axes.set_xticks(layers)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    lowest = min(min([*line.medians, *line.lows]) for line in lines)
+    highest = max(max([*line.medians, *line.highs]) for line in lines)
+    if lowest > 0 and highest / lowest > 20:
+        axes.set_yscale("log")
+        axes.set_ylim(lowest / 1.6, highest * 1.6)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(0, highest * 1.08 or 1)
+
+
+def _label(axes: Axes, lines: Sequence[Curve]) -> None:
+    """Name each line at its right end; names of ends that coincide move apart, tied by thin leaders."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [tuple(to_axes.transform((line.layers[-1], line.medians[-1]))) for line in lines]
+    gap = 1.25 * _FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
+    for line, end, height in zip(lines, ends, spread([end[1] for end in ends], gap), strict=True):
+        right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([end[0] + 0.03, 1.04], [end[1], height], color="0.55", linewidth=0.4, zorder=1, **right)
+        axes.plot([1.05, 1.095, 1.14], [height] * 3, markevery=[1], **line.style, **right)
+        axes.text(1.165, height, line.label, va="center_baseline", color=line.style["color"], **right)
+
+
+def spread(positions: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
+    """``positions`` moved as little as possible (least squares) so that any two are ``gap`` apart, within 0
+    to ``top``.
+
+    The order is kept, and where there are ties the later one goes below. If they cannot all fit, ``top`` is
+    exceeded.
+    """
+    order = sorted(range(len(positions)), key=lambda i: (positions[i], -i))
+    # [sum, count] of neighbours that touch: the pool-adjacent-violators algorithm.
+    blocks: list[list[float]] = []
+    for rank, index in enumerate(order):
+        blocks.append([positions[index] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    bases = [total / count for total, count in blocks for _ in range(int(count))]
+    limit = max(top - (len(positions) - 1) * gap, 0.0)
+    moved = [0.0] * len(positions)
+    for rank, index in enumerate(order):
+        moved[index] = min(max(bases[rank], 0.0), limit) + rank * gap
+    return moved
+
+
+@contextmanager
+def private_style() -> Iterator[None]:
+    """The figure's settings over matplotlib's defaults; the user's own are back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def render(lines: Sequence[Curve], *, functional: bool) -> tuple[bytes, bytes]:
+    """The figure as PDF and as PNG, without dates and version strings."""
+    pdf, png = io.BytesIO(), io.BytesIO()
+    with private_style():
+        figure = draw(lines, functional=functional)
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, format="png", metadata={"Software": None})
+    return pdf.getvalue(), png.getvalue()
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
+    arguments = parser("paper_figure", __doc__)
+    arguments.add_argument("--workload", required=True, help="which workload of the run to draw, as activation")
+    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+    arguments.add_argument("--out-pdf", type=Path, required=True)
+    arguments.add_argument("--out-png", type=Path, required=True)
+    given = arguments.parse_args()
+    try:
+        machine = read_machine(given.machine)
+        lines = curves(Findings.read(given.summary, given.run), given.workload, machine)
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    pdf, png = render(lines, functional=machine["functional"])
+    write_bytes(given.out_pdf, pdf)
+    write_bytes(given.out_png, png)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

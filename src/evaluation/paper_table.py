@@ -1,0 +1,138 @@
+"""Plot 2: the capabilities table, as LaTeX that fits one column and needs booktabs.
+
+Resume latency is the clock ready at the deepest breakpoint, for the headline variant of each method, one
+column per workload. Concurrent sessions and state editing have no data yet and print ``--``. Every number
+comes from the summary.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from evaluation.atomic import write_text
+from evaluation.paper import (
+    METHODS,
+    ORDERED,
+    Findings,
+    Latex,
+    decimals,
+    latex,
+    machine_beside,
+    parser,
+    read_machine,
+    significant,
+)
+from evaluation.runs import RunError
+from evaluation.summary import Row, SummaryError
+
+UNMEASURED = Latex("--")
+REFUSED = Latex("OOM")
+_LABELS = {
+    "vanilla": Latex("Vanilla PyTorch"),
+    "recompute": Latex("Recompute"),
+    "manual_offload": Latex("Manual Offload"),
+    "djinn": Latex(r"\sys{} (Ours)"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A latency as the table prints it."""
+
+    workload: str
+    median: str
+    interval: str
+
+    @classmethod
+    def of(cls, workload: str, row: Row | None) -> "Cell":
+        """The cell of ``row``: ``--`` if there is none, OOM if the device had no room."""
+        if row is None:
+            return cls(workload=workload, median=UNMEASURED, interval="")
+        if row.median is None or row.ci_low is None or row.ci_high is None:
+            return cls(workload=workload, median=REFUSED, interval="")
+        places = max(decimals(row.median), 1)  # the ends as fine as the median, and never 118--118
+        interval = Latex(f"{row.ci_low:.{places}f}--{row.ci_high:.{places}f}")
+        return cls(workload=workload, median=significant(row.median), interval=interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method of the table."""
+
+    label: Latex
+    cells: list[Cell]
+
+
+def table(findings: Findings, *, functional: bool) -> str:
+    """The table of ``findings`` as LaTeX source."""
+    workloads, layer = findings.workloads, findings.deepest
+
+    def cells(method: str, variant: str | None = None) -> list[Cell]:
+        return [Cell.of(name, findings.at(name, method, "ready_ms", layer, variant)) for name in workloads]
+
+    lines = [Line(label=_LABELS[method], cells=cells(method)) for method in METHODS]
+    counts = {
+        row.n
+        for name in workloads
+        for method in METHODS
+        if (row := findings.at(name, method, "ready_ms", layer)) and row.n
+    }
+    return (
+        _environment()
+        .get_template("capabilities.tex.j2")
+        .render(
+            run=findings.run,
+            functional=functional,
+            workloads=workloads,
+            layer=layer,
+            lines=lines,
+            ordered=[cell for cell in cells("manual_offload", ORDERED) if cell.interval],
+            samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
+            out_of_memory=any(cell.median == REFUSED for line in lines for cell in line.cells),
+            unmeasured=UNMEASURED,
+            refused=REFUSED,
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Jinja2 with delimiters that LaTeX does not use; what is printed is escaped, what is missing raises."""
+    return Environment(
+        loader=PackageLoader("evaluation"),
+        block_start_string=r"\BLOCK{",
+        block_end_string="}",
+        variable_start_string=r"\VAR{",
+        variable_end_string="}",
+        comment_start_string=r"\COMMENT{",
+        comment_end_string="}",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,  # that is for HTML; finalize escapes for LaTeX
+        finalize=latex,
+    )
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for data that make no table."""
+    arguments = parser("paper_table", __doc__)
+    arguments.add_argument("--out", type=Path, required=True, help="the LaTeX file, as capabilities.tex")
+    arguments.add_argument(
+        "--machine", type=Path, help="the machine.json of the run; default: sought in the summary's folder"
+    )
+    given = arguments.parse_args()
+    try:
+        machine = read_machine(given.machine or machine_beside(given.summary, given.run))
+        text = table(Findings.read(given.summary, given.run), functional=machine["functional"])
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(given.out, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Imports point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+# A module of the system may import those of lower rank only.
+RANK = {
+    "core": 0,
+    "host_memory": 1,
+    "state": 1,
+    "forward": 1,
+    "ownership": 2,
+    "transfer": 3,
+    "session": 4,
+    "runtime": 5,
+    "__init__": 6,
+}
+
+
+def imported(path):
+    """Names of the modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names.add(node.module)
+    return names
+
+
+def test_every_module_has_a_rank():
+    """A new module must be given its place."""
+    assert {path.stem for path in (SOURCE / "djinn").glob("*.py")} == set(RANK)
+
+
+@pytest.mark.parametrize("module", sorted(RANK))
+def test_djinn_imports_point_down(module):
+    """No module of the system imports its own rank or above, the evaluation, or anything but torch."""
+    import sys
+
+    for name in imported(SOURCE / "djinn" / f"{module}.py"):
+        top, _, rest = name.partition(".")
+        if top == "djinn":
+            assert RANK[rest] < RANK[module], f"{module} imports {name}"
+        else:
+            assert top == "torch" or top in sys.stdlib_module_names, f"{module} imports {name}"
+
+
+def reached(module, seen=None):
+    """Modules of the evaluation that ``module`` imports, directly or not, with everything those import."""
+    seen = set() if seen is None else seen
+    for name in imported(SOURCE / "evaluation" / f"{module}.py"):
+        if name not in seen:
+            seen.add(name)
+            top, _, rest = name.partition(".")
+            if top == "evaluation" and rest:
+                reached(rest, seen)
+    return seen
+
+
+def test_only_one_benchmark_imports_djinn():
+    """The hand-written baselines run by code that does not import the system."""
+    for module in ("benchmark_vanilla", "benchmark_recompute", "benchmark_manual_offload"):
+        assert not any(name.split(".")[0] == "djinn" for name in reached(module)), module
+    assert "djinn" in reached("benchmark_djinn")
