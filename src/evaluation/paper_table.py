@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from evaluation.atomic import write_text
 from evaluation.paper import (
@@ -112,8 +112,14 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
         autoescape=False,  # that is for HTML; finalize escapes for LaTeX
-        finalize=latex,
+        finalize=_printed,
     )
+
+
+def _printed(value: object) -> Latex:
+    if isinstance(value, Undefined):
+        str(value)  # raises, and names what is undefined
+    return latex(value)
 
 
 def main() -> int:

@@ -40,7 +40,12 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
         load_run(fresh)  # what was copied is what was checked
         if target.exists():
             os.rename(target, old)
-        os.rename(fresh, target)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
     finally:
         shutil.rmtree(staging)
     return target

@@ -1,0 +1,109 @@
+"""The Llama-2 architectures of the study, and how much memory they take. Imports no torch: used while planning."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes of a Llama model, as its ``config.json`` names them."""
+
+    name: str
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, embedding and head included."""
+        kv_size = self.hidden_size // self.heads * self.kv_heads
+        attention = 2 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * kv_size
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        norms = 2 * self.hidden_size
+        return self.layers * (attention + mlp + norms) + 2 * self.vocab_size * self.hidden_size + self.hidden_size
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the weights in ``dtype``."""
+        return self.parameters * DTYPE_BYTES[dtype]
+
+    def kv_bytes(self, tokens: int, dtype: str) -> int:
+        """Bytes of the KV cache of ``tokens`` tokens over all layers."""
+        kv_size = self.hidden_size // self.heads * self.kv_heads
+        return 2 * self.layers * kv_size * tokens * DTYPE_BYTES[dtype]
+
+
+LLAMA_2 = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="llama-2-70b",
+            hidden_size=8192,
+            layers=80,
+            heads=64,
+            kv_heads=8,
+            intermediate_size=28672,
+            vocab_size=32000,
+            max_positions=4096,
+        ),
+        Architecture(
+            name="llama-2-13b",
+            hidden_size=5120,
+            layers=40,
+            heads=40,
+            kv_heads=40,
+            intermediate_size=13824,
+            vocab_size=32000,
+            max_positions=4096,
+        ),
+        Architecture(
+            name="llama-2-7b",
+            hidden_size=4096,
+            layers=32,
+            heads=32,
+            kv_heads=32,
+            intermediate_size=11008,
+            vocab_size=32000,
+            max_positions=4096,
+        ),
+        Architecture(  # for machines without a GPU: as deep as 13B, grouped-query attention as in 70B
+            name="llama-2-tiny",
+            hidden_size=64,
+            layers=40,
+            heads=4,
+            kv_heads=2,
+            intermediate_size=172,
+            vocab_size=512,
+            max_positions=4096,
+        ),
+    )
+}
+
+
+def from_checkpoint(path: Path) -> Architecture:
+    """The architecture that ``config.json`` in the checkpoint folder ``path`` describes.
+
+    Raises ``ValueError`` if the file cannot be read or is not a Llama's.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no checkpoint folder with a readable config.json: {error}") from error
+    if config.get("model_type") != "llama":
+        raise ValueError(f"{path} holds a {config.get('model_type')!r} model; the study's baselines know llama")
+    return Architecture(
+        name=path.name,
+        hidden_size=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
+        intermediate_size=config["intermediate_size"],
+        vocab_size=config["vocab_size"],
+        max_positions=config.get("max_position_embeddings", 4096),
+    )

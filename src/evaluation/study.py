@@ -1,0 +1,286 @@
+"""The plan: ``config.yaml`` checked and resolved for one machine, the single source of what will be measured.
+
+Everything that is wrong is said before anything runs, in one message that names the key and what is allowed.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from evaluation.architectures import LLAMA_2, Architecture, from_checkpoint
+from evaluation.atomic import write_json
+from evaluation.devices import DeviceError, Gpu, choose_device, visible_gpu
+
+SCHEMA = Path(__file__).parents[2] / "rules" / "config.schema.yaml"
+
+
+class ConfigError(ValueError):
+    """Something in the configuration cannot be run; the message names the key and what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which model, in which precision."""
+
+    name: str
+    path: str | None
+    dtype: str
+    attention: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a session computes before the breakpoint: a prefill of ``batch`` x ``tokens``."""
+
+    name: str
+    batch: int
+    tokens: int
+    kv_cache: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How often and under which conditions samples are taken."""
+
+    samples: int
+    warmup_samples: int
+    validation_samples: int
+    think_time_ms: float
+    decode_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process and one record."""
+
+    method: str
+    layer: int
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A configuration resolved for one machine: no ``auto`` is left."""
+
+    device: str
+    model: ModelChoice
+    methods: tuple[str, ...]
+    layers: tuple[int, ...]
+    rounds: int
+    order_seed: int
+    workloads: tuple[Workload, ...]
+    measurement: Measurement
+    host_arena_gib: float
+
+    @property
+    def functional(self) -> bool:
+        """Whether this run shows that everything works, on a CPU, and nothing about speed."""
+        return self.device == "cpu"
+
+    @property
+    def architecture(self) -> Architecture:
+        """The sizes of the model."""
+        return _architecture(self.model.name, self.model.path)
+
+    def jobs(self) -> list[Job]:
+        """Every job, in the order of measurement: shuffled, so that drift does not look like depth."""
+        jobs = [
+            Job(method=method, layer=layer, round=number)
+            for number in range(1, self.rounds + 1)
+            for method in self.methods
+            for layer in self.layers
+        ]
+        random.Random(self.order_seed).shuffle(jobs)
+        return jobs
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dictionaries and lists."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Study":
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            **{
+                **plain,
+                "model": ModelChoice(**plain["model"]),
+                "methods": tuple(plain["methods"]),
+                "layers": tuple(plain["layers"]),
+                "workloads": tuple(Workload(**workload) for workload in plain["workloads"]),
+                "measurement": Measurement(**plain["measurement"]),
+            }
+        )
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The configuration file as a dictionary, unchecked; raises :class:`ConfigError` if it cannot be read."""
+    try:
+        return dict(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
+
+
+def check(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the schema's defaults filled in; raises :class:`ConfigError` for what the schema refuses."""
+    schema = yaml.safe_load(SCHEMA.read_text())
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
+    if error is not None:
+        raise ConfigError(_explain(error))
+    filled: dict[str, Any] = _with_defaults(config, schema)
+    return filled
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    place = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        unknown = sorted(set(error.instance) - set(known))[0]
+        key = f"{place}.{unknown}" if place else unknown
+        close = difflib.get_close_matches(unknown, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"config: {key} is not a known key.{hint} Allowed: {', '.join(known)}"
+    if error.validator == "required":
+        return f"config: {place or 'the configuration'} lacks a key: {error.message}"
+    allowed = error.schema.get("description", "")
+    return f"config: {place}: {error.message}" + (f". Allowed: {allowed}" if allowed else "")
+
+
+def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and "properties" in schema:
+        parts = schema["properties"]
+        filled = {key: part["default"] for key, part in parts.items() if "default" in part and key not in value}
+        return {key: _with_defaults(part, parts[key]) for key, part in {**filled, **value}.items()}
+    return value
+
+
+def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
+    """The study that ``config`` describes on this machine, or on one with ``gpu``.
+
+    Raises :class:`ConfigError` or :class:`evaluation.devices.DeviceError`, each with one message.
+    """
+    filled = check(config)
+    gpu = gpu or visible_gpu()
+    device = choose_device(filled["device"], gpu)
+    measurement = dict(filled["measurement"])
+    workloads = [dict(workload) for workload in filled["workloads"]]
+    if device == "cpu":
+        smaller = dict(filled["functional"])
+        tokens = smaller.pop("tokens")
+        measurement.update(smaller)
+        workloads = [{**workload, "tokens": tokens} for workload in workloads]
+    names = [workload["name"] for workload in workloads]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"config: workloads: each name may stand once; there are {', '.join(names)}")
+    model = dict(filled["model"])
+    if model["path"] is not None:
+        model["name"] = _architecture("", model["path"]).name
+    elif model["name"] == "auto":
+        model["name"] = _largest_that_fits(model["dtype"], workloads, device, gpu)
+    architecture = _architecture(model["name"], model["path"])
+    _check_fit(architecture, model["dtype"], workloads, device, gpu)
+    return Study(
+        device=device,
+        model=ModelChoice(**model),
+        methods=tuple(filled["methods"]),
+        layers=_layers(filled["layers"], architecture),
+        rounds=filled["rounds"],
+        order_seed=filled["order_seed"],
+        workloads=tuple(Workload(**workload) for workload in workloads),
+        measurement=Measurement(**measurement),
+        host_arena_gib=filled["djinn"]["host_arena_gib"],
+    )
+
+
+def _architecture(name: str, path: str | None) -> Architecture:
+    if path is None:
+        return LLAMA_2[name]
+    try:
+        return from_checkpoint(Path(path))
+    except ValueError as error:
+        raise ConfigError(f"config: model.path: {error}") from error
+
+
+def _layers(wanted: str | list[int], architecture: Architecture) -> tuple[int, ...]:
+    depth = architecture.layers
+    if isinstance(wanted, str):
+        return tuple(sorted({1, *(max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4))}))
+    beyond = [layer for layer in wanted if layer > depth]
+    if beyond:
+        raise ConfigError(f"config: layers: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")
+    return tuple(sorted(wanted))
+
+
+def bytes_needed(architecture: Architecture, dtype: str, workload: Mapping[str, Any]) -> int:
+    """Device memory that one measurement takes, roughly.
+
+    Weights; the KV cache, three times (the session's, and what decode steps make anew); activations of one layer; the
+    logits of the run and of the reference.
+    """
+    tokens = workload["batch"] * workload["tokens"]
+    kv = 3 * architecture.kv_bytes(tokens, dtype) if workload["kv_cache"] else 0
+    activations = 4 * tokens * (8 * architecture.hidden_size + 3 * architecture.intermediate_size)
+    logits = 8 * tokens * architecture.vocab_size
+    return architecture.weight_bytes(dtype) + kv + activations + logits
+
+
+def _largest_that_fits(dtype: str, workloads: list[dict[str, Any]], device: str, gpu: Gpu | None) -> str:
+    if device == "cpu" or gpu is None:
+        return "llama-2-tiny"
+    for name in ("llama-2-13b", "llama-2-7b"):
+        if all(bytes_needed(LLAMA_2[name], dtype, workload) <= gpu.memory_bytes for workload in workloads):
+            return name
+    raise ConfigError(
+        f"config: model.name: auto: not even llama-2-7b fits the {gpu.memory_bytes / 2**30:.0f} GiB of the {gpu.name} "
+        "with these workloads; ask for fewer tokens, or for llama-2-tiny"
+    )
+
+
+def _check_fit(
+    architecture: Architecture, dtype: str, workloads: list[dict[str, Any]], device: str, gpu: Gpu | None
+) -> None:
+    for workload in workloads:
+        longest = workload["tokens"]
+        if longest >= architecture.max_positions:
+            raise ConfigError(
+                f"config: workloads: {workload['name']}: {longest} tokens; {architecture.name} takes fewer than "
+                f"{architecture.max_positions}"
+            )
+        needed = bytes_needed(architecture, dtype, workload)
+        if device == "cuda" and gpu is not None and needed > gpu.memory_bytes:
+            raise ConfigError(
+                f"config: model.name: {architecture.name} needs about {needed / 2**30:.0f} GiB for workload "
+                f"{workload['name']}; the {gpu.name} has {gpu.memory_bytes / 2**30:.0f} GiB. Allowed: a smaller model, "
+                "fewer tokens, or auto"
+            )
+
+
+def main() -> int:
+    """Resolve a configuration for this machine and write it as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.study", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    parser.add_argument("--config-json", help="the configuration itself, as JSON; the workflow passes its own so")
+    parser.add_argument("--out", type=Path, required=True, help="where the resolved study goes")
+    arguments = parser.parse_args()
+    try:
+        config = json.loads(arguments.config_json) if arguments.config_json else load_config(arguments.config)
+        write_json(arguments.out, resolve(config).to_json())
+    except (ConfigError, DeviceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

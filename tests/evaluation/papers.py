@@ -1,0 +1,48 @@
+"""A synthetic results folder with its summary, for the tests of the tools that write the paper."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.aggregate import summarise
+from evaluation.paper import Findings
+from evaluation.runs import Run, load_run
+from evaluation.summary import write_summary
+from tests.evaluation.synthetic import Synthetic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The folder of one run and the summary beside it."""
+
+    folder: Path
+    summary: Path
+
+    @classmethod
+    def make(cls, root: Path, recipe: Synthetic, name: str = "local") -> "Results":
+        """Write the run of ``recipe`` and its summary under ``root``."""
+        results = cls(folder=recipe.write(root / "results" / name), summary=root / "results" / "summary.csv")
+        results.aggregate()
+        return results
+
+    @property
+    def machine(self) -> Path:
+        """The probe's file."""
+        return self.folder / "machine.json"
+
+    def aggregate(self) -> None:
+        """Write the summary from the records as they are now."""
+        write_summary(self.summary, summarise([self.run()]))
+
+    def run(self) -> Run:
+        """The run, read again."""
+        return load_run(self.folder)
+
+    def findings(self) -> Findings:
+        """The rows of the run."""
+        return Findings.read(self.summary, self.folder.name)
+
+    def edit_summary(self, old: str, new: str) -> None:
+        """Replace text in the summary; ``old`` must be there."""
+        text = self.summary.read_text()
+        assert old in text
+        self.summary.write_text(text.replace(old, new))

@@ -1,0 +1,199 @@
+"""Synthetic runs, valid against the schema, with medians chosen so that what follows can be worked out by
+hand.
+
+Every time of a cell is its median plus a symmetric scatter of the samples, so the median of any clock is
+exact.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+LAYERS = [1, 10, 20, 30, 40]
+FRONTIER_BYTES = 22_000_000
+HISTORY_BYTES_PER_LAYER = 40_000_000
+MATRIX_TFLOPS = 500.0
+LINK_GBPS = 55.0
+SCATTER = 0.01  # of the median, from end to end
+
+
+def ready_ms(method: str, variant: str, workload: str, layer: int, functional: bool) -> float:
+    """Median of the clock ready: the magnitudes of an H100, or of a tiny model on a CPU."""
+    slow = workload == "session" and variant in ("pinned", "pageable")
+    if functional:
+        return {"vanilla": 0.05, "recompute": 0.5 * layer, "djinn": 0.4}.get(method, 0.02 * layer if slow else 0.4)
+    times = {"vanilla": 0.01, "recompute": 1.0 + 3.0 * layer, "djinn": 0.63}
+    return times.get(method, (0.64 + 0.76 * layer if slow else 0.64) * (5 if variant == "pageable" else 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """Recipe of a run; :meth:`write` makes the folder."""
+
+    functional: bool = False
+    layers: tuple[int, ...] = tuple(LAYERS)
+    methods: tuple[str, ...] = ("vanilla", "recompute", "manual_offload", "djinn")
+    rounds: int = 1
+    samples: int = 30
+    gpu_name: str = "NVIDIA H100 80GB HBM3"
+    ready: Callable[[str, str, str, int, bool], float] = ready_ms
+
+    def study(self) -> Json:
+        """The settings, as study.json holds them."""
+        return {
+            "device": "cpu" if self.functional else "cuda",
+            "model": {
+                "name": "llama-2-13b",
+                "path": None,
+                "dtype": "bfloat16",
+                "attention": "sdpa",
+                "seed": 0,
+            },
+            "methods": list(self.methods),
+            "layers": list(self.layers),
+            "rounds": self.rounds,
+            "order_seed": 1,
+            "workloads": [
+                {"name": "activation", "batch": 1, "tokens": 2048, "kv_cache": False},
+                {"name": "session", "batch": 1, "tokens": 2048, "kv_cache": True},
+            ],
+            "measurement": {
+                "samples": self.samples,
+                "warmup_samples": 3,
+                "validation_samples": 2,
+                "think_time_ms": 50,
+                "decode_steps": 2,
+            },
+            "host_arena_gib": 4,
+        }
+
+    def machine(self) -> Json:
+        """The probe, as machine.json holds it."""
+        if self.functional:
+            missing = {"unavailable": "no GPU"}
+            ceilings: Json = {"matrix_tflops_bf16": missing, "pinned_h2d_gbps": missing}
+            gpu: Json = {"name": missing}
+        else:
+            ceilings = {
+                "matrix_tflops_bf16": {"median": MATRIX_TFLOPS, "samples": [MATRIX_TFLOPS]},
+                "pinned_h2d_gbps": {"median": LINK_GBPS, "samples": [LINK_GBPS]},
+            }
+            gpu = {"name": self.gpu_name}
+        return {"functional": self.functional, "gpu": gpu, "host": {}, "software": {}, "ceilings": ceilings}
+
+    def record(self, method: str, layer: int, number: int) -> Json:
+        """One raw record."""
+        cells = []
+        for workload in self.study()["workloads"]:
+            variants = {"manual_offload": ["pinned", "pageable"]}.get(method, ["default"])
+            if method == "manual_offload" and workload["kv_cache"]:
+                variants = [*variants, "pinned_ordered"]
+            cells += [self._cell(method, variant, workload, layer) for variant in variants]
+        return {
+            "schema": 1,
+            "method": method,
+            "layer": layer,
+            "round": number,
+            "study": self.study(),
+            "model": {
+                "name": "llama-2-13b",
+                "weights": "random, seed 0",
+                "dtype": "bfloat16",
+                "attention": "sdpa",
+                "layers": 40,
+                "hidden_size": 5120,
+                "parameter_bytes": 26_000_000_000,
+            },
+            "provenance": {
+                "started": "2026-01-01T00:00:00Z",
+                "command": f"python -m evaluation.benchmark_{method}",
+                "git": {"commit": "0" * 40, "dirty": False},
+                "source_sha256": "a" * 64,
+                "device": "cpu" if self.functional else "cuda",
+                "device_name": "cpu" if self.functional else self.gpu_name,
+                "versions": {"torch": "2.13.0"},
+            },
+            "cells": cells,
+        }
+
+    def _cell(self, method: str, variant: str, workload: Json, layer: int) -> Json:
+        ready = self.ready(method, variant, workload["name"], layer, self.functional)
+        partners = ["pinned", *(["pinned_ordered"] if workload["kv_cache"] else [])] if method == "djinn" else []
+        history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
+        scatter = [1 + SCATTER * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
+        return {
+            "workload": workload["name"],
+            "variant": variant,
+            "headline": variant in ("default", "pinned"),
+            "outcome": "ok",
+            "message": "",
+            "frontier_bytes": FRONTIER_BYTES,
+            "state_bytes": FRONTIER_BYTES + history,
+            "recompute_flops": 1e12 * layer if method == "recompute" else None,
+            "validation_samples": 2,
+            "samples": [
+                {
+                    **clocks(ready * factor),
+                    "floor_ms": 0.5 * factor if method in ("manual_offload", "djinn") else None,
+                    "device_bytes_paused": None if self.functional else 0,
+                    "host_bytes_paused": FRONTIER_BYTES + history,
+                    "overwritten_bytes": FRONTIER_BYTES,
+                    "bit_exact": True,
+                    "paired": {
+                        partner: {
+                            "djinn_first": index % 2 == 0,
+                            **clocks(
+                                factor * self.ready("manual_offload", partner, workload["name"], layer, self.functional)
+                            ),
+                            "bit_exact": True,
+                        }
+                        for partner in partners
+                    }
+                    or None,
+                }
+                for index, factor in enumerate(scatter)
+            ],
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write the run to ``folder`` and return it."""
+        write(folder / "machine.json", self.machine())
+        write(folder / "study.json", self.study())
+        for method in self.methods:
+            for layer in self.layers:
+                for number in range(1, self.rounds + 1):
+                    write(record_path(folder, method, layer, number), self.record(method, layer, number))
+        return folder
+
+
+def clocks(ready: float) -> Json:
+    """All times of a sample that was ready after ``ready`` ms."""
+    return {
+        "pause_ms": 2 * ready,
+        "ready_ms": ready,
+        "first_kernel_ms": ready + 0.1,
+        "resident_ms": ready + 1,
+        "result_ms": ready + 2,
+    }
+
+
+def record_path(folder: Path, method: str, layer: int, number: int = 1) -> Path:
+    """Where a record lies in the run at ``folder``."""
+    return folder / "raw" / method / f"layer_{layer}" / f"round_{number}.json"
+
+
+def write(path: Path, value: object) -> None:
+    """Write ``value`` as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Apply ``change`` to the JSON value in the file at ``path``."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
