@@ -9,6 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1]
+# Editing one of these changes no measurement.
+_PAPER_MODULES = (
+    *("aggregate", "paper", "paper_figure", "paper_numbers", "paper_table"),
+    *("publish", "runs", "statistics", "summary"),
+)
 _PACKAGES = ("torch", "transformers", "numpy", "snakemake", "nvidia-ml-py")
 
 
@@ -28,10 +33,15 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def measuring_sources() -> list[Path]:
+    """The Python files that a measurement depends on: the system, and of the evaluation all but the paper's tools."""
+    return sorted(path for path in SOURCE.rglob("*.py") if path.stem not in _PAPER_MODULES)
+
+
 def source_sha256() -> str:
-    """Digest of every Python file under ``src/``, by relative path and content: which code ran, without git."""
+    """Digest of the measuring sources, by relative path and content: which code ran, without git."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCE.rglob("*.py")):
+    for path in measuring_sources():
         content = path.read_bytes()
         digest.update(f"{path.relative_to(SOURCE).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)

@@ -1,0 +1,22 @@
+"""The artifact: `snakemake --cores 1 paper_figures` measures this machine and writes the paper's figures."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/probe.smk"
+include: "rules/measure.smk"
+include: "rules/aggregate.smk"
+include: "rules/paper.smk"
+
+
+rule paper_figures:
+    input:
+        paper_outputs("local"),
+        paper_outputs(PAPER_RUN) if PAPER_RUN in PUBLISHED else [],
+    default_target: True

@@ -1,0 +1,25 @@
+"""This run and the published ones, in one tidy table."""
+
+
+rule aggregate:
+    input:
+        expand("src/evaluation/{name}.py", name=["aggregate", "runs", "statistics", "summary"]),
+        [record(job) for job in STUDY.jobs()],
+        rules.study.output,
+        rules.probe.output,
+        [
+            str(path)
+            for run in PUBLISHED
+            for path in sorted(Path(run_directory(run)).rglob("*"))
+            if path.is_file()
+        ],
+    output:
+        "results/summary.csv",
+    log:
+        "logs/aggregate.log",
+    conda:
+        ENVIRONMENT
+    params:
+        runs=[run_directory(run) for run in [*PUBLISHED, "local"]],
+    shell:
+        "python3 -m evaluation.aggregate --out {output} {params.runs} > {log} 2>&1"

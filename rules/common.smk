@@ -1,0 +1,68 @@
+"""What the rules share: the study resolved for this machine, where runs lie, and Python for the jobs."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+# Jobs run `python3 -m evaluation...` with the interpreter that runs Snakemake, activated or not, and from any checkout.
+SOURCE = Path(workflow.basedir, "src")
+sys.path.insert(0, str(SOURCE))
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+from evaluation.devices import DeviceError
+from evaluation.provenance import measuring_sources
+from evaluation.study import ConfigError, check, resolve
+
+try:
+    STUDY = resolve(config)
+    PAPER_RUN = check(config)["paper_run"]
+except (ConfigError, DeviceError) as error:
+    raise WorkflowError(str(error)) from None
+
+ENVIRONMENT = "../envs/evaluation.yaml"
+LOCAL = "results/local"
+# Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.
+PUBLISHED = sorted(path.parent.name for path in Path("results/published").glob("*/machine.json"))
+# Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
+MEASURING = [os.path.relpath(path) for path in measuring_sources()]
+
+if PAPER_RUN not in PUBLISHED:
+    logger.warning(
+        f"paper_run: {PAPER_RUN} is not under results/published; only this machine's set is drawn."
+    )
+
+
+def run_directory(run):
+    """Folder of a run by its name."""
+    return LOCAL if run == "local" else f"results/published/{run}"
+
+
+def paper_directory(run):
+    """Where the figures of a run go."""
+    return "paper_figures/local" if run == "local" else "paper_figures"
+
+
+def record(job):
+    """Path of the record of a job."""
+    return f"{LOCAL}/raw/{job.method}/layer_{job.layer}/round_{job.round}.json"
+
+
+def module(name):
+    """Path of a module of the evaluation."""
+    return f"src/evaluation/{name}.py"
+
+
+# Higher runs first; the order is shuffled so that a drift of the machine does not look like depth.
+PRIORITY = {record(job): len(STUDY.jobs()) - index for index, job in enumerate(STUDY.jobs())}
+
+
+def place_in_order(wildcards):
+    """Snakemake priority of a measuring job."""
+    name = f"{LOCAL}/raw/{wildcards.method}/layer_{wildcards.layer}/round_{wildcards.round}.json"
+    return PRIORITY.get(name, 0)

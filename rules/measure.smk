@@ -1,0 +1,25 @@
+"""One job per method, layer and round: its own process, one record with every raw sample."""
+
+
+rule measure:
+    input:
+        MEASURING,
+        study=rules.study.output,
+        # the probe runs first, but probing again does not measure again
+        machine=ancient(rules.probe.output),
+    output:
+        f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
+    log:
+        "logs/measure/{method}_layer_{layer}_round_{round}.log",
+    wildcard_constraints:
+        method="|".join(STUDY.methods),
+        layer=r"\d+",
+        round=r"\d+",
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    priority: place_in_order
+    shell:
+        "python3 -m evaluation.benchmark_{wildcards.method} --layer {wildcards.layer}"
+        " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"

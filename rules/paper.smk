@@ -1,0 +1,94 @@
+"""Figures, table and numbers of one run: the paper's in paper_figures/, this machine's in paper_figures/local/."""
+
+FIGURES = {"crossover": "activation", "crossover_session": "session"}
+
+
+def drawn_workloads(run):
+    """Figures of a run, by the workloads that it measured."""
+    if run == "local":
+        measured = {workload.name for workload in STUDY.workloads}
+    else:
+        study = json.loads(Path(run_directory(run), "study.json").read_text())
+        measured = {workload["name"] for workload in study["workloads"]}
+    return {figure: workload for figure, workload in FIGURES.items() if workload in measured}
+
+
+def paper_outputs(run):
+    """Everything that is drawn and written of a run."""
+    figures = [f"{name}.{suffix}" for name in drawn_workloads(run) for suffix in ("pdf", "png")]
+    return [
+        f"{paper_directory(run)}/{name}"
+        for name in [*figures, "capabilities.tex", "numbers.tex", "numbers.json"]
+    ]
+
+
+# The same three rules for each of the two runs: their outputs lie in different folders.
+for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
+
+    for figure, workload in drawn_workloads(run).items():
+
+        rule:
+            name:
+                f"{figure}_{run}"
+            input:
+                module("paper"),
+                module("paper_figure"),
+                summary="results/summary.csv",
+                machine=f"{run_directory(run)}/machine.json",
+            output:
+                pdf=f"{paper_directory(run)}/{figure}.pdf",
+                png=f"{paper_directory(run)}/{figure}.png",
+            log:
+                f"logs/{figure}_{run}.log",
+            conda:
+                ENVIRONMENT
+            params:
+                run=run,
+                workload=workload,
+            shell:
+                "python3 -m evaluation.paper_figure --summary {input.summary} --run {params.run}"
+                " --workload {params.workload} --machine {input.machine}"
+                " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
+
+    rule:
+        name:
+            f"table_{run}"
+        input:
+            module("paper"),
+            module("paper_table"),
+            "src/evaluation/templates/capabilities.tex.j2",
+            summary="results/summary.csv",
+            machine=f"{run_directory(run)}/machine.json",
+        output:
+            f"{paper_directory(run)}/capabilities.tex",
+        log:
+            f"logs/table_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            run=run,
+        shell:
+            "python3 -m evaluation.paper_table --summary {input.summary} --run {params.run}"
+            " --machine {input.machine} --out {output} > {log} 2>&1"
+
+    rule:
+        name:
+            f"numbers_{run}"
+        input:
+            module("paper"),
+            module("paper_numbers"),
+            f"{run_directory(run)}/study.json",
+            summary="results/summary.csv",
+            machine=f"{run_directory(run)}/machine.json",
+        output:
+            tex=f"{paper_directory(run)}/numbers.tex",
+            json=f"{paper_directory(run)}/numbers.json",
+        log:
+            f"logs/numbers_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            run=run,
+        shell:
+            "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
+            " --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
