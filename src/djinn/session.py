@@ -20,7 +20,7 @@ from djinn.core import DjinnError, IllegalMove, Phase, SessionAbandoned, move
 from djinn.forward import GapGate, KvLayers, LayerHooks, tensors_in
 from djinn.ownership import Ownership
 from djinn.state import FRONTIER, NamedView, SessionState, Walk, local_variables, state_of
-from djinn.transfer import Restore, Swapped, TransferEngine, raw_bytes
+from djinn.transfer import SwappedState, TransferEngine, raw_bytes
 
 
 class StateView(Mapping[str, torch.Tensor]):
@@ -93,9 +93,8 @@ class Session:
         self._stream: torch.cuda.Stream | None = None
         self._roots: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
         self._state: SessionState | None = None
-        self._swapped: tuple[Swapped, ...] = ()
-        self._restore: Restore | None = None
-        self._awaited: Restore | None = None  # the same, until the session's own stream waits for all of it
+        self._swapped: SwappedState | None = None  # from IO_WAIT on; after RESUME, the restore under way
+        self._awaited: SwappedState | None = None  # the same after RESUME, until the session's stream waits for all
         self._gate = GapGate(self._wait_for)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
@@ -153,8 +152,8 @@ class Session:
             for item in self._state.storages:
                 raw = raw_bytes(item.storage)
                 yield from ((view, raw) for view in item.views)
-        elif self._phase is Phase.IO_WAIT:
-            for entry in self._swapped:
+        elif self._phase is Phase.IO_WAIT and self._swapped is not None:
+            for entry in self._swapped.entries:
                 yield from ((view, entry.host) for view in entry.item.views)
         else:
             raise IllegalMove(f"the state of a session that is {self._phase.value} cannot be read; it must be parked")
@@ -193,25 +192,24 @@ class Session:
         :class:`IllegalMove` unless parked, :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried).
         """
         with self._signals:
-            if self._phase is Phase.IO_WAIT:
+            if self._phase is Phase.IO_WAIT and self._swapped is not None:
                 self._engine.swap_in(self._swapped, self._stream, self._go)
             elif self._phase is Phase.PAUSED:
                 if self._stream is not None:
                     self._stream.synchronize()
-                self._go(None)
+                self._go()
             else:
                 raise IllegalMove(f"RESUME needs a parked session; this one is {self._phase.value}")
 
-    def _go(self, restore: Restore | None) -> None:
-        self._restore = self._awaited = restore
-        self._swapped = ()
+    def _go(self) -> None:
+        self._awaited = self._swapped
         self._move(Phase.RUNNING)
         self._wake.set()
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
-        restore = self._restore
-        return restore is None or restore.wait_resident(timeout)
+        swapped = self._swapped
+        return swapped is None or swapped.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
         """What the program returned; raises what it raised, and ``TimeoutError`` after ``timeout`` seconds.
@@ -230,15 +228,17 @@ class Session:
         with self._signals:
             if self._phase is Phase.CLOSED:
                 return
+            was = self._phase
             self._abandoned = True
             self._wake.set()
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join()
-            if self._restore is not None:
-                self._restore.wait_resident()
-            self._engine.release(self._swapped)
-            self._swapped, self._state, self._restore, self._roots = (), None, None, None
-            self._awaited = None
+            if self._swapped is not None:
+                if was is Phase.IO_WAIT:
+                    self._engine.release(self._swapped.entries)
+                else:
+                    self._swapped.wait_resident()
+            self._state = self._swapped = self._awaited = self._roots = None
             self._future = Future()
             self._future.set_exception(DjinnError("the session is closed"))
             self._move(Phase.CLOSED)
@@ -275,7 +275,7 @@ class Session:
         if self._awaited is not None:
             self._gate.exit()
             self._wait_for(tensors_in((args, kwargs)))
-            for entry in self._awaited.swapped:
+            for entry in self._awaited.entries:
                 if entry.item.rank[1] == layer:
                     self._awaited.wait(entry.item.storage._cdata)
 

@@ -21,16 +21,21 @@ from djinn.state import SessionState, StateStorage
 
 @dataclass(frozen=True, kw_only=True)
 class Swapped:
-    """One storage in host memory; ``host`` is its copy: uint8, shape [nbytes], aliases the arena."""
+    """One storage in host memory.
+
+    ``host`` is its copy and ``device`` its own bytes, which exist again after the swap-in: uint8, shape [nbytes].
+    """
 
     item: StateStorage
     extent: Extent
     host: torch.Tensor
+    device: torch.Tensor
 
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    """The bytes of ``storage`` as a uint8 tensor that aliases it."""
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    """The bytes of ``storage`` as a uint8 tensor that aliases it, writable in every mode."""
+    with torch.inference_mode(False):
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
@@ -39,12 +44,18 @@ def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) 
         stream.wait_stream(leader)
 
 
-class Restore:
-    """A swap-in under way. Its waits order the calling thread's stream behind the copies, not the host."""
+class SwappedState:
+    """A session's state in host memory, and then on its way back.
 
-    def __init__(self, swapped: Iterable[Swapped]) -> None:
-        self.swapped = tuple(swapped)
-        self._missing = {entry.item.storage._cdata for entry in self.swapped}  # not submitted yet
+    Whatever a swap-in needs is built here, at the pause. Its waits order the calling thread's stream behind the copies,
+    not the host.
+    """
+
+    def __init__(self, entries: Iterable[Swapped]) -> None:
+        self.entries = tuple(entries)
+        self.frontier = tuple(entry for entry in self.entries if not entry.item.rank[0])
+        self.history = tuple(entry for entry in self.entries if entry.item.rank[0])
+        self._missing = {entry.item.storage._cdata for entry in self.entries}  # not submitted yet
         self._events: dict[int, torch.cuda.Event] = {}
         self._changed = threading.Condition()
         self._resident = threading.Event()
@@ -56,7 +67,10 @@ class Restore:
         return self._resident.is_set()
 
     def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
-        """Note that the copies of ``entries`` are in the queue and end with ``event`` (None: have ended)."""
+        """Note that the copies of ``entries`` are in the queue and end with ``event``.
+
+        None if nobody will have to wait for them: they have ended before the program goes on.
+        """
         with self._changed:
             for entry in entries:
                 address = entry.item.storage._cdata
@@ -84,7 +98,7 @@ class Restore:
 
     def wait_all(self) -> None:
         """:meth:`wait` for every storage."""
-        for entry in self.swapped if not self.resident else ():
+        for entry in self.entries if not self.resident else ():
             self.wait(entry.item.storage._cdata)
         self._check()
 
@@ -97,6 +111,11 @@ class Restore:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _allocate(entries: Iterable[Swapped]) -> None:
+    for entry in entries:
+        entry.item.storage.resize_(entry.item.nbytes)
 
 
 class TransferEngine:
@@ -119,98 +138,92 @@ class TransferEngine:
             return nullcontext()
         return torch.cuda.stream(stream)
 
-    def swap_out(self, state: SessionState, compute: torch.cuda.Stream | None) -> tuple[Swapped, ...]:
+    def swap_out(self, state: SessionState, compute: torch.cuda.Stream | None) -> SwappedState:
         """Copy ``state`` to the host, then free its device memory; waits for both.
 
         ``compute`` is the stream that produced it (None on the CPU). Raises :class:`HostMemoryFull`, and leaves all as
         it was, if the arena has no room.
         """
-        swapped: list[Swapped] = []
+        entries: list[Swapped] = []
         try:
             for item in state.storages:
                 extent = self._arena.reserve(item.nbytes)
-                swapped.append(Swapped(item=item, extent=extent, host=self._arena.view(extent, item.nbytes)))
-            if self._out is not None:
-                self._out.wait_stream(compute or torch.cuda.current_stream(self.device))
+                host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
+                entries.append(Swapped(item=item, extent=extent, host=host, device=device))
+            _follow(self._out, compute)
             with self._on(self._out):
-                for entry in swapped:
-                    entry.host.copy_(raw_bytes(entry.item.storage), non_blocking=True)
+                for entry in entries:
+                    entry.host.copy_(entry.device, non_blocking=True)
             if self._out is not None:
                 self._out.synchronize()
         except BaseException:
-            self.release(swapped)
+            self.release(entries)
             raise
         # Nothing reads the device's copy any more: the copies have ended, and the program's thread is parked.
-        for entry in swapped:
+        for entry in entries:
             entry.item.storage.resize_(0)
-        return tuple(swapped)
+        return SwappedState(entries)
 
-    def release(self, swapped: Iterable[Swapped]) -> None:
+    def release(self, entries: Iterable[Swapped]) -> None:
         """Give the host memory back."""
-        for entry in swapped:
+        for entry in entries:
             self._arena.release(entry.extent)
 
-    def swap_in(
-        self, swapped: tuple[Swapped, ...], compute: torch.cuda.Stream | None, go: Callable[[Restore], None]
-    ) -> None:
-        """Bring ``swapped`` back; returns when its frontier is resident.
+    def swap_in(self, state: SwappedState, compute: torch.cuda.Stream | None, go: Callable[[], None]) -> None:
+        """Bring ``state`` back; returns when its frontier is resident.
 
-        ``go`` is then called, with the restore under way, to wake the program; the rest follows behind its computation,
-        and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the
-        state intact on the host, if the device has no room.
+        ``go`` is then called to wake the program; the rest follows behind its computation, and the host copies are
+        released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state intact on the host, if
+        the device has no room.
         """
-        split = next((index for index, entry in enumerate(swapped) if entry.item.rank[0]), len(swapped))
-        frontier, history = swapped[:split], swapped[split:]
+        # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
+        stream = compute if compute is None or compute.query() else self._in
         ready = None
         try:
             # All memory is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own. The
             # hidden states are on their way while everything else is prepared.
             with self._on(compute):
-                for group in (frontier[:1], frontier[1:]):
-                    self._allocate(group)
-                    _follow(self._in, compute)
-                    ready = self._copy_in(group, self._in)
-                self._allocate(history)
+                for group in (state.frontier[:1], state.frontier[1:]):
+                    _allocate(group)
+                    if stream is not compute:
+                        _follow(stream, compute)
+                    ready = self._copy_in(group, stream)
+                _allocate(state.history)
                 _follow(self._in_behind, compute)
         except torch.OutOfMemoryError as error:
-            if self._in is not None:
-                self._in.synchronize()
-            for entry in swapped:
+            if stream is not None:
+                stream.synchronize()
+            for entry in state.entries:
                 entry.item.storage.resize_(0)
-            wanted = sum(entry.item.nbytes for entry in swapped)
+            wanted = sum(entry.item.nbytes for entry in state.entries)
             raise DeviceMemoryFull(f"the device has no room for {wanted} bytes of session state: {error}") from error
-        restore = Restore(swapped)
-        restore.submitted(frontier, ready)
+        state.submitted(state.frontier, None)
         try:
             if ready is not None:
                 ready.synchronize()
         finally:
             # Not before: two more threads would compete with this one for the interpreter, and delay its return.
-            go(restore)
-            self._behind.put(lambda: self._bring_back(restore, history))
-
-    def _allocate(self, entries: Iterable[Swapped]) -> None:
-        for entry in entries:
-            entry.item.storage.resize_(entry.item.nbytes)
+            go()
+            self._behind.put(lambda: self._bring_back(state))
 
     def _copy_in(self, entries: Iterable[Swapped], stream: torch.cuda.Stream | None) -> torch.cuda.Event | None:
         with self._on(stream):
             for entry in entries:
-                raw_bytes(entry.item.storage).copy_(entry.host, non_blocking=True)
+                entry.device.copy_(entry.host, non_blocking=True)
             return stream.record_event() if stream is not None else None
 
-    def _bring_back(self, restore: Restore, history: tuple[Swapped, ...]) -> None:
+    def _bring_back(self, state: SwappedState) -> None:
         try:
-            for entry in history:
-                restore.submitted([entry], self._copy_in([entry], self._in_behind))
+            for entry in state.history:
+                state.submitted([entry], self._copy_in([entry], self._in_behind))
             if self._in_behind is not None:
                 self._in_behind.synchronize()
         except RuntimeError as error:  # the program's thread waits for these copies: it must hear of it
-            restore.finish(error)
+            state.finish(error)
             return
-        self.release(restore.swapped)
-        restore.finish()
+        self.release(state.entries)
+        state.finish()
 
     def _work(self) -> None:
         while (job := self._behind.get()) is not None:

@@ -8,6 +8,7 @@ import torch
 from tests.programs import greedy, prefill
 
 import djinn
+from djinn import transfer
 
 LAYERS = 6
 
@@ -275,14 +276,14 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
     """A device without room leaves the state on the host; RESUME works once there is room."""
     session = parked(runtime, 3, greedy, llama, input_ids, 2)
     session.io_wait()
-    allocate = runtime._engine._allocate
+    allocate = transfer._allocate
 
     def refuse(entries):
         allocate(entries)
         if any(entry.item.rank[0] for entry in entries):  # the frontier has found room, the history does not
             raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(runtime._engine, "_allocate", refuse)
+    monkeypatch.setattr(transfer, "_allocate", refuse)
     with pytest.raises(djinn.DeviceMemoryFull):
         session.resume()
     assert session.phase is djinn.Phase.IO_WAIT

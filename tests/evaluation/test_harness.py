@@ -7,9 +7,9 @@ import time
 
 import pytest
 import torch
-from evaluation.study import resolve
 
-from djinn.transfer import Restore, TransferEngine
+from djinn import transfer
+from djinn.transfer import TransferEngine
 from evaluation.benchmark_djinn import Djinn
 from evaluation.benchmark_manual_offload import OrderedOffload, PageableOffload, PinnedOffload, variants
 from evaluation.benchmark_recompute import Recompute
@@ -17,6 +17,7 @@ from evaluation.benchmark_vanilla import Vanilla
 from evaluation.harness import NotBitExact, measure
 from evaluation.job import check_record, run_job
 from evaluation.models import build
+from evaluation.study import resolve
 
 CONFIG = {
     "device": "cpu",
@@ -129,25 +130,24 @@ def copy_nothing(self, entries, stream):
     return None
 
 
-def skip_history(self, restore, history):
-    restore.submitted(history, None)
-    self.release(restore.swapped)
-    restore.finish()
+def skip_history(self, state):
+    state.submitted(state.history, None)
+    self.release(state.entries)
+    state.finish()
 
 
-def signal_early(self, swapped, compute, go):
+def signal_early(self, state, compute, go):
     """Ready is signalled before the copies, which arrive in time for the computation."""
-    self._allocate(swapped)
-    restore = Restore(swapped)
+    transfer._allocate(state.entries)
 
     def later():
         time.sleep(0.05)
-        restore.submitted(swapped, self._copy_in(swapped, None))
-        self.release(swapped)
-        restore.finish()
+        state.submitted(state.entries, self._copy_in(state.entries, None))
+        self.release(state.entries)
+        state.finish()
 
     self._behind.put(later)
-    go(restore)
+    go()
 
 
 @pytest.mark.parametrize(
