@@ -16,7 +16,7 @@ include: "rules/paper.smk"
 
 
 rule paper_figures:
+    default_target: True
     input:
         paper_outputs("local"),
         paper_outputs(PAPER_RUN) if PAPER_RUN in PUBLISHED else [],
-    default_target: True

@@ -3,7 +3,10 @@
 
 rule aggregate:
     input:
-        expand("src/evaluation/{name}.py", name=["aggregate", "runs", "statistics", "summary"]),
+        expand(
+            "src/evaluation/{name}.py",
+            name=["aggregate", "runs", "statistics", "summary"],
+        ),
         [record(job) for job in STUDY.jobs()],
         rules.study.output,
         rules.probe.output,

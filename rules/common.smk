@@ -12,8 +12,12 @@ from snakemake.logging import logger
 # Jobs run `python3 -m evaluation...` with the interpreter that runs Snakemake, activated or not, and from any checkout.
 SOURCE = Path(workflow.basedir, "src")
 sys.path.insert(0, str(SOURCE))
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ.update(
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
+    ),
+    PYTHONPATH=os.pathsep.join(filter(None, [str(SOURCE), os.getenv("PYTHONPATH")])),
+)
 
 from evaluation.devices import DeviceError
 from evaluation.provenance import measuring_sources
@@ -28,7 +32,9 @@ except (ConfigError, DeviceError) as error:
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = "results/local"
 # Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.
-PUBLISHED = sorted(path.parent.name for path in Path("results/published").glob("*/machine.json"))
+PUBLISHED = sorted(
+    path.parent.name for path in Path("results/published").glob("*/machine.json")
+)
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
 
@@ -59,7 +65,9 @@ def module(name):
 
 
 # Higher runs first; the order is shuffled so that a drift of the machine does not look like depth.
-PRIORITY = {record(job): len(STUDY.jobs()) - index for index, job in enumerate(STUDY.jobs())}
+PRIORITY = {
+    record(job): len(STUDY.jobs()) - index for index, job in enumerate(STUDY.jobs())
+}
 
 
 def place_in_order(wildcards):

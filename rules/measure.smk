@@ -15,11 +15,11 @@ rule measure:
         method="|".join(STUDY.methods),
         layer=r"\d+",
         round=r"\d+",
+    priority: place_in_order
     conda:
         ENVIRONMENT
     resources:
         gpu=1,
-    priority: place_in_order
     shell:
         "python3 -m evaluation.benchmark_{wildcards.method} --layer {wildcards.layer}"
         " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"

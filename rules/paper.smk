@@ -10,12 +10,16 @@ def drawn_workloads(run):
     else:
         study = json.loads(Path(run_directory(run), "study.json").read_text())
         measured = {workload["name"] for workload in study["workloads"]}
-    return {figure: workload for figure, workload in FIGURES.items() if workload in measured}
+    return {
+        figure: workload for figure, workload in FIGURES.items() if workload in measured
+    }
 
 
 def paper_outputs(run):
     """Everything that is drawn and written of a run."""
-    figures = [f"{name}.{suffix}" for name in drawn_workloads(run) for suffix in ("pdf", "png")]
+    figures = [
+        f"{name}.{suffix}" for name in drawn_workloads(run) for suffix in ("pdf", "png")
+    ]
     return [
         f"{paper_directory(run)}/{name}"
         for name in [*figures, "capabilities.tex", "numbers.tex", "numbers.json"]

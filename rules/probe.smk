@@ -21,10 +21,10 @@ rule probe:
         f"{LOCAL}/machine.json",
     log:
         "logs/probe.log",
+    priority: 1000
     conda:
         ENVIRONMENT
     resources:
         gpu=1,
-    priority: 1000
     shell:
         "python3 -m evaluation.probe --out {output} > {log} 2>&1"

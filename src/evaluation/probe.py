@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pynvml
 import torch
 
@@ -108,7 +107,7 @@ def _host() -> dict[str, Field]:
         "cpu": _ask(_cpu_model),
         "cores": os.cpu_count(),
         "cores_usable": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "memory_lock_limit_bytes": "unlimited" if soft == resource.RLIM_INFINITY else soft,
         "numa_nodes": len(nodes) or unavailable("the kernel lists none"),
         "kernel": platform.release(),

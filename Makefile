@@ -1,0 +1,40 @@
+# make paper_figures | make test | make check | make clean
+# Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+
+.PHONY: paper_figures test check clean
+
+paper_figures: $(VENV)/installed
+	$(RUN) snakemake --cores 1 paper_figures
+
+test: $(VENV)/installed-dev
+	$(RUN) python -m pytest $(if $(shell $(RUN) python -c 'import torch; print("gpu" * torch.cuda.is_available())'),,-m "not gpu")
+
+check: $(VENV)/installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) snakemake --lint
+	$(RUN) snakefmt --check Snakefile rules
+
+# Made anew whenever the pins change.
+$(VENV)/installed: envs/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or later is needed; $$($(PYTHON) --version 2>&1) found. Choose another: PYTHON=python3.12 make"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) -r envs/requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed envs/requirements-dev.txt
+	$(PIP) -r envs/requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .snakemake logs results/local results/summary.csv paper_figures/local
