@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: paper_figures test check clean
 
