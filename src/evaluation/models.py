@@ -47,6 +47,8 @@ def build(study: Study) -> Subject:
     # step differed in their last bits. With flash attention they agree, and bit-exactness can be asked of every
     # method.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if study.functional:
+        torch.set_num_threads(1)  # the OpenMP teams of the harness's and the session's thread would spin for one core
     device = torch.device(study.device, 0) if study.device == "cuda" else torch.device(study.device)
     options = {"dtype": DTYPES[study.model.dtype], "attn_implementation": study.model.attention}
     if study.model.path is not None:

@@ -5,6 +5,8 @@ users or folders. The ceilings are measured with plain torch copies and products
 """
 
 import argparse
+import functools
+import json
 import os
 import platform
 import resource
@@ -12,9 +14,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pynvml
 import torch
 
@@ -31,6 +35,11 @@ _ACTIVATION_BYTES = 2048 * 5120 * 2  # the hidden states of Llama-2-13B at 2048 
 def unavailable(reason: str) -> dict[str, str]:
     """A field that could not be had."""
     return {"unavailable": reason}
+
+
+def check_machine(machine: dict[str, Field]) -> None:
+    """Raise ``jsonschema.ValidationError`` if ``machine`` is not what ``machine.schema.json`` describes."""
+    jsonschema.validate(machine, json.loads(resources.files("evaluation").joinpath("machine.schema.json").read_text()))
 
 
 def probe() -> dict[str, Field]:
@@ -85,7 +94,7 @@ def _gpu(gpu: Gpu | None) -> dict[str, Field]:
     pynvml.nvmlInit()
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)
-        return {name: _ask(lambda question=question: question(handle)) for name, question in questions.items()}
+        return {name: _ask(functools.partial(question, handle)) for name, question in questions.items()}
     finally:
         pynvml.nvmlShutdown()
 
@@ -180,7 +189,10 @@ def main() -> int:
     """Write the probe as JSON."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.probe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
-    write_json(parser.parse_args().out, probe())
+    out = parser.parse_args().out
+    found = probe()
+    check_machine(found)
+    write_json(out, found)
     return 0
 
 

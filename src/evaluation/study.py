@@ -228,7 +228,7 @@ def bytes_needed(architecture: Architecture, dtype: str, workload: Mapping[str, 
     Weights; the KV cache, three times (the session's, and what decode steps make anew); activations of one layer; the
     logits of the run and of the reference.
     """
-    tokens = workload["batch"] * workload["tokens"]
+    tokens = int(workload["batch"]) * int(workload["tokens"])
     kv = 3 * architecture.kv_bytes(tokens, dtype) if workload["kv_cache"] else 0
     activations = 4 * tokens * (8 * architecture.hidden_size + 3 * architecture.intermediate_size)
     logits = 8 * tokens * architecture.vocab_size

@@ -4,12 +4,12 @@ Owns its columns, its metrics, the order of its rows and how its numbers are pri
 give the same bytes. What the numbers are is decided by :mod:`evaluation.aggregate`.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from evaluation.atomic import write_text
 
@@ -66,12 +66,8 @@ _NUMBERS = ("median", "ci_low", "ci_high", "p05", "p95", "min")
 
 def write_summary(path: str | Path, rows: Iterable[Row]) -> None:
     """Write ``rows``, in the order given: 6 significant digits, whole bytes exactly."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_printed(getattr(row, column), row.unit) for column in COLUMNS])
-    write_text(path, text.getvalue())
+    printed = [[_printed(getattr(row, column), row.unit) for column in COLUMNS] for row in rows]
+    write_text(path, pd.DataFrame(printed, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
 
 
 def _printed(value: object, unit: str) -> str:
@@ -86,14 +82,19 @@ def _printed(value: object, unit: str) -> str:
 
 def read_summary(path: str | Path) -> list[Row]:
     """The rows of the table at ``path``; raises :class:`SummaryError` for one that cannot be read."""
-    with Path(path).open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise SummaryError(f"{path}: the columns are not {', '.join(COLUMNS)}")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise SummaryError(f"{path} cannot be read: {error}") from error
+    if tuple(table.columns) != COLUMNS:
+        raise SummaryError(f"{path}: the columns are not {', '.join(COLUMNS)}")
+    rows = []
+    for number, line in enumerate(table.to_dict("records"), start=2):
         try:
-            return [_parsed(line) for line in reader]
-        except (ValueError, TypeError, KeyError, csv.Error) as error:
-            raise SummaryError(f"{path}: line {reader.line_num} cannot be read: {error}") from error
+            rows.append(_parsed(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise SummaryError(f"{path}: line {number} cannot be read: {error}") from error
+    return rows
 
 
 def _parsed(line: dict[str, str]) -> Row:

@@ -1,0 +1,155 @@
+"""The configuration: every fault has one message that names the key, and the plan is what was asked for."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluation.architectures import LLAMA_2, from_checkpoint
+from evaluation.devices import Gpu
+from evaluation.study import ConfigError, Study, check, load_config, resolve
+
+ROOT = Path(__file__).parents[2]
+H100 = Gpu(index=0, name="H100", memory_bytes=80 << 30)
+L4 = Gpu(index=0, name="L4", memory_bytes=23 << 30)
+
+
+@pytest.fixture
+def config():
+    return load_config(ROOT / "config.yaml")
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Resolve as on a machine with a GPU that torch can use."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+
+def test_shipped_configuration_is_the_default(config):
+    """config.yaml says nothing else than the schema's defaults: one cannot drift from the other."""
+    assert check(config) == check({})
+
+
+FAULTS = {
+    "mesurement": (
+        {"mesurement": {}},
+        "config: mesurement is not a known key. Did you mean measurement? Allowed: device,",
+    ),
+    "nested": ({"measurement": {"sample": 3}}, "config: measurement.sample is not a known key. Did you mean samples?"),
+    "row": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8, "kv_cache": True, "token": 1}]},
+        "config: workloads.0.token is not a known key. Did you mean tokens?",
+    ),
+    "row lacks": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8}]},
+        "config: workloads.0 lacks a key: 'kv_cache'",
+    ),
+    "method": ({"methods": ["jinn"]}, "config: methods.0: 'jinn' is not one of ['vanilla', 'recompute'"),
+    "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' is not one of"),
+    "type": ({"rounds": "two"}, "config: rounds: 'two' is not of type 'integer'"),
+    "layer": ({"layers": [1, 41]}, "config: layers: 41 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
+    "twice": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8, "kv_cache": True}] * 2},
+        "config: workloads: each name may stand once; there are a, a",
+    ),
+    "length": (
+        {"functional": {"tokens": 5000}},
+        "config: workloads: activation: 5000 tokens; llama-2-tiny takes fewer",
+    ),
+    "checkpoint": ({"model": {"path": "nowhere"}}, "config: model.path: nowhere is no checkpoint folder"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_its_message(fault):
+    """One line that names the key and what is allowed."""
+    change, message = FAULTS[fault]
+    with pytest.raises(ConfigError) as caught:
+        resolve({"device": "cpu", **change})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_model_that_does_not_fit_is_refused(on_gpu, config):
+    """The message names the model, what it needs and what the GPU has."""
+    config["model"]["name"] = "llama-2-70b"
+    with pytest.raises(ConfigError, match=r"model.name: llama-2-70b needs about 13\d GiB .* the H100 has 80 GiB"):
+        resolve(config, H100)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "layers"), [(H100, "llama-2-13b", (1, 10, 20, 30, 40)), (L4, "llama-2-7b", (1, 8, 16, 24, 32))]
+)
+def test_auto_takes_what_the_gpu_holds(on_gpu, config, gpu, name, layers):
+    """13B on an H100, 7B on an L4; layer 1 and the quarters of the depth."""
+    study = resolve(config, gpu)
+    assert (study.device, study.model.name, study.layers) == ("cuda", name, layers)
+    assert {workload.tokens for workload in study.workloads} == {2048}
+    assert study.measurement.samples == 30
+
+
+def test_a_small_gpu_is_told_so(on_gpu, config):
+    """auto on a GPU that holds no model says what would help."""
+    with pytest.raises(ConfigError, match="not even llama-2-7b fits the 8 GiB"):
+        resolve(config, Gpu(index=0, name="small", memory_bytes=8 << 30))
+
+
+def test_functional_run_takes_the_functional_values(config):
+    """On the CPU: the tiny model of 40 layers, fewer tokens and samples, everything else as configured."""
+    config["device"] = "cpu"
+    study = resolve(config)
+    assert study.functional
+    assert study.model.name == "llama-2-tiny"
+    assert study.layers == (1, 10, 20, 30, 40)
+    assert {workload.tokens for workload in study.workloads} == {config["functional"]["tokens"]}
+    assert study.measurement.samples == config["functional"]["samples"]
+    assert study.measurement.decode_steps == config["measurement"]["decode_steps"]
+
+
+def test_jobs_are_shuffled_reproducibly(config):
+    """Every method, layer and round once, in an order that depends on the seed alone and is not lexical."""
+    config.update(device="cpu", rounds=2)
+    jobs = resolve(config).jobs()
+    assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 5 * 2
+    assert jobs == resolve(config).jobs()
+    assert jobs != sorted(jobs, key=lambda job: (job.method, job.layer, job.round))
+    other = copy.deepcopy(config)
+    other["order_seed"] += 1
+    assert resolve(other).jobs() != jobs
+
+
+def test_study_survives_json(config):
+    """What a job reads back is what was resolved."""
+    config["device"] = "cpu"
+    study = resolve(config)
+    assert Study.from_json(json.loads(json.dumps(study.to_json()))) == study
+
+
+def test_architectures_have_the_published_sizes():
+    """Parameters of Llama-2, and the KV cache of 2048 tokens at 13B: 1600 MiB."""
+    assert LLAMA_2["llama-2-7b"].parameters == 6_738_415_616
+    assert LLAMA_2["llama-2-13b"].parameters == 13_015_864_320
+    assert LLAMA_2["llama-2-70b"].parameters == 68_976_648_192
+    assert LLAMA_2["llama-2-13b"].kv_bytes(2048, "bfloat16") == 1600 << 20
+    assert LLAMA_2["llama-2-13b"].weight_bytes("bfloat16") == 2 * 13_015_864_320
+
+
+def test_checkpoint_is_read_from_its_config(tmp_path):
+    """A Llama's config.json gives its sizes; another model type is refused by name."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    sizes = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "vocab_size": 128,
+    }
+    (folder / "config.json").write_text(json.dumps(sizes))
+    found = from_checkpoint(folder)
+    assert (found.name, found.layers, found.kv_heads) == ("mine", 3, 4)
+    (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="holds a 'gpt2' model"):
+        from_checkpoint(folder)

@@ -1,0 +1,139 @@
+"""The real workflow on a tiny configuration, in a copy of the repository."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "device": "cpu",
+    "layers": [1, 3],
+    "workloads": [
+        {"name": "activation", "batch": 1, "tokens": 16, "kv_cache": False},
+        {"name": "session", "batch": 1, "tokens": 16, "kv_cache": True},
+    ],
+    "functional": {"tokens": 16, "samples": 2, "warmup_samples": 0, "validation_samples": 1, "think_time_ms": 0},
+}
+PARTS = ("Snakefile", "config.yaml", "rules", "src", "envs", "profiles", "results/published", "paper_figures")
+
+
+def snakemake(folder, *arguments):
+    """Run Snakemake in ``folder`` and return the finished process; its output is text."""
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of what the workflow needs, with nothing of this machine's earlier runs."""
+    folder = tmp_path_factory.mktemp("copy")
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "local", "*.egg-info"))
+        elif source.exists():
+            target.write_bytes(source.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(copy):
+    """The copy after the main job."""
+    (copy / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    done = snakemake(copy, "paper_figures", "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy
+
+
+@pytest.mark.slow
+def test_main_job_measures_and_draws(finished):
+    """Every method and layer has its record, every figure and table is there and marked as functional."""
+    records = sorted(
+        path.relative_to(finished / "results/local/raw").as_posix()
+        for path in (finished / "results/local/raw").rglob("*.json")
+    )
+    methods = ("djinn", "manual_offload", "recompute", "vanilla")
+    assert records == [f"{method}/layer_{layer}/round_1.json" for method in methods for layer in (1, 3)]
+    with (finished / "results/summary.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == "local"]
+    assert {row["method"] for row in rows if row["metric"] == "ready_ms"} == set(methods)
+    assert any(row["metric"] == "paired_ratio" for row in rows)
+    drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
+    figures = {f"{name}.{suffix}" for name in ("crossover", "crossover_session") for suffix in ("pdf", "png")}
+    assert drawn == {*figures, "capabilities.tex", "numbers.tex", "numbers.json"}
+    table = (finished / "paper_figures/local/capabilities.tex").read_text()
+    assert "functional" in table.lower()
+    assert "--" in table
+
+
+@pytest.mark.slow
+def test_second_run_has_nothing_to_do(finished):
+    """And says so."""
+    again = snakemake(finished, "paper_figures", "--configfile", "tiny.yaml")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_redrawing_gives_the_same_bytes(finished):
+    """The same records, the same files."""
+    folder = finished / "paper_figures/local"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.unlink()
+    assert snakemake(finished, "paper_figures", "--configfile", "tiny.yaml").returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_edits_rerun_what_depends_on_them(finished):
+    """A paper tool redraws and measures nothing; measuring code measures everything again."""
+
+    def planned(module):
+        path = finished / "src" / module
+        original = path.read_text()
+        path.write_text(original + "\n# edited\n")
+        try:
+            done = snakemake(finished, "-n", "paper_figures", "--configfile", "tiny.yaml")
+        finally:
+            path.write_text(original)
+        words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+        return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
+
+    assert planned("djinn/transfer.py")["measure"] == 8
+    drawing = planned("evaluation/paper_figure.py")
+    assert "measure" not in drawing
+    assert drawing["crossover_local"] == 1
+
+
+@pytest.mark.slow
+def test_published_records_are_never_written(finished):
+    """No rule owns a file under results/published/."""
+    listed = snakemake(finished, "--summary", "paper_figures", "--configfile", "tiny.yaml").stdout
+    assert "results/local/machine.json" in listed
+    assert not any(line.startswith("results/published") for line in listed.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"smaples": 3}, "config: smaples is not a known key."),
+        ({"device": "cpu", "layers": [99]}, "config: layers: 99 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
+    ],
+)
+def test_bad_configuration_stops_before_any_job(copy, tmp_path, change, message):
+    """One clear message, exit status 1, and nothing has run."""
+    (tmp_path / "bad.yaml").write_text(json.dumps(change))
+    done = snakemake(copy, "paper_figures", "--configfile", str(tmp_path / "bad.yaml"))
+    assert done.returncode == 1
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "localrule" not in done.stdout + done.stderr
