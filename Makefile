@@ -4,7 +4,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+
+# Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: paper_figures test check clean
 
