@@ -6,8 +6,10 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.utils import update_config
 
 # Jobs run `python3 -m evaluation...` with the interpreter that runs Snakemake, activated or not, and from any checkout.
 SOURCE = Path(workflow.basedir, "src")
@@ -23,11 +25,26 @@ from evaluation.devices import DeviceError
 from evaluation.provenance import measuring_sources
 from evaluation.study import ConfigError, check, resolve
 
+
+def as_in_a_file(value):
+    """A value from `--config`, inside whose lists and maps Snakemake leaves numbers and true or false as text."""
+    if isinstance(value, dict):
+        return {key: as_in_a_file(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [as_in_a_file(part) for part in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+update_config(config, as_in_a_file(dict(workflow.config_settings.config)))
+
 try:
-    STUDY = resolve(config)
-    PAPER_RUN = check(config)["paper_run"]
+    SETTINGS = check(config)
+    STUDY = resolve(SETTINGS)
 except (ConfigError, DeviceError) as error:
     raise WorkflowError(str(error)) from None
+
+# Which run the paper is drawn from is no part of the study: to change it measures nothing again.
+PAPER_RUN = SETTINGS.pop("paper_run")
 
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = "results/local"

@@ -6,7 +6,8 @@ rule measure:
         MEASURING,
         study=rules.study.output,
         # the probe runs first, but probing again does not measure again
-        machine=ancient(rules.probe.output),
+        # (by its path: ancient() marks the object, and rules.probe.output would be ancient to the aggregation too)
+        machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
     log:

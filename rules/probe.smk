@@ -9,7 +9,9 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        config=shlex.quote(json.dumps(config, sort_keys=True)),
+        config=shlex.quote(json.dumps(SETTINGS, sort_keys=True)),
+        # not in the command, but tracked: on another machine the same configuration is another study
+        resolved=json.dumps(STUDY.to_json(), sort_keys=True),
     shell:
         "python3 -m evaluation.study --config-json {params.config} --out {output} > {log} 2>&1"
 
@@ -26,5 +28,7 @@ rule probe:
         ENVIRONMENT
     resources:
         gpu=1,
+    params:
+        device=STUDY.device,
     shell:
-        "python3 -m evaluation.probe --out {output} > {log} 2>&1"
+        "python3 -m evaluation.probe --device {params.device} --out {output} > {log} 2>&1"

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import pynvml
 
@@ -26,17 +27,30 @@ def visible_gpu() -> Gpu | None:
     except pynvml.NVMLError:
         return None
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        wanted = visible.split(",")[0].strip() if visible is not None else "0"
-        for index in range(count):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            if wanted in (str(index), pynvml.nvmlDeviceGetUUID(handle)):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-                return Gpu(index=index, name=pynvml.nvmlDeviceGetName(handle), memory_bytes=int(memory))
-        return None
+        return _first_visible(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip())
     finally:
         pynvml.nvmlShutdown()
+
+
+def _first_visible(wanted: str) -> Gpu | None:
+    """The GPU that ``wanted`` names: a number, a UUID or its beginning, or the UUID of a MIG device."""
+    if wanted.startswith("MIG-"):
+        try:
+            part = pynvml.nvmlDeviceGetHandleByUUID(wanted)
+            return _describe(pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)), part)
+        except pynvml.NVMLError:
+            return None
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        by_uuid = wanted.startswith("GPU-") and pynvml.nvmlDeviceGetUUID(handle).startswith(wanted)
+        if by_uuid or wanted == str(index):
+            return _describe(index, handle)
+    return None
+
+
+def _describe(index: int, handle: Any) -> Gpu:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+    return Gpu(index=index, name=pynvml.nvmlDeviceGetName(handle), memory_bytes=int(memory))
 
 
 def choose_device(wanted: str, gpu: Gpu | None) -> str:

@@ -23,7 +23,7 @@ import pynvml
 import torch
 
 from evaluation.atomic import write_json
-from evaluation.devices import Gpu, visible_gpu
+from evaluation.devices import DeviceError, Gpu, choose_device, visible_gpu
 from evaluation.provenance import git_state, source_sha256, versions
 
 Field = Any  # a JSON value, or {"unavailable": reason}
@@ -42,10 +42,13 @@ def check_machine(machine: dict[str, Field]) -> None:
     jsonschema.validate(machine, json.loads(resources.files("evaluation").joinpath("machine.schema.json").read_text()))
 
 
-def probe() -> dict[str, Field]:
-    """The whole page, see ``machine.schema.json``."""
+def probe(wanted: str = "auto") -> dict[str, Field]:
+    """The whole page, see ``machine.schema.json``, for a study on device ``wanted``: auto, cuda or cpu.
+
+    Raises :class:`evaluation.devices.DeviceError` as :func:`evaluation.devices.choose_device` does.
+    """
     gpu = visible_gpu()
-    cuda = torch.cuda.is_available()
+    cuda = choose_device(wanted, gpu) == "cuda"
     return {
         "functional": not cuda,
         "gpu": _gpu(gpu),
@@ -56,7 +59,7 @@ def probe() -> dict[str, Field]:
             "git": git_state(),
             "source_sha256": source_sha256(),
         },
-        "ceilings": _ceilings(cuda),
+        "ceilings": _ceilings(cuda, _NO_GPU if gpu is None else "a functional run, on the CPU by the configuration"),
     }
 
 
@@ -130,13 +133,13 @@ def _cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def _ceilings(cuda: bool) -> dict[str, Field]:
+def _ceilings(cuda: bool, why_not: str) -> dict[str, Field]:
     names = ("pinned_h2d", "pinned_d2h", "pageable_h2d", "pageable_d2h", "device_copy")
     host_copy = _rate(torch.empty(64 << 20, dtype=torch.uint8), torch.empty(64 << 20, dtype=torch.uint8), samples=5)
     found: dict[str, Field] = {"host_copy_gbps": host_copy}
     if not cuda:
-        absent = {f"{name}_gbps": unavailable(_NO_GPU) for name in names}
-        return {**found, **absent, "matrix_tflops_bf16": unavailable(_NO_GPU)}
+        absent = {f"{name}_gbps": unavailable(why_not) for name in names}
+        return {**found, **absent, "matrix_tflops_bf16": unavailable(why_not)}
     device = torch.device("cuda", 0)
     for size, suffix in ((_COPY_BYTES, "gbps"), (_ACTIVATION_BYTES, "activation_gbps")):
         on_device = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -175,24 +178,30 @@ def _matrix_rate(device: torch.device, size: int = 8192, samples: int = 30) -> d
     left = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
     right = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
     rates = []
-    for _ in range(samples + 3):
+    warmup = 50  # about a tenth of a second: a card raises its clocks when there is work
+    for _ in range(samples + warmup):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         torch.mm(left, right)
         end.record()
         end.synchronize()
         rates.append(2 * size**3 / (start.elapsed_time(end) / 1e3) / 1e12)
-    return _summary(rates[3:])
+    return {**_summary(rates[warmup:]), "n": size}
 
 
 def main() -> int:
     """Write the probe as JSON."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.probe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
-    out = parser.parse_args().out
-    found = probe()
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="of the study; default: auto")
+    arguments = parser.parse_args()
+    try:
+        found = probe(arguments.device)
+    except DeviceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     check_machine(found)
-    write_json(out, found)
+    write_json(arguments.out, found)
     return 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -10,32 +11,42 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1]
 # Editing one of these changes no measurement.
-_PAPER_MODULES = (
+_NOT_MEASURING = (
     *("aggregate", "paper", "paper_figure", "paper_numbers", "paper_table"),
-    *("publish", "runs", "statistics", "summary"),
+    *("probe", "publish", "runs", "statistics", "summary"),
 )
 _PACKAGES = ("torch", "transformers", "numpy", "snakemake", "nvidia-ml-py")
 
 
-def git_state() -> dict[str, object]:
-    """``{commit, dirty}`` of the project's repository, or ``{unavailable: reason}``."""
+def git_state(root: Path | None = None) -> dict[str, object]:
+    """``{commit, dirty}`` of the repository of the folder ``root`` (the sources), or ``{unavailable: reason}``.
+
+    Dirty: a tracked file differs from the commit.
+    """
+    root = root or SOURCE
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        if not _git(root, "ls-files"):  # as in a copy that lies inside some other repository
+            return {"unavailable": "the sources are not tracked by git"}
+        commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     except FileNotFoundError:
         return {"unavailable": "git is not installed"}
-    except subprocess.CalledProcessError:
-        return {"unavailable": "not a git repository with a commit"}
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            return {"unavailable": "git distrusts the repository, because another user owns it"}
+        in_repository = "rev-parse" in error.cmd
+        return {"unavailable": "no commit yet" if in_repository else "the sources are not tracked by git"}
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(SOURCE), *arguments]
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def measuring_sources() -> list[Path]:
-    """The Python files that a measurement depends on: the system, and of the evaluation all but the paper's tools."""
-    return sorted(path for path in SOURCE.rglob("*.py") if path.stem not in _PAPER_MODULES)
+    """The Python files that a measurement depends on: the system, and of the evaluation all but probe and paper."""
+    left_out = {SOURCE / "evaluation" / f"{name}.py" for name in _NOT_MEASURING}
+    return sorted(path for path in SOURCE.rglob("*.py") if path not in left_out)
 
 
 def source_sha256() -> str:
@@ -59,15 +70,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def command() -> str:
+    """The command of this process; of files elsewhere on the machine only the name."""
+    main = sys.modules["__main__"].__spec__
+    program = f"python -m {main.name}" if main is not None else Path(sys.argv[0]).name
+    return shlex.join([*program.split(), *(_without_folders(argument) for argument in sys.argv[1:])])
+
+
+def _without_folders(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    path = Path(value)
+    if path.is_absolute():
+        here = Path.cwd()
+        value = str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    return f"{option}{equals}{value}"
+
+
 def provenance(device: str) -> dict[str, object]:
     """The ``provenance`` entry of a record, for a run on ``device`` (``cuda`` or ``cpu``)."""
     import torch  # noqa: PLC0415 - only where it is loaded anyway
 
-    main = sys.modules["__main__"].__spec__
-    program = f"python -m {main.name}" if main is not None else Path(sys.argv[0]).name
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([program, *sys.argv[1:]]),
+        "command": command(),
         "git": git_state(),
         "source_sha256": source_sha256(),
         "device": device,

@@ -7,6 +7,8 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
+import os
 import random
 import sys
 from collections.abc import Mapping
@@ -127,19 +129,35 @@ class Study:
 def load_config(path: Path) -> dict[str, Any]:
     """The configuration file as a dictionary, unchecked; raises :class:`ConfigError` if it cannot be read."""
     try:
-        return dict(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is no configuration: it holds no keys")
+    return config
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with the schema's defaults filled in; raises :class:`ConfigError` for what the schema refuses."""
     schema = yaml.safe_load(SCHEMA.read_text())
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
+    error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(config))
     if error is not None:
         raise ConfigError(_explain(error))
     filled: dict[str, Any] = _with_defaults(config, schema)
     return filled
+
+
+def _validator(schema: Mapping[str, Any]) -> jsonschema.protocols.Validator:
+    """As JSON Schema has it, but 30.0 is no count, and infinity, which JSON does not have, is no number."""
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda checker, value: (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
+    )
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)(schema)
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -154,7 +172,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         return f"config: {place or 'the configuration'} lacks a key: {error.message}"
     allowed = error.schema.get("description", "")
-    return f"config: {place}: {error.message}" + (f". Allowed: {allowed}" if allowed else "")
+    return f"config: {place or 'the configuration'}: {error.message}" + (f". Allowed: {allowed}" if allowed else "")
 
 
 def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
@@ -250,6 +268,10 @@ def _largest_that_fits(dtype: str, workloads: list[dict[str, Any]], device: str,
 def _check_fit(
     architecture: Architecture, dtype: str, workloads: list[dict[str, Any]], device: str, gpu: Gpu | None
 ) -> None:
+    if device == "cuda" and gpu is not None:
+        where, memory_bytes = f"the {gpu.name}", gpu.memory_bytes
+    else:
+        where, memory_bytes = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for workload in workloads:
         longest = workload["tokens"]
         if longest >= architecture.max_positions:
@@ -258,10 +280,10 @@ def _check_fit(
                 f"{architecture.max_positions}"
             )
         needed = bytes_needed(architecture, dtype, workload)
-        if device == "cuda" and gpu is not None and needed > gpu.memory_bytes:
+        if needed > memory_bytes:
             raise ConfigError(
                 f"config: model.name: {architecture.name} needs about {needed / 2**30:.0f} GiB for workload "
-                f"{workload['name']}; the {gpu.name} has {gpu.memory_bytes / 2**30:.0f} GiB. Allowed: a smaller model, "
+                f"{workload['name']}; {where} has {memory_bytes / 2**30:.0f} GiB. Allowed: a smaller model, "
                 "fewer tokens, or auto"
             )
 
@@ -276,7 +298,7 @@ def main() -> int:
     try:
         config = json.loads(arguments.config_json) if arguments.config_json else load_config(arguments.config)
         write_json(arguments.out, resolve(config).to_json())
-    except (ConfigError, DeviceError) as error:
+    except (ConfigError, DeviceError, json.JSONDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -130,6 +130,6 @@ def test_source_digest_follows_measuring_code_only(tmp_path, monkeypatch):
 def test_git_state_without_a_repository(tmp_path, monkeypatch):
     """A reason instead of a commit."""
     monkeypatch.setattr(provenance, "SOURCE", tmp_path)
-    assert provenance.git_state() == {"unavailable": "not a git repository with a commit"}
+    assert provenance.git_state() == {"unavailable": "the sources are not tracked by git"}
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state() == {"unavailable": "git is not installed"}

@@ -153,3 +153,33 @@ def test_checkpoint_is_read_from_its_config(tmp_path):
     (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "gpt2"}))
     with pytest.raises(ValueError, match="holds a 'gpt2' model"):
         from_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 2.0}, "config: rounds: 2.0 is not of type 'integer'"),
+        ({"rounds": True}, "config: rounds: True is not of type 'integer'"),
+        ({"measurement": {"think_time_ms": float("inf")}}, "config: measurement.think_time_ms: inf is not of type"),
+    ],
+)
+def test_numbers_that_would_fail_later_are_refused(change, message):
+    """A count is a whole number as written, and nothing is infinite."""
+    with pytest.raises(ConfigError) as caught:
+        resolve({"device": "cpu", **change})
+    assert str(caught.value).startswith(message)
+
+
+def test_model_must_fit_a_machine_without_gpu_too(monkeypatch):
+    """On the CPU the machine's memory is the limit."""
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 << 20}.get)
+    with pytest.raises(ConfigError, match=r"model\.name: llama-2-7b needs .*; this machine has 8 GiB"):
+        resolve({"device": "cpu", "model": {"name": "llama-2-7b"}})
+
+
+def test_file_without_keys_is_refused(tmp_path):
+    """An empty file and broken YAML are faults of the configuration, not tracebacks."""
+    for text in ("", "a: ["):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="configuration"):
+            load_config(tmp_path / "c.yaml")

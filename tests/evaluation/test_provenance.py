@@ -1,0 +1,138 @@
+"""Where a record comes from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from evaluation import provenance as module
+from evaluation.provenance import command, git_state, measuring_sources, provenance, source_sha256, versions
+
+
+def git(folder, *arguments):
+    """Run git there, whoever the user is."""
+    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with one file in its index."""
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("1\n")
+    git(tmp_path, "add", ".")
+    return tmp_path
+
+
+def test_the_commit_is_named_and_a_change_makes_it_dirty(repository):
+    """A clean tree, an untracked file and a changed one are told apart."""
+    git(repository, "commit", "-m", "first")
+    clean = git_state(repository)
+    assert len(clean["commit"]) == 40
+    assert clean["dirty"] is False
+    (repository / "notes").write_text("untracked")
+    assert git_state(repository) == clean
+    (repository / "code.py").write_text("2\n")
+    assert git_state(repository) == {**clean, "dirty": True}
+
+
+def test_without_a_commit_the_reason_is_given(repository, tmp_path_factory, monkeypatch):
+    """No commit, no repository, somebody else's repository around a copy, and no git each have their reason."""
+    assert git_state(repository) == {"unavailable": "no commit yet"}
+    git(repository, "commit", "-m", "first")
+    (repository / "copy").mkdir()
+    (repository / "copy" / "code.py").write_text("1\n")
+    assert git_state(repository / "copy") == {"unavailable": "the sources are not tracked by git"}
+    outside = tmp_path_factory.mktemp("outside")
+    assert git_state(outside) == {"unavailable": "the sources are not tracked by git"}
+    monkeypatch.setenv("PATH", str(outside))
+    assert git_state(repository) == {"unavailable": "git is not installed"}
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the sources that a test may change."""
+    target = tmp_path / "src"
+    shutil.copytree(module.SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "SOURCE", target)
+    return target
+
+
+def test_the_digest_is_of_what_measures(copy):
+    """The system's and the harness's modules change it, by content and by name; the paper's tools do not."""
+    before = source_sha256()
+    for name in ("paper_figure", "aggregate", "probe"):
+        with (copy / "evaluation" / f"{name}.py").open("a") as file:
+            file.write("# edited\n")
+    (copy / "evaluation" / "record.schema.json").write_text("{}")
+    assert source_sha256() == before
+    seen = {before}
+    (copy / "djinn" / "paper.py").write_text("")  # a name of the paper's, in the system
+    seen.add(source_sha256())
+    with (copy / "evaluation" / "harness.py").open("a") as file:
+        file.write("# edited\n")
+    seen.add(source_sha256())
+    (copy / "evaluation" / "clocks.py").rename(copy / "evaluation" / "timers.py")
+    seen.add(source_sha256())
+    assert len(seen) == 4
+
+
+def test_the_digest_does_not_depend_on_the_folder(copy):
+    """Two checkouts of the same sources have the same digest, though their paths differ."""
+    in_copy = source_sha256()
+    shutil.copytree(copy, copy.parent / "elsewhere")
+    module.SOURCE = copy.parent / "elsewhere"  # the fixture puts the old one back
+    assert source_sha256() == in_copy
+
+
+def test_what_measures_imports_nothing_that_is_left_out():
+    """No module outside the digest takes part in a measurement."""
+    left_out = set(module.SOURCE.rglob("*.py")) - set(measuring_sources())
+    assert {"probe.py", "paper_figure.py"} <= {path.name for path in left_out}
+    names = [f"evaluation.{path.stem}" for path in left_out]
+    code = (
+        "import sys, evaluation.benchmark_vanilla, evaluation.benchmark_recompute, evaluation.benchmark_djinn\n"
+        "import evaluation.benchmark_manual_offload\n"
+        f"sys.exit(', '.join(sorted(set({names!r}) & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_can_be_repeated_and_names_no_folder(monkeypatch, tmp_path):
+    """Paths below the working folder stay relative to it; of others only the name is kept; spaces are quoted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--layer", "3", "--out", str(tmp_path / "a b" / "r.json"), "--study=/home/me/study.json"]
+    )
+    words = command().split(" ", 3)
+    assert words[:2] == ["python", "-m"]
+    assert words[3] == "--layer 3 --out 'a b/r.json' --study=study.json"
+
+
+def test_provenance_is_what_a_record_asks_for(monkeypatch):
+    """Exactly the keys of the schema, valid, without the folders of this machine."""
+    schema = json.loads(resources.files("evaluation").joinpath("record.schema.json").read_text())
+    wanted = schema["properties"]["provenance"]
+    found = provenance("cpu")
+    jsonschema.validate(found, wanted)
+    assert set(found) == set(wanted["required"])
+    assert str(Path.cwd()) not in json.dumps(found)
+
+
+def test_versions_are_those_that_run():
+    """Python, torch and transformers are named with the version that is imported."""
+    import torch
+    import transformers
+
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert found["transformers"] == transformers.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert os.sep not in "".join(found.values())
