@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from djinn.core import Phase
 from djinn.forward import KvLayers, LayerHooks, find_layers, storages_of_model
 from djinn.host_memory import HostArena
 from djinn.ownership import Ownership
@@ -53,7 +54,6 @@ class Runtime:
         session = Session(
             breakpoint=breakpoint,
             visit=visit,
-            depth=self.depth,
             hooks=self._hooks,
             kv_layers=self._kv_layers,
             engine=self._engine,
@@ -61,7 +61,7 @@ class Runtime:
             model_storages=self._model_storages,
             turn=self._turn,
         )
-        self._sessions = [*(other for other in self._sessions if other.phase.value != "closed"), session]
+        self._sessions = [*(other for other in self._sessions if other.phase is not Phase.CLOSED), session]
         return session
 
     def close(self) -> None:

@@ -66,7 +66,6 @@ class Session:
         *,
         breakpoint: int,
         visit: int,
-        depth: int,
         hooks: LayerHooks,
         kv_layers: KvLayers,
         engine: TransferEngine,
@@ -76,7 +75,6 @@ class Session:
     ) -> None:
         self.breakpoint = breakpoint
         self._visits_left = visit
-        self._depth = depth
         self._hooks = hooks
         self._kv_layers = kv_layers
         self._engine = engine

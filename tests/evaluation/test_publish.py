@@ -106,7 +106,7 @@ def test_a_functional_run_is_refused(tmp_path, published):
         publish(folder, published, "laptop")
 
 
-@pytest.mark.parametrize("name", ["", "h100_sxm", "../h100", "h100 sxm", "-h100", "h100-", ".h100", "h100\n"])
+@pytest.mark.parametrize("name", ["", "local", "h100_sxm", "../h100", "h100 sxm", "-h100", "h100-", ".h100", "h100\n"])
 def test_a_bad_name_is_refused(local, published, name):
     """The name becomes a folder, a column and a file name."""
     with pytest.raises(RunError, match="--name"):
