@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.programs import greedy, prefill
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import djinn
-from tests.programs import greedy, prefill
 
 pytestmark = pytest.mark.gpu
 
