@@ -219,20 +219,18 @@ def state_of(
 
 
 def _state_storage(nodes: list[Node]) -> StateStorage:
-    views = []
-    for node in sorted(nodes, key=lambda node: node.rank):
-        tensor = node.obj
-        assert isinstance(tensor, torch.Tensor)
-        views.append(
-            NamedView(
-                name=node.name,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                stride=tensor.stride(),
-                offset=int(tensor.storage_offset()),
-            )
+    """The one storage under the tensors of ``nodes``, the name that is needed first in front."""
+    ordered = sorted(nodes, key=lambda node: node.rank)
+    tensors = [node.obj for node in ordered if isinstance(node.obj, torch.Tensor)]
+    views = tuple(
+        NamedView(
+            name=node.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+            offset=int(tensor.storage_offset()),
         )
-    storage = nodes[0].obj.untyped_storage()  # type: ignore[attr-defined]
-    return StateStorage(
-        storage=storage, nbytes=storage.nbytes(), rank=min(node.rank for node in nodes), views=tuple(views)
+        for node, tensor in zip(ordered, tensors, strict=True)
     )
+    storage = tensors[0].untyped_storage()
+    return StateStorage(storage=storage, nbytes=storage.nbytes(), rank=ordered[0].rank, views=views)
