@@ -37,6 +37,9 @@ _LABELS = {
 }
 
 
+_SAMPLES_FOR_95 = 6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A latency as the table prints it."""
@@ -89,6 +92,8 @@ def table(findings: Findings, *, functional: bool) -> str:
             layer=layer,
             lines=lines,
             ordered=[cell for cell in cells("manual_offload", ORDERED) if cell.interval],
+            # Fewer than six values have no rank interval of 95 %: the rows hold their extremes.
+            spread=Latex(r"95\,\% interval" if min(counts, default=0) >= _SAMPLES_FOR_95 else "range"),
             samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
             out_of_memory=any(cell.median == REFUSED for line in lines for cell in line.cells),
             unmeasured=UNMEASURED,

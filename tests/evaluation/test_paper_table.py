@@ -141,3 +141,10 @@ def test_a_changed_record_changes_the_cell(results):
     results.aggregate()
     cells = rows_of(table(results.findings(), functional=False))["\\sys{} (Ours)"][0]
     assert cells == ["7.00", "0.630", "--", "--"]
+
+
+@pytest.mark.parametrize(("taken", "words"), [(5, "median and range of 5"), (6, "median and 95\\,\\% interval of 6")])
+def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
+    """Five values have no rank interval of 95 %; six do."""
+    few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))
+    assert words in table(few.findings(), functional=False)
