@@ -9,7 +9,7 @@ code runs with copies that finish when they return.
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -145,20 +145,21 @@ class TransferEngine:
         it was, if the arena has no room.
         """
         entries: list[Swapped] = []
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.release, entries)
             for item in state.storages:
                 extent = self._arena.reserve(item.nbytes)
                 host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
                 entries.append(Swapped(item=item, extent=extent, host=host, device=device))
+            if self._out is not None:
+                undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
             _follow(self._out, compute)
             with self._on(self._out):
                 for entry in entries:
                     entry.host.copy_(entry.device, non_blocking=True)
             if self._out is not None:
                 self._out.synchronize()
-        except BaseException:
-            self.release(entries)
-            raise
+            undo.pop_all()
         # Nothing reads the device's copy any more: the copies have ended, and the program's thread is parked.
         for entry in entries:
             entry.item.storage.resize_(0)

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 
 import pytest
 import torch
@@ -355,6 +356,40 @@ def test_state_read_between_layers_is_waited_for(llama, input_ids):
             session.resume()
             assert torch.equal(session.result(30), expected)
             session.close()
+
+
+@pytest.mark.parametrize("visit", [1, 2])
+def test_late_history_is_waited_for(runtime, llama, input_ids, monkeypatch, visit):
+    """However late the KV cache arrives, layers and decode steps that read it wait: the run is bit-equal."""
+    bring_back = transfer.TransferEngine._bring_back
+
+    def late(engine, state):
+        time.sleep(0.2)
+        bring_back(engine, state)
+
+    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", late)
+    session = parked(runtime, 3, greedy, llama, input_ids, 3, visit=visit)
+    session.io_wait()
+    spoil(session.storage_sizes)
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 3))
+
+
+def test_a_copy_that_fails_gives_the_host_memory_back(runtime, llama, input_ids, monkeypatch):
+    """IO_WAIT that raises half-way leaves the session as it was, and it runs on from the device."""
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+
+    def refuse(stream):
+        raise RuntimeError("the copy failed")
+
+    monkeypatch.setattr(runtime._engine, "_on", refuse)
+    with pytest.raises(RuntimeError, match="the copy failed"):
+        session.io_wait()
+    monkeypatch.undo()
+    assert session.phase is djinn.Phase.PAUSED
+    assert runtime.arena.reserved_bytes == 0
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 2))
 
 
 def test_hooks_come_off(llama):
