@@ -9,10 +9,15 @@ SOURCE = Path(__file__).parents[1] / "src"
 # A module of the system may import those of lower rank only.
 RANK = {
     "core": 0,
-    "host_memory": 1,
-    "state": 1,
+    "caller": 1,
     "forward": 1,
+    "gates": 1,
+    "host_memory": 1,
+    "policy": 1,
+    "state": 1,
     "ownership": 2,
+    "state_view": 2,
+    "discovery": 3,
     "transfer": 3,
     "session": 4,
     "runtime": 5,

@@ -12,9 +12,18 @@
 The model's code and the call stay as they are. Nothing here knows of the evaluation.
 """
 
-from djinn.core import DeviceMemoryFull, DjinnError, HostMemoryFull, IllegalMove, LayersNotFound, Phase
-from djinn.runtime import Runtime
+from djinn.core import (
+    DeviceMemoryFull,
+    DjinnError,
+    HostMemoryFull,
+    IllegalMove,
+    LayersNotFound,
+    Phase,
+    SessionCancelled,
+)
+from djinn.runtime import Runtime, Status, StatusTable
 from djinn.session import Session
+from djinn.state_view import StateEntry, StateView
 
 __all__ = [
     "DeviceMemoryFull",
@@ -25,4 +34,9 @@ __all__ = [
     "Phase",
     "Runtime",
     "Session",
+    "SessionCancelled",
+    "StateEntry",
+    "StateView",
+    "Status",
+    "StatusTable",
 ]

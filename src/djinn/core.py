@@ -11,8 +11,8 @@ class Phase(Enum):
 
     CREATED = "created"
     RUNNING = "running"  # its thread computes, or waits for its turn to
-    PAUSED = "paused"  # parked at the breakpoint, state on the device
-    IO_WAIT = "io_wait"  # parked at the breakpoint, state in host memory
+    PAUSED = "paused"  # parked after a layer, state on the device
+    IO_WAIT = "io_wait"  # parked after a layer, state in host memory or free to go there
     FINISHED = "finished"
     FAILED = "failed"
     CLOSED = "closed"
@@ -20,9 +20,9 @@ class Phase(Enum):
 
 _MOVES = {
     Phase.CREATED: {Phase.RUNNING, Phase.CLOSED},
-    Phase.RUNNING: {Phase.PAUSED, Phase.FINISHED, Phase.FAILED, Phase.CLOSED},
-    Phase.PAUSED: {Phase.IO_WAIT, Phase.RUNNING, Phase.CLOSED},
-    Phase.IO_WAIT: {Phase.RUNNING, Phase.CLOSED},
+    Phase.RUNNING: {Phase.PAUSED, Phase.FINISHED, Phase.FAILED},
+    Phase.PAUSED: {Phase.IO_WAIT, Phase.RUNNING},
+    Phase.IO_WAIT: {Phase.RUNNING},
     Phase.FINISHED: {Phase.CLOSED},
     Phase.FAILED: {Phase.CLOSED},
     Phase.CLOSED: set(),
@@ -49,8 +49,12 @@ class LayersNotFound(DjinnError):
     """The model's decoder layers could not be told apart from its other modules; name them by ``layers=``."""
 
 
+class SessionCancelled(DjinnError):
+    """What ``result()`` raises of a session that was cancelled or closed before its program ended."""
+
+
 class SessionAbandoned(BaseException):
-    """Unwinds the program of a session that is closed before its end. Private: no caller ever sees it."""
+    """Unwinds the program of a session that is cancelled before its end. Private: no caller ever sees it."""
 
 
 def move(current: Phase, target: Phase) -> Phase:

@@ -1,18 +1,19 @@
-"""The only file that knows ``nn.Module`` and Hugging Face: decoder layers, their hooks, KV caches, the gaps between.
+"""The only file that knows ``nn.Module`` and Hugging Face: decoder layers, their hooks, KV caches.
 
 Hooks stand on every decoder layer and on the model itself, once per runtime, and come off when it closes. A thread that
 is no session passes through them untouched. Nothing here knows streams, phases or host memory.
 """
 
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from djinn.core import LayersNotFound
+from djinn.core import DjinnError, LayersNotFound
 
 
 class Passage(Protocol):
@@ -63,14 +64,25 @@ def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
 
 
 class LayerHooks:
-    """Calls the :class:`Passage` of the current thread, if it has one, around each layer and after the model."""
+    """Calls the :class:`Passage` of the current thread, if it has one, around each layer and after the model.
+
+    Raises :class:`DjinnError` for a model that another runtime has hooked, or that is compiled: a hook put on a
+    compiled module is silently ignored, and the program would never stop.
+    """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        _refuse_compiled_and_hooked(model)
+        self._process = os.getpid()
         self._passages: dict[int, Passage] = {}
         self._handles = [model.register_forward_hook(self._left_model, always_call=True)]
         for number, layer in enumerate(layers, start=1):
-            self._handles.append(layer.register_forward_pre_hook(self._entering(number), with_kwargs=True))
-            self._handles.append(layer.register_forward_hook(self._leaving(number), with_kwargs=True))
+            self._handles.append(layer.register_forward_pre_hook(partial(self._entering, number), with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(partial(self._leaving, number), with_kwargs=True))
+
+    def _passage(self) -> Passage | None:
+        # A process forked from a session's thread has that thread's identity, and nobody there to resume it.
+        passage = self._passages.get(threading.get_ident())
+        return passage if passage is not None and self._process == os.getpid() else None
 
     def attach(self, passage: Passage) -> None:
         """Route the current thread's passes through the model to ``passage``."""
@@ -85,26 +97,32 @@ class LayerHooks:
         for handle in self._handles:
             handle.remove()
 
-    def _entering(self, number: int) -> Callable[..., None]:
-        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            passage = self._passages.get(threading.get_ident())
-            if passage is not None:
-                passage.enter_layer(number, args, kwargs)
+    def _entering(self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        passage = self._passage()
+        if passage is not None:
+            passage.enter_layer(number, args, kwargs)
 
-        return entering
-
-    def _leaving(self, number: int) -> Callable[..., None]:
-        def leaving(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-            passage = self._passages.get(threading.get_ident())
-            if passage is not None:
-                passage.leave_layer(number, args, kwargs, output)
-
-        return leaving
+    def _leaving(
+        self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        passage = self._passage()
+        if passage is not None:
+            passage.leave_layer(number, args, kwargs, output)
 
     def _left_model(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        passage = self._passages.get(threading.get_ident())
+        passage = self._passage()
         if passage is not None:
             passage.leave_model()
+
+
+def _refuse_compiled_and_hooked(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} {name}".rstrip()
+        if hasattr(module, "_torchdynamo_orig_callable") or module._compiled_call_impl is not None:
+            raise DjinnError(f"{where} is compiled, and ignores hooks: give the runtime the model before torch.compile")
+        for hook in module._forward_hooks.values():
+            if isinstance(getattr(getattr(hook, "func", hook), "__self__", None), LayerHooks):
+                raise DjinnError(f"{where} belongs to another runtime already: close that one first")
 
 
 class KvLayers:
@@ -136,53 +154,3 @@ class KvLayers:
 
 def _is_cache(obj: object) -> bool:
     return any(base.__name__ == "Cache" and base.__module__ == "transformers.cache_utils" for base in type(obj).__mro__)
-
-
-def tensors_in(value: object) -> Iterator[torch.Tensor]:
-    """Tensors in nested tuples, lists and dictionaries: the forms in which operators and layers take them."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
-
-
-class GapGate(TorchDispatchMode):
-    """Between layers, holds an operator back until the storages that it reads are there.
-
-    What runs between two layers may read more than the layers' own arguments (``x + layer(norm(x))`` wants the old x).
-    Off inside layers, where it would cost time for nothing and is not bit-neutral under inference mode.
-    """
-
-    def __init__(self, wait: Callable[[Iterable[torch.Tensor]], None]) -> None:
-        super().__init__()
-        self._wait = wait
-        self._open = False
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Wait for what ``func`` reads, then run it."""
-        self._wait(tensors_in((args, kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-    def enter(self) -> bool:
-        """Start watching the current thread; False, and no effect, where operators cannot be watched faithfully."""
-        if torch.is_inference_mode_enabled() or _get_current_dispatch_mode_stack():
-            return False
-        self.__enter__()
-        self._open = True
-        return True
-
-    def exit(self) -> None:
-        """Stop watching, if it was."""
-        if self._open:
-            self._open = False
-            self.__exit__(None, None, None)

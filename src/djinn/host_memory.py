@@ -6,10 +6,12 @@ is handed out first fit; neighbours that become free are merged. It knows nothin
 """
 
 import mmap
+import resource
 import threading
-from bisect import insort
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -28,6 +30,32 @@ class Extent:
 
 def _round_up(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """Host memory that this process may still take, in bytes: the system's available memory, or less in a container.
+
+    Source: ``/proc/meminfo`` and the memory controller of cgroup version 2 or 1, below ``root``.
+    """
+    meminfo = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            texts = [(root / "sys/fs/cgroup" / name).read_text().strip() for name in (limit, usage)]
+        except OSError:
+            continue
+        if texts[0] != "max":
+            available = min(available, int(texts[0]) - int(texts[1]))
+    return max(available, 0)
+
+
+def memory_lock_limit() -> int | None:
+    """The most bytes that this process may lock (``RLIMIT_MEMLOCK``), or None without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 class HostArena:
@@ -61,38 +89,45 @@ class HostArena:
         if int(error) != 0:
             self._pinned = False
             raise HostMemoryFull(
-                f"the system refused to pin {self.nbytes} bytes of host memory ({error}): "
-                "reserve less, or raise the memory-lock limit"
+                f"the system refused to pin {self.nbytes} bytes of host memory ({error}): reserve less, or raise the "
+                f"memory-lock limit, which is {memory_lock_limit() or 'unlimited'} (bytes)"
             )
 
-    def reserve(self, nbytes: int) -> Extent:
-        """Reserve at least ``nbytes`` > 0; raise :class:`HostMemoryFull` if no free range is as large."""
-        wanted = _round_up(nbytes)
-        with self._lock:
-            for index, gap in enumerate(self._free):
-                if gap.nbytes >= wanted:
-                    rest = gap.nbytes - wanted
-                    self._free[index : index + 1] = [Extent(offset=gap.offset + wanted, nbytes=rest)] if rest else []
-                    extent = Extent(offset=gap.offset, nbytes=wanted)
-                    self._reserved.add(extent)
-                    return extent
-            free = sum(gap.nbytes for gap in self._free)
-        raise HostMemoryFull(
-            f"the host arena of {self.nbytes} bytes has no free range of {wanted} bytes ({free} bytes free in all)"
-        )
+    def reserve(self, sizes: Sequence[int]) -> list[Extent]:
+        """Reserve a range of at least each of ``sizes`` (bytes, > 0): all of them, or none.
 
-    def release(self, extent: Extent) -> None:
-        """Give ``extent`` back. Raises ``ValueError`` if it is not reserved."""
+        Raises :class:`HostMemoryFull` if they do not fit.
+        """
+        wanted = [_round_up(nbytes) for nbytes in sizes]
         with self._lock:
-            if extent not in self._reserved:
-                raise ValueError(f"{extent} is not reserved")
-            self._reserved.remove(extent)
-            insort(self._free, extent)
-            merged = [self._free[0]]
-            for gap in self._free[1:]:
-                last = merged[-1]
-                if last.offset + last.nbytes == gap.offset:
-                    merged[-1] = Extent(offset=last.offset, nbytes=last.nbytes + gap.nbytes)
+            free = list(self._free)
+            extents: list[Extent] = []
+            for nbytes in wanted:
+                index = next((i for i in range(len(free)) if free[i].nbytes >= nbytes), None)
+                if index is None:
+                    raise HostMemoryFull(
+                        f"the host arena of {self.nbytes} bytes has no room for {sum(wanted)} bytes in ranges of up to "
+                        f"{max(wanted)} bytes ({sum(gap.nbytes for gap in self._free)} bytes are free, "
+                        f"{max((gap.nbytes for gap in self._free), default=0)} of them in one piece)"
+                    )
+                gap = free[index]
+                extents.append(Extent(offset=gap.offset, nbytes=nbytes))
+                rest = Extent(offset=gap.offset + nbytes, nbytes=gap.nbytes - nbytes)
+                free[index : index + 1] = [rest] if rest.nbytes else []
+            self._free = free
+            self._reserved.update(extents)
+        return extents
+
+    def release(self, extents: Sequence[Extent]) -> None:
+        """Give ``extents`` back. Raises ``ValueError``, and releases none, if one of them is not reserved."""
+        with self._lock:
+            if strangers := [extent for extent in extents if extent not in self._reserved]:
+                raise ValueError(f"{strangers[0]} is not reserved")
+            self._reserved.difference_update(extents)
+            merged: list[Extent] = []
+            for gap in sorted([*self._free, *extents]):
+                if merged and merged[-1].offset + merged[-1].nbytes == gap.offset:
+                    merged[-1] = Extent(offset=merged[-1].offset, nbytes=merged[-1].nbytes + gap.nbytes)
                 else:
                     merged.append(gap)
             self._free = merged

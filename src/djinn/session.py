@@ -1,99 +1,91 @@
-"""One session: a program on its own thread, parked by a hook at its breakpoint and sent on by RESUME.
+"""One session: a program on its own thread, parked by a hook after a layer and sent on by RESUME.
 
 The program's Python stack stays alive while it is parked, so neither the model's code nor the call has to change. The
 thread that signals (IO_WAIT, RESUME) does the copying; the session's own thread only waits and computes, one session at
 a time per device.
 """
 
-import contextvars
-import sys
+import os
 import threading
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from djinn.core import DjinnError, IllegalMove, Phase, SessionAbandoned, move
-from djinn.forward import GapGate, KvLayers, LayerHooks, tensors_in
-from djinn.ownership import Ownership
-from djinn.state import FRONTIER, NamedView, SessionState, Walk, local_variables, state_of
+from djinn.caller import Surroundings, Turn
+from djinn.core import (
+    DeviceMemoryFull,
+    DjinnError,
+    HostMemoryFull,
+    IllegalMove,
+    Phase,
+    SessionAbandoned,
+    SessionCancelled,
+    move,
+)
+from djinn.discovery import Discovery
+from djinn.forward import LayerHooks
+from djinn.gates import GapGate, tensors_in
+from djinn.policy import Idle
+from djinn.state import SessionState, StateStorage
+from djinn.state_view import StateView
 from djinn.transfer import SwappedState, TransferEngine, raw_bytes
 
-
-class StateView(Mapping[str, torch.Tensor]):
-    """The named tensors of a parked session: on the device while PAUSED, in host memory during IO_WAIT.
-
-    Tensors alias the state: what is written into them is what the program finds when it goes on. They are void after
-    RESUME. ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same.
-    """
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._tensors:
-            raise KeyError(f"no tensor {name!r} in the session's state; it has: {', '.join(self._tensors)}")
-        return self._tensors[name]
-
-    def __setitem__(self, name: str, value: torch.Tensor) -> None:
-        current = self[name]
-        if value.shape != current.shape or value.dtype != current.dtype:
-            raise ValueError(
-                f"{name} is {current.dtype} {list(current.shape)}; "
-                f"it cannot be replaced by {value.dtype} {list(value.shape)}"
-            )
-        current.copy_(value)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+_PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 
 
 class Session:
     """Made by :meth:`djinn.Runtime.open`; every method may be called from any thread.
 
-    ``breakpoint`` is the decoder layer L (1 .. N) after which the program parks, at the ``visit``-th time that it gets
-    there; the program parks once.
+    A program parks after decoder layer L (1 .. N), the ``visit``-th time that it gets there from now on, or at the next
+    layer after :meth:`pause`.
     """
 
     def __init__(
         self,
+        number: int,
         *,
-        breakpoint: int,
-        visit: int,
+        depth: int,
         hooks: LayerHooks,
-        kv_layers: KvLayers,
         engine: TransferEngine,
-        ownership: Ownership,
-        model_storages: frozenset[int],
-        turn: threading.Lock,
+        discovery: Discovery,
+        turn: Turn,
+        make_room: Callable[[int], int],
+        keep_budget: Callable[[], None],
     ) -> None:
-        self.breakpoint = breakpoint
-        self._visits_left = visit
+        self.number = number
+        self.breakpoint: int | None = None
+        self.layer: int | None = None  # after which it is parked
+        self._depth = depth
         self._hooks = hooks
-        self._kv_layers = kv_layers
         self._engine = engine
-        self._ownership = ownership
-        self._model_storages = model_storages
-        self._turn = turn  # held by the one session of the device that computes
+        self._discovery = discovery
+        self._turn = turn
+        self._make_room = make_room
+        self._keep_budget = keep_budget
+        self._process = os.getpid()
         self._phase = Phase.CREATED
+        self._since = time.monotonic()
         self._changed = threading.Condition()
         self._signals = threading.RLock()  # one signal at a time
-        self._wake = threading.Event()
+        self._visits_left = 0
+        self._pause_asked = False
         self._abandoned = False
-        self._future: Future[Any] = Future()
+        self._wake = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
+        self._wake.acquire()
         self._thread: threading.Thread | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self._roots: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
-        self._state: SessionState | None = None
-        self._swapped: SwappedState | None = None  # from IO_WAIT on; after RESUME, the restore under way
-        self._awaited: SwappedState | None = None  # the same after RESUME, until the session's stream waits for all
-        self._gate = GapGate(self._wait_for)
+        self._surroundings: Surroundings | None = None
+        self._stream: torch.cuda.Stream | None = None  # on which the program computes
+        self._random_state: list[torch.Tensor] = []
+        self._program: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._state: SessionState | None = None  # while parked
+        self._swapped: SwappedState | None = None  # what is in host memory; after RESUME, on its way back
+        self._restoring: SwappedState | None = None  # the same after RESUME, until the program's stream waits for all
+        self._gap = GapGate(self._wait_for)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -102,28 +94,62 @@ class Session:
         """Where the session stands now."""
         return self._phase
 
+    @property
+    def age_seconds(self) -> float:
+        """Since it entered this phase."""
+        return time.monotonic() - self._since
+
+    def break_at(self, layer: int, *, visit: int = 1) -> "Session":
+        """Park next after decoder layer ``layer`` (1 .. N), the ``visit``-th time from now that the program gets there.
+
+        Replaces a breakpoint that is still to come; for a session that is parked or not yet started. Raises
+        ``ValueError`` for a layer that the model lacks, :class:`IllegalMove` while the program computes or has ended.
+        """
+        if not 1 <= layer <= self._depth:
+            raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {self._depth}")
+        if visit < 1:
+            raise ValueError(f"visit {visit}: the first time is visit 1")
+        with self._signal():
+            if self._phase is not Phase.CREATED:
+                self._check_parked("a breakpoint can be set")
+            self.breakpoint, self._visits_left = layer, visit
+        return self
+
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
 
-        The thread computes as the caller would: same CUDA stream, grad and inference mode, autocast, context variables.
+        The thread computes as the caller would: same CUDA stream, grad and inference mode, autocast, default device,
+        context variables and random state.
         """
-        with self._signals:
+        with self._signal():
             if self._phase is not Phase.CREATED:
                 raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
-            self._roots = (program, args, kwargs)
-            if self._engine.device.type == "cuda":
-                self._stream = torch.cuda.current_stream(self._engine.device)
-            modes = _current_modes(self._engine.device, self._stream)
-            context = contextvars.copy_context()
+            self._program = (program, args, kwargs)
+            self._surroundings = Surroundings(self._engine.device)
+            self._random_state = self._turn.random_state()
             self._thread = threading.Thread(
-                target=context.run, args=(self._run, modes), name=f"djinn-session-{id(self):x}", daemon=True
+                target=self._surroundings.context.run, args=(self._run,), name=f"djinn-{self.number}", daemon=True
             )
             self._move(Phase.RUNNING)
             self._thread.start()
         return self
 
+    def pause(self) -> None:
+        """Park after the layer that the program is in, or the next one; returns at once, :meth:`wait` waits for it.
+
+        Raises :class:`IllegalMove` unless the program computes.
+        """
+        with self._signal():
+            if self._phase is not Phase.RUNNING:
+                raise IllegalMove(f"a session that is {self._phase.value} cannot be paused")
+            self._pause_asked = True
+
     def wait(self, timeout: float | None = None) -> Phase:
-        """Block until the session parks or ends, at most ``timeout`` seconds; returns the phase it is in."""
+        """Block until the session parks or ends, at most ``timeout`` seconds; returns the phase it is in.
+
+        FINISHED means that the program ended without reaching its breakpoint.
+        """
+        self._check_process()
         with self._changed:
             self._changed.wait_for(lambda: self._phase is not Phase.RUNNING, timeout)
             return self._phase
@@ -136,73 +162,100 @@ class Session:
         go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
         :class:`IllegalMove` unless the session is parked.
         """
-        with self._signals:
-            tensors: dict[str, torch.Tensor] = {}
-            for view, raw in self._parked_views():
-                name, count = view.name, 2
-                while name in tensors:
-                    name, count = f"{view.name}~{count}", count + 1
-                tensors[name] = view.over(raw)
-            return StateView(tensors)
+        with self._signal():
+            state = self._check_parked("the state can be read")
+            assert self.layer is not None
 
-    def _parked_views(self) -> Iterator[tuple[NamedView, torch.Tensor]]:
-        if self._phase is Phase.PAUSED and self._state is not None:
-            for item in self._state.storages:
-                raw = raw_bytes(item.storage)
-                yield from ((view, raw) for view in item.views)
-        elif self._phase is Phase.IO_WAIT and self._swapped is not None:
-            for entry in self._swapped.entries:
-                yield from ((view, entry.host) for view in entry.item.views)
-        else:
-            raise IllegalMove(f"the state of a session that is {self._phase.value} cannot be read; it must be parked")
+            def bytes_of(item: StateStorage) -> torch.Tensor:
+                with self._signal():
+                    if self._state is not state:
+                        raise IllegalMove("this view of the state is void: the session has gone on")
+                    return self._bytes_of(item)
+
+            return StateView(state.storages, breakpoint=self.layer, bytes_of=bytes_of)
+
+    def _bytes_of(self, item: StateStorage) -> torch.Tensor:
+        if self._phase is Phase.PAUSED:
+            return raw_bytes(item.storage)
+        self._swap_out()  # during IO_WAIT state may leave the device at any time: a tensor of it must be the host's
+        assert self._swapped is not None
+        return next(entry.host for entry in self._swapped.entries if entry.item is item)
 
     @property
-    def frontier(self) -> dict[str, torch.Tensor]:
-        """What layer L+1 reads, by name, as the device holds it at this moment; for checkers.
+    def frontier(self) -> dict[str, Callable[[], torch.Tensor]]:
+        """What layer L+1 reads, by name: functions that give it as the device holds it when they are called.
 
-        Raises :class:`IllegalMove` before the pause and while the state is not on the device.
+        For checkers, who call them when RESUME has returned. Raises :class:`IllegalMove` unless the session is parked.
         """
-        if self._state is None or self._phase is Phase.IO_WAIT:
-            raise IllegalMove(f"a session that is {self._phase.value} has no frontier on the device")
-        return {item.views[0].name: item.views[0].over(raw_bytes(item.storage)) for item in self._state.frontier}
+        with self._signal():
+            items = self._check_parked("the frontier can be read").frontier
+            return {
+                item.views[0].name: lambda item=item: item.views[0].over(raw_bytes(item.storage))  # type: ignore[misc]
+                for item in items
+            }
 
     @property
     def storage_sizes(self) -> list[int]:
-        """Bytes of each storage found at the pause, in the order of need; their sum is the session state."""
+        """Bytes of each storage of the parked session, in the order of need; their sum is the session state."""
         return [item.nbytes for item in self._state.storages] if self._state is not None else []
 
-    def io_wait(self) -> None:
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of its state in host memory."""
+        swapped = self._swapped
+        return swapped.nbytes if swapped is not None else 0
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of its state on the device, while parked."""
+        state = self._state
+        return sum(item.storage.nbytes() for item in state.storages) if state is not None else 0
+
+    def io_wait(self, *, force: bool = True) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
 
-        Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if the arena has no
-        room.
+        Without ``force`` the state stays on the device until the memory is wanted, so that an early RESUME costs
+        nothing. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if the
+        arena has no room.
         """
-        with self._signals:
-            move(self._phase, Phase.IO_WAIT)
-            assert self._state is not None
-            self._swapped = self._engine.swap_out(self._state, self._stream)
+        with self._signal():
+            if self._phase is not Phase.PAUSED:
+                self._check_parked("IO_WAIT is possible")
+                move(self._phase, Phase.IO_WAIT)
+            if force:
+                self._swap_out()
             self._move(Phase.IO_WAIT)
+        if not force:
+            self._keep_budget()
 
     def resume(self) -> None:
         """RESUME: returns when the device holds what layer L+1 needs; the program is on its way by then.
 
-        The rest of the state follows behind the running computation, which waits for exactly what it reads. Raises
-        :class:`IllegalMove` unless parked, :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried).
+        The rest of the state follows behind the running computation, which waits for exactly what it reads. State of
+        other sessions in IO_WAIT leaves the device if there is no room. Raises :class:`IllegalMove` unless parked,
+        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried).
         """
+        self._check_process()
         with self._signals:
-            if self._phase is Phase.IO_WAIT and self._swapped is not None:
-                self._engine.swap_in(self._swapped, self._stream, self._go)
-            elif self._phase is Phase.PAUSED:
-                if self._stream is not None:
-                    self._stream.synchronize()
-                self._go()
-            else:
-                raise IllegalMove(f"RESUME needs a parked session; this one is {self._phase.value}")
+            self._check_parked("RESUME is possible")
+            if self._swapped is not None:
+                self._restore(self._swapped)
+                return
+            if self._stream is not None:
+                self._stream.synchronize()
+                torch.cuda.current_stream(self._engine.device).synchronize()  # where the caller may have edited
+            self._go()
+            self._wake.release()
 
-    def _go(self) -> None:
-        self._awaited = self._swapped
-        self._move(Phase.RUNNING)
-        self._wake.set()
+    def _restore(self, swapped: SwappedState) -> None:
+        while True:
+            try:
+                self._engine.swap_in(swapped, self._stream, go=self._go, wake=self._wake.release)
+            except DeviceMemoryFull:
+                if not self._make_room(swapped.nbytes):
+                    raise
+            else:
+                return
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
@@ -212,157 +265,216 @@ class Session:
     def result(self, timeout: float | None = None) -> Any:
         """What the program returned; raises what it raised, and ``TimeoutError`` after ``timeout`` seconds.
 
-        A session that is still parked then raises :class:`IllegalMove` at once: it would never end.
+        Raises :class:`IllegalMove` if the session is parked, or parks before its end: it would never come to it; and
+        :class:`SessionCancelled` if it was cancelled or closed.
         """
-        if self._phase in (Phase.CREATED, Phase.PAUSED, Phase.IO_WAIT):
-            raise IllegalMove(f"a session that is {self._phase.value} has no result yet")
-        return self._future.result(timeout)
+        phase = self.wait(timeout)
+        if phase is Phase.FINISHED:
+            return self._value
+        if phase is Phase.FAILED and self._error is not None:
+            raise self._error
+        if phase is Phase.CLOSED:
+            raise SessionCancelled("the session is closed")
+        if phase is Phase.RUNNING:
+            raise TimeoutError(f"the program has not ended after {timeout} seconds")
+        raise IllegalMove(f"a session that is {phase.value} has no result yet")
 
-    def close(self) -> None:
+    def cancel(self) -> None:
+        """Unwind the program by an exception where it is parked or at its next layer; returns at once.
+
+        Its ``finally`` blocks run; they must not touch state that was swapped out, which is gone. A program that has
+        ended stays as it is. Raises :class:`IllegalMove` for a session that was never started.
+        """
+        with self._signal():
+            if self._phase is Phase.CREATED:
+                raise IllegalMove("a session that was never started cannot be cancelled")
+            self._abandon()
+
+    def close(self, timeout: float | None = None) -> None:
         """End the session wherever it stands and give back what it holds; a second call does nothing.
 
-        A program that has not ended is unwound by an exception at its breakpoint or at the next layer.
+        A program that has not ended is cancelled and waited for: ``TimeoutError`` if it has not come to its next layer
+        after ``timeout`` seconds.
         """
-        with self._signals:
+        with self._signal():
             if self._phase is Phase.CLOSED:
                 return
-            was = self._phase
-            self._abandoned = True
-            self._wake.set()
-            if self._thread is not None and self._thread is not threading.current_thread():
-                self._thread.join()
+            if self._thread is threading.current_thread():
+                raise IllegalMove("a session cannot be closed by its own program")
+            self._abandon()
+            if self._thread is not None:
+                self._thread.join(timeout)
+                if self._thread.is_alive():
+                    raise TimeoutError(f"the program has not come to its next layer after {timeout} seconds")
             if self._swapped is not None:
-                if was is Phase.IO_WAIT:
-                    self._engine.release(self._swapped.entries)
-                else:
-                    self._swapped.wait_resident()
-            self._state = self._swapped = self._awaited = self._roots = None
-            self._future = Future()
-            self._future.set_exception(DjinnError("the session is closed"))
+                self._swapped.wait_settled()
+            self._state = self._swapped = self._restoring = self._value = self._error = None
             self._move(Phase.CLOSED)
+
+    # -- what the runtime does ---------------------------------------------------------------------------------------
+
+    def idle(self) -> Idle | None:
+        """Its state on the device, if that may leave."""
+        state = self._state
+        if self._phase is not Phase.IO_WAIT or state is None:
+            return None
+        sizes = tuple(item.nbytes for item in self._on_device(state))
+        return Idle(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
+
+    def evict(self, keep: int) -> int:
+        """Swap out what lies on the device, but for the first ``keep`` storages; the bytes that were freed.
+
+        0 if another signal is being served or the host arena is full.
+        """
+        if not self._signals.acquire(blocking=False):  # two sessions that resume must not wait for each other
+            return 0
+        try:
+            before = self.host_bytes
+            if self._phase is Phase.IO_WAIT:
+                self._swap_out(keep)
+            return self.host_bytes - before
+        except HostMemoryFull:
+            return 0
+        finally:
+            self._signals.release()
+
+    # -- helpers of both ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signal(self) -> Iterator[None]:
+        self._check_process()
+        with self._signals:
+            yield
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise DjinnError(
+                f"this session lives in process {self._process}; a fork has neither its thread nor its state"
+            )
+
+    def _check_parked(self, what: str) -> SessionState:
+        if self._phase not in _PARKED or self._state is None:
+            missed = ""
+            if self._phase is Phase.FINISHED and self._visits_left > 0:
+                missed = f": it never came to its breakpoint, layer {self.breakpoint}"
+            raise IllegalMove(
+                f"{what} while a session is parked; this one is {self._phase.value}{missed}"
+            ) from self._error
+        return self._state
+
+    def _on_device(self, state: SessionState) -> list[StateStorage]:
+        swapped = {id(entry.item) for entry in self._swapped.entries} if self._swapped is not None else ()
+        return [item for item in state.storages if id(item) not in swapped]
+
+    def _swap_out(self, keep: int = 0) -> None:
+        assert self._state is not None
+        leaving = self._on_device(self._state)[keep:]
+        if leaving:
+            earlier = self._swapped.entries if self._swapped is not None else ()
+            self._swapped = SwappedState([*earlier, *self._engine.swap_out(leaving, self._stream)])
+
+    def _go(self) -> None:
+        self._restoring = self._swapped
+        self._state = None
+        self._move(Phase.RUNNING)
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        if self._phase in _PARKED:
+            if self._swapped is not None:
+                self._engine.release(self._swapped.entries)
+                self._swapped.settle()
+            self._swapped = None
+            self._go()
+            self._wake.release()
+
+    def _move(self, target: Phase) -> None:
+        with self._changed:
+            self._phase = move(self._phase, target)
+            self._since = time.monotonic()
+            self._changed.notify_all()
 
     # -- on the session's own thread -----------------------------------------------------------------------------------
 
-    def _run(self, modes: Callable[[ExitStack], None]) -> None:
-        assert self._roots is not None
-        program, args, kwargs = self._roots
-        self._hooks.attach(self)
-        self._turn.acquire()
+    def _run(self) -> None:
+        assert self._program is not None
+        assert self._surroundings is not None
+        program, args, kwargs = self._program
         try:
-            with ExitStack() as stack:
-                modes(stack)
-                value = program(*args, **kwargs)
-                self.leave_model()
+            self._turn.take(self._random_state)
+            self._hooks.attach(self)
+            try:
+                with self._surroundings.entered():
+                    self._value = program(*args, **kwargs)
+                    self.leave_model()
+            finally:
+                self._gap.exit()
+                self._hooks.detach()
+                self._turn.give_up()
         except SessionAbandoned:
-            pass  # close() asked for it and waits
+            self._end(SessionCancelled("the session was cancelled"))
         except BaseException as error:  # noqa: BLE001 - whatever the program raises belongs to result()
-            self._future.set_exception(error)
-            self._move(Phase.FAILED)
+            self._end(error)
         else:
-            self._future.set_result(value)
-            self._move(Phase.FINISHED)
-        finally:
-            self._gate.exit()
-            self._turn.release()
-            self._hooks.detach()
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
+        self._program = None
+        self._move(Phase.FINISHED if error is None else Phase.FAILED)
 
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
         if self._abandoned:
             raise SessionAbandoned
-        if self._awaited is not None:
-            self._gate.exit()
+        if self._restoring is not None:
+            self._gap.exit()
             self._wait_for(tensors_in((args, kwargs)))
-            for entry in self._awaited.entries:
-                if entry.item.rank[1] == layer:
-                    self._awaited.wait(entry.item.storage._cdata)
+            self._restoring.wait_layer(layer)
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Park if this is the breakpoint; while state is still on its way, watch what runs between the layers."""
-        if layer == self.breakpoint and self._visits_left > 0:
-            self._visits_left -= 1
-            if self._visits_left == 0:
-                self._park(args, kwargs, output)
-        if self._awaited is not None and (self._awaited.resident or not self._gate.enter()):
+        if self._abandoned:
+            raise SessionAbandoned
+        self._visits_left -= layer == self.breakpoint
+        if self._pause_asked or (layer == self.breakpoint and self._visits_left == 0):
+            self._park(layer, args, kwargs, output)
+        if self._restoring is None:
+            self._gap.exit()
+        elif self._restoring.resident or not self._gap.enter():
             self.leave_model()
 
     def leave_model(self) -> None:
         """Nothing runs past the end of a forward pass before all state is back."""
-        self._gate.exit()
-        if self._awaited is not None:
-            self._awaited.wait_all()
-            self._awaited = None
+        self._gap.exit()
+        if self._restoring is not None:
+            self._restoring.wait_all()
+            self._restoring = None
 
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
-        if self._awaited is not None:
+        if self._restoring is not None:
             for tensor in tensors:
                 if type(tensor) is torch.Tensor:
-                    self._awaited.wait(tensor.untyped_storage()._cdata)
+                    self._restoring.wait(tensor.untyped_storage()._cdata)
 
-    def _park(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        self._state = self._discover(args, kwargs, output)
-        self._turn.release()
-        try:
-            self._move(Phase.PAUSED)
-            self._wake.wait()
-        finally:
-            self._turn.acquire()
+    def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        self.leave_model()
+        self.wait_resident()
+        self._state = self._discovery.state_at(
+            layer, args=args, kwargs=kwargs, output=output, outermost=Session._run.__code__, caller=self._program
+        )
+        self.layer = layer
+        self._swapped = None
+        self._pause_asked = False
+        if self._engine.device.type == "cuda":
+            self._stream = torch.cuda.current_stream(self._engine.device)
+        self._gap.enter()  # now, when nobody waits for it
+        self._random_state = self._turn.give_up()
+        self._move(Phase.PAUSED)
+        self._wake.acquire()
+        self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
-
-    def _discover(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> SessionState:
-        walk = Walk(kv_layer_of=self._kv_layers.finder(), breakpoint=self.breakpoint)
-        walk.meet(output, "hidden_states", FRONTIER, counted=False)
-        for name, value in kwargs.items():
-            walk.meet(value, name, FRONTIER, counted=False)
-        for index, value in enumerate(args[1:], start=1):
-            walk.meet(value, f"args.{index}", FRONTIER, counted=False)
-        site: list[object] = [self.breakpoint]
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code is not Session._run.__code__:
-            site.append((frame.f_code, frame.f_lasti))
-            if frame.f_globals.get("__package__") != __package__:
-                for name, value, counted in local_variables(frame):
-                    walk.meet(value, f"{frame.f_code.co_qualname}.{name}", (3, 0), counted=counted)
-            frame = frame.f_back
-        walk.run()
-        return state_of(
-            walk,
-            device=self._engine.device,
-            left=lambda walk, by_storage: self._ownership.left(
-                walk, by_storage, callers=self._model_storages | self._callers_storages(), site=tuple(site)
-            ),
-        )
-
-    def _callers_storages(self) -> set[int]:
-        """Storages that the program, its closure and its arguments lead to now: the caller can reach them."""
-        walk = Walk(kv_layer_of=lambda obj: None, breakpoint=self.breakpoint)
-        walk.meet(self._roots, "caller", FRONTIER)
-        walk.run()
-        return {
-            node.obj.untyped_storage()._cdata
-            for node in walk.tensors()
-            if isinstance(node.obj, torch.Tensor) and node.obj.layout is torch.strided
-        }
-
-    def _move(self, target: Phase) -> None:
-        with self._changed:
-            self._phase = move(self._phase, target)
-            self._changed.notify_all()
-
-
-def _current_modes(device: torch.device, stream: torch.cuda.Stream | None) -> Callable[[ExitStack], None]:
-    """A function that puts a new thread into the caller's modes; threads inherit none of them."""
-    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    autocast = torch.is_autocast_enabled(device.type)
-    autocast_dtype = torch.get_autocast_dtype(device.type)
-
-    def enter(stack: ExitStack) -> None:
-        if stream is not None:
-            stack.enter_context(torch.cuda.stream(stream))
-        stack.enter_context(torch.inference_mode(inference))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        if autocast:
-            stack.enter_context(torch.autocast(device.type, dtype=autocast_dtype))
-
-    return enter
+        if self._restoring is not None:
+            self._restoring.order()
+            self._restoring.hold()

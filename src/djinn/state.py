@@ -38,7 +38,7 @@ _NEVER_ENTERED = (
 
 Rank = tuple[int, int]
 FRONTIER: Rank = (0, 0)
-_REST: Rank = (3, 0)
+REST: Rank = (3, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,11 @@ class StateStorage:
     rank: Rank
     views: tuple[NamedView, ...]
 
+    @property
+    def in_frontier(self) -> bool:
+        """Whether layer L+1 reads it."""
+        return self.rank[0] == FRONTIER[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionState:
@@ -76,12 +81,7 @@ class SessionState:
     @property
     def frontier(self) -> tuple[StateStorage, ...]:
         """What layer L+1 reads: the hidden states, the layer's other arguments, its own past KV."""
-        return tuple(item for item in self.storages if item.rank[0] == FRONTIER[0])
-
-    @property
-    def history(self) -> tuple[StateStorage, ...]:
-        """Everything else that is alive."""
-        return tuple(item for item in self.storages if item.rank[0] != FRONTIER[0])
+        return tuple(item for item in self.storages if item.in_frontier)
 
 
 def kv_rank(layer: int, breakpoint: int) -> Rank:
@@ -89,6 +89,13 @@ def kv_rank(layer: int, breakpoint: int) -> Rank:
     if layer == breakpoint + 1:
         return (0, 1)
     return (1, layer) if layer > breakpoint else (2, layer)
+
+
+def layer_of(rank: Rank, breakpoint: int) -> int | None:
+    """The decoder layer whose KV has ``rank`` after breakpoint L, or None for what is no KV."""
+    if rank == (0, 1):
+        return breakpoint + 1
+    return rank[1] if rank[0] in (1, 2) else None
 
 
 class Node:
@@ -118,7 +125,7 @@ class Walk:
 
     def meet(self, obj: object, name: str, rank: Rank, *, counted: bool = True) -> Node | None:
         """Note a reference to ``obj``; ``counted`` says whether it is one that the reference count shows."""
-        if not gc.is_tracked(obj) or isinstance(obj, _NEVER_ENTERED):
+        if not gc.is_tracked(obj) or isinstance(obj, _NEVER_ENTERED) or _is_ours(type(obj).__module__):
             return None
         node = self.nodes.get(id(obj))
         if node is None:
@@ -158,6 +165,11 @@ class Walk:
                 seen.add(key)
                 todo += self.nodes[key].children
         return seen
+
+
+def _is_ours(module: object) -> bool:
+    """Whether a type defined in ``module`` is the runtime's: its hooks are on the stack, and lead to every session."""
+    return isinstance(module, str) and (module == __package__ or module.startswith(f"{__package__}."))
 
 
 def _references(obj: object, name: str) -> list[tuple[object, str]]:

@@ -1,22 +1,31 @@
-"""The only file with streams and events: copies storages between the device and host memory.
+"""The only file with streams and events: moves session state between the device and the host arena.
 
 Swap out copies each storage to the host arena, waits, and only then frees its device memory by ``resize_(0)``, so that
-every tensor and view of the program stays valid. Swap in is ``resize_(n)`` and a copy back: what is needed first goes
-first, and the rest is submitted by the engine's own thread, behind the running computation. On the CPU device the same
-code runs with copies that finish when they return.
+every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` and a copy back, in the order of need.
+
+What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
+and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
+states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
+submits the first of the history and, if that was all of it, wakes the program's thread, which holds until RESUME
+returns. What is left of the history is submitted by the engine's own thread. On the CPU device the same code runs with
+copies that end when they return.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from djinn.core import DeviceMemoryFull
 from djinn.host_memory import Extent, HostArena
-from djinn.state import SessionState, StateStorage
+from djinn.state import StateStorage
+
+# Copies of the history that are submitted while the frontier is in flight: of a large session's they keep the link busy
+# until the engine's thread has come awake, and there is time for no more.
+_AHEAD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,39 +47,70 @@ def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
-    """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
-    if stream is not None and leader is not None and not leader.query():
-        stream.wait_stream(leader)
-
-
 class SwappedState:
-    """A session's state in host memory, and then on its way back.
+    """State of one session in host memory, and then on its way back.
 
-    Whatever a swap-in needs is built here, at the pause. Its waits order the calling thread's stream behind the copies,
-    not the host.
+    Whatever a swap-in needs is built here, at the pause. The ``wait`` methods order the calling thread's stream behind
+    the copies, not the host, except for copies that are not in the queue yet.
     """
 
     def __init__(self, entries: Iterable[Swapped]) -> None:
-        self.entries = tuple(entries)
-        self.frontier = tuple(entry for entry in self.entries if not entry.item.rank[0])
-        self.history = tuple(entry for entry in self.entries if entry.item.rank[0])
-        self._missing = {entry.item.storage._cdata for entry in self.entries}  # not submitted yet
+        self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
+        self.frontier = tuple(entry for entry in self.entries if entry.item.in_frontier)
+        self.history = tuple(entry for entry in self.entries if not entry.item.in_frontier)
+        self._of_layer: dict[int, list[int]] = {}
+        for entry in self.history:
+            self._of_layer.setdefault(entry.item.rank[1], []).append(entry.item.storage._cdata)
+        self._missing = {entry.item.storage._cdata for entry in self.history}  # not submitted yet
         self._events: dict[int, torch.cuda.Event] = {}
         self._changed = threading.Condition()
         self._resident = threading.Event()
+        self._settled = threading.Event()  # and the host memory is given back
         self._error: BaseException | None = None
+        self._ready: torch.cuda.Event | None = None
+        self._beside = False
+        self._returned = False  # whether RESUME has; until then nobody passes the turnstile
+        self._turnstile = threading.Lock()
+        self._turnstile.acquire()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory."""
+        return sum(entry.item.nbytes for entry in self.entries)
 
     @property
     def resident(self) -> bool:
         """Whether all state is back on the device."""
         return self._resident.is_set()
 
-    def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
-        """Note that the copies of ``entries`` are in the queue and end with ``event``.
+    def depart(self, ready: torch.cuda.Event | None, *, beside: bool) -> None:
+        """Note that the frontier's copies are in the queue and end with ``ready`` (None: they have ended).
 
-        None if nobody will have to wait for them: they have ended before the program goes on.
+        ``beside``: they are not on the program's own stream.
         """
+        self._ready = ready
+        self._beside = beside
+
+    def order(self) -> None:
+        """Let the current stream wait for the frontier, if another one brings it."""
+        if self._beside and self._ready is not None:
+            torch.cuda.current_stream().wait_event(self._ready)
+
+    def hold(self) -> None:
+        """Block the calling thread until RESUME has returned."""
+        if not self._returned:
+            if self._ready is not None:
+                self._ready.synchronize()  # awake on its core, without the interpreter
+            with self._turnstile:
+                pass
+
+    def land(self) -> None:
+        """Let go of those who hold: RESUME returns now."""
+        self._returned = True
+        self._turnstile.release()
+
+    def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
+        """Note that the copies of ``entries`` are in the queue and end with ``event`` (None: they have ended)."""
         with self._changed:
             for entry in entries:
                 address = entry.item.storage._cdata
@@ -93,13 +133,21 @@ class SwappedState:
                 self._changed.wait_for(lambda: address not in self._missing or self.resident)
         self._check()
         event = self._events.get(address)
-        if event is not None:
+        if event is not None and not self.resident:
             torch.cuda.current_stream().wait_event(event)
+
+    def wait_layer(self, layer: int) -> None:
+        """:meth:`wait` for the KV of decoder layer ``layer``."""
+        for address in self._of_layer.get(layer, ()):
+            self.wait(address)
 
     def wait_all(self) -> None:
         """:meth:`wait` for every storage."""
-        for entry in self.entries if not self.resident else ():
-            self.wait(entry.item.storage._cdata)
+        if not self.resident:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._missing or self.resident)
+            for event in set(self._events.values()):
+                torch.cuda.current_stream().wait_event(event)
         self._check()
 
     def wait_resident(self, timeout: float | None = None) -> bool:
@@ -108,14 +156,34 @@ class SwappedState:
         self._check()
         return done
 
+    def settle(self) -> None:
+        """Note that the host memory is given back, and let go of the storages."""
+        self.entries = self.frontier = self.history = ()
+        self._settled.set()
+
+    def wait_settled(self, timeout: float | None = None) -> bool:
+        """Block the caller until nothing of this state is in host memory; False after ``timeout`` seconds."""
+        return self._settled.wait(timeout)
+
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
 
+def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
+    """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
+    if stream is not None and leader is not None and not leader.query():
+        stream.wait_stream(leader)
+
+
 def _allocate(entries: Iterable[Swapped]) -> None:
     for entry in entries:
         entry.item.storage.resize_(entry.item.nbytes)
+
+
+def _copy_in(entries: Iterable[Swapped]) -> None:
+    for entry in entries:
+        entry.device.copy_(entry.host, non_blocking=True)
 
 
 class TransferEngine:
@@ -132,99 +200,133 @@ class TransferEngine:
         self._thread = threading.Thread(target=self._work, name="djinn-transfer", daemon=True)
         self._thread.start()
 
-    def _on(self, stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-        # Entering a stream's context costs tens of microseconds: not for the one that is current anyway.
-        if stream is None or stream == torch.cuda.current_stream(self.device):
-            return nullcontext()
-        return torch.cuda.stream(stream)
+    @contextmanager
+    def _on(self, stream: torch.cuda.Stream | None) -> Iterator[None]:
+        """Make ``stream`` the current one: ``torch.cuda.stream``, without what it costs to ask for the current one."""
+        if stream is None or torch.cuda.current_device() != stream.device_index:
+            with torch.cuda.stream(stream):
+                yield
+            return
+        before = torch._C._cuda_getCurrentStream(stream.device_index)
+        if before[0] == stream.stream_id:
+            yield
+            return
+        torch._C._cuda_setStream(stream.stream_id, stream.device_index, stream.device_type)
+        try:
+            yield
+        finally:
+            torch._C._cuda_setStream(*before)
 
-    def swap_out(self, state: SessionState, compute: torch.cuda.Stream | None) -> SwappedState:
-        """Copy ``state`` to the host, then free its device memory; waits for both.
+    def swap_out(self, items: Sequence[StateStorage], compute: torch.cuda.Stream | None) -> list[Swapped]:
+        """Copy ``items`` to the host, then free their device memory; waits for both.
 
-        ``compute`` is the stream that produced it (None on the CPU). Raises :class:`HostMemoryFull`, and leaves all as
-        it was, if the arena has no room.
+        ``compute`` is the stream that produced them (None on the CPU). Raises :class:`HostMemoryFull`, and leaves all
+        as it was, if the arena has no room.
         """
         entries: list[Swapped] = []
         with ExitStack() as undo:
-            undo.callback(self.release, entries)
-            for item in state.storages:
-                extent = self._arena.reserve(item.nbytes)
-                host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
-                entries.append(Swapped(item=item, extent=extent, host=host, device=device))
+            extents = self._arena.reserve([item.nbytes for item in items])
+            undo.callback(self._arena.release, extents)
             if self._out is not None:
                 undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
             _follow(self._out, compute)
             with self._on(self._out):
-                for entry in entries:
-                    entry.host.copy_(entry.device, non_blocking=True)
+                for item, extent in zip(items, extents, strict=True):
+                    host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
+                    host.copy_(device, non_blocking=True)
+                    entries.append(Swapped(item=item, extent=extent, host=host, device=device))
             if self._out is not None:
                 self._out.synchronize()
             undo.pop_all()
         # Nothing reads the device's copy any more: the copies have ended, and the program's thread is parked.
-        for entry in entries:
-            entry.item.storage.resize_(0)
-        return SwappedState(entries)
+        for item in items:
+            item.storage.resize_(0)
+        return entries
 
     def release(self, entries: Iterable[Swapped]) -> None:
-        """Give the host memory back."""
-        for entry in entries:
-            self._arena.release(entry.extent)
+        """Give host memory back."""
+        self._arena.release([entry.extent for entry in entries])
 
-    def swap_in(self, state: SwappedState, compute: torch.cuda.Stream | None, go: Callable[[], None]) -> None:
+    def swap_in(
+        self,
+        state: SwappedState,
+        compute: torch.cuda.Stream | None,
+        *,
+        go: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
         """Bring ``state`` back; returns when its frontier is resident.
 
-        ``go`` is then called to wake the program; the rest follows behind its computation, and the host copies are
-        released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state intact on the host, if
-        the device has no room.
+        ``compute`` is the stream of the program (None on the CPU). ``go`` is called when the program's work is ordered
+        behind the frontier, and ``wake`` when there is time for it. The rest follows behind its computation, and the
+        host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state intact
+        on the host, if the device has no room.
         """
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
-        stream = compute if compute is None or compute.query() else self._in
-        ready = None
+        beside = compute is not None and not compute.query()
+        stream = self._in if beside else compute
         try:
-            # All memory is allocated before the program goes on, on the stream that will use and free it: copies into a
-            # recycled block must wait for the work that is queued there, and that must not be the program's own. The
-            # hidden states are on their way while everything else is prepared.
+            # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
+            # recycled block must wait for the work that is queued there, and that must not be the program's own.
             with self._on(compute):
-                for group in (state.frontier[:1], state.frontier[1:]):
-                    _allocate(group)
-                    if stream is not compute:
-                        _follow(stream, compute)
-                    ready = self._copy_in(group, stream)
+                self._send(state.frontier[:1], stream, compute)
+                self._send(state.frontier[1:], stream, compute)
                 _allocate(state.history)
-                _follow(self._in_behind, compute)
         except torch.OutOfMemoryError as error:
             if stream is not None:
                 stream.synchronize()
             for entry in state.entries:
                 entry.item.storage.resize_(0)
-            wanted = sum(entry.item.nbytes for entry in state.entries)
-            raise DeviceMemoryFull(f"the device has no room for {wanted} bytes of session state: {error}") from error
-        state.submitted(state.frontier, None)
+            raise DeviceMemoryFull(f"the device has no room for {state.nbytes} bytes of session state") from error
+        ready, ahead = None, 0
+        if stream is not None and self._in_behind is not None:
+            ready, ahead = stream.record_event(), _AHEAD
+            self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
+            if beside:
+                _follow(self._in_behind, compute)
+            self._submit(state, state.history[:ahead])
+        state.depart(ready, beside=beside)
+        go()
+        early = len(state.history) <= ahead
+        if early:
+            wake()
         try:
             if ready is not None:
                 ready.synchronize()
         finally:
-            # Not before: two more threads would compete with this one for the interpreter, and delay its return.
-            go()
-            self._behind.put(lambda: self._bring_back(state))
+            if not early:
+                wake()
+            state.land()
+        self._behind.put(lambda: self._bring_back(state, ahead))
 
-    def _copy_in(self, entries: Iterable[Swapped], stream: torch.cuda.Stream | None) -> torch.cuda.Event | None:
-        with self._on(stream):
+    def _send(
+        self, entries: tuple[Swapped, ...], stream: torch.cuda.Stream | None, compute: torch.cuda.Stream | None
+    ) -> None:
+        _allocate(entries)
+        if stream is compute:
+            _copy_in(entries)
+        else:
+            _follow(stream, compute)
+            with self._on(stream):
+                _copy_in(entries)
+
+    def _submit(self, state: SwappedState, entries: tuple[Swapped, ...]) -> None:
+        with self._on(self._in_behind):
             for entry in entries:
-                entry.device.copy_(entry.host, non_blocking=True)
-            return stream.record_event() if stream is not None else None
+                _copy_in([entry])
+                state.submitted([entry], self._in_behind.record_event() if self._in_behind is not None else None)
 
-    def _bring_back(self, state: SwappedState) -> None:
+    def _bring_back(self, state: SwappedState, ahead: int) -> None:
+        error: RuntimeError | None = None
         try:
-            for entry in state.history:
-                state.submitted([entry], self._copy_in([entry], self._in_behind))
+            self._submit(state, state.history[ahead:])
             if self._in_behind is not None:
                 self._in_behind.synchronize()
-        except RuntimeError as error:  # the program's thread waits for these copies: it must hear of it
-            state.finish(error)
-            return
+        except RuntimeError as failure:  # the program's thread waits for these copies: it must hear of it
+            error = failure
+        state.finish(error)
         self.release(state.entries)
-        state.finish()
+        state.settle()
 
     def _work(self) -> None:
         while (job := self._behind.get()) is not None:

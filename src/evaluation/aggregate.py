@@ -15,7 +15,12 @@ from evaluation.statistics import Interval, median_interval, quantile, ratio_int
 from evaluation.summary import UNITS, Row, write_summary
 
 _OF_CELLS = ("frontier_bytes", "state_bytes")
-_OF_PAIRS = {"paired_ratio": "ready_ms", "paired_first_kernel_ratio": "first_kernel_ms"}
+# Metric of pairs: the clock, and the partners that it is compared with, the best that there is first.
+_OF_PAIRS = {
+    "paired_ratio": ("ready_ms", ("pinned_ordered", "pinned")),
+    "paired_first_kernel_ratio": ("first_kernel_ms", ("pinned_ordered", "pinned")),
+    "paired_resident_ratio": ("resident_ms", ("pinned_identical",)),
+}
 _RATES = {"bfloat16": "matrix_tflops_bf16", "float16": "matrix_tflops_fp16", "float32": "matrix_tflops_fp32"}
 
 # Cells of one workload, method, variant and layer, one per round.
@@ -66,8 +71,8 @@ def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
     for metric in UNITS:
         if metric not in _OF_PAIRS and (values := _values(measured, metric, run)):
             rows[metric] = _row(place, metric, values, median_interval(values))
-    for metric, clock in _OF_PAIRS.items():
-        if pairs := _pairs(measured, clock):
+    for metric, (clock, partners) in _OF_PAIRS.items():
+        if pairs := _pairs(measured, clock, partners):
             ratios = [own / partner for own, partner, _ in pairs]
             interval = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
             rows[metric] = _row(place, metric, ratios, interval)
@@ -109,10 +114,10 @@ def _recompute_floor_ms(measured: Rounds, run: Run) -> list[float]:
     return [flops / (rate * 1e12) * 1e3]
 
 
-def _pairs(measured: Rounds, clock: str) -> list[tuple[float, float, int]]:
-    """Djinn's ``clock`` and its partner's in ms, and the round; the best hand-written form is the partner."""
-    partners = [sample["paired"] or {} for cell in measured for sample in cell["samples"]]
-    best = "pinned_ordered" if any("pinned_ordered" in partner for partner in partners) else "pinned"
+def _pairs(measured: Rounds, clock: str, choice: Sequence[str]) -> list[tuple[float, float, int]]:
+    """Djinn's ``clock`` and its partner's in ms, and the round; the first of ``choice`` that was run is the partner."""
+    ran = {variant for cell in measured for sample in cell["samples"] for variant in sample["paired"] or {}}
+    best = next((variant for variant in choice if variant in ran), None)
     return [
         (sample[clock], sample["paired"][best][clock], number)
         for number, cell in enumerate(measured)

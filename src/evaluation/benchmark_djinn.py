@@ -1,7 +1,8 @@
 """Djinn: IO_WAIT swaps the session out by force; RESUME returns when layer L+1's inputs are on the device.
 
-Each sample is paired with hand-written offloads of the same frontier and KV cache, run by code that does not import
-Djinn, in alternating order: ``pinned``, and ``pinned_ordered`` where there is a KV cache.
+Each sample is paired with hand-written offloads, run by code that does not import Djinn, in alternating order:
+``pinned`` where the frontier is all that is needed; where there is a KV cache, ``pinned_ordered`` for the clocks of the
+next layer and, for the clock ``resident``, ``pinned_identical``, which moves the very sizes that Djinn does in bulk.
 """
 
 import sys
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 
 import djinn
-from evaluation.benchmark_manual_offload import OrderedOffload, PinnedOffload
+from evaluation.benchmark_manual_offload import IdenticalOffload, OrderedOffload, PinnedOffload
 from evaluation.job import run_job
 from evaluation.method import Method
 from evaluation.programs import Logits, generate_greedily
-from evaluation.study import ConfigError
+from evaluation.study import ConfigError, Workload
 
 
 class Djinn(Method):
@@ -41,8 +42,8 @@ class Djinn(Method):
         if self._session.wait() is not djinn.Phase.PAUSED:
             self._session.result()  # raises what went wrong
             raise RuntimeError(f"the program ended without reaching layer {self.layer}")
-        frontier = self._session.frontier.values()
-        self.floor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in frontier)
+        self._frontier = self._session.frontier
+        self.floor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.frontier().values())
 
     def pause(self) -> None:
         """IO_WAIT."""
@@ -66,11 +67,12 @@ class Djinn(Method):
         """The program's own result."""
         logits: Logits = self._session.result()
         self._session.close()
+        self._frontier = {}
         return logits
 
     def frontier(self) -> dict[str, torch.Tensor]:
         """What Djinn says that layer L+1 reads."""
-        return self._session.frontier
+        return {name: read() for name, read in self._frontier.items()}
 
     def state_sizes(self) -> list[int]:
         """Bytes of each storage that Djinn took."""
@@ -85,12 +87,10 @@ class Djinn(Method):
         self._runtime.close()
 
 
+def partners(workload: Workload) -> list[type[Method]]:
+    """What is run next to each sample."""
+    return [IdenticalOffload, OrderedOffload] if workload.kv_cache else [PinnedOffload]
+
+
 if __name__ == "__main__":
-    sys.exit(
-        run_job(
-            "djinn",
-            __doc__,
-            lambda workload: [Djinn],
-            partners=lambda workload: [PinnedOffload, *([OrderedOffload] if workload.kv_cache else [])],
-        )
-    )
+    sys.exit(run_job("djinn", __doc__, lambda workload: [Djinn], partners=partners))

@@ -7,7 +7,8 @@ the computation, the best form that one can write by hand. Knows nothing of Djin
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -28,19 +29,25 @@ class PinnedOffload(ByHand):
     headline = True
     pinned = True
 
-    _buffers: Tensors | None = None
     _host: Tensors
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._buffers: Tensors = {}
 
     def pause(self) -> None:
         """Copy the state to the host, wait, and let go of the device's tensors."""
         tensors = {**self.stopped.frontier(), **self.stopped.history()}
-        if self._buffers is None:  # allocated once: pinning costs many times what a copy does
-            pin = self.pinned and self.subject.device.type == "cuda"
-            self._buffers = {name: torch.empty_like(t, device="cpu", pin_memory=pin) for name, t in tensors.items()}
-        self._host = {name: self._buffers[name].copy_(tensor, non_blocking=True) for name, tensor in tensors.items()}
+        self._host = {name: self._buffer(name, t).copy_(t, non_blocking=True) for name, t in tensors.items()}
         self.floor_bytes = self._bytes(self._host.values())
         synchronize(self.subject.device)
         self.stopped.put(self._host)
+
+    def _buffer(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name not in self._buffers:  # allocated once: pinning costs many times what a copy does
+            pin = self.pinned and self.subject.device.type == "cuda"
+            self._buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=pin)
+        return self._buffers[name]
 
     def resume(self) -> None:
         """Copy everything back and wait for it."""
@@ -68,6 +75,28 @@ class PageableOffload(PinnedOffload):
     variant = "pageable"
     headline = False
     pinned = False
+
+
+class IdenticalOffload(PinnedOffload):
+    """Moves storages of the same number and sizes as another method, which may hold more than frontier and KV cache."""
+
+    variant = "pinned_identical"
+    headline = False
+
+    _sizes: Sequence[int] = ()
+
+    def match(self, sizes: Sequence[int]) -> None:
+        """Move as many bytes as storages of ``sizes`` (bytes) have."""
+        self._sizes = sizes
+
+    def prepare(self) -> None:
+        """Run the program up to the breakpoint, and make what the other method holds besides."""
+        super().prepare()
+        tensors = {**self.stopped.frontier(), **self.stopped.history()}.values()
+        others = Counter(self._sizes) - Counter(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for index, nbytes in enumerate(others.elements()):
+            name = f"other.{index}"
+            self.stopped.others[name] = torch.zeros(nbytes, dtype=torch.uint8, device=self.subject.device)
 
 
 class OrderedOffload(PinnedOffload):

@@ -214,7 +214,7 @@ def _measure_workload(
             for _ in range(counts.validation_samples):
                 harness.validate(method)
                 report(f"{workload.name}: validation")
-        cells = [_cell(workload, method, counts.validation_samples) for method in methods]
+        cells = [_cell(workload, method, partners, counts.validation_samples) for method in methods]
         for index in range(-counts.warmup_samples, counts.samples):
             for method in methods:
                 taken = harness.paired_sample(method, partners, first=index % 2 == 0)
@@ -228,11 +228,13 @@ def _measure_workload(
     return [{**cell, "samples": samples[cell["variant"]]} for cell in cells]
 
 
-def _cell(workload: Workload, method: Method, validated: int) -> Record:
-    """The entry of ``method``, without samples; runs up to the breakpoint once to see the state."""
+def _cell(workload: Workload, method: Method, partners: Sequence[Method], validated: int) -> Record:
+    """The entry of ``method``, without samples; runs once to see the state, which its ``partners`` are told of."""
     method.prepare()
     frontier = [tensor.numel() * tensor.element_size() for tensor in method.frontier().values()]
     sizes = method.state_sizes()
+    for partner in partners:
+        partner.match(sizes)
     method.pause()
     method.resume()
     method.finish()

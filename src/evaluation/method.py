@@ -1,6 +1,7 @@
 """What every method of the study offers to the harness, and how the hand-written ones run the program."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -57,6 +58,9 @@ class Method(ABC):
     @abstractmethod
     def state_sizes(self) -> list[int]:
         """Bytes of each piece of session state, between ``prepare`` and ``pause``."""
+
+    def match(self, sizes: Sequence[int]) -> None:
+        """As a partner in pairs: told the bytes of each storage that the other method moves."""
 
     def flops(self) -> float | None:
         """Operations that resume repeats, or None for a method that repeats none."""

@@ -6,7 +6,7 @@ manual offload use them. All three run the same layers of the same model, so the
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,11 +43,15 @@ class _Stop(Exception):
 
 @dataclass(kw_only=True)
 class Stopped:
-    """A forward pass stopped after layer L: what the layer returned, and the arguments that every layer takes."""
+    """A forward pass stopped after layer L: what the layer returned, and the arguments that every layer takes.
+
+    ``others`` are tensors that nobody reads again, kept because another method keeps them too.
+    """
 
     layer: int
     hidden_states: torch.Tensor
     arguments: dict[str, Any]
+    others: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def cache(self) -> Any:
@@ -59,8 +63,8 @@ class Stopped:
         return {"hidden_states": self.hidden_states, **argument_tensors(self.arguments)}
 
     def history(self) -> dict[str, torch.Tensor]:
-        """The KV of layers 1 .. L, by name; empty without a cache."""
-        kept = {}
+        """The KV of layers 1 .. L, by name, and ``others``; empty without either."""
+        kept = dict(self.others)
         if self.cache is not None:
             for number, layer in enumerate(self.cache.layers[: self.layer], start=1):
                 kept.update({f"kv.{number}.keys": layer.keys, f"kv.{number}.values": layer.values})
@@ -70,7 +74,9 @@ class Stopped:
         """Replace tensors by name, as :meth:`frontier` and :meth:`history` name them."""
         for name, tensor in tensors.items():
             head, _, rest = name.partition(".")
-            if head == "hidden_states":
+            if head == "other":
+                self.others[name] = tensor
+            elif head == "hidden_states":
                 self.hidden_states = tensor
             elif head == "kv":
                 number, _, part = rest.partition(".")

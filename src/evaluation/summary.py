@@ -23,6 +23,7 @@ UNITS = {
     "floor_ms": "ms",
     "paired_ratio": "ratio",
     "paired_first_kernel_ratio": "ratio",
+    "paired_resident_ratio": "ratio",
     "device_bytes_paused": "bytes",
     "host_bytes_paused": "bytes",
     "frontier_bytes": "bytes",

@@ -18,7 +18,7 @@ LAYERS = 6
 def runtime(llama):
     with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
         yield runtime
-        for session in runtime._sessions:
+        for session in runtime._sessions.values():
             session.close()
         assert runtime.arena.reserved_bytes == 0
         runtime.arena.check_integrity()
@@ -363,9 +363,9 @@ def test_late_history_is_waited_for(runtime, llama, input_ids, monkeypatch, visi
     """However late the KV cache arrives, layers and decode steps that read it wait: the run is bit-equal."""
     bring_back = transfer.TransferEngine._bring_back
 
-    def late(engine, state):
+    def late(engine, state, ahead):
         time.sleep(0.2)
-        bring_back(engine, state)
+        bring_back(engine, state, ahead)
 
     monkeypatch.setattr(transfer.TransferEngine, "_bring_back", late)
     session = parked(runtime, 3, greedy, llama, input_ids, 3, visit=visit)

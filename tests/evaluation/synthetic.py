@@ -23,7 +23,7 @@ SCATTER = 0.01  # of the median, from end to end
 
 def ready_ms(method: str, variant: str, workload: str, layer: int, functional: bool) -> float:
     """Median of the clock ready: the magnitudes of an H100, or of a tiny model on a CPU."""
-    slow = workload == "session" and variant in ("pinned", "pageable")
+    slow = workload == "session" and variant in ("pinned", "pageable", "pinned_identical")
     if functional:
         return {"vanilla": 0.05, "recompute": 0.5 * layer, "djinn": 0.4}.get(method, 0.02 * layer if slow else 0.4)
     times = {"vanilla": 0.01, "recompute": 1.0 + 3.0 * layer, "djinn": 0.63}
@@ -122,7 +122,8 @@ class Synthetic:
 
     def _cell(self, method: str, variant: str, workload: Json, layer: int) -> Json:
         ready = self.ready(method, variant, workload["name"], layer, self.functional)
-        partners = ["pinned", *(["pinned_ordered"] if workload["kv_cache"] else [])] if method == "djinn" else []
+        partners = ["pinned_identical", "pinned_ordered"] if workload["kv_cache"] else ["pinned"]
+        partners = partners if method == "djinn" else []
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
         scatter = [1 + SCATTER * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
         return {

@@ -10,7 +10,7 @@ import torch
 
 from djinn import transfer
 from djinn.transfer import TransferEngine
-from evaluation.benchmark_djinn import Djinn
+from evaluation.benchmark_djinn import Djinn, partners
 from evaluation.benchmark_manual_offload import OrderedOffload, PageableOffload, PinnedOffload, variants
 from evaluation.benchmark_recompute import Recompute
 from evaluation.benchmark_vanilla import Vanilla
@@ -82,16 +82,11 @@ def test_state_sizes_agree_between_methods(subject, study):
 
 def test_djinn_is_paired_in_alternating_order(subject, study):
     """Each sample carries its partners; the ordered one where there is history; the order alternates."""
-    cells = run(
-        subject,
-        study,
-        Djinn,
-        partners=lambda workload: [PinnedOffload, *([OrderedOffload] if workload.kv_cache else [])],
-    )
+    cells = run(subject, study, Djinn, partners=partners)
     activation, session = cells
     assert [set(sample["paired"]) for sample in activation["samples"]] == [{"pinned"}] * 2
-    assert [set(sample["paired"]) for sample in session["samples"]] == [{"pinned", "pinned_ordered"}] * 2
-    assert [sample["paired"]["pinned"]["djinn_first"] for sample in session["samples"]] == [True, False]
+    assert [set(sample["paired"]) for sample in session["samples"]] == [{"pinned_identical", "pinned_ordered"}] * 2
+    assert [sample["paired"]["pinned_identical"]["djinn_first"] for sample in session["samples"]] == [True, False]
 
 
 class NothingBack(PinnedOffload):
@@ -126,36 +121,39 @@ def test_hand_written_mutants_are_caught(subject, study, mutant):
         run(subject, study, mutant)
 
 
-def copy_nothing(self, entries, stream):
+def copy_nothing(entries):
     return None
 
 
-def skip_history(self, state):
+def skip_history(engine, state, ahead):
     state.submitted(state.history, None)
-    self.release(state.entries)
     state.finish()
+    engine.release(state.entries)
+    state.settle()
 
 
-def signal_early(self, state, compute, go):
+def signal_early(engine, state, compute, *, go, wake):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate(state.entries)
-
-    def later():
-        time.sleep(0.05)
-        state.submitted(state.entries, self._copy_in(state.entries, None))
-        self.release(state.entries)
-        state.finish()
-
-    self._behind.put(later)
+    engine._behind.put(lambda: time.sleep(0.05))
+    engine._behind.put(lambda: transfer._copy_in(state.frontier))
+    engine._behind.put(lambda: engine._bring_back(state, 0))
     go()
+    wake()
+    state.land()
 
 
 @pytest.mark.parametrize(
-    ("name", "mutant"), [("_copy_in", copy_nothing), ("_bring_back", skip_history), ("swap_in", signal_early)]
+    ("owner", "name", "mutant"),
+    [
+        (transfer, "_copy_in", copy_nothing),
+        (TransferEngine, "_bring_back", skip_history),
+        (TransferEngine, "swap_in", signal_early),
+    ],
 )
-def test_djinn_mutants_are_caught(subject, study, monkeypatch, name, mutant):
+def test_djinn_mutants_are_caught(subject, study, monkeypatch, owner, name, mutant):
     """A runtime that copies nothing, skips the history, or signals early fails the job."""
-    monkeypatch.setattr(TransferEngine, name, mutant)
+    monkeypatch.setattr(owner, name, mutant)
     with pytest.raises(NotBitExact, match="Djinn"):
         run(subject, study, Djinn)
 
