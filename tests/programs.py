@@ -1,4 +1,6 @@
-"""Programs as a user writes them, for the tests of the runtime."""
+"""Programs as a user writes them, and other things that the tests of the runtime share."""
+
+import torch
 
 
 def prefill(model, input_ids):
@@ -14,3 +16,9 @@ def greedy(model, input_ids, steps):
         output = model(logits[-1][:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True)
         logits.append(output.logits)
     return logits
+
+
+def spoil(sizes):
+    """Overwrite memory of these sizes that the allocator may hand out next."""
+    blocks = [torch.full((size,), 0xFF, dtype=torch.uint8) for size in sizes]
+    del blocks

@@ -39,7 +39,9 @@ class Discovery:
         ``outermost`` is the code below which the program's frames begin; what ``caller`` leads to is the caller's.
         """
         walk = Walk(kv_layer_of=self._kv_layers.finder(), breakpoint=layer)
-        walk.meet(output, "hidden_states", FRONTIER, counted=False)
+        first = output[0] if isinstance(output, tuple) and output else output
+        walk.meet(first, "hidden_states", FRONTIER, counted=False)
+        walk.meet(output, "output", FRONTIER, counted=False)
         for name, value in kwargs.items():
             walk.meet(value, name, FRONTIER, counted=False)
         for index, value in enumerate(args[1:], start=1):

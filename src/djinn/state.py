@@ -54,7 +54,8 @@ class NamedView:
     def over(self, raw: torch.Tensor) -> torch.Tensor:
         """This tensor as a view of ``raw``, the bytes of its storage (uint8, shape [nbytes])."""
         usable = raw.numel() // self.dtype.itemsize * self.dtype.itemsize
-        return raw[:usable].view(self.dtype).as_strided(self.shape, self.stride, self.offset)
+        typed = raw[:usable].view(self.dtype)  # as_strided counts from the start of the storage, of which raw is a part
+        return typed.as_strided(self.shape, self.stride, int(typed.storage_offset()) + self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)

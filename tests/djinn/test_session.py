@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from tests.programs import greedy, prefill
+from tests.programs import greedy, prefill, spoil
 
 import djinn
 from djinn import transfer
@@ -32,12 +32,6 @@ def parked(runtime, layer, program, *args, visit=1):
 
 def equal(left, right):
     return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def spoil(sizes):
-    """Overwrite memory of these sizes that the allocator may hand out next."""
-    blocks = [torch.full((size,), 0xFF, dtype=torch.uint8) for size in sizes]
-    del blocks
 
 
 @pytest.mark.parametrize("layer", [1, 3, LAYERS])
@@ -191,6 +185,25 @@ def test_edit_changes_the_logits_as_a_plain_hook_would(runtime, llama, input_ids
     found = session.result(30)
     assert torch.equal(found[0], output.logits)
     assert not torch.equal(found[0], plain[0])
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "kv.2.keys", "kv.1.values"])
+def test_edit_of_any_tensor_of_any_session_is_its_own(runtime, llama, input_ids, name):
+    """With several sessions in the arena, an edit of one tensor of one of them changes that one, and nothing else."""
+    sessions = [parked(runtime, 2, greedy, llama, input_ids, 2) for _ in range(3)]
+    for session in sessions:
+        session.io_wait()
+    before = {key: tensor.clone() for key, tensor in sessions[1].state.items()}
+    sessions[1].state[name].mul_(-2)
+    after = sessions[1].state
+    assert torch.equal(after[name], before[name] * -2)
+    assert all(torch.equal(after[key], before[key]) for key in before if key != name)
+    found = []
+    for session in sessions:
+        session.resume()
+        found.append(session.result(30))
+    plain = greedy(llama, input_ids, 2)
+    assert [equal(one, plain) for one in found] == [True, False, True]
 
 
 def test_edit_on_the_device_and_replacement_survive(runtime, llama, input_ids):

@@ -1,0 +1,201 @@
+"""Architectures that the runtime was not told of: state is found, taken and brought back, bit for bit."""
+
+import pytest
+import torch
+import transformers
+from tests.programs import spoil
+from torch import nn
+
+import djinn
+
+LAYERS = 4
+SMALL = {"vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+LLAMA_LIKE = {
+    **SMALL,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+MODELS = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", LLAMA_LIKE),
+    "mistral": ("MistralForCausalLM", "MistralConfig", {**LLAMA_LIKE, "sliding_window": 8}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**LLAMA_LIKE, "head_dim": 16}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {
+            **LLAMA_LIKE,
+            "head_dim": 16,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {**SMALL, "n_embd": 64, "n_layer": LAYERS, "n_head": 4, "n_positions": 128},
+    ),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        {key: value for key, value in LLAMA_LIKE.items() if key != "num_key_value_heads"},
+    ),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**LLAMA_LIKE, "num_local_experts": 4}),
+    "mamba": (
+        "MambaForCausalLM",
+        "MambaConfig",
+        {**SMALL, "hidden_size": 64, "num_hidden_layers": LAYERS, "state_size": 8},
+    ),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {
+            "vocab_size": 96,
+            "d_model": 64,
+            "d_kv": 16,
+            "d_ff": 96,
+            "num_layers": LAYERS,
+            "num_decoder_layers": LAYERS,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": None,
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    kind, config, settings = MODELS[request.param]
+    torch.manual_seed(0)
+    built = getattr(transformers, kind)(getattr(transformers, config)(**settings)).eval()
+    built.generation_config.eos_token_id = None
+    return built
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Tokens of shape [2, 20]; the first of one row are padding, so that masks matter."""
+    return torch.randint(2, 96, (2, 20), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def mask(tokens):
+    mask = torch.ones_like(tokens)
+    mask[0, :5] = 0
+    return mask
+
+
+def forward(model, tokens, mask):
+    """Logits of one forward pass, without a cache."""
+    inputs = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {"use_cache": False}
+    return model(input_ids=tokens, attention_mask=mask, **inputs).logits
+
+
+def sample(model, tokens, mask, **more):
+    """Tokens and the scores of every step, sampled from a fixed seed."""
+    torch.manual_seed(7)
+    found = model.generate(
+        tokens,
+        attention_mask=mask,
+        max_new_tokens=5,
+        do_sample=True,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **more,
+    )
+    return [found.sequences, *found.scores]
+
+
+def equal(left, right):
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def swapped_out(runtime, session):
+    """The parked session at IO_WAIT; its memory is overwritten and somebody else uses the model meanwhile."""
+    assert session.wait(60) is djinn.Phase.PAUSED
+    assert sum(session.storage_sizes) > 0
+    session.io_wait()
+    spoil(session.storage_sizes)
+    return session
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS])
+def test_forward_pass(model, tokens, mask, layer):
+    """Paused after the first, a middle or the last layer, the logits are those of the plain call."""
+    expected = forward(model, tokens, mask)
+    with djinn.Runtime(model, host_memory_bytes=8 << 20) as runtime:
+        session = swapped_out(runtime, runtime.open(breakpoint=layer).start(forward, model, tokens, mask))
+        assert "hidden_states" in session.state
+        assert torch.equal(forward(model, tokens, mask), expected)
+        session.resume()
+        assert torch.equal(session.result(60), expected)
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS])
+@pytest.mark.parametrize("visit", [1, 3], ids=["prefill", "second decode step"])
+def test_sampling(model, tokens, mask, layer, visit):
+    """``generate`` with sampling from a seed gives the same tokens and scores, whoever draws numbers meanwhile."""
+    expected = sample(model, tokens, mask)
+    with djinn.Runtime(model, host_memory_bytes=8 << 20) as runtime:
+        session = runtime.open(breakpoint=layer, visit=visit).start(sample, model, tokens, mask)
+        swapped_out(runtime, session)
+        torch.rand(1000)
+        session.resume()
+        assert equal(session.result(60), expected)
+
+
+def test_two_breakpoints_in_one_call(model, tokens, mask):
+    """A call that is paused in the prefill and again in a decode step, at another layer, is bit-equal."""
+    expected = sample(model, tokens, mask)
+    with djinn.Runtime(model, host_memory_bytes=8 << 20) as runtime:
+        session = swapped_out(runtime, runtime.open(breakpoint=1).start(sample, model, tokens, mask))
+        session.break_at(LAYERS - 1, visit=2)
+        session.resume()
+        swapped_out(runtime, session)
+        assert session.layer == LAYERS - 1
+        session.resume()
+        assert equal(session.result(60), expected)
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3", "gpt_neox"], indirect=True)
+@pytest.mark.parametrize("visit", [1, 3])
+def test_static_cache(model, tokens, mask, visit):
+    """A cache of fixed size, allocated by ``generate``, is swapped like any other."""
+    expected = sample(model, tokens, mask, cache_implementation="static")
+    with djinn.Runtime(model, host_memory_bytes=8 << 20) as runtime:
+        call = {"cache_implementation": "static"}
+        session = runtime.open(breakpoint=2, visit=visit).start(sample, model, tokens, mask, **call)
+        swapped_out(runtime, session)
+        session.resume()
+        assert equal(session.result(60), expected)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 4])
+def test_plain_stack_of_layers(layer):
+    """A model that is no transformer, with residuals in local variables and a stack found by its weight."""
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(4)))
+            self.head = nn.Linear(64, 8)
+
+        def forward(self, x):
+            first = x.sin()
+            for block in self.blocks:
+                x = x + block(torch.tanh(x)) * 0.5
+            return self.head(x + first)
+
+    torch.manual_seed(0)
+    model, x = Stack(), torch.randn(256, 64)
+    expected = model(x)
+    with djinn.Runtime(model, host_memory_bytes=8 << 20) as runtime:
+        assert runtime.depth == 4
+        session = swapped_out(runtime, runtime.open(breakpoint=layer).start(model, x))
+        session.resume()
+        assert torch.equal(session.result(60), expected)
