@@ -19,4 +19,5 @@ rule paper_figures:
     default_target: True
     input:
         paper_outputs("local"),
+        side_records(),
         paper_outputs(PAPER_RUN) if PAPER_RUN in PUBLISHED else [],

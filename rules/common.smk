@@ -76,6 +76,15 @@ def record(job):
     return f"{LOCAL}/raw/{job.method}/layer_{job.layer}/round_{job.round}.json"
 
 
+def side_records():
+    """What is measured once per run: of Djinn, the system that this is about."""
+    return (
+        [f"{LOCAL}/{kind}.json" for kind in ("overhead", "load")]
+        if "djinn" in STUDY.methods
+        else []
+    )
+
+
 def module(name):
     """Path of a module of the evaluation."""
     return f"src/evaluation/{name}.py"

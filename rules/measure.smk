@@ -1,4 +1,4 @@
-"""One job per method, layer and round: its own process, one record with every raw sample."""
+"""One job per method, layer and round, and one each for overhead and load: its own process, every raw sample kept."""
 
 
 rule measure:
@@ -24,3 +24,22 @@ rule measure:
     shell:
         "python3 -m evaluation.benchmark_{wildcards.method} --layer {wildcards.layer}"
         " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"
+
+
+rule side_measure:
+    input:
+        MEASURING,
+        study=rules.study.output,
+        machine=ancient(f"{LOCAL}/machine.json"),
+    output:
+        f"{LOCAL}/{{kind}}.json",
+    log:
+        "logs/measure/{kind}.log",
+    wildcard_constraints:
+        kind="overhead|load",
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    shell:
+        "python3 -m evaluation.{wildcards.kind} --study {input.study} --out {output} > {log} 2>&1"

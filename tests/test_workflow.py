@@ -19,7 +19,15 @@ TINY = {
         {"name": "activation", "batch": 1, "tokens": 16, "kv_cache": False},
         {"name": "session", "batch": 1, "tokens": 16, "kv_cache": True},
     ],
-    "functional": {"tokens": 16, "samples": 2, "warmup_samples": 0, "validation_samples": 1, "think_time_ms": 0},
+    "functional": {
+        "tokens": 16,
+        "samples": 2,
+        "warmup_samples": 0,
+        "validation_samples": 1,
+        "think_time_ms": 0,
+        "overhead": {"samples": 2, "decode_steps": 1},
+        "load": [{"sessions": 2, "resumes": 2}],
+    },
 }
 PARTS = ("Snakefile", "config.yaml", "rules", "src", "envs", "profiles", "results/published", "paper_figures")
 
@@ -62,6 +70,8 @@ def test_main_job_measures_and_draws(finished):
     )
     methods = ("djinn", "manual_offload", "recompute", "vanilla")
     assert records == [f"{method}/layer_{layer}/round_1.json" for method in methods for layer in (1, 3)]
+    for name in ("overhead", "load"):
+        assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]
     assert {row["method"] for row in rows if row["metric"] == "ready_ms"} == set(methods)

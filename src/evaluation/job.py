@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluation.atomic import write_json
 from evaluation.devices import DeviceError
 from evaluation.harness import NotBitExact, Record, Variants, measure
-from evaluation.models import build
+from evaluation.models import Subject, build
 from evaluation.provenance import provenance
 from evaluation.study import ConfigError, Study, load_config, resolve
 
@@ -43,23 +43,51 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
     return 0
 
 
+def run_side_job(
+    name: str, description: str | None, take: Callable[[Subject, Study, Callable[[str], None]], Record]
+) -> int:
+    """The same for what is measured once per run and not per method and layer; ``take`` returns ``cells``."""
+    parser = _parser(name, description)
+    arguments = parser.parse_args()
+    try:
+        study = _study(arguments)
+        origin = provenance(study.device)
+        subject = _build(study)
+        with _Progress(name) as report, torch.no_grad():
+            cells = take(subject, study, report)
+    except NotBitExact as error:
+        print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
+        return 1
+    except (ConfigError, DeviceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    shared = {"study": study.to_json(), "model": subject.describe(study), "provenance": origin}
+    write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
+    return 0
+
+
 def check_record(record: Record) -> None:
     """Raise ``jsonschema.ValidationError`` if ``record`` is not what ``record.schema.json`` describes."""
     schema = json.loads(resources.files("evaluation").joinpath("record.schema.json").read_text())
     jsonschema.validate(record, schema)
 
 
-def _parse(name: str, description: str | None) -> argparse.Namespace:
+def _parser(module: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m evaluation.benchmark_{name}",
+        prog=f"python -m evaluation.{module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
     parser.add_argument("--out", type=Path, required=True, help="where the JSON record goes")
-    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
     parser.add_argument("--study", type=Path, help="a resolved study.json; default: resolve --config on this machine")
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    return parser
+
+
+def _parse(name: str, description: str | None) -> argparse.Namespace:
+    parser = _parser(f"benchmark_{name}", description)
+    parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
+    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
     return parser.parse_args()
 
 
@@ -71,11 +99,7 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: Variants, partners: Variants) -> Record:
     origin = provenance(study.device)
-    try:
-        subject = build(study)
-    except torch.OutOfMemoryError as error:
-        message = "the model does not fit the device, or another process holds its memory"
-        raise ConfigError(f"{message}: {str(error).splitlines()[0]}") from error
+    subject = _build(study)
     with _Progress(f"{name} layer {arguments.layer}") as report:
         cells = measure(subject, study, arguments.layer, variants=variants, partners=partners, report=report)
     return {
@@ -88,6 +112,14 @@ def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: V
         "provenance": origin,
         "cells": cells,
     }
+
+
+def _build(study: Study) -> Subject:
+    try:
+        return build(study)
+    except torch.OutOfMemoryError as error:
+        message = "the model does not fit the device, or another process holds its memory"
+        raise ConfigError(f"{message}: {str(error).splitlines()[0]}") from error
 
 
 class _Progress:

@@ -1,7 +1,8 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
-A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged,
-and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder appears whole or not at all.
+A published run is ``machine.json``, ``study.json``, ``overhead.json``, ``load.json`` and the raw records of one
+study on one GPU, unchanged, and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder
+appears whole or not at all.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evaluation.atomic import write_text
-from evaluation.runs import CHECKSUMS, Json, Run, RunError, load_run, record_paths, sha256
+from evaluation.runs import CHECKSUMS, SIDE_RECORDS, Json, Run, RunError, load_run, record_paths, sha256
 
 _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
@@ -38,7 +39,8 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     staging = Path(tempfile.mkdtemp(dir=published, prefix=f".{name}."))
     try:
         fresh, old = staging / name, staging / "replaced"
-        _copy(source, fresh, [source / "machine.json", source / "study.json", *record_paths(source, run.study)])
+        beside = [source / name for name in ("machine.json", "study.json", *SIDE_RECORDS)]
+        _copy(source, fresh, [*beside, *record_paths(source, run.study)])
         load_run(fresh)  # what was copied is what was checked
         if target.exists():
             os.rename(target, old)
@@ -57,7 +59,8 @@ def check_publishable(source: Path, run: Run) -> None:
     """Raise :class:`RunError` if ``run`` is functional or lacks a job, a cell or a sample of its study."""
     if run.functional:
         raise RunError(f"{source}: a functional run, made without a GPU, is not published")
-    if missing := [path for path in record_paths(source, run.study) if not path.exists()]:
+    wanted = [*record_paths(source, run.study), *(source / name for name in SIDE_RECORDS)]
+    if missing := [path for path in wanted if not path.exists()]:
         raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
     variants: dict[str, set[tuple[str, str]]] = {}
     for path, record in zip(record_paths(source, run.study), run.records, strict=True):

@@ -1,10 +1,10 @@
 """Reads a run: one machine, one study, and the raw records of its jobs, all of which belong together.
 
-A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``; a
-published one has ``SHA256SUMS`` besides. Whatever is damaged, mixed or tampered with is refused by name here,
-so that nothing downstream has to ask. Reads JSON as dictionaries, so that runs published by older versions
-stay readable. Does not compute anything, and does not ask whether the run is complete:
-:mod:`evaluation.publish` does.
+A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``, and with
+``overhead.json`` and ``load.json`` once they are measured; a published one has ``SHA256SUMS`` besides. Whatever is
+damaged, mixed or tampered with is refused by name here, so that nothing downstream has to ask. Reads JSON as
+dictionaries, so that runs published by older versions stay readable. Does not compute anything, and does not ask
+whether the run is complete: :mod:`evaluation.publish` does.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import jsonschema
 Json = dict[str, Any]
 
 CHECKSUMS = "SHA256SUMS"
+SIDE_RECORDS = ("overhead.json", "load.json")
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 # What all records of a run share, and how a message calls it.
@@ -77,6 +78,9 @@ def load_run(directory: str | Path) -> Run:
         raise RunError(f"{folder / 'raw'}: holds no record that study.json asks for")
     records = _read_records(present)
     _check_together(folder, study, machine, dict(zip(present, records, strict=True)))
+    for path in (folder / name for name in SIDE_RECORDS):
+        if path.exists():
+            _check_shared(path, _read_object(path), present[0], records[0])
     return Run(name=folder.resolve().name, machine=machine, study=study, records=records)
 
 
@@ -167,9 +171,7 @@ def _check_together(folder: Path, study: Json, machine: Json, records: dict[Path
         own = f"{record['method']}/layer_{record['layer']}/round_{record['round']}.json"
         if path != folder / "raw" / own:
             raise RunError(f"{path}: holds the record of {own}")
-        for what, value_of in _SHARED.items():
-            if value_of(record) != value_of(first):
-                raise RunError(f"{path}: mixed run: another {what} than {first_path}; measure both again")
+        _check_shared(path, record, first_path, first)
         repeated = next(_repeated_cells(record), None)
         if repeated is not None:
             raise RunError(f"{path}: two cells of workload and variant {repeated}")
@@ -178,6 +180,16 @@ def _check_together(folder: Path, study: Json, machine: Json, records: dict[Path
     device = first["provenance"]["device"]
     if bool(machine.get("functional")) != (device == "cpu"):
         raise RunError(f"{folder / 'machine.json'}: mixed run: the records are from a {device} device, this is not")
+
+
+def _check_shared(path: Path, record: Json, first_path: Path, first: Json) -> None:
+    for what, value_of in _SHARED.items():
+        try:
+            same = value_of(record) == value_of(first)
+        except KeyError as error:
+            raise RunError(f"{path}: not a valid record: it lacks {error}") from error
+        if not same:
+            raise RunError(f"{path}: mixed run: another {what} than {first_path}; measure both again")
 
 
 def _repeated_cells(record: Json) -> Iterator[tuple[str, str]]:

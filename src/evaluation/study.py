@@ -63,6 +63,22 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """How an uninterrupted run under Djinn is compared with the bare model."""
+
+    samples: int
+    decode_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Resumes of random ones among ``sessions`` that are paused at once."""
+
+    sessions: int
+    resumes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One process and one record."""
 
@@ -84,6 +100,9 @@ class Study:
     workloads: tuple[Workload, ...]
     measurement: Measurement
     host_arena_gib: float
+    overhead: Overhead
+    load: tuple[Load, ...]
+    load_host_arena_gib: float
 
     @property
     def functional(self) -> bool:
@@ -122,6 +141,8 @@ class Study:
                 "layers": tuple(plain["layers"]),
                 "workloads": tuple(Workload(**workload) for workload in plain["workloads"]),
                 "measurement": Measurement(**plain["measurement"]),
+                "overhead": Overhead(**plain["overhead"]),
+                "load": tuple(Load(**row) for row in plain["load"]),
             }
         )
 
@@ -193,9 +214,12 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     device = choose_device(filled["device"], gpu)
     measurement = dict(filled["measurement"])
     workloads = [dict(workload) for workload in filled["workloads"]]
+    overhead, load, load_host_arena_gib = filled["overhead"], filled["load"], filled["djinn"]["load_host_arena_gib"]
     if device == "cpu":
         smaller = dict(filled["functional"])
         tokens = smaller.pop("tokens")
+        overhead, load = smaller.pop("overhead"), smaller.pop("load")
+        load_host_arena_gib = filled["djinn"]["host_arena_gib"]
         measurement.update(smaller)
         workloads = [{**workload, "tokens": tokens} for workload in workloads]
     names = [workload["name"] for workload in workloads]
@@ -218,6 +242,9 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         workloads=tuple(Workload(**workload) for workload in workloads),
         measurement=Measurement(**measurement),
         host_arena_gib=filled["djinn"]["host_arena_gib"],
+        overhead=Overhead(**overhead),
+        load=tuple(Load(**row) for row in load),
+        load_host_arena_gib=load_host_arena_gib,
     )
 
 

@@ -69,6 +69,9 @@ class Synthetic:
                 "decode_steps": 2,
             },
             "host_arena_gib": 4,
+            "overhead": {"samples": 30, "decode_steps": 16},
+            "load": [{"sessions": 64, "resumes": 500}],
+            "load_host_arena_gib": 105,
         }
 
     def machine(self) -> Json:
@@ -168,6 +171,10 @@ class Synthetic:
             for layer in self.layers:
                 for number in range(1, self.rounds + 1):
                     write(record_path(folder, method, layer, number), self.record(method, layer, number))
+        for name in ("overhead", "load") if self.methods else ():
+            whole = self.record(self.methods[0], self.layers[0], 1)
+            shared = {key: whole[key] for key in ("schema", "study", "model", "provenance")}
+            write(folder / f"{name}.json", {**shared, "kind": name, "cells": []})
         return folder
 
 
