@@ -472,9 +472,10 @@ class Session:
         self._random_state = self._turn.give_up()
         self._move(Phase.PAUSED)
         self._wake.acquire()
+        if self._restoring is not None:
+            self._restoring.hold()
         self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
         if self._restoring is not None:
             self._restoring.order()
-            self._restoring.hold()
