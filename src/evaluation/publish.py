@@ -1,8 +1,8 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
-A published run is ``machine.json``, ``study.json``, ``overhead.json``, ``load.json`` and the raw records of one
-study on one GPU, unchanged, and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder
-appears whole or not at all.
+A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged, with
+``overhead.json`` and ``load.json`` if they were measured, and ``SHA256SUMS``. Functional, incomplete and mixed runs
+are refused. The folder appears whole or not at all.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     try:
         fresh, old = staging / name, staging / "replaced"
         beside = [source / name for name in ("machine.json", "study.json", *SIDE_RECORDS)]
-        _copy(source, fresh, [*beside, *record_paths(source, run.study)])
+        _copy(source, fresh, [*(path for path in beside if path.exists()), *record_paths(source, run.study)])
         load_run(fresh)  # what was copied is what was checked
         if target.exists():
             os.rename(target, old)
@@ -59,8 +59,7 @@ def check_publishable(source: Path, run: Run) -> None:
     """Raise :class:`RunError` if ``run`` is functional or lacks a job, a cell or a sample of its study."""
     if run.functional:
         raise RunError(f"{source}: a functional run, made without a GPU, is not published")
-    wanted = [*record_paths(source, run.study), *(source / name for name in SIDE_RECORDS)]
-    if missing := [path for path in wanted if not path.exists()]:
+    if missing := [path for path in record_paths(source, run.study) if not path.exists()]:
         raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
     variants: dict[str, set[tuple[str, str]]] = {}
     for path, record in zip(record_paths(source, run.study), run.records, strict=True):
@@ -111,6 +110,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"published {target}")
+    for name in SIDE_RECORDS:
+        if not (target / name).exists():
+            print(f"without {name}: it was not measured")
     return 0
 
 
