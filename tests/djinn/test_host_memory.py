@@ -1,8 +1,10 @@
 """The host arena."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from djinn.core import HostMemoryFull
 from djinn.host_memory import HostArena, available_bytes
@@ -76,7 +78,11 @@ def test_available_memory_is_the_least_that_anybody_grants(tmp_path):
     assert available_bytes(tmp_path) == 1000
 
 
-def test_a_refusal_of_the_system_is_one_clear_error():
-    """More than the system will map is answered by the number of bytes that was asked for."""
+def test_a_refusal_of_the_system_is_one_clear_error(monkeypatch):
+    """More than the system will map or pin is answered by the number of bytes that was asked for, and the limit."""
     with pytest.raises(HostMemoryFull, match=f"refused to map {1 << 62} bytes"):
         HostArena(1 << 62, pinned=False)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=lambda *arguments: 2))
+    monkeypatch.setattr("djinn.host_memory.memory_lock_limit", lambda: 65536)
+    with pytest.raises(HostMemoryFull, match=r"refused to pin 1048576 bytes .* memory-lock limit, which is 65536"):
+        HostArena(1 << 20, pinned=True)

@@ -11,6 +11,7 @@ from tests.programs import prefill
 from torch import nn
 
 import djinn
+from djinn.runtime import _arena
 
 
 def test_two_runtimes_on_one_model_are_refused(llama, input_ids):
@@ -144,6 +145,28 @@ def test_default_arena_is_half_of_what_is_free(llama, monkeypatch):
     monkeypatch.setattr("djinn.runtime.available_bytes", lambda: 4 << 20)
     with djinn.Runtime(llama) as runtime:
         assert runtime.arena.nbytes == 2 << 20
+
+
+def test_default_arena_falls_back_to_what_may_be_locked(monkeypatch):
+    """Where the system does not pin half of the free memory, the memory-lock limit is what it will pin."""
+    asked = []
+
+    def arena(nbytes, *, pinned):
+        asked.append(nbytes)
+        if nbytes > 1000:
+            raise djinn.HostMemoryFull("refused")
+
+    monkeypatch.setattr("djinn.runtime.HostArena", arena)
+    monkeypatch.setattr("djinn.runtime.available_bytes", lambda: 8000)
+    for limit, expected in ((1000, [4000, 1000]), (None, [4000]), (5000, [4000])):
+        asked.clear()
+        monkeypatch.setattr("djinn.runtime.memory_lock_limit", lambda limit=limit: limit)
+        if limit == 1000:
+            _arena(None, pinned=True)
+        else:
+            with pytest.raises(djinn.HostMemoryFull):
+                _arena(None, pinned=True)
+        assert asked == expected
 
 
 def test_freed_state_is_never_read_as_another_s(llama, input_ids):
