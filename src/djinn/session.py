@@ -73,6 +73,7 @@ class Session:
         self._visits_left = 0
         self._pause_asked = False
         self._abandoned = False
+        self._resuming = False
         self._wake = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
         self._wake.acquire()
         self._thread: threading.Thread | None = None
@@ -248,14 +249,16 @@ class Session:
             self._wake.release()
 
     def _restore(self, swapped: SwappedState) -> None:
-        while True:
-            try:
-                self._engine.swap_in(swapped, self._stream, go=self._go, wake=self._wake.release)
-            except DeviceMemoryFull:
-                if not self._make_room(swapped.nbytes):
-                    raise
-            else:
-                return
+        self._resuming = True  # what it still has on the device is not to leave now
+        try:
+            while True:
+                try:
+                    return self._engine.swap_in(swapped, self._stream, go=self._go, wake=self._wake.release)
+                except DeviceMemoryFull:
+                    if not self._make_room(swapped.nbytes):
+                        raise
+        finally:
+            self._resuming = False
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
@@ -316,7 +319,7 @@ class Session:
     def idle(self) -> Idle | None:
         """Its state on the device, if that may leave."""
         state = self._state
-        if self._phase is not Phase.IO_WAIT or state is None:
+        if self._phase is not Phase.IO_WAIT or state is None or self._resuming:
             return None
         sizes = tuple(item.nbytes for item in self._on_device(state))
         return Idle(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None

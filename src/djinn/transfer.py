@@ -230,6 +230,8 @@ class TransferEngine:
             if self._out is not None:
                 undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
             _follow(self._out, compute)
+            if compute is not None:
+                _follow(self._out, torch.cuda.current_stream(self.device))  # where the caller may have edited
             with self._on(self._out):
                 for item, extent in zip(items, extents, strict=True):
                     host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)

@@ -203,6 +203,26 @@ def test_a_resume_without_room_evicts_others(runtime, llama, input_ids, monkeypa
         assert equal(one.result(30), greedy(llama, input_ids, 2))
 
 
+def test_a_resume_without_room_does_not_evict_itself(runtime, llama, input_ids, monkeypatch):
+    """A session that lost a part of its state keeps the rest while it asks for room, and loses nothing by it."""
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    session.io_wait(force=False)
+    runtime.make_room(session.storage_sizes[-1])
+    stayed = session.device_bytes
+    assert 0 < stayed < sum(session.storage_sizes)
+
+    def refuse(entries):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(transfer, "_allocate", refuse)
+    with pytest.raises(djinn.DeviceMemoryFull):
+        session.resume()
+    assert session.device_bytes == stayed
+    monkeypatch.undo()
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 2))
+
+
 def test_status_is_a_table_a_person_can_read(runtime, llama, input_ids):
     """Each session is a row: phase, layer, tier, bytes, age; closed ones are not shown."""
     closed = parked(runtime, 1, prefill, llama, input_ids)
