@@ -19,9 +19,10 @@ RANK = {
     "state_view": 2,
     "discovery": 3,
     "transfer": 3,
-    "session": 4,
-    "runtime": 5,
-    "__init__": 6,
+    "program": 4,
+    "session": 5,
+    "runtime": 6,
+    "__init__": 7,
 }
 
 

@@ -1,34 +1,32 @@
-"""One session: a program on its own thread, parked by a hook after a layer and sent on by RESUME.
+"""One session as its caller sees it: a program, where it stands, its state, and the signals that move it.
 
-The program's Python stack stays alive while it is parked, so neither the model's code nor the call has to change. The
-thread that signals (IO_WAIT, RESUME) does the copying; the session's own thread only waits and computes, one session at
-a time per device.
+The program's Python stack stays alive while it is parked (``program``), so neither the model's code nor the call has to
+change. The thread that signals (IO_WAIT, RESUME) does the copying.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from djinn.caller import Surroundings, Turn
+from djinn.caller import Turn
 from djinn.core import (
     DeviceMemoryFull,
     DjinnError,
     HostMemoryFull,
     IllegalMove,
     Phase,
-    SessionAbandoned,
     SessionCancelled,
     move,
 )
 from djinn.discovery import Discovery
 from djinn.forward import LayerHooks
-from djinn.gates import GapGate, tensors_in
 from djinn.policy import Idle
+from djinn.program import Program
 from djinn.state import SessionState, StateStorage
 from djinn.state_view import StateView
 from djinn.transfer import SwappedState, TransferEngine, raw_bytes
@@ -56,7 +54,6 @@ class Session:
         keep_budget: Callable[[], None],
     ) -> None:
         self.number = number
-        self.breakpoint: int | None = None
         self.layer: int | None = None  # after which it is parked
         self._depth = depth
         self._hooks = hooks
@@ -70,23 +67,13 @@ class Session:
         self._since = time.monotonic()
         self._changed = threading.Condition()
         self._signals = threading.RLock()  # one signal at a time
-        self._visits_left = 0
-        self._pause_asked = False
-        self._abandoned = False
         self._resuming = False
-        self._wake = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
-        self._wake.acquire()
-        self._thread: threading.Thread | None = None
-        self._surroundings: Surroundings | None = None
-        self._stream: torch.cuda.Stream | None = None  # on which the program computes
-        self._random_state: list[torch.Tensor] = []
-        self._program: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
+        self._breakpoint: tuple[int | None, int] = (None, 1)  # layer and visit, until the program is there to be told
+        self._program: Program | None = None
         self._value: Any = None
         self._error: BaseException | None = None
         self._state: SessionState | None = None  # while parked
         self._swapped: SwappedState | None = None  # what is in host memory; after RESUME, on its way back
-        self._restoring: SwappedState | None = None  # the same after RESUME, until the program's stream waits for all
-        self._gap = GapGate(self._wait_for)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -113,7 +100,9 @@ class Session:
         with self._signal():
             if self._phase is not Phase.CREATED:
                 self._check_parked("a breakpoint can be set")
-            self.breakpoint, self._visits_left = layer, visit
+            self._breakpoint = layer, visit
+            if self._program is not None:
+                self._program.break_at(layer, visit)
         return self
 
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
@@ -125,14 +114,19 @@ class Session:
         with self._signal():
             if self._phase is not Phase.CREATED:
                 raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
-            self._program = (program, args, kwargs)
-            self._surroundings = Surroundings(self._engine.device)
-            self._random_state = self._turn.random_state()
-            self._thread = threading.Thread(
-                target=self._surroundings.context.run, args=(self._run,), name=f"djinn-{self.number}", daemon=True
+            self._program = Program(
+                (program, args, kwargs),
+                name=f"djinn-{self.number}",
+                device=self._engine.device,
+                hooks=self._hooks,
+                discovery=self._discovery,
+                turn=self._turn,
+                parked=self._parked,
+                ended=self._ended,
             )
+            self._program.break_at(*self._breakpoint)
             self._move(Phase.RUNNING)
-            self._thread.start()
+            self._program.start()
         return self
 
     def pause(self) -> None:
@@ -141,9 +135,9 @@ class Session:
         Raises :class:`IllegalMove` unless the program computes.
         """
         with self._signal():
-            if self._phase is not Phase.RUNNING:
+            if self._phase is not Phase.RUNNING or self._program is None:
                 raise IllegalMove(f"a session that is {self._phase.value} cannot be paused")
-            self._pause_asked = True
+            self._program.pause_asked = True
 
     def wait(self, timeout: float | None = None) -> Phase:
         """Block until the session parks or ends, at most ``timeout`` seconds; returns the phase it is in.
@@ -242,18 +236,18 @@ class Session:
             if self._swapped is not None:
                 self._restore(self._swapped)
                 return
-            if self._stream is not None:
-                self._stream.synchronize()
+            if self._its.stream is not None:
+                self._its.stream.synchronize()
                 torch.cuda.current_stream(self._engine.device).synchronize()  # where the caller may have edited
             self._go()
-            self._wake.release()
+            self._its.wake()
 
     def _restore(self, swapped: SwappedState) -> None:
         self._resuming = True  # what it still has on the device is not to leave now
         try:
             while True:
                 try:
-                    return self._engine.swap_in(swapped, self._stream, go=self._go, wake=self._wake.release)
+                    return self._engine.swap_in(swapped, self._its.stream, go=self._go, wake=self._its.wake)
                 except DeviceMemoryFull:
                     if not self._make_room(swapped.nbytes):
                         raise
@@ -302,16 +296,14 @@ class Session:
         with self._signal():
             if self._phase is Phase.CLOSED:
                 return
-            if self._thread is threading.current_thread():
+            if self._program is not None and self._program.is_current:
                 raise IllegalMove("a session cannot be closed by its own program")
             self._abandon()
-            if self._thread is not None:
-                self._thread.join(timeout)
-                if self._thread.is_alive():
-                    raise TimeoutError(f"the program has not come to its next layer after {timeout} seconds")
+            if self._program is not None and not self._program.join(timeout):
+                raise TimeoutError(f"the program has not come to its next layer after {timeout} seconds")
             if self._swapped is not None:
                 self._swapped.wait_settled()
-            self._state = self._swapped = self._restoring = self._value = self._error = None
+            self._state = self._swapped = self._program = self._value = self._error = None
             self._move(Phase.CLOSED)
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
@@ -358,8 +350,8 @@ class Session:
     def _check_parked(self, what: str) -> SessionState:
         if self._phase not in _PARKED or self._state is None:
             missed = ""
-            if self._phase is Phase.FINISHED and self._visits_left > 0:
-                missed = f": it never came to its breakpoint, layer {self.breakpoint}"
+            if self._phase is Phase.FINISHED and self._its.missed_breakpoint is not None:
+                missed = f": it never came to its breakpoint, layer {self._its.missed_breakpoint}"
             raise IllegalMove(
                 f"{what} while a session is parked; this one is {self._phase.value}{missed}"
             ) from self._error
@@ -374,111 +366,42 @@ class Session:
         leaving = self._on_device(self._state)[keep:]
         if leaving:
             earlier = self._swapped.entries if self._swapped is not None else ()
-            self._swapped = SwappedState([*earlier, *self._engine.swap_out(leaving, self._stream)])
+            self._swapped = SwappedState([*earlier, *self._engine.swap_out(leaving, self._its.stream)])
 
     def _go(self) -> None:
-        self._restoring = self._swapped
+        self._its.go(self._swapped)
         self._state = None
         self._move(Phase.RUNNING)
 
     def _abandon(self) -> None:
-        self._abandoned = True
+        if self._program is not None:
+            self._program.abandon()
         if self._phase in _PARKED:
             if self._swapped is not None:
                 self._engine.release(self._swapped.entries)
                 self._swapped.settle()
             self._swapped = None
             self._go()
-            self._wake.release()
+            self._its.wake()
+
+    @property
+    def _its(self) -> Program:
+        """The program of a session that was started."""
+        assert self._program is not None
+        return self._program
+
+    def _parked(self, layer: int, state: SessionState) -> None:
+        self.layer = layer
+        self._state = state
+        self._swapped = None
+        self._move(Phase.PAUSED)
+
+    def _ended(self, value: Any, error: BaseException | None) -> None:
+        self._value, self._error = value, error
+        self._move(Phase.FINISHED if error is None else Phase.FAILED)
 
     def _move(self, target: Phase) -> None:
         with self._changed:
             self._phase = move(self._phase, target)
             self._since = time.monotonic()
             self._changed.notify_all()
-
-    # -- on the session's own thread -----------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        assert self._program is not None
-        assert self._surroundings is not None
-        program, args, kwargs = self._program
-        try:
-            self._turn.take(self._random_state)
-            self._hooks.attach(self)
-            try:
-                with self._surroundings.entered():
-                    self._value = program(*args, **kwargs)
-                    self.leave_model()
-            finally:
-                self._gap.exit()
-                self._hooks.detach()
-                self._turn.give_up()
-        except SessionAbandoned:
-            self._end(SessionCancelled("the session was cancelled"))
-        except BaseException as error:  # noqa: BLE001 - whatever the program raises belongs to result()
-            self._end(error)
-        else:
-            self._end(None)
-
-    def _end(self, error: BaseException | None) -> None:
-        self._error = error
-        self._program = None
-        self._move(Phase.FINISHED if error is None else Phase.FAILED)
-
-    def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
-        if self._abandoned:
-            raise SessionAbandoned
-        if self._restoring is not None:
-            self._gap.exit()
-            self._wait_for(tensors_in((args, kwargs)))
-            self._restoring.wait_layer(layer)
-
-    def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        """Park if this is the breakpoint; while state is still on its way, watch what runs between the layers."""
-        if self._abandoned:
-            raise SessionAbandoned
-        self._visits_left -= layer == self.breakpoint
-        if self._pause_asked or (layer == self.breakpoint and self._visits_left == 0):
-            self._park(layer, args, kwargs, output)
-        if self._restoring is None:
-            self._gap.exit()
-        elif self._restoring.resident or not self._gap.enter():
-            self.leave_model()
-
-    def leave_model(self) -> None:
-        """Nothing runs past the end of a forward pass before all state is back."""
-        self._gap.exit()
-        if self._restoring is not None:
-            self._restoring.wait_all()
-            self._restoring = None
-
-    def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
-        if self._restoring is not None:
-            for tensor in tensors:
-                if type(tensor) is torch.Tensor:
-                    self._restoring.wait(tensor.untyped_storage()._cdata)
-
-    def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        self.leave_model()
-        self.wait_resident()
-        self._state = self._discovery.state_at(
-            layer, args=args, kwargs=kwargs, output=output, outermost=Session._run.__code__, caller=self._program
-        )
-        self.layer = layer
-        self._swapped = None
-        self._pause_asked = False
-        if self._engine.device.type == "cuda":
-            self._stream = torch.cuda.current_stream(self._engine.device)
-        self._gap.enter()  # now, when nobody waits for it
-        self._random_state = self._turn.give_up()
-        self._move(Phase.PAUSED)
-        self._wake.acquire()
-        if self._restoring is not None:
-            self._restoring.hold()
-        self._turn.take(self._random_state)
-        if self._abandoned:
-            raise SessionAbandoned
-        if self._restoring is not None:
-            self._restoring.order()

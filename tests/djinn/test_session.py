@@ -1,8 +1,10 @@
 """A session on the CPU device: the real runtime, arena and copies, on a tiny Llama."""
 
+import gc
 import random
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -322,6 +324,26 @@ def test_an_exception_of_the_program_reaches_the_result(runtime, llama, input_id
     assert session.wait(30) is djinn.Phase.FAILED
     session.close()
     assert runtime.arena.reserved_bytes == 0
+
+
+def test_what_a_failed_program_held_goes_with_the_session(runtime, llama, input_ids):
+    """The traceback of its error keeps the program's tensors until the session is closed, and no longer."""
+    held = []
+
+    def program(model, tokens):
+        embedded = model.model.embed_tokens(tokens) * 1
+        held.append(weakref.ref(embedded))
+        raise ZeroDivisionError
+
+    session = runtime.open().start(program, llama, input_ids)
+    gc.disable()
+    try:
+        assert session.wait(30) is djinn.Phase.FAILED
+        assert held[0]() is not None
+        session.close()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])

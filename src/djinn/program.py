@@ -1,0 +1,185 @@
+"""The user's call on a thread of its own: it parks inside a layer's hook, and is sent on from there.
+
+The thread finds the caller's surroundings, computes by turns with the other sessions of the device, and waits for state
+that is on its way back. It only waits and computes: the thread that signals does the copying (``session``).
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from djinn.caller import Surroundings, Turn
+from djinn.core import SessionAbandoned, SessionCancelled
+from djinn.discovery import Discovery
+from djinn.forward import LayerHooks
+from djinn.gates import GapGate, tensors_in
+from djinn.state import SessionState
+from djinn.transfer import SwappedState
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Program:
+    """``call`` on a thread of its own; a :class:`djinn.forward.Passage` through the model.
+
+    ``parked`` is told, on that thread, of the layer after which it stands and of its state; ``ended`` of the value
+    that the call returned, or of what it raised.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        name: str,
+        device: torch.device,
+        hooks: LayerHooks,
+        discovery: Discovery,
+        turn: Turn,
+        parked: Callable[[int, SessionState], None],
+        ended: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        self._call: Call | None = call
+        self._device = device
+        self._hooks = hooks
+        self._discovery = discovery
+        self._turn = turn
+        self._parked = parked
+        self._ended = ended
+        self._surroundings = Surroundings(device)
+        self._random_state = turn.random_state()
+        self.stream = self._surroundings.stream  # on which it computes; None on the CPU
+        self.pause_asked = False
+        self._abandoned = False
+        self._breakpoint: int | None = None
+        self._visits_left = 0
+        self._wake = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
+        self._wake.acquire()
+        self._restoring: SwappedState | None = None  # until the program's stream waits for all of it
+        self._restored: SwappedState | None = None  # by the last RESUME
+        self._gap = GapGate(self._wait_for)
+        self._thread = threading.Thread(
+            target=self._surroundings.context.run, args=(self._run,), name=name, daemon=True
+        )
+
+    # -- on the caller's thread --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self._thread.start()
+
+    def break_at(self, layer: int | None, visit: int) -> None:
+        """Park after decoder layer ``layer``, the ``visit``-th time from now; None: not by itself."""
+        self._breakpoint, self._visits_left = layer, visit
+
+    @property
+    def missed_breakpoint(self) -> int | None:
+        """The breakpoint that it has not come to yet."""
+        return self._breakpoint if self._visits_left > 0 else None
+
+    def go(self, restoring: SwappedState | None) -> None:
+        """Let it go on at the next :meth:`wake`, behind the state that is on its way."""
+        self._restoring = self._restored = restoring
+
+    def wake(self) -> None:
+        """Wake its thread, which is parked."""
+        self._wake.release()
+
+    def abandon(self) -> None:
+        """Let it be unwound when it is woken, or at its next layer."""
+        self._abandoned = True
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait for the end of its thread; False if that has not come after ``timeout`` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is asked by the program itself."""
+        return self._thread is threading.current_thread()
+
+    # -- on its own thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self._call is not None
+        function, args, kwargs = self._call
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            self._turn.take(self._random_state)
+            self._hooks.attach(self)
+            try:
+                with self._surroundings.entered():
+                    value = function(*args, **kwargs)
+                    self.leave_model()
+            finally:
+                self._gap.exit()
+                self._hooks.detach()
+                self._turn.give_up()
+        except SessionAbandoned:
+            error = SessionCancelled("the session was cancelled")
+        except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
+            error = raised
+        self._call = None
+        self._ended(value, error)
+        del value, error  # the error's traceback holds this frame, and the frame would hold the error
+
+    def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
+        if self._abandoned:
+            raise SessionAbandoned
+        if self._restoring is not None:
+            self._gap.exit()
+            self._wait_for(tensors_in((args, kwargs)))
+            self._restoring.wait_layer(layer)
+
+    def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """Park if this is the breakpoint; while state is still on its way, watch what runs between the layers."""
+        if self._abandoned:
+            raise SessionAbandoned
+        self._visits_left -= layer == self._breakpoint
+        if self.pause_asked or (layer == self._breakpoint and self._visits_left == 0):
+            self._park(layer, args, kwargs, output)
+        if self._restoring is None:
+            self._gap.exit()
+        elif self._restoring.resident or not self._gap.enter():
+            self.leave_model()
+
+    def leave_model(self) -> None:
+        """Nothing runs past the end of a forward pass before all state is back."""
+        self._gap.exit()
+        if self._restoring is not None:
+            self._restoring.wait_all()
+            self._restoring = None
+
+    def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
+        if self._restoring is not None:
+            for tensor in tensors:
+                if type(tensor) is torch.Tensor:
+                    self._restoring.wait(tensor.untyped_storage()._cdata)
+
+    def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        self.leave_model()
+        if self._restored is not None:
+            self._restored.wait_resident()
+        state = self._discovery.state_at(
+            layer, args=args, kwargs=kwargs, output=output, outermost=Program._run.__code__, caller=self._call
+        )
+        if self._device.type == "cuda":
+            self.stream = torch.cuda.current_stream(self._device)
+        self.pause_asked = False
+        self._gap.enter()  # now, when nobody waits for it
+        self._random_state = self._turn.give_up()
+        self._parked(layer, state)
+        del state
+        self._wake.acquire()
+        if self._restoring is not None:
+            self._restoring.hold()
+        self._turn.take(self._random_state)
+        if self._abandoned:
+            raise SessionAbandoned
+        if self._restoring is not None:
+            # The device runs what the program submits from here on behind the frontier.
+            self._restoring.order()
