@@ -5,8 +5,14 @@ is every tensor, and every container that leads to one, referred to only by what
 not (the suspects; mostly temporaries on value stacks, which Python does not show): does a chain of referrers lead to
 somebody, or does it end in nothing, which means a value stack of the session itself?
 
-The last question costs tens of milliseconds, so its answer is kept for the call site: the same frames at the same
-instructions with the same surplus counts hold the same temporaries. One more holder changes a count and asks again.
+The last question looks at every object of the process, tens of milliseconds each time, so its answer is kept for the
+call site: the same frames at the same instructions, with the same references met and not met, hold the same
+temporaries. One more holder changes a count and asks again. An answer that rests on anything but temporaries is not
+kept: garbage and objects of the program come and go, and a holder may take the place of one in the count.
+
+Not seen: holders that the garbage collector does not know (a numpy array of objects, C and C++ that hold a Python
+object) and value stacks of other threads. Nor, at a call site whose answer is kept, a holder that exactly replaces a
+temporary which the same instruction held in the earlier session, as in ``f(x if first else None, model(x))``.
 """
 
 import contextvars
@@ -21,17 +27,20 @@ from torch import nn
 
 from djinn.state import Node, Walk, local_variables
 
-_OUTSIDE = (type, types.ModuleType, nn.Module, contextvars.Context)
+# What a chain of referrers need not pass: it belongs to the process, or C++ holds it without showing where.
+_OUTSIDE = (type, types.ModuleType, nn.Module, contextvars.Context, torch._C._FunctionBase)
+_TEMPORARIES = (tuple, dict, types.CellType)  # what a call keeps on the value stack, and a frame for captured variables
 _MAX_CHAIN = 5  # referrers deep; a longer chain is somebody's data structure
+_MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
 
 Signature = tuple[object, ...]
 
 
 class Ownership:
-    """Decides which storages to leave, for all sessions of one runtime; remembers the call sites it has cleared."""
+    """Decides which storages to leave, for all sessions of one runtime; remembers its answers by call site."""
 
     def __init__(self) -> None:
-        self._cleared: set[Signature] = set()
+        self._held_at: dict[Signature, frozenset[int]] = {}  # which of the suspects, by position
 
     def left(
         self, walk: Walk, by_storage: Mapping[int, list[Node]], *, callers: frozenset[int], site: tuple[object, ...]
@@ -43,16 +52,19 @@ class Ownership:
         leave = {address for address, nodes in by_storage.items() if address in callers or _held_in_c(nodes)}
         candidates = {id(node.obj) for address, nodes in by_storage.items() if address not in leave for node in nodes}
         suspects = _suspects(walk, candidates)
-        signature = (site, tuple((walk.nodes[key].name, surplus) for key, surplus in suspects.items()))
-        if signature not in self._cleared:
-            held = _held_outside(walk, suspects)
-            if held:
-                reached = walk.reachable_from(held)
-                leave |= {
-                    address for address, nodes in by_storage.items() if any(id(node.obj) in reached for node in nodes)
-                }
-            else:
-                self._cleared.add(signature)
+        met = ((walk.nodes[key], surplus) for key, surplus in suspects.items())
+        signature = (site, tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met))
+        positions = self._held_at.get(signature)
+        if positions is None:
+            chains = _Chains(walk, suspects)
+            positions = frozenset(index for index, key in enumerate(suspects) if key in chains.held)
+            if chains.only_temporaries:
+                self._held_at[signature] = positions
+        if positions:
+            reached = walk.reachable_from(key for index, key in enumerate(suspects) if index in positions)
+            leave |= {
+                address for address, nodes in by_storage.items() if any(id(node.obj) in reached for node in nodes)
+            }
         return leave
 
 
@@ -70,8 +82,8 @@ def _held_in_c(nodes: list[Node]) -> bool:
         return True
     if sys.getrefcount(storage) > sys.getrefcount(alone):
         return True
-    if torch.is_grad_enabled():
-        return any(tensor.requires_grad for tensor in tensors)  # autograd may have saved it
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True  # autograd may have saved it; of one that requires none, it keeps a use that is counted below
     views_of = [id(tensor._base) for tensor in tensors if tensor._base is not None]
     return any(_uses(tensor) > _uses(canary) + views_of.count(id(tensor)) for tensor in tensors)
 
@@ -106,39 +118,83 @@ def _leading_to(walk: Walk, candidates: set[int]) -> list[int]:
     return [key for key in walk.nodes if key in seen]
 
 
-def _held_outside(walk: Walk, suspects: Iterable[int]) -> set[int]:
-    """Those of ``suspects`` that a chain of referrers connects with something outside the session."""
-    if gc.get_freeze_count():
-        gc.unfreeze()  # frozen containers are invisible to get_referrers
-    in_other_threads = _locals_of_other_threads()
-    inside = walk.nodes
-    held: set[int] = set()
-    targets = {key: {key} for key in suspects}  # object -> the suspects that it leads to
-    level: list[object] = [inside[key].obj for key in targets]
-    known = set(inside)  # ids whose referrers need no second look, kept alive by ``chain``
-    chain: list[object] = [level]
-    for _ in range(_MAX_CHAIN):
-        for obj in level:
-            if id(obj) in in_other_threads or isinstance(obj, _OUTSIDE):
-                held |= targets[id(obj)]
-        mine = {id(part) for part in (level, chain, targets, known, inside)}
-        following: list[object] = []
-        for referrer in gc.get_referrers(*level):
-            if id(referrer) in mine or isinstance(referrer, Node):
-                continue
-            reached = set().union(*(targets.get(id(child), set()) for child in gc.get_referents(referrer)))
-            if id(referrer) in known:
-                if id(referrer) not in inside:
-                    targets[id(referrer)] |= reached
-                continue
-            known.add(id(referrer))
-            targets[id(referrer)] = reached
-            following.append(referrer)
-        level = following
-        chain.append(level)
-        if not level:
-            return held
-    return held.union(*(targets[id(obj)] for obj in level))
+class _Chains:
+    """Chains of referrers from ``suspects`` up to somebody outside the session; ``walk`` has met what is inside.
+
+    ``held`` are the suspects that a chain connects with the outside; ``only_temporaries`` says whether the others are
+    referred to by nothing but temporaries of the call.
+    """
+
+    def __init__(self, walk: Walk, suspects: Iterable[int]) -> None:
+        self._inside = walk.nodes
+        self._objects: dict[int, object] = {key: walk.nodes[key].obj for key in suspects}  # alive: ids stay theirs
+        self._suspects = frozenset(self._objects)
+        self._leads_to: dict[int, list[int]] = {}  # referrers outside the walk, and what they refer to of ``_objects``
+        self._somebody = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
+        self._somebody |= _locals_of_other_threads()
+        if gc.get_freeze_count():
+            gc.unfreeze()  # frozen containers are invisible to get_referrers
+        self.held = self._climb()
+        others = [key for key in self._leads_to if not self._reached([key]) <= self.held]
+        self.only_temporaries = all(
+            type(self._objects[key]) in _TEMPORARIES and self._suspects.issuperset(self._leads_to[key])
+            for key in others
+        )
+
+    def _climb(self) -> set[int]:
+        level = [key for key in [*self._suspects, *self._young_temporaries()] if not self._is_outside(key)]
+        outside = set(self._objects).difference(level)
+        held = self._reached(outside)
+        for _ in range(_MAX_CHAIN):
+            level = [key for key in level if not self._reached([key]) <= held]
+            if not level or len(level) > _MAX_REFERRERS:
+                break
+            level = self._refer_to([self._objects[key] for key in level])
+            outside = {key for key in level if self._is_outside(key)}
+            held |= self._reached(outside)
+            level = [key for key in level if key not in outside]
+        return held | self._reached(level)
+
+    def _young_temporaries(self) -> list[int]:
+        """Temporaries that refer to suspects, as far as they are easily found: asking for both at once saves a look."""
+        found = []
+        for generation in (0, 1):
+            for obj in gc.get_objects(generation=generation):
+                if type(obj) in _TEMPORARIES and self._note(obj):
+                    found.append(id(obj))
+        return found
+
+    def _refer_to(self, level: list[object]) -> list[int]:
+        """Refers to ``level`` and was not yet known."""
+        # The list that is iterated over is gone before anybody asks for referrers again.
+        return [id(obj) for obj in gc.get_referrers(*level) if obj is not level and self._note(obj)]
+
+    def _note(self, obj: object) -> bool:
+        """Note what ``obj`` refers to, if it is outside the walk; whether it was not yet known to."""
+        key = id(obj)
+        if key in self._inside or type(obj) is Node or obj is self._objects:
+            return False
+        children = [id(child) for child in gc.get_referents(obj) if id(child) in self._objects]
+        if not children:
+            return False
+        known = key in self._leads_to
+        self._leads_to[key] = children
+        self._objects[key] = obj
+        return not known
+
+    def _is_outside(self, key: int) -> bool:
+        return key in self._somebody or issubclass(type(self._objects[key]), _OUTSIDE)
+
+    def _reached(self, start: Iterable[int]) -> set[int]:
+        """The suspects that ``start`` leads to."""
+        seen: set[int] = set()
+        todo = list(start)
+        while todo:
+            key = todo.pop()
+            if key not in seen:
+                seen.add(key)
+                todo += self._leads_to.get(key, ())
+        return seen & self._suspects
 
 
 def _locals_of_other_threads() -> set[int]:

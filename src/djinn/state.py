@@ -100,15 +100,19 @@ def layer_of(rank: Rank, breakpoint: int) -> int | None:
 
 
 class Node:
-    """An object met by a :class:`Walk`: where, how often, and what it refers to."""
+    """An object met by a :class:`Walk`: where, how often, and what it refers to.
 
-    __slots__ = ("children", "edges", "name", "obj", "rank")
+    ``edges`` are references that its reference count shows; ``mentions`` are met without knowing that.
+    """
+
+    __slots__ = ("children", "edges", "mentions", "name", "obj", "rank")
 
     def __init__(self, obj: object, name: str, rank: Rank) -> None:
         self.obj = obj
         self.name = name
         self.rank = rank
         self.edges = 0
+        self.mentions = 0
         self.children: list[int] = []
 
 
@@ -135,7 +139,10 @@ class Walk:
                 name, rank = f"kv.{layer}", kv_rank(layer, self._breakpoint)
             node = self.nodes[id(obj)] = Node(obj, name, rank)
             self._waiting.setdefault(rank, []).append(node)
-        node.edges += counted
+        if counted:
+            node.edges += 1
+        else:
+            node.mentions += 1
         return node
 
     def run(self) -> None:
