@@ -1,12 +1,13 @@
 """The only file that knows ``nn.Module`` and Hugging Face: decoder layers, their hooks, KV caches.
 
-Hooks stand on every decoder layer and on the model itself, once per runtime, and come off when it closes. A thread that
-is no session passes through them untouched. Nothing here knows streams, phases or host memory.
+Hooks stand on every decoder layer, on what lies beside the layers and on the model itself, once per runtime, and come
+off when it closes. A thread that is no session passes through them untouched. Nothing here knows streams, phases or
+host memory.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +24,12 @@ class Passage(Protocol):
         """Before decoder layer ``layer`` runs."""
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """After it has returned."""
+
+    def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a module runs that neither is nor holds a decoder layer: embeddings, the final norm, the head."""
+
+    def leave_part(self) -> None:
         """After it has returned."""
 
     def leave_model(self) -> None:
@@ -54,6 +61,16 @@ def find_layers(model: nn.Module, layers: Sequence[nn.Module] | None = None) -> 
     )
 
 
+def parts_beside(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Module]:
+    """The outermost modules of ``module`` that neither are nor hold one of ``layers``."""
+    for child in module.children():
+        if child not in layers:
+            if layers.isdisjoint(child.modules()):
+                yield child
+            else:
+                yield from parts_beside(child, layers)
+
+
 def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
     """Storages of parameters, buffers and plain tensor attributes of every module: never session state."""
     for module in model.modules():
@@ -64,7 +81,7 @@ def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
 
 
 class LayerHooks:
-    """Calls the :class:`Passage` of the current thread, if it has one, around each layer and after the model.
+    """Calls the :class:`Passage` of the current thread, if it has one, around layers and parts and after the model.
 
     Raises :class:`DjinnError` for a model that another runtime has hooked, or that is compiled: a hook put on a
     compiled module is silently ignored, and the program would never stop.
@@ -78,6 +95,9 @@ class LayerHooks:
         for number, layer in enumerate(layers, start=1):
             self._handles.append(layer.register_forward_pre_hook(partial(self._entering, number), with_kwargs=True))
             self._handles.append(layer.register_forward_hook(partial(self._leaving, number), with_kwargs=True))
+        for part in parts_beside(model, frozenset(layers)):
+            self._handles.append(part.register_forward_pre_hook(self._entering_part, with_kwargs=True))
+            self._handles.append(part.register_forward_hook(self._left_part))
 
     def _passage(self) -> Passage | None:
         # A process forked from a session's thread has that thread's identity, and nobody there to resume it.
@@ -108,6 +128,16 @@ class LayerHooks:
         passage = self._passage()
         if passage is not None:
             passage.leave_layer(number, args, kwargs, output)
+
+    def _entering_part(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        passage = self._passage()
+        if passage is not None:
+            passage.enter_part(args, kwargs)
+
+    def _left_part(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        passage = self._passage()
+        if passage is not None:
+            passage.leave_part()
 
     def _left_model(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         passage = self._passage()

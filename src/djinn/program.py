@@ -131,17 +131,26 @@ class Program:
         if self._abandoned:
             raise SessionAbandoned
         if self._restoring is not None:
-            self._gap.exit()
-            self._wait_for(tensors_in((args, kwargs)))
+            self.enter_part(args, kwargs)
             self._restoring.wait_layer(layer)
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        """Park if this is the breakpoint; while state is still on its way, watch what runs between the layers."""
+        """Park if this is the breakpoint."""
         if self._abandoned:
             raise SessionAbandoned
         self._visits_left -= layer == self._breakpoint
         if self.pause_asked or (layer == self._breakpoint and self._visits_left == 0):
             self._park(layer, args, kwargs, output)
+        self.leave_part()
+
+    def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let the part's kernels wait for its arguments; of the state it reads nothing else."""
+        if self._restoring is not None:
+            self._gap.exit()
+            self._wait_for(tensors_in((args, kwargs)))
+
+    def leave_part(self) -> None:
+        """While state is still on its way, watch what runs between layers and parts."""
         if self._restoring is None:
             self._gap.exit()
         elif self._restoring.resident or not self._gap.enter():
@@ -175,11 +184,10 @@ class Program:
         self._parked(layer, state)
         del state
         self._wake.acquire()
+        self._turn.take(self._random_state)
         if self._restoring is not None:
             self._restoring.hold()
-        self._turn.take(self._random_state)
-        if self._abandoned:
-            raise SessionAbandoned
-        if self._restoring is not None:
             # The device runs what the program submits from here on behind the frontier.
             self._restoring.order()
+        if self._abandoned:
+            raise SessionAbandoned

@@ -6,15 +6,15 @@ every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` a
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
 states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
-submits the first of the history and, if that was all of it, wakes the program's thread, which holds until RESUME
-returns. What is left of the history is submitted by the engine's own thread. On the CPU device the same code runs with
-copies that end when they return.
+submits the first of the history and, if that was all of it, wakes the other threads, which get ready and hold, out of
+its way, until RESUME returns. What is left of the history is submitted by the engine's own thread. On the CPU device
+the same code runs with copies that end when they return.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -97,10 +97,8 @@ class SwappedState:
             torch.cuda.current_stream().wait_event(self._ready)
 
     def hold(self) -> None:
-        """Block the calling thread until RESUME has returned."""
+        """Block the calling thread until RESUME returns, without the interpreter."""
         if not self._returned:
-            if self._ready is not None:
-                self._ready.synchronize()  # awake on its core, without the interpreter
             with self._turnstile:
                 pass
 
@@ -170,6 +168,29 @@ class SwappedState:
             raise self._error
 
 
+class _On:
+    """Makes ``stream`` the current one: ``torch.cuda.stream`` for less, and for nothing where it already is."""
+
+    __slots__ = ("_before", "_stream")
+
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self._stream = stream
+        self._before: list[tuple[int, int, int]] = []
+
+    def __enter__(self) -> None:
+        stream = self._stream
+        if stream is not None:
+            device = torch._C._cuda_getDevice()
+            before = torch._C._cuda_getCurrentStream(device)
+            if before[0] != stream.stream_id or device != stream.device_index:
+                self._before = [torch._C._cuda_getCurrentStream(stream.device_index), before]
+                torch._C._cuda_setStream(stream.stream_id, stream.device_index, stream.device_type)
+
+    def __exit__(self, *exc_info: object) -> None:
+        for stream in self._before:
+            torch._C._cuda_setStream(*stream)
+
+
 def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
     """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
     if stream is not None and leader is not None and not leader.query():
@@ -200,23 +221,6 @@ class TransferEngine:
         self._thread = threading.Thread(target=self._work, name="djinn-transfer", daemon=True)
         self._thread.start()
 
-    @contextmanager
-    def _on(self, stream: torch.cuda.Stream | None) -> Iterator[None]:
-        """Make ``stream`` the current one: ``torch.cuda.stream``, without what it costs to ask for the current one."""
-        if stream is None or torch.cuda.current_device() != stream.device_index:
-            with torch.cuda.stream(stream):
-                yield
-            return
-        before = torch._C._cuda_getCurrentStream(stream.device_index)
-        if before[0] == stream.stream_id:
-            yield
-            return
-        torch._C._cuda_setStream(stream.stream_id, stream.device_index, stream.device_type)
-        try:
-            yield
-        finally:
-            torch._C._cuda_setStream(*before)
-
     def swap_out(self, items: Sequence[StateStorage], compute: torch.cuda.Stream | None) -> list[Swapped]:
         """Copy ``items`` to the host, then free their device memory; waits for both.
 
@@ -232,7 +236,7 @@ class TransferEngine:
             _follow(self._out, compute)
             if compute is not None:
                 _follow(self._out, torch.cuda.current_stream(self.device))  # where the caller may have edited
-            with self._on(self._out):
+            with _On(self._out):
                 for item, extent in zip(items, extents, strict=True):
                     host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
                     host.copy_(device, non_blocking=True)
@@ -270,7 +274,7 @@ class TransferEngine:
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
-            with self._on(compute):
+            with _On(compute):
                 self._send(state.frontier[:1], stream, compute)
                 self._send(state.frontier[1:], stream, compute)
                 _allocate(state.history)
@@ -289,16 +293,19 @@ class TransferEngine:
             self._submit(state, state.history[:ahead])
         state.depart(ready, beside=beside)
         go()
-        early = len(state.history) <= ahead
+        early = ready is not None and len(state.history) <= ahead
         if early:
-            wake()
+            self._rouse(state, ahead, wake)
         try:
             if ready is not None:
                 ready.synchronize()
         finally:
-            if not early:
-                wake()
             state.land()
+            if not early:
+                self._rouse(state, ahead, wake)
+
+    def _rouse(self, state: SwappedState, ahead: int, wake: Callable[[], None]) -> None:
+        wake()
         self._behind.put(lambda: self._bring_back(state, ahead))
 
     def _send(
@@ -309,11 +316,11 @@ class TransferEngine:
             _copy_in(entries)
         else:
             _follow(stream, compute)
-            with self._on(stream):
+            with _On(stream):
                 _copy_in(entries)
 
     def _submit(self, state: SwappedState, entries: tuple[Swapped, ...]) -> None:
-        with self._on(self._in_behind):
+        with _On(self._in_behind):
             for entry in entries:
                 _copy_in([entry])
                 state.submitted([entry], self._in_behind.record_event() if self._in_behind is not None else None)

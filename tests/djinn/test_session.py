@@ -393,16 +393,53 @@ def test_state_read_between_layers_is_waited_for(llama, input_ids):
             session.close()
 
 
+@pytest.fixture
+def late_history(monkeypatch):
+    """What the frontier does not need comes back storage by storage, 0.1 s apart."""
+    submit = transfer.TransferEngine._submit
+
+    def late(engine, state, entries):
+        for entry in entries:
+            time.sleep(0.1)
+            submit(engine, state, [entry])
+
+    monkeypatch.setattr(transfer.TransferEngine, "_submit", late)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_late_state_read_beside_the_layers_is_waited_for(late_history, keyword):
+    """A module beside the layers waits for its arguments, and so does what runs after such a module."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(2))
+            self.mix = torch.nn.Bilinear(64, 64, 64)
+            self.norm = torch.nn.LayerNorm(64)
+
+        def forward(self, x):
+            first, second, third = x * 2, x * 3, x * 4
+            for block in self.blocks:
+                x = block(x)
+            x = self.mix(x, input2=first) if keyword else self.mix(x, first)
+            return self.norm(x) * second + third
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(256, 64)
+    expected = model(x)
+    with djinn.Runtime(model, host_memory_bytes=64 << 20) as runtime:
+        for layer in (1, 2):
+            session = parked(runtime, layer, lambda ids: model(ids * 1), x)
+            session.io_wait()
+            spoil(session.storage_sizes)
+            session.resume()
+            assert torch.equal(session.result(30), expected)
+            session.close()
+
+
 @pytest.mark.parametrize("visit", [1, 2])
-def test_late_history_is_waited_for(runtime, llama, input_ids, monkeypatch, visit):
+def test_late_history_is_waited_for(runtime, llama, input_ids, late_history, visit):
     """However late the KV cache arrives, layers and decode steps that read it wait: the run is bit-equal."""
-    bring_back = transfer.TransferEngine._bring_back
-
-    def late(engine, state, ahead):
-        time.sleep(0.2)
-        bring_back(engine, state, ahead)
-
-    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", late)
     session = parked(runtime, 3, greedy, llama, input_ids, 3, visit=visit)
     session.io_wait()
     spoil(session.storage_sizes)
@@ -417,7 +454,7 @@ def test_a_copy_that_fails_gives_the_host_memory_back(runtime, llama, input_ids,
     def refuse(stream):
         raise RuntimeError("the copy failed")
 
-    monkeypatch.setattr(runtime._engine, "_on", refuse)
+    monkeypatch.setattr(transfer, "_On", refuse)
     with pytest.raises(RuntimeError, match="the copy failed"):
         session.io_wait()
     monkeypatch.undo()
