@@ -58,6 +58,11 @@ class Turn:
             self._generators.append(torch.cuda.default_generators[device.index or 0])
         self._outside: list[torch.Tensor] = []
 
+    @property
+    def taken(self) -> bool:
+        """Whether a session computes now."""
+        return self._lock.locked()
+
     def random_state(self) -> list[torch.Tensor]:
         """The state of the process's generators now."""
         return [generator.get_state() for generator in self._generators]

@@ -247,7 +247,9 @@ class Session:
         try:
             while True:
                 try:
-                    return self._engine.swap_in(swapped, self._its.stream, go=self._go, wake=self._its.wake)
+                    return self._engine.swap_in(
+                        swapped, self._its.stream, busy=self._turn.taken, go=self._go, wake=self._its.wake
+                    )
                 except DeviceMemoryFull:
                     if not self._make_room(swapped.nbytes):
                         raise

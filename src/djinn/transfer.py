@@ -68,6 +68,7 @@ class SwappedState:
         self._settled = threading.Event()  # and the host memory is given back
         self._error: BaseException | None = None
         self._ready: torch.cuda.Event | None = None
+        self._last: torch.cuda.Event | None = None  # of what is submitted: copies end in their order
         self._beside = False
         self._returned = False  # whether RESUME has; until then nobody passes the turnstile
         self._turnstile = threading.Lock()
@@ -89,6 +90,7 @@ class SwappedState:
         ``beside``: they are not on the program's own stream.
         """
         self._ready = ready
+        self._last = self._last or ready
         self._beside = beside
 
     def order(self) -> None:
@@ -114,7 +116,7 @@ class SwappedState:
                 address = entry.item.storage._cdata
                 self._missing.discard(address)
                 if event is not None:
-                    self._events[address] = event
+                    self._events[address] = self._last = event
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -142,15 +144,23 @@ class SwappedState:
     def wait_all(self) -> None:
         """:meth:`wait` for every storage."""
         if not self.resident:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._missing or self.resident)
-            for event in set(self._events.values()):
-                torch.cuda.current_stream().wait_event(event)
+            self._wait_submitted()
+            if self._last is not None:
+                torch.cuda.current_stream().wait_event(self._last)
         self._check()
+
+    def _wait_submitted(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._missing or self.resident)
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block the caller until all state is back; False after ``timeout`` seconds."""
-        done = self._resident.wait(timeout)
+        done = True
+        if timeout is None and self._returned and self._last is not None:
+            self._wait_submitted()
+            self._last.synchronize()  # not the engine's word for it, which comes when it gets the interpreter
+        else:
+            done = self._resident.wait(timeout)
         self._check()
         return done
 
@@ -258,18 +268,20 @@ class TransferEngine:
         state: SwappedState,
         compute: torch.cuda.Stream | None,
         *,
+        busy: bool,
         go: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
         """Bring ``state`` back; returns when its frontier is resident.
 
-        ``compute`` is the stream of the program (None on the CPU). ``go`` is called when the program's work is ordered
+        ``compute`` is the stream of the program (None on the CPU), and ``busy`` whether another session may be filling
+        it with work, which the copies are then to pass. ``go`` is called when the program's work is ordered
         behind the frontier, and ``wake`` when there is time for it. The rest follows behind its computation, and the
         host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state intact
         on the host, if the device has no room.
         """
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
-        beside = compute is not None and not compute.query()
+        beside = busy and compute is not None
         stream = self._in if beside else compute
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a

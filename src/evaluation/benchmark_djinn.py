@@ -24,6 +24,7 @@ class Djinn(Method):
     variant = "default"
     headline = True
     restores_behind = True
+    computes_aside = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -2,7 +2,8 @@
 
 ``ready`` is taken when the method's ``resume`` returns. ``first_kernel`` and ``result`` are taken by hooks that wait
 for the compute stream after the first module inside layer L+1 (its input norm; the final norm if L is the last layer)
-and after the LM head. ``resident`` is taken by a thread that waits for the last of the state.
+and after the LM head. ``resident`` is taken by a thread that waits for the last of the state: the one that resumed, or
+one beside it where that computes on.
 """
 
 import threading
@@ -63,29 +64,36 @@ class Clocks:
         *,
         resume: Callable[[], None],
         wait_resident: Callable[[], None] | None,
+        watch: bool,
         finish: Callable[[], list[torch.Tensor]],
     ) -> tuple[Reading, list[torch.Tensor]]:
         """Time ``resume`` and what follows; returns the reading and what ``finish`` returned.
 
-        ``wait_resident`` is None where all state is back when ``resume`` returns.
+        ``wait_resident`` is None where all state is back when ``resume`` returns. ``watch``: it is called on another
+        thread, beside ``finish``, and not before it.
         """
         self._marks.clear()
         resumed = threading.Event()
 
-        def watch(wait: Callable[[], None]) -> None:
-            resumed.wait()
+        def mark_resident(wait: Callable[[], None]) -> None:
             wait()
             self._marks["resident"] = now_ms()
 
+        def watching(wait: Callable[[], None]) -> None:
+            resumed.wait()
+            mark_resident(wait)
+
         watcher = None
-        if wait_resident is not None:
-            watcher = threading.Thread(target=watch, args=(wait_resident,), name="resident-clock", daemon=True)
+        if wait_resident is not None and watch:
+            watcher = threading.Thread(target=watching, args=(wait_resident,), name="resident-clock", daemon=True)
             watcher.start()
         self._armed = {"first_kernel", "result"}
         start = now_ms()
         resume()
         ready = self._marks["ready"] = now_ms()
         resumed.set()
+        if wait_resident is not None and not watch:
+            mark_resident(wait_resident)
         logits = finish()
         if watcher is not None:
             watcher.join()

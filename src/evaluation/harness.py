@@ -80,6 +80,7 @@ class Harness:
             reading, logits = self._clocks.time_resume(
                 resume=method.resume,
                 wait_resident=method.wait_resident if method.restores_behind else None,
+                watch=not method.computes_aside,
                 finish=method.finish,
             )
         finally:

@@ -20,6 +20,7 @@ class Method(ABC):
     headline: bool
     frees_memory: bool = True
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
+    computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
     floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
 
     def __init__(

@@ -132,7 +132,7 @@ def skip_history(engine, state, ahead):
     state.settle()
 
 
-def signal_early(engine, state, compute, *, go, wake):
+def signal_early(engine, state, compute, *, busy, go, wake):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate(state.entries)
     engine._behind.put(lambda: time.sleep(0.05))
