@@ -184,10 +184,11 @@ class Program:
         self._parked(layer, state)
         del state
         self._wake.acquire()
-        self._turn.take(self._random_state)
         if self._restoring is not None:
             self._restoring.hold()
-            # The device runs what the program submits from here on behind the frontier.
-            self._restoring.order()
+        self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
+        if self._restoring is not None:
+            # The device runs what the program submits from here on behind the frontier.
+            self._restoring.order()

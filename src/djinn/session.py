@@ -247,9 +247,7 @@ class Session:
         try:
             while True:
                 try:
-                    return self._engine.swap_in(
-                        swapped, self._its.stream, busy=self._turn.taken, go=self._go, wake=self._its.wake
-                    )
+                    return self._engine.swap_in(swapped, busy=self._turn.taken)
                 except DeviceMemoryFull:
                     if not self._make_room(swapped.nbytes):
                         raise
@@ -368,7 +366,12 @@ class Session:
         leaving = self._on_device(self._state)[keep:]
         if leaving:
             earlier = self._swapped.entries if self._swapped is not None else ()
-            self._swapped = SwappedState([*earlier, *self._engine.swap_out(leaving, self._its.stream)])
+            self._swapped = SwappedState(
+                [*earlier, *self._engine.swap_out(leaving, self._its.stream)],
+                compute=self._its.stream,
+                go=self._go,
+                wake=self._its.wake,
+            )
 
     def _go(self) -> None:
         self._its.go(self._swapped)

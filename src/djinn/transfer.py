@@ -6,8 +6,8 @@ every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` a
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
 states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
-submits the first of the history and, if that was all of it, wakes the other threads, which get ready and hold, out of
-its way, until RESUME returns. What is left of the history is submitted by the engine's own thread. On the CPU device
+submits the first of the history and, if that was all of it, wakes the other threads, which hold, out of its way, until
+RESUME returns. What is left of the history is submitted by the engine's own thread. On the CPU device
 the same code runs with copies that end when they return.
 """
 
@@ -50,11 +50,23 @@ def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 class SwappedState:
     """State of one session in host memory, and then on its way back.
 
-    Whatever a swap-in needs is built here, at the pause. The ``wait`` methods order the calling thread's stream behind
-    the copies, not the host, except for copies that are not in the queue yet.
+    Whatever a swap-in needs is brought here at the pause: ``compute`` is the stream of the program (None on the CPU);
+    ``go`` is called when the program's work is ordered behind the frontier, and ``wake`` when there is time for it. The
+    ``wait`` methods order the calling thread's stream behind the copies, not the host, except for copies that are not
+    in the queue yet.
     """
 
-    def __init__(self, entries: Iterable[Swapped]) -> None:
+    def __init__(
+        self,
+        entries: Iterable[Swapped],
+        *,
+        compute: torch.cuda.Stream | None,
+        go: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.compute = compute
+        self.go = go
+        self.wake = wake
         self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
         self.frontier = tuple(entry for entry in self.entries if entry.item.in_frontier)
         self.history = tuple(entry for entry in self.entries if not entry.item.in_frontier)
@@ -212,9 +224,8 @@ def _allocate(entries: Iterable[Swapped]) -> None:
         entry.item.storage.resize_(entry.item.nbytes)
 
 
-def _copy_in(entries: Iterable[Swapped]) -> None:
-    for entry in entries:
-        entry.device.copy_(entry.host, non_blocking=True)
+def _copy_in(entry: Swapped) -> None:
+    entry.device.copy_(entry.host, non_blocking=True)
 
 
 class TransferEngine:
@@ -263,23 +274,15 @@ class TransferEngine:
         """Give host memory back."""
         self._arena.release([entry.extent for entry in entries])
 
-    def swap_in(
-        self,
-        state: SwappedState,
-        compute: torch.cuda.Stream | None,
-        *,
-        busy: bool,
-        go: Callable[[], None],
-        wake: Callable[[], None],
-    ) -> None:
+    def swap_in(self, state: SwappedState, *, busy: bool) -> None:
         """Bring ``state`` back; returns when its frontier is resident.
 
-        ``compute`` is the stream of the program (None on the CPU), and ``busy`` whether another session may be filling
-        it with work, which the copies are then to pass. ``go`` is called when the program's work is ordered
-        behind the frontier, and ``wake`` when there is time for it. The rest follows behind its computation, and the
-        host copies are released when all is back. Raises :class:`DeviceMemoryFull` before ``go``, with the state intact
-        on the host, if the device has no room.
+        ``busy``: another session may be filling the compute stream with work, which the copies are then to pass. The
+        rest follows behind the program's computation, and the host copies are released when all is back. Raises
+        :class:`DeviceMemoryFull` before the program goes on, with the state intact on the host, if the device has no
+        room.
         """
+        compute = state.compute
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
         beside = busy and compute is not None
         stream = self._in if beside else compute
@@ -287,8 +290,12 @@ class TransferEngine:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
             with _On(compute):
-                self._send(state.frontier[:1], stream, compute)
-                self._send(state.frontier[1:], stream, compute)
+                if beside:
+                    self._copy_beside(state.frontier, compute)
+                else:
+                    for entry in state.frontier:  # the first is under way while the next is allocated
+                        entry.item.storage.resize_(entry.item.nbytes)
+                        _copy_in(entry)
                 _allocate(state.history)
         except torch.OutOfMemoryError as error:
             if stream is not None:
@@ -304,37 +311,33 @@ class TransferEngine:
                 _follow(self._in_behind, compute)
             self._submit(state, state.history[:ahead])
         state.depart(ready, beside=beside)
-        go()
+        state.go()
         early = ready is not None and len(state.history) <= ahead
         if early:
-            self._rouse(state, ahead, wake)
+            self._rouse(state, ahead)
         try:
             if ready is not None:
                 ready.synchronize()
         finally:
             state.land()
             if not early:
-                self._rouse(state, ahead, wake)
+                self._rouse(state, ahead)
 
-    def _rouse(self, state: SwappedState, ahead: int, wake: Callable[[], None]) -> None:
-        wake()
-        self._behind.put(lambda: self._bring_back(state, ahead))
-
-    def _send(
-        self, entries: tuple[Swapped, ...], stream: torch.cuda.Stream | None, compute: torch.cuda.Stream | None
-    ) -> None:
+    def _copy_beside(self, entries: Iterable[Swapped], compute: torch.cuda.Stream | None) -> None:
         _allocate(entries)
-        if stream is compute:
-            _copy_in(entries)
-        else:
-            _follow(stream, compute)
-            with _On(stream):
-                _copy_in(entries)
+        _follow(self._in, compute)
+        with _On(self._in):
+            for entry in entries:
+                _copy_in(entry)
+
+    def _rouse(self, state: SwappedState, ahead: int) -> None:
+        state.wake()
+        self._behind.put(lambda: self._bring_back(state, ahead))
 
     def _submit(self, state: SwappedState, entries: tuple[Swapped, ...]) -> None:
         with _On(self._in_behind):
             for entry in entries:
-                _copy_in([entry])
+                _copy_in(entry)
                 state.submitted([entry], self._in_behind.record_event() if self._in_behind is not None else None)
 
     def _bring_back(self, state: SwappedState, ahead: int) -> None:

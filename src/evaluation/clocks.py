@@ -62,12 +62,13 @@ class Clocks:
     def time_resume(
         self,
         *,
+        think: Callable[[], None],
         resume: Callable[[], None],
         wait_resident: Callable[[], None] | None,
         watch: bool,
         finish: Callable[[], list[torch.Tensor]],
     ) -> tuple[Reading, list[torch.Tensor]]:
-        """Time ``resume`` and what follows; returns the reading and what ``finish`` returned.
+        """Time ``resume``, after ``think``, and what follows; returns the reading and what ``finish`` returned.
 
         ``wait_resident`` is None where all state is back when ``resume`` returns. ``watch``: it is called on another
         thread, beside ``finish``, and not before it.
@@ -88,6 +89,7 @@ class Clocks:
             watcher = threading.Thread(target=watching, args=(wait_resident,), name="resident-clock", daemon=True)
             watcher.start()
         self._armed = {"first_kernel", "result"}
+        think()  # last: what has just run would leave a warm core to whom it served
         start = now_ms()
         resume()
         ready = self._marks["ready"] = now_ms()

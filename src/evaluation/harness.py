@@ -74,10 +74,10 @@ class Harness:
         """One timed sample, as a record keeps it."""
         paused = self._pause(method)
         floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
-        self._think()
         gc.disable()  # a collection would fall on whoever is being timed
         try:
             reading, logits = self._clocks.time_resume(
+                think=self._think,
                 resume=method.resume,
                 wait_resident=method.wait_resident if method.restores_behind else None,
                 watch=not method.computes_aside,

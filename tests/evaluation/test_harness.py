@@ -121,7 +121,7 @@ def test_hand_written_mutants_are_caught(subject, study, mutant):
         run(subject, study, mutant)
 
 
-def copy_nothing(entries):
+def copy_nothing(entry):
     return None
 
 
@@ -132,14 +132,14 @@ def skip_history(engine, state, ahead):
     state.settle()
 
 
-def signal_early(engine, state, compute, *, busy, go, wake):
+def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate(state.entries)
     engine._behind.put(lambda: time.sleep(0.05))
-    engine._behind.put(lambda: transfer._copy_in(state.frontier))
+    engine._behind.put(lambda: [transfer._copy_in(entry) for entry in state.frontier])
     engine._behind.put(lambda: engine._bring_back(state, 0))
-    go()
-    wake()
+    state.go()
+    state.wake()
     state.land()
 
 
