@@ -151,9 +151,7 @@ class Program:
 
     def leave_part(self) -> None:
         """While state is still on its way, watch what runs between layers and parts."""
-        if self._restoring is None:
-            self._gap.exit()
-        elif self._restoring.resident or not self._gap.enter():
+        if self._restoring is not None and (self._restoring.resident or not self._gap.enter()):
             self.leave_model()
 
     def leave_model(self) -> None:
@@ -189,6 +187,8 @@ class Program:
         self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
-        if self._restoring is not None:
+        if self._restoring is None:
+            self._gap.exit()
+        else:
             # The device runs what the program submits from here on behind the frontier.
             self._restoring.order()
