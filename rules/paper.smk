@@ -1,6 +1,10 @@
 """Figures, table and numbers of one run: the paper's in paper_figures/, this machine's in paper_figures/local/."""
 
-FIGURES = {"crossover": "activation", "crossover_session": "session"}
+FIGURES = {
+    "crossover": "activation",
+    "crossover_session": "session",
+    "crossover_decode": "decode",
+}
 
 
 def drawn_workloads(run):

@@ -36,9 +36,14 @@ class Djinn(Method):
 
     def prepare(self) -> None:
         """Start the program and wait until it is parked."""
-        self._session = self._runtime.open(breakpoint=self.layer)
+        self._session = self._runtime.open(breakpoint=self.layer, visit=1 + self.workload.decode_step)
         self._session.start(
-            generate_greedily, self.subject.model, self.input_ids, self.workload.kv_cache, self.decode_steps
+            generate_greedily,
+            self.subject.model,
+            self.input_ids,
+            self.workload.kv_cache,
+            self.decode_steps,
+            whole_prefill=not self.workload.decode_step,
         )
         if self._session.wait() is not djinn.Phase.PAUSED:
             self._session.result()  # raises what went wrong

@@ -6,9 +6,8 @@ the computation, the best form that one can write by hand. Knows nothing of Djin
 """
 
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
 from evaluation.method import ByHand, Method
+from evaluation.programs import Logits
 from evaluation.study import Workload
 
 Tensors = dict[str, torch.Tensor]
@@ -99,8 +99,60 @@ class IdenticalOffload(PinnedOffload):
             self.stopped.others[name] = torch.zeros(nbytes, dtype=torch.uint8, device=self.subject.device)
 
 
+class CopiesBehind:
+    """Copies to the device, layer by layer on a stream of their own, that each layer waits for before it reads."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._submitted: dict[int, Future[torch.cuda.Event | None]] = {}
+
+    def expect(self, layers: Iterable[int]) -> None:
+        """From now on :meth:`wait` blocks for those of ``layers`` (1 .. N) that are not submitted yet."""
+        self._submitted = {number: Future() for number in layers}
+
+    def submit(self, pairs: Mapping[int, Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> None:
+        """Copy, layer by layer, each second tensor of ``pairs`` into the first; an error reaches those who wait."""
+        try:
+            with torch.no_grad(), torch.cuda.stream(self._stream):
+                for number, tensors in pairs.items():
+                    for target, source in tensors:
+                        target.copy_(source, non_blocking=True)
+                    event = self._stream.record_event() if self._stream is not None else None
+                    self._submitted[number].set_result(event)
+        except RuntimeError as error:
+            for submitted in self._submitted.values():
+                if not submitted.done():
+                    submitted.set_exception(error)
+
+    def wait(self, number: int) -> None:
+        """Order the current stream behind the copies for layer ``number``."""
+        if number in self._submitted and (event := self._submitted[number].result()) is not None:
+            torch.cuda.current_stream().wait_event(event)
+
+    def wait_all(self) -> None:
+        """The same for every layer."""
+        for number in self._submitted:
+            self.wait(number)
+
+    def synchronize(self) -> None:
+        """Block until all is there."""
+        for submitted in self._submitted.values():
+            submitted.result()
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def by_layer(names: Iterable[str]) -> dict[int, list[str]]:
+    """``kv.J.*`` names grouped by their layer J, in the order in which they come; other names under 0."""
+    grouped: dict[int, list[str]] = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        grouped.setdefault(int(rest.partition(".")[0]) if head == "kv" else 0, []).append(name)
+    return grouped
+
+
 class OrderedOffload(PinnedOffload):
-    """The frontier first; the KV cache by a helper thread on a stream of its own, behind the computation."""
+    """The frontier first; the rest by a helper thread in the order of need, behind the computation."""
 
     variant = "pinned_ordered"
     headline = False
@@ -108,19 +160,17 @@ class OrderedOffload(PinnedOffload):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        cuda = self.subject.device.type == "cuda"
-        self._stream = torch.cuda.Stream(self.subject.device) if cuda else None
+        self._copies = CopiesBehind(self.subject.device)
         self._helper = ThreadPoolExecutor(max_workers=1)
-        self._behind: Future[None]
-        self._started = threading.Event()
 
     def pause(self) -> None:
         """As before; the floor is that of the frontier, which is all that ``ready`` waits for."""
-        self._started.clear()
         frontier = self.stopped.frontier().keys()
         super().pause()
         self._first = {name: tensor for name, tensor in self._host.items() if name in frontier}
         self._rest = {name: tensor for name, tensor in self._host.items() if name not in frontier}
+        self._layers = by_layer(self._rest)
+        self._copies.expect(self._layers)
         self.floor_bytes = self._bytes(self._first.values())
 
     def resume(self) -> None:
@@ -130,27 +180,30 @@ class OrderedOffload(PinnedOffload):
         synchronize(self.subject.device)
 
     def _bring_rest(self) -> None:
-        with torch.no_grad(), torch.cuda.stream(self._stream):
-            for name, tensor in self._rest.items():
-                self._targets[name].copy_(tensor, non_blocking=True)
-        if self._stream is not None:
-            self._stream.synchronize()
+        self._copies.submit(
+            {
+                layer: [(self._targets[name], self._rest[name]) for name in names]
+                for layer, names in self._layers.items()
+            }
+        )
 
-    def finish(self) -> list[torch.Tensor]:
+    def finish(self) -> Logits:
         """Compute on while the rest is brought back."""
-        self._behind = self._helper.submit(self._bring_rest)
-        self._started.set()
+        self._helper.submit(self._bring_rest)
+        self.stopped.put(self._targets)  # each layer waits for its own
         return super().finish()
 
     def wait_resident(self) -> None:
-        """Until the helper has brought the rest back."""
-        self._started.wait()
-        self._behind.result()
+        """Until the last copy is there."""
+        self._copies.synchronize()
+
+    def before_layer(self, number: int) -> None:
+        """In a decode step the layer reads its KV."""
+        self._copies.wait(number)
 
     def before_decode(self) -> None:
         """The whole cache is read from here on."""
-        self._behind.result()
-        self.stopped.put(self._targets)
+        self._copies.wait_all()
 
     def close(self) -> None:
         """End the helper thread."""

@@ -1,10 +1,22 @@
-"""Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again."""
+"""Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again.
+
+Two variants where the breakpoint is in a decode step: ``default`` runs the prompt and all tokens again, and
+``kv_offloaded`` keeps the KV cache in page-locked memory and runs one token again.
+"""
 
 import sys
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
+import torch
+
+from evaluation.benchmark_manual_offload import CopiesBehind, PinnedOffload, by_layer
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
-from evaluation.method import ByHand
+from evaluation.method import ByHand, Method
+from evaluation.programs import Logits, kv_tensors, stop_at_layer
+from evaluation.study import Workload
 
 
 class Recompute(ByHand):
@@ -25,15 +37,94 @@ class Recompute(ByHand):
     def flops(self) -> float:
         """Operations from the embedding to layer L: the floor of this method is these over the matrix rate.
 
-        Two per weight and token in the matrix products, and the causal half of the attention's two products.
+        Two per weight and token in the matrix products, and the attention's two products: their causal half in the
+        prefill. Before a decode step all layers run for the prompt and the tokens before it.
         """
-        config = self.subject.model.config
+        config, workload = self.subject.model.config, self.workload
         layer = self.subject.layers[0]
         weights = sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() == 2)
-        batch, tokens = self.workload.batch, self.workload.tokens
-        attention = 2 * tokens * tokens * config.num_attention_heads * config.head_dim
-        return float(self.layer * batch * (2 * weights * tokens + attention))
+        pairs = config.num_attention_heads * config.head_dim  # multiplied for each query and key, in either product
+        prefill = 2 * weights * workload.tokens + 2 * pairs * workload.tokens**2
+        token = 2 * weights + 4 * pairs * workload.tokens
+        depth = len(self.subject.layers)
+        if not workload.decode_step:
+            return float(workload.batch * self.layer * prefill)
+        return float(workload.batch * (depth * (prefill + (workload.decode_step - 1) * token) + self.layer * token))
+
+
+class KvOffload(PinnedOffload):
+    """For a decode step: the KV cache of the tokens before it goes to page-locked memory, the token is run again.
+
+    The token's layers run as their KV comes in; that of the layers after L+1 follows behind the computation.
+    """
+
+    variant = "kv_offloaded"
+    headline = False
+    restores_behind = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._copies = CopiesBehind(self.subject.device)
+
+    def pause(self) -> None:
+        """Copy the cache without the token that is under way to the host, wait, and let go of everything."""
+        cache = self.stopped.cache
+        past = self.workload.tokens + self.workload.decode_step - 1
+        self._host = {}
+        for number, layer in enumerate(cache.layers, start=1):
+            for name, tensor in kv_tensors(cache, number).items():
+                kept = tensor[..., :past, :]
+                self._host[name] = self._buffer(name, kept).copy_(kept, non_blocking=True)
+            layer.keys = layer.values = None
+        synchronize(self.subject.device)
+        self._cache = cache
+        self._names = by_layer(self._host)
+        needed = [name for number in range(1, self.layer + 2) for name in self._names.get(number, ())]
+        self.floor_bytes = self._bytes(self._host[name] for name in needed)
+        del self.stopped
+
+    def resume(self) -> None:
+        """Bring back what layers 1 .. L+1 read, run the token up to the breakpoint behind it, and wait for both."""
+        self._targets = {name: torch.empty_like(t, device=self.subject.device) for name, t in self._host.items()}
+        for number, layer in enumerate(self._cache.layers, start=1):
+            layer.keys, layer.values = (self._targets[name] for name in self._names[number])
+        self._copies.expect(self._names)
+        self._submit([number for number in self._names if number <= self.layer + 1])
+        layers = enumerate(self.subject.layers[: self.layer], start=1)
+        handles = [layer.register_forward_pre_hook(partial(self._before, number)) for number, layer in layers]
+        self.stopped = stop_at_layer(self.subject.model, self.layer, self._pass_input, True, self._cache)
+        for handle in handles:
+            handle.remove()
+        self._copies.wait(self.layer + 1)
+        synchronize(self.subject.device)
+
+    def _before(self, number: int, *arguments: object) -> None:
+        self._copies.wait(number)
+
+    def _submit(self, numbers: Iterable[int]) -> None:
+        pairs = {
+            number: [(self._targets[name], self._host[name]) for name in self._names[number]] for number in numbers
+        }
+        self._copies.submit(pairs)
+
+    def finish(self) -> Logits:
+        """Compute on while the rest is brought back."""
+        self._submit([number for number in self._names if number > self.layer + 1])
+        return super().finish()
+
+    def wait_resident(self) -> None:
+        """Until the last copy is there."""
+        self._copies.synchronize()
+
+    def before_layer(self, number: int) -> None:
+        """The layer reads its KV."""
+        self._copies.wait(number)
+
+
+def variants(workload: Workload) -> list[type[Method]]:
+    """The variants that make sense for ``workload``: before a decode step the KV cache can be kept apart."""
+    return [Recompute, KvOffload] if workload.decode_step else [Recompute]
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("recompute", __doc__, lambda workload: [Recompute]))
+    sys.exit(run_job("recompute", __doc__, variants))

@@ -65,13 +65,13 @@ class Clocks:
         think: Callable[[], None],
         resume: Callable[[], None],
         wait_resident: Callable[[], None] | None,
-        watch: bool,
+        aside: bool,
         finish: Callable[[], list[torch.Tensor]],
     ) -> tuple[Reading, list[torch.Tensor]]:
         """Time ``resume``, after ``think``, and what follows; returns the reading and what ``finish`` returned.
 
-        ``wait_resident`` is None where all state is back when ``resume`` returns. ``watch``: it is called on another
-        thread, beside ``finish``, and not before it.
+        ``wait_resident`` is None where all state is back when ``resume`` returns. ``aside``: from the resume on the
+        program computes on a thread of its own, and ``finish`` only waits for it.
         """
         self._marks.clear()
         resumed = threading.Event()
@@ -85,16 +85,19 @@ class Clocks:
             mark_resident(wait)
 
         watcher = None
-        if wait_resident is not None and watch:
+        if wait_resident is not None and not aside:
             watcher = threading.Thread(target=watching, args=(wait_resident,), name="resident-clock", daemon=True)
             watcher.start()
-        self._armed = {"first_kernel", "result"}
+        # What a resume computes by itself, it computes again: the clocks mean what comes after.
+        self._armed = {"first_kernel", "result"} if aside else set()
         think()  # last: what has just run would leave a warm core to whom it served
         start = now_ms()
         resume()
         ready = self._marks["ready"] = now_ms()
+        if not aside:
+            self._armed = {"first_kernel", "result"}
         resumed.set()
-        if wait_resident is not None and not watch:
+        if wait_resident is not None and aside:
             mark_resident(wait_resident)
         logits = finish()
         if watcher is not None:

@@ -6,6 +6,7 @@ drift falls on all of them alike. Nothing of a sample that differs is kept: the 
 """
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -18,7 +19,7 @@ from evaluation.clocks import Clocks, Reading, now_ms
 from evaluation.device_memory import allocated_bytes, overwrite_free_memory, synchronize
 from evaluation.method import Method
 from evaluation.models import Subject
-from evaluation.programs import Logits, argument_tensors, generate_greedily
+from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
 from evaluation.study import Study, Workload
 
 Variants = Callable[[Workload], Sequence[type[Method]]]
@@ -48,16 +49,24 @@ class Harness:
     def _uninterrupted(self) -> tuple[Logits, dict[str, torch.Tensor]]:
         """Logits of the program run without a pause, and a copy of the frontier taken by a plain hook on the way."""
         frontier: dict[str, torch.Tensor] = {}
+        measurement, workload, layer = self._study.measurement, self._workload, self._layer
+        passes = itertools.count()
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
-            if not frontier:  # the prefill; decode steps come by later
-                for name, tensor in {"hidden_states": output, **argument_tensors(kwargs)}.items():
+            if next(passes) == workload.decode_step:
+                kv = kv_tensors(kwargs.get("past_key_values"), layer + 1)
+                for name, tensor in {"hidden_states": output, **argument_tensors(kwargs), **kv}.items():
                     frontier[name] = tensor.clone()
 
-        handle = self._subject.layers[self._layer - 1].register_forward_hook(note, with_kwargs=True)
+        handle = self._subject.layers[layer - 1].register_forward_hook(note, with_kwargs=True)
         try:
-            measurement, workload = self._study.measurement, self._workload
-            logits = generate_greedily(self._subject.model, self.input_ids, workload.kv_cache, measurement.decode_steps)
+            logits = generate_greedily(
+                self._subject.model,
+                self.input_ids,
+                workload.kv_cache,
+                workload.decode_step + measurement.decode_steps,
+                whole_prefill=not workload.decode_step,
+            )
         finally:
             handle.remove()
         return logits, frontier
@@ -80,7 +89,7 @@ class Harness:
                 think=self._think,
                 resume=method.resume,
                 wait_resident=method.wait_resident if method.restores_behind else None,
-                watch=not method.computes_aside,
+                aside=method.computes_aside,
                 finish=method.finish,
             )
         finally:

@@ -31,7 +31,7 @@ class Method(ABC):
         self.workload = workload
         self.layer = layer
         self.input_ids = input_ids
-        self.decode_steps = study.measurement.decode_steps if workload.kv_cache else 0
+        self.decode_steps = workload.decode_step + study.measurement.decode_steps if workload.kv_cache else 0
 
     @abstractmethod
     def prepare(self) -> None:
@@ -82,18 +82,31 @@ class ByHand(Method):
 
     def prepare(self) -> None:
         """Run the program up to the breakpoint."""
-        self.stopped = stop_at_layer(self.subject.model, self.layer, self.input_ids, self.workload.kv_cache)
+        model, workload = self.subject.model, self.workload
+        input_ids, cache = self.input_ids, None
+        self._earlier: Logits = []  # logits of the passes before the one that stops
+        if workload.decode_step:
+            output = model(input_ids, use_cache=True, logits_to_keep=1)
+            cache = output.past_key_values
+            self._earlier = [output.logits, *decode(model, output.logits, cache, workload.decode_step - 1)]
+            input_ids = self._earlier[-1].argmax(-1)
+        self._pass_input = input_ids
+        self.stopped = stop_at_layer(model, self.layer, input_ids, workload.kv_cache, cache)
 
     def finish(self) -> Logits:
         """Run the remaining layers and the decode steps."""
-        logits = start_at_layer(self.subject.model, self.stopped)
+        logits = start_at_layer(self.subject.model, self.stopped, self.before_layer)
         self.before_decode()
-        steps = decode(self.subject.model, logits, self.stopped.cache, self.decode_steps)
+        left = self.decode_steps - self.workload.decode_step
+        steps = decode(self.subject.model, logits, self.stopped.cache, left)
         del self.stopped
-        return [logits, *steps]
+        return [*self._earlier, logits, *steps]
+
+    def before_layer(self, number: int) -> None:
+        """Layer ``number`` (1 .. N) reads its KV: wait for what of it is still on its way."""
 
     def before_decode(self) -> None:
-        """The decode steps read the whole KV cache: wait for what is still on its way."""
+        """The next step reads the whole KV cache: wait for what is still on its way."""
 
     def frontier(self) -> dict[str, torch.Tensor]:
         """Hidden states and the layers' tensor arguments."""

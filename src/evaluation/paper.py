@@ -14,6 +14,7 @@ from evaluation.summary import Row, SummaryError, read_summary
 
 METHODS = ("vanilla", "recompute", "manual_offload", "djinn")
 ORDERED = "pinned_ordered"  # the best hand-written offload, where there is history
+ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from evaluation.atomic import write_bytes
-from evaluation.paper import ORDERED, Findings, ceiling, parser, read_machine
+from evaluation.paper import ONE_TOKEN, ORDERED, Findings, ceiling, parser, read_machine
 from evaluation.runs import Json, RunError
 from evaluation.summary import Row, SummaryError
 
@@ -65,6 +65,10 @@ _STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
     ("recompute", None): (
         "Recompute",
         {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
+    ),
+    ("recompute", ONE_TOKEN): (
+        "Recompute, token",
+        {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 4, "mfc": "white"},
     ),
     ("manual_offload", None): (
         "Manual offload",

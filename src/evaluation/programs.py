@@ -5,7 +5,7 @@
 manual offload use them. All three run the same layers of the same model, so their logits must agree in every bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,15 @@ from transformers import LlamaForCausalLM
 Logits = list[torch.Tensor]
 
 
-def generate_greedily(model: LlamaForCausalLM, input_ids: torch.Tensor, kv_cache: bool, decode_steps: int) -> Logits:
+def generate_greedily(
+    model: LlamaForCausalLM, input_ids: torch.Tensor, kv_cache: bool, decode_steps: int, *, whole_prefill: bool = True
+) -> Logits:
     """Logits of a prefill of ``input_ids`` ([batch, tokens]) and, with a KV cache, of some greedy decode steps.
 
-    Shapes: [batch, tokens, vocabulary] first, then [batch, 1, vocabulary] for each step; each step reads the whole
-    cache.
+    Shapes: [batch, tokens, vocabulary] first, or [batch, 1, vocabulary] unless ``whole_prefill``, then [batch, 1,
+    vocabulary] for each step; each step reads the whole cache.
     """
-    output = model(input_ids, use_cache=kv_cache)
+    output = model(input_ids, use_cache=kv_cache, logits_to_keep=0 if whole_prefill else 1)
     if not kv_cache:
         return [output.logits]
     return [output.logits, *decode(model, output.logits, output.past_key_values, decode_steps)]
@@ -59,16 +61,17 @@ class Stopped:
         return self.arguments.get("past_key_values")
 
     def frontier(self) -> dict[str, torch.Tensor]:
-        """What layer L+1 needs, by name."""
-        return {"hidden_states": self.hidden_states, **argument_tensors(self.arguments)}
+        """What layer L+1 needs, by name: in a decode step its own KV too."""
+        arguments = argument_tensors(self.arguments)
+        return {"hidden_states": self.hidden_states, **arguments, **kv_tensors(self.cache, self.layer + 1)}
 
     def history(self) -> dict[str, torch.Tensor]:
-        """The KV of layers 1 .. L, by name, and ``others``; empty without either."""
-        kept = dict(self.others)
-        if self.cache is not None:
-            for number, layer in enumerate(self.cache.layers[: self.layer], start=1):
-                kept.update({f"kv.{number}.keys": layer.keys, f"kv.{number}.values": layer.values})
-        return kept
+        """The KV of the other layers in the order of need, L+2 .. N before 1 .. L, and ``others``, by name."""
+        depth = len(self.cache.layers) if self.cache is not None else 0
+        kept: dict[str, torch.Tensor] = {}
+        for number in [*range(self.layer + 2, depth + 1), *range(1, self.layer + 1)]:
+            kept.update(kv_tensors(self.cache, number))
+        return {**kept, **self.others}
 
     def put(self, tensors: dict[str, torch.Tensor]) -> None:
         """Replace tensors by name, as :meth:`frontier` and :meth:`history` name them."""
@@ -89,6 +92,15 @@ class Stopped:
                 self.arguments[head] = tensor
 
 
+def kv_tensors(cache: Any, number: int) -> dict[str, torch.Tensor]:
+    """Keys and values of decoder layer ``number`` (1 .. N) by name; empty if ``cache`` holds none of it."""
+    layers = cache.layers if cache is not None else []
+    keys = getattr(layers[number - 1], "keys", None) if number <= len(layers) else None
+    if keys is None or keys.numel() == 0:
+        return {}
+    return {f"kv.{number}.keys": keys, f"kv.{number}.values": layers[number - 1].values}
+
+
 def argument_tensors(arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Tensors among a layer's keyword arguments, by name (``position_embeddings.0``), the KV cache aside."""
 
@@ -102,8 +114,13 @@ def argument_tensors(arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in named() if isinstance(value, torch.Tensor)}
 
 
-def stop_at_layer(model: LlamaForCausalLM, layer: int, input_ids: torch.Tensor, kv_cache: bool) -> Stopped:
-    """Run ``model`` on ``input_ids`` ([batch, tokens]) until decoder layer ``layer`` (1 .. N) has returned."""
+def stop_at_layer(
+    model: LlamaForCausalLM, layer: int, input_ids: torch.Tensor, kv_cache: bool, cache: Any = None
+) -> Stopped:
+    """Run ``model`` on ``input_ids`` ([batch, tokens]) until decoder layer ``layer`` (1 .. N) has returned.
+
+    ``cache`` holds the KV of the tokens before these.
+    """
     found: list[Stopped] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
@@ -112,7 +129,7 @@ def stop_at_layer(model: LlamaForCausalLM, layer: int, input_ids: torch.Tensor, 
 
     handle = model.model.layers[layer - 1].register_forward_hook(stop, with_kwargs=True)
     try:
-        model(input_ids, use_cache=kv_cache)
+        model(input_ids, past_key_values=cache, use_cache=kv_cache)
     except _Stop:
         pass
     finally:
@@ -120,10 +137,16 @@ def stop_at_layer(model: LlamaForCausalLM, layer: int, input_ids: torch.Tensor, 
     return found[0]
 
 
-def start_at_layer(model: LlamaForCausalLM, stopped: Stopped) -> torch.Tensor:
-    """Run the layers after the breakpoint, the final norm and the head; logits of shape [batch, tokens, vocabulary]."""
+def start_at_layer(
+    model: LlamaForCausalLM, stopped: Stopped, before_layer: Callable[[int], None] = lambda number: None
+) -> torch.Tensor:
+    """Run the layers after the breakpoint, the final norm and the head; logits of shape [batch, tokens, vocabulary].
+
+    ``before_layer`` is called with the number of each layer (1 .. N) before it runs.
+    """
     hidden_states = stopped.hidden_states
-    for layer in model.model.layers[stopped.layer :]:
+    for number, layer in enumerate(model.model.layers[stopped.layer :], start=stopped.layer + 1):
+        before_layer(number)
         hidden_states = layer(hidden_states, **stopped.arguments)
     logits: torch.Tensor = model.lm_head(model.model.norm(hidden_states))
     return logits

@@ -43,12 +43,16 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a session computes before the breakpoint: a prefill of ``batch`` x ``tokens``."""
+    """What a session computes before the breakpoint: a prefill of ``batch`` x ``tokens``.
+
+    The breakpoint falls into that prefill, or into decode step ``decode_step`` (from 1) after it.
+    """
 
     name: str
     batch: int
     tokens: int
     kv_cache: bool
+    decode_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +229,8 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     names = [workload["name"] for workload in workloads]
     if len(set(names)) < len(names):
         raise ConfigError(f"config: workloads: each name may stand once; there are {', '.join(names)}")
+    if without := [one["name"] for one in workloads if one.get("decode_step") and not one["kv_cache"]]:
+        raise ConfigError(f"config: workloads: {without[0]}: a decode_step needs kv_cache: true")
     model = dict(filled["model"])
     if model["path"] is not None:
         model["name"] = _architecture("", model["path"]).name
@@ -236,7 +242,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         device=device,
         model=ModelChoice(**model),
         methods=tuple(filled["methods"]),
-        layers=_layers(filled["layers"], architecture),
+        layers=_layers(filled["layers"], architecture, parts=2 if device == "cpu" else 4),
         rounds=filled["rounds"],
         order_seed=filled["order_seed"],
         workloads=tuple(Workload(**workload) for workload in workloads),
@@ -257,10 +263,10 @@ def _architecture(name: str, path: str | None) -> Architecture:
         raise ConfigError(f"config: model.path: {error}") from error
 
 
-def _layers(wanted: str | list[int], architecture: Architecture) -> tuple[int, ...]:
+def _layers(wanted: str | list[int], architecture: Architecture, *, parts: int) -> tuple[int, ...]:
     depth = architecture.layers
     if isinstance(wanted, str):
-        return tuple(sorted({1, *(max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4))}))
+        return tuple(sorted({1, *(max(1, depth * part // parts) for part in range(1, parts + 1))}))
     beyond = [layer for layer in wanted if layer > depth]
     if beyond:
         raise ConfigError(f"config: layers: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")

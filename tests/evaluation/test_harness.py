@@ -1,5 +1,6 @@
 """The harness and the four methods on the CPU, and that a resume which restores too little is caught."""
 
+import dataclasses
 import json
 import sys
 import threading
@@ -12,7 +13,7 @@ from djinn import transfer
 from djinn.transfer import TransferEngine
 from evaluation.benchmark_djinn import Djinn, partners
 from evaluation.benchmark_manual_offload import OrderedOffload, PageableOffload, PinnedOffload, variants
-from evaluation.benchmark_recompute import Recompute
+from evaluation.benchmark_recompute import KvOffload, Recompute
 from evaluation.benchmark_vanilla import Vanilla
 from evaluation.harness import NotBitExact, measure
 from evaluation.job import check_record, run_job
@@ -25,6 +26,7 @@ CONFIG = {
     "workloads": [
         {"name": "activation", "batch": 1, "tokens": 32, "kv_cache": False},
         {"name": "session", "batch": 2, "tokens": 32, "kv_cache": True},
+        {"name": "decode", "batch": 2, "tokens": 32, "kv_cache": True, "decode_step": 2},
     ],
     "measurement": {"decode_steps": 2, "validation_samples": 1},
     "djinn": {"host_arena_gib": 0.125},
@@ -47,15 +49,21 @@ def none(workload):
 
 
 def run(subject, study, kind, layer=3, partners=none):
+    if issubclass(kind, KvOffload):  # only where a token can be run again
+        study = dataclasses.replace(study, workloads=study.workloads[2:])
     return measure(subject, study, layer, variants=lambda workload: [kind], partners=partners)
 
 
-@pytest.mark.parametrize("kind", [Vanilla, Recompute, PinnedOffload, PageableOffload, OrderedOffload, Djinn])
+KINDS = [Vanilla, Recompute, KvOffload, PinnedOffload, PageableOffload, OrderedOffload, Djinn]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", [1, 20, 40])
 def test_every_method_is_bit_exact_at_every_depth(subject, study, kind, layer):
-    """Both workloads finish with the uninterrupted run's logits; clocks are in order and every sample is kept."""
+    """All workloads finish with the uninterrupted run's logits; clocks are in order and every sample is kept."""
     cells = run(subject, study, kind, layer)
-    assert [cell["workload"] for cell in cells] == ["activation", "session"]
+    workloads = [workload.name for workload in study.workloads]
+    assert [cell["workload"] for cell in cells] == (workloads[2:] if kind is KvOffload else workloads)
     for cell in cells:
         assert len(cell["samples"]) == 2
         for sample in cell["samples"]:
@@ -73,19 +81,23 @@ def test_state_sizes_agree_between_methods(subject, study):
     for hand, djinn in zip(by_hand, by_djinn, strict=True):
         assert hand["frontier_bytes"] == djinn["frontier_bytes"] > 0
         assert hand["state_bytes"] <= djinn["state_bytes"] <= 4 * hand["state_bytes"]
-    activation, session = by_hand
+    activation, session, decode = by_hand
     assert activation["state_bytes"] == activation["frontier_bytes"]
     shape = subject.model.config
     kv = 3 * 2 * 2 * 32 * shape.num_key_value_heads * shape.head_dim * 2  # layers, k and v, batch, tokens, ..., bf16
     assert session["state_bytes"] == session["frontier_bytes"] + kv
+    token = 2 * 2 * shape.num_key_value_heads * shape.head_dim * 2  # k and v, batch
+    assert decode["frontier_bytes"] > 33 * token  # layer 4 has not seen the second decode step's token yet
+    assert decode["state_bytes"] == decode["frontier_bytes"] + (3 * 34 + 36 * 33) * token
 
 
 def test_djinn_is_paired_in_alternating_order(subject, study):
     """Each sample carries its partners; the ordered one where there is history; the order alternates."""
     cells = run(subject, study, Djinn, partners=partners)
-    activation, session = cells
+    activation, session, decode = cells
     assert [set(sample["paired"]) for sample in activation["samples"]] == [{"pinned"}] * 2
-    assert [set(sample["paired"]) for sample in session["samples"]] == [{"pinned_identical", "pinned_ordered"}] * 2
+    for cell in (session, decode):
+        assert [set(sample["paired"]) for sample in cell["samples"]] == [{"pinned_identical", "pinned_ordered"}] * 2
     assert [sample["paired"]["pinned_identical"]["djinn_first"] for sample in session["samples"]] == [True, False]
 
 
@@ -100,6 +112,27 @@ class KvLost(OrderedOffload):
     """Mutant: forgets the KV cache."""
 
     def _bring_rest(self):
+        self._copies.submit({layer: [] for layer in self._layers})
+        for target in self._targets.values():
+            target.zero_()
+
+
+class LayersDoNotWait(OrderedOffload):
+    """Mutant: computes on while the KV cache is still to come."""
+
+    def _bring_rest(self):
+        time.sleep(0.05)
+        super()._bring_rest()
+
+    def before_layer(self, number):
+        return None
+
+
+class TokenWithoutItsPast(KvOffload):
+    """Mutant: runs the token again without the KV cache of the tokens before it."""
+
+    def _submit(self, numbers):
+        self._copies.submit({number: [] for number in numbers})
         for target in self._targets.values():
             target.zero_()
 
@@ -114,7 +147,7 @@ class RecomputeTooLittle(Recompute):
         self.stopped.layer = self.layer
 
 
-@pytest.mark.parametrize("mutant", [NothingBack, KvLost, RecomputeTooLittle])
+@pytest.mark.parametrize("mutant", [NothingBack, KvLost, LayersDoNotWait, TokenWithoutItsPast, RecomputeTooLittle])
 def test_hand_written_mutants_are_caught(subject, study, mutant):
     """A resume that restores nothing, loses the KV, or computes too little fails the job."""
     with pytest.raises(NotBitExact, match=mutant.__name__):
@@ -196,7 +229,7 @@ def test_out_of_memory_is_an_outcome(monkeypatch, tmp_path, study):
 
     out = arguments(monkeypatch, tmp_path, study)
     assert run_job("vanilla", "", lambda workload: [Refused]) == 0
-    activation, session = json.loads(out.read_text())["cells"]
+    activation, session, _ = json.loads(out.read_text())["cells"]
     assert activation["outcome"] == "ok"
     assert session["outcome"] == "out_of_memory"
     assert session["message"] == "CUDA out of memory. Tried to allocate 2 GiB."
