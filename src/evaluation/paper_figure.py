@@ -67,7 +67,7 @@ _STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
         {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
     ),
     ("recompute", ONE_TOKEN): (
-        "Recompute, token",
+        "Rerun one token",
         {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 4, "mfc": "white"},
     ),
     ("manual_offload", None): (
