@@ -124,6 +124,37 @@ def test_edits_rerun_what_depends_on_them(finished):
     assert drawing["crossover_local"] == 1
 
 
+DUMMY = '''
+"""Keeps everything, twice: a method of somebody else's."""
+
+import sys
+
+from evaluation.benchmark_vanilla import Vanilla
+from evaluation.job import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("keep_twice", __doc__, lambda workload: [Vanilla]))
+'''
+
+
+@pytest.mark.slow
+def test_a_method_is_one_module_and_a_workload_one_row(copy, tmp_path):
+    """A module and its name in the configuration bring a method into table and figure; a row brings a workload."""
+    folder = tmp_path / "copy"
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".snakemake", "local"))
+    (folder / "src/evaluation/benchmark_keep_twice.py").write_text(DUMMY)
+    row = {"name": "chat", "batch": 1, "tokens": 16, "kv_cache": True, "decode_step": 2}
+    config = {**TINY, "layers": [3], "methods": ["vanilla", "keep_twice"], "workloads": [TINY["workloads"][0], row]}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(folder, "paper_figures", "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (folder / "paper_figures/local/capabilities.tex").read_text()
+    assert "activation & chat" in table
+    (line,) = (line for line in table.splitlines() if line.startswith("Keep twice"))
+    assert len([cell for cell in line.split("&")[1:3] if float(cell) > 0]) == 2
+    assert "KeepTwice" in (folder / "paper_figures/local/numbers.tex").read_text()
+
+
 @pytest.mark.slow
 def test_published_records_are_never_written(finished):
     """No rule owns a file under results/published/."""

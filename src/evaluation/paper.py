@@ -12,7 +12,7 @@ from typing import Any
 from evaluation.runs import Json, RunError, read_json
 from evaluation.summary import Row, SummaryError, read_summary
 
-METHODS = ("vanilla", "recompute", "manual_offload", "djinn")
+METHODS = ("vanilla", "recompute", "manual_offload", "djinn")  # in the order of the paper; others come after them
 ORDERED = "pinned_ordered"  # the best hand-written offload, where there is history
 ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
@@ -40,6 +40,11 @@ class Findings:
         return list(dict.fromkeys(row.workload for row in self.rows))
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the methods: the paper's first, also those that the run lacks, then any other."""
+        return list(dict.fromkeys([*METHODS, *sorted({row.method for row in self.rows})]))
+
+    @property
     def deepest(self) -> int:
         """The deepest breakpoint of the run."""
         return max(row.layer for row in self.rows)
@@ -60,6 +65,11 @@ class Findings:
     def at(self, workload: str, method: str, metric: str, layer: int, variant: str | None = None) -> Row | None:
         """The row of ``layer`` in :meth:`series`, or None if there is none."""
         return next((row for row in self.series(workload, method, metric, variant) if row.layer == layer), None)
+
+
+def plain_name(method: str) -> str:
+    """How a method is called that the paper does not know: ``my_method`` is My method."""
+    return method.replace("_", " ").capitalize()
 
 
 def read_machine(path: Path) -> Json:

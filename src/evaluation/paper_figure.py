@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from evaluation.atomic import write_bytes
-from evaluation.paper import ONE_TOKEN, ORDERED, Findings, ceiling, parser, read_machine
+from evaluation.paper import METHODS, ONE_TOKEN, ORDERED, Findings, ceiling, parser, plain_name, read_machine
 from evaluation.runs import Json, RunError
 from evaluation.summary import Row, SummaryError
 
@@ -101,6 +102,11 @@ _STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
         {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
     ),
 }
+# For methods that the paper does not know, in turn.
+_OTHERS: list[dict[str, Any]] = [
+    {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},
+    {"color": "#7B4FA3", "marker": "X", "linestyle": ":", "markersize": 4.5},
+]
 _BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
 
 
@@ -112,7 +118,11 @@ def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
     if workload not in findings.workloads:
         raise SummaryError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     drawn = []
-    for (method, variant), (label, style) in _STYLES.items():
+    others = [method for method in findings.methods if method not in METHODS]
+    more: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+        (method, None): (plain_name(method), style) for method, style in zip(others, cycle(_OTHERS), strict=False)
+    }
+    for (method, variant), (label, style) in {**_STYLES, **more}.items():
         rows = findings.series(workload, method, "ready_ms", variant)
         if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
             drawn.append(curve)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.atomic import write_json, write_text
-from evaluation.paper import METHODS, Findings, latex, parser, read_machine, significant
+from evaluation.paper import Findings, latex, parser, read_machine, significant
 from evaluation.runs import Json, RunError, read_json
 from evaluation.statistics import linear_fit
 from evaluation.summary import CLOCKS, Row, SummaryError
@@ -84,7 +84,7 @@ def _plain(name: str, value: object, source: list[Json]) -> Number:
 
 def _variants(findings: Findings, workload: str) -> Iterator[tuple[str, str | None]]:
     """Each method and, after its headline variant (None), its other ones."""
-    for method in METHODS:
+    for method in findings.methods:
         yield method, None
         own = [row for row in findings.rows if (row.workload, row.method) == (workload, method)]
         yield from ((method, variant) for variant in sorted({row.variant for row in own if not row.headline}))

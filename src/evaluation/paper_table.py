@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from evaluation.atomic import write_text
 from evaluation.paper import (
-    METHODS,
     ORDERED,
     Findings,
     Latex,
@@ -21,6 +20,7 @@ from evaluation.paper import (
     latex,
     machine_beside,
     parser,
+    plain_name,
     read_machine,
     significant,
 )
@@ -75,11 +75,13 @@ def table(findings: Findings, *, functional: bool) -> str:
     def cells(method: str, variant: str | None = None) -> list[Cell]:
         return [Cell.of(name, findings.at(name, method, "ready_ms", layer, variant)) for name in workloads]
 
-    lines = [Line(label=_LABELS[method], cells=cells(method)) for method in METHODS]
+    lines = [
+        Line(label=_LABELS.get(method) or latex(plain_name(method)), cells=cells(method)) for method in findings.methods
+    ]
     counts = {
         row.n
         for name in workloads
-        for method in METHODS
+        for method in findings.methods
         if (row := findings.at(name, method, "ready_ms", layer)) and row.n
     }
     return (

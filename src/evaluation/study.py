@@ -168,6 +168,9 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(config))
     if error is not None:
         raise ConfigError(_explain(error))
+    known = sorted(path.stem.removeprefix("benchmark_") for path in Path(__file__).parent.glob("benchmark_*.py"))
+    if unknown := sorted(set(config.get("methods", ())) - set(known)):
+        raise ConfigError(f"config: methods: {unknown[0]!r} is not a method. Allowed: {', '.join(known)}")
     filled: dict[str, Any] = _with_defaults(config, schema)
     return filled
 

@@ -45,7 +45,7 @@ FAULTS = {
         {"workloads": [{"name": "a", "batch": 1, "tokens": 8}]},
         "config: workloads.0 lacks a key: 'kv_cache'",
     ),
-    "method": ({"methods": ["jinn"]}, "config: methods.0: 'jinn' is not one of ['vanilla', 'recompute'"),
+    "method": ({"methods": ["jinn"]}, "config: methods: 'jinn' is not a method. Allowed: djinn, manual_offload,"),
     "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' is not one of"),
     "type": ({"rounds": "two"}, "config: rounds: 'two' is not of type 'integer'"),
     "layer": ({"layers": [1, 41]}, "config: layers: 41 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
