@@ -19,5 +19,4 @@ rule paper_figures:
     default_target: True
     input:
         paper_outputs("local"),
-        side_records(),
         paper_outputs(PAPER_RUN) if PAPER_RUN in PUBLISHED else [],

@@ -8,6 +8,8 @@ rule aggregate:
             name=["aggregate", "runs", "statistics", "summary"],
         ),
         [record(job) for job in STUDY.jobs()],
+        # not in the table, but of the run, which is refused if its parts were measured by different code
+        side_records(),
         rules.study.output,
         rules.probe.output,
         [
