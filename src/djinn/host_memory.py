@@ -10,8 +10,8 @@ import resource
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +20,7 @@ from djinn.core import HostMemoryFull
 _ALIGNMENT = 512  # bytes; what the copy engines like, and enough for every dtype
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class Extent:
+class Extent(NamedTuple):
     """A reserved range of the arena: ``offset`` and ``nbytes``, both multiples of 512 bytes."""
 
     offset: int
@@ -103,17 +102,18 @@ class HostArena:
             free = list(self._free)
             extents: list[Extent] = []
             for nbytes in wanted:
-                index = next((i for i in range(len(free)) if free[i].nbytes >= nbytes), None)
-                if index is None:
+                for index, gap in enumerate(free):
+                    if gap.nbytes >= nbytes:
+                        break
+                else:
                     raise HostMemoryFull(
                         f"the host arena of {self.nbytes} bytes has no room for {sum(wanted)} bytes in ranges of up to "
                         f"{max(wanted)} bytes ({sum(gap.nbytes for gap in self._free)} bytes are free, "
                         f"{max((gap.nbytes for gap in self._free), default=0)} of them in one piece)"
                     )
-                gap = free[index]
-                extents.append(Extent(offset=gap.offset, nbytes=nbytes))
-                rest = Extent(offset=gap.offset + nbytes, nbytes=gap.nbytes - nbytes)
-                free[index : index + 1] = [rest] if rest.nbytes else []
+                extents.append(Extent(gap.offset, nbytes))
+                rest = gap.nbytes - nbytes
+                free[index : index + 1] = [Extent(gap.offset + nbytes, rest)] if rest else []
             self._free = free
             self._reserved.update(extents)
         return extents

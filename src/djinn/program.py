@@ -182,8 +182,6 @@ class Program:
         self._parked(layer, state)
         del state
         self._wake.acquire()
-        if self._restoring is not None:
-            self._restoring.hold()
         self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned

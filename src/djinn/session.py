@@ -366,11 +366,8 @@ class Session:
         leaving = self._on_device(self._state)[keep:]
         if leaving:
             earlier = self._swapped.entries if self._swapped is not None else ()
-            self._swapped = SwappedState(
-                [*earlier, *self._engine.swap_out(leaving, self._its.stream)],
-                compute=self._its.stream,
-                go=self._go,
-                wake=self._its.wake,
+            self._swapped = self._engine.swap_out(
+                leaving, earlier=earlier, compute=self._its.stream, go=self._go, wake=self._its.wake
             )
 
     def _go(self) -> None:

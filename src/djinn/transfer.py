@@ -1,14 +1,15 @@
 """The only file with streams and events: moves session state between the device and the host arena.
 
-Swap out copies each storage to the host arena, waits, and only then frees its device memory by ``resize_(0)``, so that
-every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` and a copy back, in the order of need.
+Swap out copies each storage to the host arena and, when its copy has ended, frees its device memory by ``resize_(0)``,
+so that every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` and a copy back, in the order of
+need.
 
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
 states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
-submits the first of the history and, if that was all of it, wakes the other threads, which hold, out of its way, until
-RESUME returns. What is left of the history is submitted by the engine's own thread. On the CPU device
-the same code runs with copies that end when they return.
+submits the first of the history and wakes the other threads. The program computes from there: what it submits waits on
+the device. What is left of the history is submitted by the engine's own thread. On the CPU device the same code runs
+with copies that end when they return.
 """
 
 import queue
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +28,11 @@ from djinn.state import StateStorage
 # Copies of the history that are submitted while the frontier is in flight: of a large session's they keep the link busy
 # until the engine's thread has come awake, and there is time for no more.
 _AHEAD = 8
+
+# The last bytes of the frontier are a copy of their own, 150 microseconds on a PCIe 5 link. When it begins, the thread
+# that resumes takes the interpreter back from those it has woken, which may take as long, and keeps it until the copy
+# has ended: nobody stands between the end of the copy and the return of RESUME.
+_TAIL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,31 @@ class Swapped:
     extent: Extent
     host: torch.Tensor
     device: torch.Tensor
+
+
+class _Piece(NamedTuple):
+    """A part of a storage that is copied by itself; ``storage`` is there if it is the first, and is to be allocated."""
+
+    device: torch.Tensor
+    host: torch.Tensor
+    storage: torch.UntypedStorage | None
+    nbytes: int  # of the whole storage
+
+
+def _cut(entries: Sequence[Swapped], tail_bytes: int) -> tuple[list[_Piece], list[_Piece]]:
+    """``entries`` in pieces, in two groups, of which the second has the last ``tail_bytes``, or all if there are less."""
+    left = max(sum(entry.item.nbytes for entry in entries) - tail_bytes, 0) // 512 * 512  # an aligned copy is faster
+    head: list[_Piece] = []
+    tail: list[_Piece] = []
+    for entry in entries:
+        storage, nbytes = entry.item.storage, entry.item.nbytes
+        cut = min(left, nbytes)
+        left -= cut
+        if cut:
+            head.append(_Piece(entry.device[:cut], entry.host[:cut], storage, nbytes))
+        if cut < nbytes:
+            tail.append(_Piece(entry.device[cut:], entry.host[cut:], None if cut else storage, nbytes))
+    return head, tail
 
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -70,6 +102,7 @@ class SwappedState:
         self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
         self.frontier = tuple(entry for entry in self.entries if entry.item.in_frontier)
         self.history = tuple(entry for entry in self.entries if not entry.item.in_frontier)
+        self.head, self.tail = _cut(self.frontier, _TAIL_BYTES)
         self._of_layer: dict[int, list[int]] = {}
         for entry in self.history:
             self._of_layer.setdefault(entry.item.rank[1], []).append(entry.item.storage._cdata)
@@ -82,9 +115,6 @@ class SwappedState:
         self._ready: torch.cuda.Event | None = None
         self._last: torch.cuda.Event | None = None  # of what is submitted: copies end in their order
         self._beside = False
-        self._returned = False  # whether RESUME has; until then nobody passes the turnstile
-        self._turnstile = threading.Lock()
-        self._turnstile.acquire()
 
     @property
     def nbytes(self) -> int:
@@ -109,17 +139,6 @@ class SwappedState:
         """Let the current stream wait for the frontier, if another one brings it."""
         if self._beside and self._ready is not None:
             torch.cuda.current_stream().wait_event(self._ready)
-
-    def hold(self) -> None:
-        """Block the calling thread until RESUME returns, without the interpreter."""
-        if not self._returned:
-            with self._turnstile:
-                pass
-
-    def land(self) -> None:
-        """Let go of those who hold: RESUME returns now."""
-        self._returned = True
-        self._turnstile.release()
 
     def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
         """Note that the copies of ``entries`` are in the queue and end with ``event`` (None: they have ended)."""
@@ -168,7 +187,7 @@ class SwappedState:
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block the caller until all state is back; False after ``timeout`` seconds."""
         done = True
-        if timeout is None and self._returned and self._last is not None:
+        if timeout is None and self._last is not None:
             self._wait_submitted()
             self._last.synchronize()  # not the engine's word for it, which comes when it gets the interpreter
         else:
@@ -179,6 +198,7 @@ class SwappedState:
     def settle(self) -> None:
         """Note that the host memory is given back, and let go of the storages."""
         self.entries = self.frontier = self.history = ()
+        self.head, self.tail = [], []
         self._settled.set()
 
     def wait_settled(self, timeout: float | None = None) -> bool:
@@ -224,8 +244,16 @@ def _allocate(entries: Iterable[Swapped]) -> None:
         entry.item.storage.resize_(entry.item.nbytes)
 
 
-def _copy_in(entry: Swapped) -> None:
-    entry.device.copy_(entry.host, non_blocking=True)
+def _copy_in(target: torch.Tensor, source: torch.Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+
+
+def _copy_pieces(pieces: Iterable[_Piece], *, allocate: bool) -> None:
+    """Copy ``pieces`` in, and if asked to ``allocate`` each before: the first is then under way while the next is."""
+    for piece in pieces:
+        if allocate and piece.storage is not None:
+            piece.storage.resize_(piece.nbytes)
+        _copy_in(piece.device, piece.host)
 
 
 class TransferEngine:
@@ -242,13 +270,23 @@ class TransferEngine:
         self._thread = threading.Thread(target=self._work, name="djinn-transfer", daemon=True)
         self._thread.start()
 
-    def swap_out(self, items: Sequence[StateStorage], compute: torch.cuda.Stream | None) -> list[Swapped]:
-        """Copy ``items`` to the host, then free their device memory; waits for both.
+    def swap_out(
+        self,
+        items: Sequence[StateStorage],
+        *,
+        earlier: Sequence[Swapped],
+        compute: torch.cuda.Stream | None,
+        go: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> SwappedState:
+        """Copy ``items`` to the host and free their device memory; waits for both.
 
-        ``compute`` is the stream that produced them (None on the CPU). Raises :class:`HostMemoryFull`, and leaves all
-        as it was, if the arena has no room.
+        Returns the state of them and of what was swapped out ``earlier``; ``compute`` is the stream that produced them,
+        and is kept there with ``go`` and ``wake``. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
+        arena has no room.
         """
         entries: list[Swapped] = []
+        ended: list[torch.cuda.Event] = []
         with ExitStack() as undo:
             extents = self._arena.reserve([item.nbytes for item in items])
             undo.callback(self._arena.release, extents)
@@ -262,13 +300,17 @@ class TransferEngine:
                     host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
                     host.copy_(device, non_blocking=True)
                     entries.append(Swapped(item=item, extent=extent, host=host, device=device))
-            if self._out is not None:
-                self._out.synchronize()
+                    if self._out is not None:
+                        ended.append(self._out.record_event())
+            state = SwappedState([*earlier, *entries], compute=compute, go=go, wake=wake)
             undo.pop_all()
-        # Nothing reads the device's copy any more: the copies have ended, and the program's thread is parked.
-        for item in items:
+        # Nothing reads a storage whose copy has ended: the program's thread is parked. While one is freed the next is
+        # in flight.
+        for index, item in enumerate(items):
+            if ended:
+                ended[index].synchronize()
             item.storage.resize_(0)
-        return entries
+        return state
 
     def release(self, entries: Iterable[Swapped]) -> None:
         """Give host memory back."""
@@ -286,16 +328,22 @@ class TransferEngine:
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
         beside = busy and compute is not None
         stream = self._in if beside else compute
+        nearly: torch.cuda.Event | None = None
+        ready: torch.cuda.Event | None = None
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
             with _On(compute):
                 if beside:
-                    self._copy_beside(state.frontier, compute)
-                else:
-                    for entry in state.frontier:  # the first is under way while the next is allocated
-                        entry.item.storage.resize_(entry.item.nbytes)
-                        _copy_in(entry)
+                    _allocate(state.frontier)
+                    _follow(self._in, compute)
+                with _On(stream):
+                    _copy_pieces(state.head, allocate=not beside)
+                    if stream is not None and state.head:
+                        nearly = stream.record_event()
+                    _copy_pieces(state.tail, allocate=not beside)
+                    if stream is not None:
+                        ready = stream.record_event()
                 _allocate(state.history)
         except torch.OutOfMemoryError as error:
             if stream is not None:
@@ -303,41 +351,27 @@ class TransferEngine:
             for entry in state.entries:
                 entry.item.storage.resize_(0)
             raise DeviceMemoryFull(f"the device has no room for {state.nbytes} bytes of session state") from error
-        ready, ahead = None, 0
-        if stream is not None and self._in_behind is not None:
-            ready, ahead = stream.record_event(), _AHEAD
+        ahead = 0
+        if ready is not None and self._in_behind is not None:
+            ahead = _AHEAD
             self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
             if beside:
                 _follow(self._in_behind, compute)
             self._submit(state, state.history[:ahead])
         state.depart(ready, beside=beside)
         state.go()
-        early = ready is not None and len(state.history) <= ahead
-        if early:
-            self._rouse(state, ahead)
-        try:
-            if ready is not None:
-                ready.synchronize()
-        finally:
-            state.land()
-            if not early:
-                self._rouse(state, ahead)
-
-    def _copy_beside(self, entries: Iterable[Swapped], compute: torch.cuda.Stream | None) -> None:
-        _allocate(entries)
-        _follow(self._in, compute)
-        with _On(self._in):
-            for entry in entries:
-                _copy_in(entry)
-
-    def _rouse(self, state: SwappedState, ahead: int) -> None:
         state.wake()
         self._behind.put(lambda: self._bring_back(state, ahead))
+        if ready is not None:
+            if nearly is not None and not nearly.query():
+                nearly.synchronize()  # without the interpreter
+            while not ready.query():  # with it
+                pass
 
     def _submit(self, state: SwappedState, entries: tuple[Swapped, ...]) -> None:
         with _On(self._in_behind):
             for entry in entries:
-                _copy_in(entry)
+                _copy_in(entry.device, entry.host)
                 state.submitted([entry], self._in_behind.record_event() if self._in_behind is not None else None)
 
     def _bring_back(self, state: SwappedState, ahead: int) -> None:

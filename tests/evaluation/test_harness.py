@@ -154,7 +154,7 @@ def test_hand_written_mutants_are_caught(subject, study, mutant):
         run(subject, study, mutant)
 
 
-def copy_nothing(entry):
+def copy_nothing(target, source):
     return None
 
 
@@ -169,11 +169,10 @@ def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate(state.entries)
     engine._behind.put(lambda: time.sleep(0.05))
-    engine._behind.put(lambda: [transfer._copy_in(entry) for entry in state.frontier])
+    engine._behind.put(lambda: [transfer._copy_in(entry.device, entry.host) for entry in state.frontier])
     engine._behind.put(lambda: engine._bring_back(state, 0))
     state.go()
     state.wake()
-    state.land()
 
 
 @pytest.mark.parametrize(
