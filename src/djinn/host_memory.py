@@ -102,15 +102,14 @@ class HostArena:
             free = list(self._free)
             extents: list[Extent] = []
             for nbytes in wanted:
-                for index, gap in enumerate(free):
-                    if gap.nbytes >= nbytes:
-                        break
-                else:
+                index = next((index for index, gap in enumerate(free) if gap.nbytes >= nbytes), None)
+                if index is None:
                     raise HostMemoryFull(
                         f"the host arena of {self.nbytes} bytes has no room for {sum(wanted)} bytes in ranges of up to "
                         f"{max(wanted)} bytes ({sum(gap.nbytes for gap in self._free)} bytes are free, "
                         f"{max((gap.nbytes for gap in self._free), default=0)} of them in one piece)"
                     )
+                gap = free[index]
                 extents.append(Extent(gap.offset, nbytes))
                 rest = gap.nbytes - nbytes
                 free[index : index + 1] = [Extent(gap.offset + nbytes, rest)] if rest else []

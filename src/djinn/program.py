@@ -188,5 +188,6 @@ class Program:
         if self._restoring is None:
             self._gap.exit()
         else:
+            self._restoring.hold()
             # The device runs what the program submits from here on behind the frontier.
             self._restoring.order()

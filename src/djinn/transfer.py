@@ -7,32 +7,33 @@ need.
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
 states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
-submits the first of the history and wakes the other threads. The program computes from there: what it submits waits on
-the device. What is left of the history is submitted by the engine's own thread. On the CPU device the same code runs
-with copies that end when they return.
+wakes the program and submits the first of the history. The program takes its turn meanwhile and holds, so that nobody
+has the interpreter when the frontier lands and RESUME returns. What is left of the history is submitted by the engine's
+own thread. On the CPU device the same code runs with copies that end when they return.
 """
 
+import functools
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from djinn.core import DeviceMemoryFull
 from djinn.host_memory import Extent, HostArena
-from djinn.state import StateStorage
+from djinn.state import REST, StateStorage
 
-# Copies of the history that are submitted while the frontier is in flight: of a large session's they keep the link busy
-# until the engine's thread has come awake, and there is time for no more.
-_AHEAD = 8
+# Batches of the history that are submitted while the frontier is in flight: of a large session's they keep the link
+# busy until the engine's thread has come awake, and there is time for no more.
+_AHEAD = 4
 
-# The last bytes of the frontier are a copy of their own, 150 microseconds on a PCIe 5 link. When it begins, the thread
-# that resumes takes the interpreter back from those it has woken, which may take as long, and keeps it until the copy
-# has ended: nobody stands between the end of the copy and the return of RESUME.
-_TAIL_BYTES = 8 << 20
+# The history begins with a copy of this size, 20 microseconds on a PCIe 5 link. The program, awake by then, holds until
+# it has ended, so that RESUME, which ends with the copy before it, returns first: one of two threads that want the
+# interpreter at the same moment waits for what the other does in it.
+_MARK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,29 +49,22 @@ class Swapped:
     device: torch.Tensor
 
 
-class _Piece(NamedTuple):
-    """A part of a storage that is copied by itself; ``storage`` is there if it is the first, and is to be allocated."""
+class _Batch:
+    """Copies that are submitted together, and end with ``event`` (None on the CPU)."""
 
-    device: torch.Tensor
-    host: torch.Tensor
-    storage: torch.UntypedStorage | None
-    nbytes: int  # of the whole storage
+    def __init__(self, entries: Sequence[Swapped], *, cuda: bool) -> None:
+        self.entries = entries
+        self.targets = [entry.device for entry in entries]
+        self.sources = [entry.host for entry in entries]
+        self.addresses = [entry.item.storage._cdata for entry in entries]  # of storages that are whole with this batch
+        self.event = torch.cuda.Event() if cuda else None
 
-
-def _cut(entries: Sequence[Swapped], tail_bytes: int) -> tuple[list[_Piece], list[_Piece]]:
-    """``entries`` in pieces, in two groups, of which the second has the last ``tail_bytes``, or all if there are less."""
-    left = max(sum(entry.item.nbytes for entry in entries) - tail_bytes, 0) // 512 * 512  # an aligned copy is faster
-    head: list[_Piece] = []
-    tail: list[_Piece] = []
-    for entry in entries:
-        storage, nbytes = entry.item.storage, entry.item.nbytes
-        cut = min(left, nbytes)
-        left -= cut
-        if cut:
-            head.append(_Piece(entry.device[:cut], entry.host[:cut], storage, nbytes))
-        if cut < nbytes:
-            tail.append(_Piece(entry.device[cut:], entry.host[cut:], None if cut else storage, nbytes))
-    return head, tail
+    def cut(self, nbytes: int) -> "_Batch":
+        """Leave the first ``nbytes`` of the first storage to a batch of their own, and return that."""
+        first = _Batch((), cuda=self.event is not None)
+        first.targets, first.sources = [self.targets[0][:nbytes]], [self.sources[0][:nbytes]]
+        self.targets[0], self.sources[0] = self.targets[0][nbytes:], self.sources[0][nbytes:]
+        return first
 
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -100,19 +94,28 @@ class SwappedState:
         self.go = go
         self.wake = wake
         self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
-        self.frontier = tuple(entry for entry in self.entries if entry.item.in_frontier)
-        self.history = tuple(entry for entry in self.entries if not entry.item.in_frontier)
-        self.head, self.tail = _cut(self.frontier, _TAIL_BYTES)
+        batch = functools.partial(_Batch, cuda=compute is not None)
+        frontier = [entry for entry in self.entries if entry.item.in_frontier]
+        self.frontier = [batch(part) for part in (frontier[:1], frontier[1:]) if part]
+        history = self.entries[len(frontier) :]
+        # What a layer reads of its KV it reads together; of the rest each goes by itself.
+        kv = [entry for entry in history if entry.item.rank != REST]
+        rest = history[len(kv) :]
+        self.history = [batch(list(part)) for _, part in itertools.groupby(kv, key=lambda entry: entry.item.rank)]
+        self.history += [batch([entry]) for entry in rest]
+        if self.history:
+            self.history.insert(0, self.history[0].cut(_MARK_BYTES))
         self._of_layer: dict[int, list[int]] = {}
-        for entry in self.history:
+        for entry in kv:
             self._of_layer.setdefault(entry.item.rank[1], []).append(entry.item.storage._cdata)
-        self._missing = {entry.item.storage._cdata for entry in self.history}  # not submitted yet
+        self._missing = {entry.item.storage._cdata for entry in history}  # not submitted yet
         self._events: dict[int, torch.cuda.Event] = {}
         self._changed = threading.Condition()
         self._resident = threading.Event()
         self._settled = threading.Event()  # and the host memory is given back
         self._error: BaseException | None = None
         self._ready: torch.cuda.Event | None = None
+        self._landed: torch.cuda.Event | None = None
         self._last: torch.cuda.Event | None = None  # of what is submitted: copies end in their order
         self._beside = False
 
@@ -126,13 +129,14 @@ class SwappedState:
         """Whether all state is back on the device."""
         return self._resident.is_set()
 
-    def depart(self, ready: torch.cuda.Event | None, *, beside: bool) -> None:
+    def depart(self, ready: torch.cuda.Event | None, landed: torch.cuda.Event | None, *, beside: bool) -> None:
         """Note that the frontier's copies are in the queue and end with ``ready`` (None: they have ended).
 
-        ``beside``: they are not on the program's own stream.
+        ``landed`` ends a moment later. ``beside``: they are not on the program's own stream.
         """
         self._ready = ready
         self._last = self._last or ready
+        self._landed = landed
         self._beside = beside
 
     def order(self) -> None:
@@ -140,14 +144,18 @@ class SwappedState:
         if self._beside and self._ready is not None:
             torch.cuda.current_stream().wait_event(self._ready)
 
-    def submitted(self, entries: Iterable[Swapped], event: torch.cuda.Event | None) -> None:
-        """Note that the copies of ``entries`` are in the queue and end with ``event`` (None: they have ended)."""
+    def hold(self) -> None:
+        """Block the calling thread, awake and without the interpreter, until the frontier has landed."""
+        if self._landed is not None:
+            self._landed.synchronize()
+
+    def submitted(self, batch: _Batch) -> None:
+        """Note that the copies of ``batch`` are in the queue."""
         with self._changed:
-            for entry in entries:
-                address = entry.item.storage._cdata
-                self._missing.discard(address)
-                if event is not None:
-                    self._events[address] = self._last = event
+            self._missing.difference_update(batch.addresses)
+            if batch.event is not None:
+                self._events.update(dict.fromkeys(batch.addresses, batch.event))
+                self._last = batch.event
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -181,8 +189,9 @@ class SwappedState:
         self._check()
 
     def _wait_submitted(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._missing or self.resident)
+        if self._missing:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._missing or self.resident)
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block the caller until all state is back; False after ``timeout`` seconds."""
@@ -197,8 +206,8 @@ class SwappedState:
 
     def settle(self) -> None:
         """Note that the host memory is given back, and let go of the storages."""
-        self.entries = self.frontier = self.history = ()
-        self.head, self.tail = [], []
+        self.entries = ()
+        self.frontier = self.history = []
         self._settled.set()
 
     def wait_settled(self, timeout: float | None = None) -> bool:
@@ -244,16 +253,8 @@ def _allocate(entries: Iterable[Swapped]) -> None:
         entry.item.storage.resize_(entry.item.nbytes)
 
 
-def _copy_in(target: torch.Tensor, source: torch.Tensor) -> None:
-    target.copy_(source, non_blocking=True)
-
-
-def _copy_pieces(pieces: Iterable[_Piece], *, allocate: bool) -> None:
-    """Copy ``pieces`` in, and if asked to ``allocate`` each before: the first is then under way while the next is."""
-    for piece in pieces:
-        if allocate and piece.storage is not None:
-            piece.storage.resize_(piece.nbytes)
-        _copy_in(piece.device, piece.host)
+def _copy_in(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    torch._foreach_copy_(targets, sources, non_blocking=True)
 
 
 class TransferEngine:
@@ -328,51 +329,62 @@ class TransferEngine:
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
         beside = busy and compute is not None
         stream = self._in if beside else compute
-        nearly: torch.cuda.Event | None = None
-        ready: torch.cuda.Event | None = None
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
             with _On(compute):
                 if beside:
-                    _allocate(state.frontier)
-                    _follow(self._in, compute)
-                with _On(stream):
-                    _copy_pieces(state.head, allocate=not beside)
-                    if stream is not None and state.head:
-                        nearly = stream.record_event()
-                    _copy_pieces(state.tail, allocate=not beside)
-                    if stream is not None:
-                        ready = stream.record_event()
-                _allocate(state.history)
+                    self._copy_beside(state.frontier, compute)
+                else:
+                    for batch in state.frontier:  # the first is under way while the next is allocated
+                        _allocate(batch.entries)
+                        _copy_in(batch.targets, batch.sources)
+                for batch in state.history:
+                    _allocate(batch.entries)
         except torch.OutOfMemoryError as error:
             if stream is not None:
                 stream.synchronize()
             for entry in state.entries:
                 entry.item.storage.resize_(0)
             raise DeviceMemoryFull(f"the device has no room for {state.nbytes} bytes of session state") from error
+        ready = landed = None
         ahead = 0
-        if ready is not None and self._in_behind is not None:
-            ahead = _AHEAD
+        if stream is not None and self._in_behind is not None:
+            ready = landed = stream.record_event()
             self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
             if beside:
                 _follow(self._in_behind, compute)
-            self._submit(state, state.history[:ahead])
-        state.depart(ready, beside=beside)
+            if state.history:
+                ahead = 1 + _AHEAD
+                self._submit(state, state.history[:1])
+                landed = state.history[0].event
+        state.depart(ready, landed, beside=beside)
         state.go()
-        state.wake()
+        state.wake()  # it takes a while to come awake
+        try:
+            self._submit(state, state.history[1:ahead])
+        except RuntimeError as error:  # the program waits for these copies: it must hear of it
+            state.finish(error)
+            raise
         self._behind.put(lambda: self._bring_back(state, ahead))
         if ready is not None:
-            if nearly is not None and not nearly.query():
-                nearly.synchronize()  # without the interpreter
-            while not ready.query():  # with it
-                pass
+            ready.synchronize()
 
-    def _submit(self, state: SwappedState, entries: tuple[Swapped, ...]) -> None:
+    def _copy_beside(self, batches: Iterable[_Batch], compute: torch.cuda.Stream | None) -> None:
+        for batch in batches:
+            _allocate(batch.entries)
+        _follow(self._in, compute)
+        with _On(self._in):
+            for batch in batches:
+                _copy_in(batch.targets, batch.sources)
+
+    def _submit(self, state: SwappedState, batches: Iterable[_Batch]) -> None:
         with _On(self._in_behind):
-            for entry in entries:
-                _copy_in(entry.device, entry.host)
-                state.submitted([entry], self._in_behind.record_event() if self._in_behind is not None else None)
+            for batch in batches:
+                _copy_in(batch.targets, batch.sources)
+                if batch.event is not None and self._in_behind is not None:
+                    batch.event.record(self._in_behind)
+                state.submitted(batch)
 
     def _bring_back(self, state: SwappedState, ahead: int) -> None:
         error: RuntimeError | None = None

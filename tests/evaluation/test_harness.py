@@ -154,12 +154,13 @@ def test_hand_written_mutants_are_caught(subject, study, mutant):
         run(subject, study, mutant)
 
 
-def copy_nothing(target, source):
+def copy_nothing(targets, sources):
     return None
 
 
 def skip_history(engine, state, ahead):
-    state.submitted(state.history, None)
+    for batch in state.history:
+        state.submitted(batch)
     state.finish()
     engine.release(state.entries)
     state.settle()
@@ -169,7 +170,7 @@ def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate(state.entries)
     engine._behind.put(lambda: time.sleep(0.05))
-    engine._behind.put(lambda: [transfer._copy_in(entry.device, entry.host) for entry in state.frontier])
+    engine._behind.put(lambda: [transfer._copy_in(batch.targets, batch.sources) for batch in state.frontier])
     engine._behind.put(lambda: engine._bring_back(state, 0))
     state.go()
     state.wake()

@@ -100,7 +100,8 @@ def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
 
 
 def lose_history(engine, state, ahead):
-    state.submitted(state.history, None)
+    for batch in state.history:
+        state.submitted(batch)
     state.finish()
     engine.release(state.entries)
     state.settle()
