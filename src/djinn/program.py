@@ -182,12 +182,13 @@ class Program:
         self._parked(layer, state)
         del state
         self._wake.acquire()
+        if self._restoring is not None:
+            self._restoring.hold()
         self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
         if self._restoring is None:
             self._gap.exit()
         else:
-            self._restoring.hold()
             # The device runs what the program submits from here on behind the frontier.
             self._restoring.order()

@@ -1,20 +1,21 @@
-"""What an uninterrupted run costs under Djinn: the same call, bare and on a session that is never paused, in pairs.
+"""What an uninterrupted run costs under Djinn: the hooked model against a twin without hooks, in pairs.
 
 Two cells: ``prefill``, one forward pass without a KV cache, and ``decode``, greedy decode steps after a prefill, per
-token. The program takes the time around its own work, between two synchronisations of the device; ``session_ms`` is
-the whole time from ``start`` to ``result``, with the thread and the runtime's turn. The model of a bare call carries no
-hook. All calls run on one core: where a session's thread happened to start made up to twice the time of a token, and
-that is no cost of Djinn. Every pair's logits are compared bit for bit.
+token. Both models compute in alternating order, pass by pass, on the thread of a session that is never paused; the twin
+has modules of its own around the same weights, and the runtime's hooks are not on it. Nothing but the hooks then
+distinguishes the two: not the core on which a thread happened to start, which makes up to half of a token's time. Each
+pass is timed between two synchronisations of the device. Every pair's logits are compared bit for bit.
 """
 
+import copy
 import gc
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM
 
 import djinn
 from evaluation.clocks import now_ms
@@ -22,12 +23,10 @@ from evaluation.device_memory import synchronize
 from evaluation.harness import NotBitExact, Record
 from evaluation.job import run_side_job
 from evaluation.models import Subject
-from evaluation.programs import Logits, decode
 from evaluation.statistics import ratio_interval
 from evaluation.study import Study
 
 _WARMUP = 2
-Program = Callable[[], tuple[float, Logits]]  # milliseconds, logits
 
 
 def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Record:
@@ -36,73 +35,62 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
     generator = torch.Generator().manual_seed(study.model.seed)
     shape = (workload.batch, workload.tokens)
     input_ids = torch.randint(subject.model.config.vocab_size, shape, generator=generator).to(subject.device)
-    steps = study.overhead.decode_steps
-
-    def prefill() -> tuple[float, Logits]:
-        synchronize(subject.device)
-        start = now_ms()
-        logits = subject.model(input_ids, use_cache=False).logits
-        synchronize(subject.device)
-        return now_ms() - start, [logits]
-
-    def generate() -> tuple[float, Logits]:
-        output = subject.model(input_ids, use_cache=True)
-        synchronize(subject.device)
-        start = now_ms()
-        logits = decode(subject.model, output.logits, output.past_key_values, steps)
-        synchronize(subject.device)
-        return (now_ms() - start) / steps, logits
-
+    bare = twin(subject.model)
     cells = []
-    for name, program in {"prefill": prefill, "decode": generate}.items():
-        pairs = []
-        with _one_core():
+    with djinn.Runtime(subject.model, host_memory_bytes=1 << 20) as runtime:
+        # Steps per pair; 0 is the prefill itself.
+        for name, steps in {"prefill": 0, "decode": study.overhead.decode_steps}.items():
+            pairs = []
             for index in range(-_WARMUP, study.overhead.samples):
                 report(f"{name}: {'pairs' if index >= 0 else 'warm-up'}")
-                pair = _pair(subject, program, djinn_first=index % 2 == 0)
+                session = runtime.open().start(_pair, subject.model, bare, input_ids, steps, index % 2 == 0)
+                pair = session.result()
+                session.close()
                 if index >= 0:
                     pairs.append(pair)
-        ratio = ratio_interval([(pair["djinn_ms"], pair["bare_ms"]) for pair in pairs])
-        cells.append({"name": name, "tokens": workload.tokens, "ratio": asdict(ratio), "pairs": pairs})
+            ratio = ratio_interval([(pair["djinn_ms"], pair["bare_ms"]) for pair in pairs])
+            cells.append({"name": name, "tokens": workload.tokens, "ratio": asdict(ratio), "pairs": pairs})
     return {"cells": cells}
 
 
-@contextmanager
-def _one_core() -> Iterator[None]:
-    """Keep this thread and those that it starts on one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
+def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same model in modules of its own: weights and buffers are shared, hooks put on one are not on the other."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)
+
+
+def _pair(
+    hooked: LlamaForCausalLM, bare: LlamaForCausalLM, input_ids: torch.Tensor, steps: int, djinn_first: bool
+) -> Record:
+    """Milliseconds of either model: of the prefill, or per token of ``steps`` decode steps after one."""
+    models = {"djinn_ms": hooked, "bare_ms": bare}
+    order = ["djinn_ms", "bare_ms"] if djinn_first else ["bare_ms", "djinn_ms"]
+    tokens = dict.fromkeys(order, input_ids)
+    caches: dict[str, Any] = dict.fromkeys(order)
+    if steps:
+        for name, model in models.items():
+            output = model(input_ids, use_cache=True, logits_to_keep=1)
+            tokens[name], caches[name] = output.logits.argmax(-1), output.past_key_values
+    times = dict.fromkeys(order, 0.0)
+    gc.collect()
+    gc.disable()  # a collection would fall on one of the two
     try:
-        yield
+        for _ in range(max(steps, 1)):
+            logits = {}
+            for name in order:
+                synchronize(input_ids.device)
+                start = now_ms()
+                output = models[name](tokens[name], past_key_values=caches[name], use_cache=bool(steps))
+                synchronize(input_ids.device)
+                times[name] += (now_ms() - start) / max(steps, 1)
+                logits[name] = output.logits
+            if not torch.equal(logits["djinn_ms"], logits["bare_ms"]):
+                raise NotBitExact("the logits under Djinn differ from the bare model's")
+            tokens = {name: found[:, -1:].argmax(-1) for name, found in logits.items()}
+            order.reverse()
     finally:
-        os.sched_setaffinity(0, cores)
-
-
-def _pair(subject: Subject, program: Program, *, djinn_first: bool) -> Record:
-    times: Record = {"djinn_first": djinn_first}
-    logits: list[Logits] = []
-    for under_djinn in (djinn_first, not djinn_first):
-        gc.collect()
-        gc.disable()  # a collection would fall on one of the two
-        try:
-            if under_djinn:
-                times["djinn_ms"], times["session_ms"], found = _on_a_session(subject, program)
-            else:
-                times["bare_ms"], found = program()
-        finally:
-            gc.enable()
-        logits.append(found)
-    if not all(torch.equal(left, right) for left, right in zip(*logits, strict=True)):
-        raise NotBitExact("the logits under Djinn differ from the bare model's")
-    return {**times, "bit_exact": True}
-
-
-def _on_a_session(subject: Subject, program: Program) -> tuple[float, float, Logits]:
-    with djinn.Runtime(subject.model, host_memory_bytes=1 << 20) as runtime:
-        session = runtime.open()
-        start = now_ms()
-        own_ms, logits = session.start(program).result()
-        return own_ms, now_ms() - start, logits
+        gc.enable()
+    return {"djinn_first": djinn_first, **times, "bit_exact": True}
 
 
 if __name__ == "__main__":

@@ -294,9 +294,9 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
     session.io_wait()
     allocate = transfer._allocate
 
-    def refuse(entries):
-        allocate(entries)
-        if any(entry.item.rank[0] for entry in entries):  # the frontier has found room, the history does not
+    def refuse(batches):
+        allocate(batches)
+        if not any(entry.item.in_frontier for batch in batches for entry in batch.entries):  # the history finds no room
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(transfer, "_allocate", refuse)

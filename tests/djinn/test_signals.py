@@ -189,10 +189,10 @@ def test_a_resume_without_room_evicts_others(runtime, llama, input_ids, monkeypa
     session.io_wait()
     allocate = transfer._allocate
 
-    def refuse(entries):
+    def refuse(batches):
         if idle.device_bytes:
             raise torch.OutOfMemoryError("out of memory")
-        allocate(entries)
+        allocate(batches)
 
     monkeypatch.setattr(transfer, "_allocate", refuse)
     session.resume()
@@ -211,7 +211,7 @@ def test_a_resume_without_room_does_not_evict_itself(runtime, llama, input_ids, 
     stayed = session.device_bytes
     assert 0 < stayed < sum(session.storage_sizes)
 
-    def refuse(entries):
+    def refuse(batches):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(transfer, "_allocate", refuse)

@@ -168,7 +168,8 @@ def skip_history(engine, state, ahead):
 
 def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
-    transfer._allocate(state.entries)
+    transfer._allocate([*state.frontier, *state.history])
+    state.land()
     engine._behind.put(lambda: time.sleep(0.05))
     engine._behind.put(lambda: [transfer._copy_in(batch.targets, batch.sources) for batch in state.frontier])
     engine._behind.put(lambda: engine._bring_back(state, 0))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,8 @@ import pytest
 import torch
 
 from djinn import transfer
-from djinn.session import Session
+from djinn.forward import LayerHooks
 from evaluation import load, overhead
-from evaluation.harness import NotBitExact
 from evaluation.job import run_side_job
 from evaluation.models import build
 from evaluation.study import Load, load_config, resolve
@@ -50,31 +50,41 @@ def run(monkeypatch, tmp_path, study, name, take):
 
 
 def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
-    """Both cells hold pairs in alternating order; the runtime's own part of the session is no longer than the whole."""
+    """Both cells hold pairs in alternating order."""
     status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
     assert status == 0
     cells = json.loads(out.read_text())["cells"]
     assert [cell["name"] for cell in cells] == ["prefill", "decode"]
     for cell in cells:
         assert [pair["djinn_first"] for pair in cell["pairs"]] == [True, False]
-        assert all(0 < pair["djinn_ms"] <= pair["session_ms"] for pair in cell["pairs"])
+        assert all(pair["djinn_ms"] > 0 and pair["bare_ms"] > 0 for pair in cell["pairs"])
         assert cell["ratio"]["n"] == 2
 
 
-def test_overhead_calls_the_bare_model_bare(subject, study, monkeypatch):
-    """No hook stands on the model while a bare call is timed, and one on each layer and side under Djinn."""
-    seen = []
+def test_overhead_compares_hooks_with_none(subject, study, monkeypatch):
+    """In each pair one model has a hook before and after each layer and serves a session; its twin has none."""
+    seen = set()
+    pair = overhead._pair
 
-    def note(module, args, output):
-        seen.append(sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in subject.layers))
+    def look(hooked, bare, *arguments):
+        assert threading.current_thread().name.startswith("djinn-")
+        for model in (hooked, bare):
+            seen.add((model is hooked, sum(len(part._forward_hooks) for part in model.modules()) > 0))
+            seen.update((model is hooked, len(part._forward_pre_hooks)) for part in model.model.layers)
+        return pair(hooked, bare, *arguments)
 
-    handle = subject.model.model.norm.register_forward_hook(note)
-    try:
-        with torch.no_grad():
-            overhead.take(subject, study, lambda line: None)
-    finally:
-        handle.remove()
-    assert set(seen) == {0, 2 * len(subject.layers)}
+    monkeypatch.setattr(overhead, "_pair", look)
+    with torch.no_grad():
+        overhead.take(subject, study, lambda line: None)
+    assert seen == {(True, True), (True, 1), (False, False), (False, 0)}
+
+
+def test_a_twin_shares_every_weight(subject):
+    """The bare model computes with the very weights and buffers of the other, in modules of its own."""
+    model, other = subject.model, overhead.twin(subject.model)
+    assert not set(model.modules()) & set(other.modules())
+    for mine, theirs in ((model.parameters(), other.parameters()), (model.buffers(), other.buffers())):
+        assert all(a is b for a, b in zip(mine, theirs, strict=True))
 
 
 def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
@@ -116,17 +126,17 @@ def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, 
     assert "not bit-exact: load: session" in capsys.readouterr().err
 
 
-def test_djinn_that_computes_something_else_fails_the_job(subject, study, monkeypatch):
-    """The logits of both calls of a pair are compared."""
-    result = Session.result
+def test_djinn_that_computes_something_else_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):
+    """The logits of both models of a pair are compared."""
 
-    def other(session, timeout=None):
-        milliseconds, logits = result(session, timeout)
-        return milliseconds, [tensor + 1 for tensor in logits]
+    def other(hooks, number, module, args, kwargs, output):
+        output += 1
 
-    monkeypatch.setattr(Session, "result", other)
-    with torch.no_grad(), pytest.raises(NotBitExact, match="bare model"):
-        overhead.take(subject, study, lambda line: None)
+    monkeypatch.setattr(LayerHooks, "_leaving", other)
+    status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
+    assert status == 1
+    assert not out.exists()
+    assert "differ from the bare model's" in capsys.readouterr().err
 
 
 def test_shipped_rows_fit_their_arena():
