@@ -50,8 +50,6 @@ class _Batch:
 
     def __init__(self, entries: Sequence[Swapped], *, cuda: bool) -> None:
         self.entries = entries
-        self.targets = [entry.device for entry in entries]
-        self.sources = [entry.host for entry in entries]
         self.addresses = [entry.item.storage._cdata for entry in entries]
         self.event = torch.cuda.Event() if cuda else None
 
@@ -248,8 +246,9 @@ def _allocate(batches: Iterable[_Batch]) -> None:
             entry.item.storage.resize_(entry.item.nbytes)
 
 
-def _copy_in(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-    torch._foreach_copy_(targets, sources, non_blocking=True)
+def _copy_in(entries: Iterable[Swapped]) -> None:
+    for entry in entries:
+        entry.device.copy_(entry.host, non_blocking=True)
 
 
 class TransferEngine:
@@ -333,7 +332,7 @@ class TransferEngine:
                 else:
                     for batch in state.frontier:  # the first is under way while the next is allocated
                         _allocate([batch])
-                        _copy_in(batch.targets, batch.sources)
+                        _copy_in(batch.entries)
                 _allocate(state.history)
         except torch.OutOfMemoryError as error:
             if stream is not None:
@@ -363,7 +362,7 @@ class TransferEngine:
         _follow(self._in, compute)
         with _On(self._in):
             for batch in batches:
-                _copy_in(batch.targets, batch.sources)
+                _copy_in(batch.entries)
 
     def _submit(self, state: SwappedState, batches: Sequence[_Batch], *, until: torch.cuda.Event | None = None) -> int:
         """Submit the copies of ``batches``, of more than one only while ``until`` has not come; how many it were."""
@@ -372,7 +371,7 @@ class TransferEngine:
             for batch in batches:
                 if count and until is not None and until.query():
                     break
-                _copy_in(batch.targets, batch.sources)
+                _copy_in(batch.entries)
                 if batch.event is not None and self._in_behind is not None:
                     batch.event.record(self._in_behind)
                 state.submitted(batch)

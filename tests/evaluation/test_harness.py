@@ -154,7 +154,7 @@ def test_hand_written_mutants_are_caught(subject, study, mutant):
         run(subject, study, mutant)
 
 
-def copy_nothing(targets, sources):
+def copy_nothing(entries):
     return None
 
 
@@ -171,7 +171,7 @@ def signal_early(engine, state, *, busy):
     transfer._allocate([*state.frontier, *state.history])
     state.land()
     engine._behind.put(lambda: time.sleep(0.05))
-    engine._behind.put(lambda: [transfer._copy_in(batch.targets, batch.sources) for batch in state.frontier])
+    engine._behind.put(lambda: [transfer._copy_in(batch.entries) for batch in state.frontier])
     engine._behind.put(lambda: engine._bring_back(state, 0))
     state.go()
     state.wake()
