@@ -34,7 +34,7 @@ class Discovery:
         outermost: types.CodeType,
         caller: object,
     ) -> SessionState:
-        """The state after decoder layer ``layer``, whose hook was given ``args``, ``kwargs`` and ``output``.
+        """The state after decoder layer ``layer``, which was given ``args`` and ``kwargs`` and returned ``output``.
 
         ``outermost`` is the code below which the program's frames begin; what ``caller`` leads to is the caller's.
         """

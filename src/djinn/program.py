@@ -1,4 +1,4 @@
-"""The user's call on a thread of its own: it parks inside a layer's hook, and is sent on from there.
+"""The user's call on a thread of its own: it parks behind a layer, and is sent on from there.
 
 The thread finds the caller's surroundings, computes by turns with the other sessions of the device, and waits for state
 that is on its way back. It only waits and computes: the thread that signals does the copying (``session``).
@@ -13,7 +13,7 @@ import torch
 from djinn.caller import Surroundings, Turn
 from djinn.core import SessionAbandoned, SessionCancelled
 from djinn.discovery import Discovery
-from djinn.forward import LayerHooks
+from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
 from djinn.state import SessionState
 from djinn.transfer import SwappedState
@@ -34,7 +34,7 @@ class Program:
         *,
         name: str,
         device: torch.device,
-        hooks: LayerHooks,
+        watches: Watches,
         discovery: Discovery,
         turn: Turn,
         parked: Callable[[int, SessionState], None],
@@ -42,7 +42,7 @@ class Program:
     ) -> None:
         self._call: Call | None = call
         self._device = device
-        self._hooks = hooks
+        self._watches = watches
         self._discovery = discovery
         self._turn = turn
         self._parked = parked
@@ -109,14 +109,14 @@ class Program:
         error: BaseException | None = None
         try:
             self._turn.take(self._random_state)
-            self._hooks.attach(self)
+            self._watches.attach(self)
             try:
                 with self._surroundings.entered():
                     value = function(*args, **kwargs)
                     self.leave_model()
             finally:
                 self._gap.exit()
-                self._hooks.detach()
+                self._watches.detach()
                 self._turn.give_up()
         except SessionAbandoned:
             error = SessionCancelled("the session was cancelled")
@@ -138,10 +138,13 @@ class Program:
         """Park if this is the breakpoint."""
         if self._abandoned:
             raise SessionAbandoned
-        self._visits_left -= layer == self._breakpoint
-        if self.pause_asked or (layer == self._breakpoint and self._visits_left == 0):
+        here = layer == self._breakpoint
+        if here:
+            self._visits_left -= 1
+        if self.pause_asked or (here and self._visits_left == 0):
             self._park(layer, args, kwargs, output)
-        self.leave_part()
+        if self._restoring is not None:
+            self.leave_part()
 
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the part's kernels wait for its arguments; of the state it reads nothing else."""

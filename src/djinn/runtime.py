@@ -9,7 +9,7 @@ from torch import nn
 from djinn.caller import Turn
 from djinn.core import HostMemoryFull, Phase
 from djinn.discovery import Discovery
-from djinn.forward import KvLayers, LayerHooks, find_layers, storages_of_model
+from djinn.forward import KvLayers, Watches, find_layers, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.policy import Eviction, Idle, evictions, over_budget
 from djinn.session import Session
@@ -55,7 +55,7 @@ class Runtime:
     ``host_memory_bytes`` of host memory are reserved at once, page-locked if the model is on a GPU; all paused sessions
     share them; by default half of what the machine has free. Sessions that wait without ``force`` may keep
     ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` names the decoder layers of a
-    model whose layers cannot be found. The model's hooks come off with :meth:`close`, which a ``with`` statement calls.
+    model whose layers cannot be found. The watch on the model comes off with :meth:`close`, which a ``with`` calls.
 
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, :class:`djinn.LayersNotFound`,
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime, and ``ValueError`` for one
@@ -77,11 +77,11 @@ class Runtime:
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
         self._idle_device_bytes = idle_device_bytes
-        self._hooks = LayerHooks(model, found)
+        self._watches = Watches(model, found)
         try:
             self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
         except HostMemoryFull:
-            self._hooks.remove()
+            self._watches.remove()
             raise
         model_storages = frozenset(storage._cdata for storage in storages_of_model(model))
         self._discovery = Discovery(device, KvLayers(found), model_storages)
@@ -101,7 +101,7 @@ class Runtime:
             session = Session(
                 self._opened + 1,
                 depth=self.depth,
-                hooks=self._hooks,
+                watches=self._watches,
                 engine=self._engine,
                 discovery=self._discovery,
                 turn=self._turn,
@@ -148,13 +148,13 @@ class Runtime:
         return sum(self._sessions[eviction.session].evict(eviction.keep) for eviction in chosen)
 
     def close(self) -> None:
-        """Close every session, take the hooks off the model and give the host memory back."""
+        """Close every session, take the watch off the model and give the host memory back."""
         for session in self._sessions.values():
             if session.phase is not Phase.CREATED:
                 session.cancel()  # all of them first: one may wait for another's turn
         for session in self._sessions.values():
             session.close()
-        self._hooks.remove()
+        self._watches.remove()
         self._engine.close()
         self.arena.check_integrity()
         self.arena.close()

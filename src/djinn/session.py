@@ -24,7 +24,7 @@ from djinn.core import (
     move,
 )
 from djinn.discovery import Discovery
-from djinn.forward import LayerHooks
+from djinn.forward import Watches
 from djinn.policy import Idle
 from djinn.program import Program
 from djinn.state import SessionState, StateStorage
@@ -46,7 +46,7 @@ class Session:
         number: int,
         *,
         depth: int,
-        hooks: LayerHooks,
+        watches: Watches,
         engine: TransferEngine,
         discovery: Discovery,
         turn: Turn,
@@ -56,7 +56,7 @@ class Session:
         self.number = number
         self.layer: int | None = None  # after which it is parked
         self._depth = depth
-        self._hooks = hooks
+        self._watches = watches
         self._engine = engine
         self._discovery = discovery
         self._turn = turn
@@ -118,7 +118,7 @@ class Session:
                 (program, args, kwargs),
                 name=f"djinn-{self.number}",
                 device=self._engine.device,
-                hooks=self._hooks,
+                watches=self._watches,
                 discovery=self._discovery,
                 turn=self._turn,
                 parked=self._parked,

@@ -1,6 +1,6 @@
 """Which tensors are the state of a parked session, and in which order the program will need them.
 
-Walks from the hook's arguments and output, and from the locals of the parked frames, through every Python container to
+Walks from the layer's arguments and output, and from the locals of the parked frames, through every Python container to
 the tensors, without knowing the model. Tensors are reduced to their untyped storages, each once; views and aliases are
 kept as names. What the caller can reach, what the runtime was told to leave, and what ``ownership`` finds in somebody
 else's hands is not taken: a storage left where it is costs bytes, never correctness.
@@ -176,7 +176,7 @@ class Walk:
 
 
 def _is_ours(module: object) -> bool:
-    """Whether a type defined in ``module`` is the runtime's: its hooks are on the stack, and lead to every session."""
+    """Whether a type defined in ``module`` is the runtime's: it is on the stack, and leads to every session."""
     return isinstance(module, str) and (module == __package__ or module.startswith(f"{__package__}."))
 
 

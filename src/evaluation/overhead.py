@@ -1,8 +1,8 @@
-"""What an uninterrupted run costs under Djinn: the hooked model against a twin without hooks, in pairs.
+"""What an uninterrupted run costs under Djinn: the watched model against a twin that is not, in pairs.
 
 Two cells: ``prefill``, forward passes without a KV cache, and ``decode``, greedy decode steps after a prefill. Both
 models compute by turns, pass by pass, on the thread of a session that is never paused; the twin has modules of its own
-around the same weights, and the runtime's hooks are not on it. Nothing but the hooks then distinguishes the two: not
+around the same weights, and the runtime's watch is not on it. Nothing but the watch then distinguishes the two: not
 the core on which a thread happened to start, which makes up to half of a token's time. Who computes first alternates
 from pass to pass, for the second of two prefills takes 3 % longer on an H100. Each pass is timed between two
 synchronisations of the device, and a pair is of the medians of either model's passes. All logits are compared bit for
@@ -61,7 +61,7 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
 
 
 def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same model in modules of its own: weights and buffers are shared, hooks put on one are not on the other."""
+    """The same model in modules of its own: weights and buffers are shared, a watch on one is not on the other."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, shared)
 
@@ -81,7 +81,8 @@ def _decode_steps(models: Models, input_ids: torch.Tensor, decode_steps: int) ->
     token = starts["bare_ms"].logits.argmax(-1)
 
     def step(clock: str, model: LlamaForCausalLM) -> torch.Tensor:
-        return model(token, past_key_values=starts[clock].past_key_values, use_cache=True).logits
+        logits: torch.Tensor = model(token, past_key_values=starts[clock].past_key_values, use_cache=True).logits
+        return logits
 
     for number in range(decode_steps):
         token = _by_turns(models, times, number, step).argmax(-1)

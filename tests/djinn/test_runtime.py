@@ -33,7 +33,7 @@ def stack():
 
 @pytest.mark.parametrize("compiled", ["model", "layer", "in place"])
 def test_compiled_models_are_refused(compiled):
-    """Hooks put on a compiled module are ignored by it, so that it would never stop: the message names the module."""
+    """What is put on a compiled module is ignored by it, so that it would never stop: the message names the module."""
     model = stack()
     layers = [model[0], model[1]]
     if compiled == "model":
@@ -50,7 +50,7 @@ def test_compiled_models_are_refused(compiled):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_model_compiled_after_the_runtime_was_made_works():
-    """Its hooks break the graph: the program parks, and goes on to the same numbers."""
+    """The watch breaks the graph: the program parks, and goes on to the same numbers."""
     model, x = stack(), torch.randn(4, 8)
     expected = model(x)
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=[model[0], model[1]]) as runtime:
@@ -127,7 +127,7 @@ def test_the_interpreter_exits_with_parked_sessions():
 
 
 def test_closing_ends_every_session(llama, input_ids):
-    """A runtime that closes unwinds what is parked or computes, and takes its hooks off."""
+    """A runtime that closes unwinds what is parked or computes, and takes its watch off."""
     runtime = djinn.Runtime(llama, host_memory_bytes=1 << 20)
     runtime.open()
     parked = runtime.open(breakpoint=2).start(prefill, llama, input_ids)
@@ -135,7 +135,7 @@ def test_closing_ends_every_session(llama, input_ids):
     running = runtime.open().start(lambda: [prefill(llama, input_ids) for _ in range(10_000)])
     runtime.close()
     assert {session.phase for session in (parked, running)} == {djinn.Phase.CLOSED}
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in llama.modules())
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in llama.modules())
     with pytest.raises(djinn.SessionCancelled):
         running.result()
 

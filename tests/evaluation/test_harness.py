@@ -249,10 +249,11 @@ def test_bad_requests_are_refused_with_one_message(monkeypatch, tmp_path, study,
 
 
 def test_nothing_is_left_behind(subject, study):
-    """After a measurement the model carries no hook and no thread of the harness is left."""
+    """After a measurement the model carries no hook and no watch, and no thread of the harness is left."""
     before = threading.active_count()
     run(subject, study, Djinn, partners=lambda workload: [OrderedOffload])
     assert threading.active_count() == before
     for module in subject.model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+        assert "forward" not in vars(module)

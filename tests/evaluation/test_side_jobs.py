@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from djinn import transfer
-from djinn.forward import LayerHooks
+from djinn.program import Program
 from evaluation import load, overhead
 from evaluation.job import run_side_job
 from evaluation.models import build
@@ -64,17 +64,15 @@ def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
             assert len(pair["passes"][clock]) == 2
 
 
-def test_overhead_compares_hooks_with_none(subject, study, monkeypatch):
-    """On a session's thread, one model has a hook before and after each layer, its twin none; first goes either."""
+def test_overhead_compares_the_watched_model_with_a_bare_one(subject, study, monkeypatch):
+    """On a session's thread, one model is watched, layer by layer, and its twin is not; first goes either."""
     seen = []
     by_turns = overhead._by_turns
 
     def look(models, times, number, forward):
         assert threading.current_thread().name.startswith("djinn-")
-        hooks = [part._forward_hooks or part._forward_pre_hooks for part in models["bare_ms"].modules()]
-        assert not any(hooks)
-        for layer in models["djinn_ms"].model.layers:
-            assert len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 1
+        assert not any(part._forward_hooks or "forward" in vars(part) for part in models["bare_ms"].modules())
+        assert all("forward" in vars(layer) for layer in models["djinn_ms"].model.layers)
         order = []
         logits = by_turns(models, times, number, lambda clock, model: order.append(clock) or forward(clock, model))
         seen.append(tuple(order))
@@ -137,10 +135,10 @@ def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, 
 def test_djinn_that_computes_something_else_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):
     """The logits of both models of a pair are compared."""
 
-    def other(hooks, number, module, args, kwargs, output):
+    def other(program, layer, args, kwargs, output):
         output += 1
 
-    monkeypatch.setattr(LayerHooks, "_leaving", other)
+    monkeypatch.setattr(Program, "leave_layer", other)
     status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
     assert status == 1
     assert not out.exists()
