@@ -47,10 +47,10 @@ class Stop(Exception):
     """Leaves the model at the breakpoint."""
 
 
-def run(model, input_ids, *, layer, edit, replay=False):
+def run(model, input_ids, *, layer, edit):
     """Logits and tokens of ``generate``, with ``edit`` made to what decoder layer ``layer`` (1 .. N) returned.
 
-    The edit is lost with the state that it was made to, unless the program keeps it and replays it.
+    The edit is lost with the state that it was made to.
     """
 
     def stop(module, args, output):
@@ -58,16 +58,10 @@ def run(model, input_ids, *, layer, edit, replay=False):
         edit(output)
         raise Stop
 
-    def edit_again(module, args, output):
-        handle.remove()
-        edit(output)
-
     handle = model.model.layers[layer - 1].register_forward_hook(stop)
     with suppress(Stop):
         generate(model, input_ids)
     # the program waits here, with nothing left of the run
-    if replay:
-        handle = model.model.layers[layer - 1].register_forward_hook(edit_again)
     return generate(model, input_ids)
 
 
@@ -79,8 +73,6 @@ def main():
     print("tokens without the edit:", generate(model, input_ids)[1].tolist())
     _, tokens = run(model, input_ids, layer=4, edit=amplify)
     print("tokens after the edit:", tokens.tolist())
-    _, tokens = run(model, input_ids, layer=4, edit=amplify, replay=True)
-    print("tokens after the edit was replayed:", tokens.tolist())
 
 
 if __name__ == "__main__":

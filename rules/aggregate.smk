@@ -1,11 +1,11 @@
-"""This run and the published ones, in one tidy table."""
+"""This run and the published ones, in tidy tables."""
 
 
 rule aggregate:
     input:
         expand(
             "src/evaluation/{name}.py",
-            name=["aggregate", "runs", "statistics", "summary"],
+            name=["aggregate", "outcomes", "runs", "statistics", "summary"],
         ),
         [record(job) for job in STUDY.jobs()],
         # not in the table, but of the run, which is refused if its parts were measured by different code
@@ -19,12 +19,15 @@ rule aggregate:
             if path.is_file()
         ],
     output:
-        "results/summary.csv",
+        summary="results/summary.csv",
+        capacity="results/capacity.csv",
+        capabilities="results/capabilities.csv",
     log:
         "logs/aggregate.log",
     conda:
         ENVIRONMENT
     params:
+        folder="results",
         runs=[run_directory(run) for run in [*PUBLISHED, "local"]],
     shell:
-        "python3 -m evaluation.aggregate --out {output} {params.runs} > {log} 2>&1"
+        "python3 -m evaluation.aggregate --out {params.folder} {params.runs} > {log} 2>&1"

@@ -1,4 +1,4 @@
-"""One job per method, layer and round, and one each for overhead and load: its own process, every raw sample kept."""
+"""One job per method, layer and round, some per method, one each for overhead and load: a process each."""
 
 
 rule measure:
@@ -43,3 +43,25 @@ rule side_measure:
         gpu=1,
     shell:
         "python3 -m evaluation.{wildcards.kind} --study {input.study} --out {output} > {log} 2>&1"
+
+
+rule method_measure:
+    input:
+        MEASURING,
+        sorted(str(path) for path in Path("examples").glob("*.py")),  # whose lines are counted
+        study=rules.study.output,
+        machine=ancient(f"{LOCAL}/machine.json"),
+    output:
+        f"{LOCAL}/{{kind}}/{{method}}.json",
+    log:
+        "logs/measure/{kind}_{method}.log",
+    wildcard_constraints:
+        kind="capacity|capabilities",
+        method="|".join(STUDY.methods),
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    shell:
+        "python3 -m evaluation.{wildcards.kind} --method {wildcards.method} --study {input.study}"
+        " --out {output} > {log} 2>&1"

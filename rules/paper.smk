@@ -64,8 +64,11 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         input:
             module("paper"),
             module("paper_table"),
+            module("outcomes"),
             "src/evaluation/templates/capabilities.tex.j2",
             summary="results/summary.csv",
+            capacity="results/capacity.csv",
+            capabilities="results/capabilities.csv",
             machine=f"{run_directory(run)}/machine.json",
         output:
             f"{paper_directory(run)}/capabilities.tex",
@@ -77,6 +80,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             run=run,
         shell:
             "python3 -m evaluation.paper_table --summary {input.summary} --run {params.run}"
+            " --capacity {input.capacity} --capabilities {input.capabilities}"
             " --machine {input.machine} --out {output} > {log} 2>&1"
 
     rule:

@@ -1,4 +1,7 @@
-"""From raw records to ``results/summary.csv``: one row per run, workload, method, variant, layer and metric.
+"""From raw records to ``summary.csv``, ``capacity.csv`` and ``capabilities.csv`` in one folder, usually ``results``.
+
+The summary has one row per run, workload, method, variant, layer and metric; the other two see
+:mod:`evaluation.outcomes`.
 
 The samples of all rounds of a cell are pooled; ratios are taken from pairs and their interval is resampled
 over rounds, as each is a process. A cell for which the device had no room keeps one row, ``ready_ms`` with n
@@ -10,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from evaluation.outcomes import Capability, Capacity, capabilities, capacities, write_outcomes
 from evaluation.runs import Json, Run, RunError, load_run
 from evaluation.statistics import Interval, median_interval, quantile, ratio_interval
 from evaluation.summary import UNITS, Row, write_summary
@@ -134,14 +138,16 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="results/local or results/published/NAME")
-    parser.add_argument("--out", type=Path, required=True, help="the table, usually results/summary.csv")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the tables, usually results")
     arguments = parser.parse_args()
     try:
         runs = [load_run(directory) for directory in arguments.runs]
         names = [run.name for run in runs]
         if len(set(names)) != len(names):
             raise RunError(f"two runs of the same name: {', '.join(sorted(names))}")
-        write_summary(arguments.out, summarise(runs))
+        write_summary(arguments.out / "summary.csv", summarise(runs))
+        write_outcomes(arguments.out / "capacity.csv", Capacity, capacities(runs))
+        write_outcomes(arguments.out / "capabilities.csv", Capability, capabilities(runs))
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ Each sample is paired with hand-written offloads, run by code that does not impo
 next layer and, for the clock ``resident``, ``pinned_identical``, which moves the very sizes that Djinn does in bulk.
 """
 
+import copy
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import djinn
 from evaluation.benchmark_manual_offload import IdenticalOffload, OrderedOffload, PinnedOffload
 from evaluation.job import run_job
-from evaluation.method import Method
+from evaluation.method import Change, HostFull, Method
 from evaluation.programs import Logits, generate_greedily
 from evaluation.study import ConfigError, Workload
 
@@ -56,7 +57,11 @@ class Djinn(Method):
         try:
             self._session.io_wait()
         except djinn.HostMemoryFull as error:
-            raise ConfigError(f"djinn.host_arena_gib is too small for this workload: {error}") from error
+            raise HostFull(f"djinn.host_arena_gib is too small for this workload: {error}") from error
+
+    def edit(self, change: Change) -> None:
+        """Through the session's view of its state, which is in host memory during IO_WAIT."""
+        change(self._session.state["hidden_states"])
 
     def resume(self) -> None:
         """RESUME."""
@@ -85,12 +90,27 @@ class Djinn(Method):
         return self._session.storage_sizes
 
     def host_bytes(self) -> int:
-        """Bytes reserved in the arena."""
-        return self._runtime.arena.reserved_bytes
+        """Bytes in the arena."""
+        return self._session.host_bytes
+
+    def beside(self, input_ids: torch.Tensor) -> "Djinn":
+        """One more session of the same runtime."""
+        other = copy.copy(self)
+        other.input_ids = input_ids
+        return other
+
+    def abandon(self) -> None:
+        """Close the session."""
+        self._session.close()
 
     def close(self) -> None:
-        """Close the runtime; its hooks come off."""
+        """Close the runtime; its watch comes off."""
         self._runtime.close()
+
+
+def variants(workload: Workload) -> list[type[Method]]:
+    """The only one."""
+    return [Djinn]
 
 
 def partners(workload: Workload) -> list[type[Method]]:
@@ -99,4 +119,4 @@ def partners(workload: Workload) -> list[type[Method]]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("djinn", __doc__, lambda workload: [Djinn], partners=partners))
+    sys.exit(run_job("djinn", __doc__, variants, partners=partners))

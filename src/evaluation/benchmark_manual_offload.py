@@ -15,7 +15,7 @@ import torch
 
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
-from evaluation.method import ByHand, Method
+from evaluation.method import ByHand, HostFull, Method
 from evaluation.programs import Logits
 from evaluation.study import Workload
 
@@ -46,7 +46,10 @@ class PinnedOffload(ByHand):
     def _buffer(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name not in self._buffers:  # allocated once: pinning costs many times what a copy does
             pin = self.pinned and self.subject.device.type == "cuda"
-            self._buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=pin)
+            try:
+                self._buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=pin)
+            except RuntimeError as error:
+                raise HostFull(f"no host memory for {name}: {str(error).splitlines()[0]}") from error
         return self._buffers[name]
 
     def resume(self) -> None:
@@ -74,6 +77,7 @@ class PageableOffload(PinnedOffload):
 
     variant = "pageable"
     headline = False
+    counted_apart = True
     pinned = False
 
 

@@ -1,7 +1,8 @@
 """Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again.
 
 Two variants where the breakpoint is in a decode step: ``default`` runs the prompt and all tokens again, and
-``kv_offloaded`` keeps the KV cache in page-locked memory and runs one token again.
+``kv_offloaded`` keeps the KV cache in page-locked memory and runs one token again. An edit of the hidden states is lost
+with them; ``replay``, which is asked what survives but not timed as a method, stores it and makes it again.
 """
 
 import sys
@@ -14,7 +15,7 @@ import torch
 from evaluation.benchmark_manual_offload import CopiesBehind, PinnedOffload, by_layer
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
-from evaluation.method import ByHand, Method
+from evaluation.method import ByHand, Change, Method
 from evaluation.programs import Logits, kv_tensors, stop_at_layer
 from evaluation.study import Workload
 
@@ -24,6 +25,7 @@ class Recompute(ByHand):
 
     variant = "default"
     headline = True
+    keeps_state = False
 
     def pause(self) -> None:
         """Drop the state."""
@@ -52,6 +54,34 @@ class Recompute(ByHand):
         return float(workload.batch * (depth * (prefill + (workload.decode_step - 1) * token) + self.layer * token))
 
 
+class Replay(Recompute):
+    """The program stores its edits, and makes them again after the recompute."""
+
+    variant = "replay"
+    headline = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._edits: list[Change] = []
+
+    def edit(self, change: Change) -> None:
+        """On the device's tensor, and once more in every resume to come."""
+        super().edit(change)
+        self._edits.append(change)
+
+    def resume(self) -> None:
+        """Run up to the breakpoint again, make the stored edits, and wait for the device."""
+        super().resume()
+        for change in self._edits:
+            change(self.stopped.hidden_states)
+        synchronize(self.subject.device)
+
+    def finish(self) -> Logits:
+        """Run the remaining layers and the decode steps; the edits go with the session."""
+        self._edits.clear()
+        return super().finish()
+
+
 class KvOffload(PinnedOffload):
     """For a decode step: the KV cache of the tokens before it goes to page-locked memory, the token is run again.
 
@@ -60,6 +90,7 @@ class KvOffload(PinnedOffload):
 
     variant = "kv_offloaded"
     headline = False
+    keeps_state = False
     restores_behind = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -124,6 +155,11 @@ class KvOffload(PinnedOffload):
 def variants(workload: Workload) -> list[type[Method]]:
     """The variants that make sense for ``workload``: before a decode step the KV cache can be kept apart."""
     return [Recompute, KvOffload] if workload.decode_step else [Recompute]
+
+
+def probed(workload: Workload) -> list[type[Method]]:
+    """The variants that are asked what survives a pause."""
+    return [*variants(workload), Replay]
 
 
 if __name__ == "__main__":

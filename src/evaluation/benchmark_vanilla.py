@@ -4,7 +4,8 @@ import sys
 
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
-from evaluation.method import ByHand
+from evaluation.method import ByHand, Method
+from evaluation.study import Workload
 
 
 class Vanilla(ByHand):
@@ -22,5 +23,10 @@ class Vanilla(ByHand):
         synchronize(self.subject.device)
 
 
+def variants(workload: Workload) -> list[type[Method]]:
+    """The only one."""
+    return [Vanilla]
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("vanilla", __doc__, lambda workload: [Vanilla]))
+    sys.exit(run_job("vanilla", __doc__, variants))

@@ -18,7 +18,7 @@ from torch import nn
 from evaluation.clocks import Clocks, Reading, now_ms
 from evaluation.device_memory import allocated_bytes, overwrite_free_memory, synchronize
 from evaluation.method import Method
-from evaluation.models import Subject
+from evaluation.models import Subject, input_tokens
 from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
 from evaluation.study import Study, Workload
 
@@ -38,10 +38,7 @@ class Harness:
         self._study = study
         self._workload = workload
         self._layer = layer
-        generator = torch.Generator().manual_seed(study.model.seed)
-        shape = (workload.batch, workload.tokens)
-        vocabulary = subject.model.config.vocab_size
-        self.input_ids = torch.randint(vocabulary, shape, generator=generator).to(subject.device)
+        self.input_ids = input_tokens(subject, study, workload)
         self._reference, self._frontier = self._uninterrupted()
         self._clocks = Clocks(subject, layer)
         self._floor_source = torch.empty(0, dtype=torch.uint8)

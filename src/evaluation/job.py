@@ -18,6 +18,8 @@ from evaluation.models import Subject, build
 from evaluation.provenance import provenance
 from evaluation.study import ConfigError, Study, load_config, resolve
 
+Report = Callable[[str], None]
+
 
 def run_job(name: str, description: str | None, variants: Variants, partners: Variants = lambda workload: []) -> int:
     """Parse the command line, measure method ``name``, write the record; returns the exit status.
@@ -43,25 +45,56 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
     return 0
 
 
-def run_side_job(
-    name: str, description: str | None, take: Callable[[Subject, Study, Callable[[str], None]], Record]
-) -> int:
+def run_side_job(name: str, description: str | None, take: Callable[[Subject, Study, Report], Record]) -> int:
     """The same for what is measured once per run and not per method and layer; ``take`` returns ``cells``."""
+    arguments = _parser(name, description).parse_args()
+    return _run_beside(name, arguments, lambda study, subject, report: take(subject(), study, report))
+
+
+def run_method_job(
+    name: str, description: str | None, take: Callable[[str, Study, Callable[[], Subject], Report], Record]
+) -> int:
+    """The same for what is measured once per method; ``take`` is given what builds the model, for when it wants it."""
     parser = _parser(name, description)
+    parser.add_argument("--method", required=True, help="as in the configuration: vanilla, djinn, ...")
     arguments = parser.parse_args()
+    return _run_beside(
+        name,
+        arguments,
+        lambda study, subject, report: {
+            "method": arguments.method,
+            **take(_known(arguments.method, study), study, subject, report),
+        },
+    )
+
+
+def _known(method: str, study: Study) -> str:
+    if method not in study.methods:
+        raise ConfigError(f"--method {method}: the study has {', '.join(study.methods)}")
+    return method
+
+
+def _run_beside(
+    name: str, arguments: argparse.Namespace, take: Callable[[Study, Callable[[], Subject], Report], Record]
+) -> int:
+    built: list[Subject] = []
+
+    def subject() -> Subject:
+        built.append(_build(study))
+        return built[0]
+
     try:
         study = _study(arguments)
         origin = provenance(study.device)
-        subject = _build(study)
         with _Progress(name) as report, torch.no_grad():
-            cells = take(subject, study, report)
+            cells = take(study, subject, report)
     except NotBitExact as error:
         print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
         return 1
     except (ConfigError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    shared = {"study": study.to_json(), "model": subject.describe(study), "provenance": origin}
+    shared = {"study": study.to_json(), "model": built[0].describe(study), "provenance": origin}
     write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
     return 0
 

@@ -21,7 +21,7 @@ from evaluation.device_memory import allocated_bytes, synchronize
 from evaluation.harness import NotBitExact, Record
 from evaluation.job import run_side_job
 from evaluation.models import Subject
-from evaluation.programs import generate_greedily
+from evaluation.programs import digest, equal, generate_greedily
 from evaluation.statistics import median_interval, quantile
 from evaluation.study import ConfigError, Load, Study
 
@@ -42,10 +42,8 @@ class _Sessions:
         self.open: dict[int, djinn.Session] = {}
 
     def _program(self, index: int) -> list[torch.Tensor]:
-        """Every logit of the decode steps, and of the prefill the sums of the bits at each position."""
-        prefill, *steps = generate_greedily(self._subject.model, self._tokens[index], True, self._steps)
-        bits = prefill.view({2: torch.int16, 4: torch.int32}[prefill.element_size()])
-        return [bits.sum(-1, dtype=torch.int64), *steps]
+        """The digest of the prefill and of the decode steps."""
+        return digest(generate_greedily(self._subject.model, self._tokens[index], True, self._steps))
 
     def pause(self, index: int) -> None:
         """Run session ``index`` to the deepest layer and swap it out."""
@@ -71,7 +69,7 @@ class _Sessions:
             gc.enable()
         found = session.result()
         session.close()
-        if not all(torch.equal(left, right) for left, right in zip(found, self._expected[index], strict=True)):
+        if not equal(found, self._expected[index]):
             raise NotBitExact(f"load: session {index} of {len(self._expected)} differs from its uninterrupted run")
         return {"session": index, "ready_ms": ready_ms, "resident_ms": resident_ms, "bit_exact": True}
 

@@ -1,13 +1,19 @@
 """What every method of the study offers to the harness, and how the hand-written ones run the program."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from evaluation.models import Subject
 from evaluation.programs import Logits, Stopped, decode, start_at_layer, stop_at_layer
-from evaluation.study import Study, Workload
+from evaluation.study import ConfigError, Study, Workload
+
+Change = Callable[[torch.Tensor], None]  # edits hidden states of shape [batch, tokens, hidden] in place
+
+
+class HostFull(ConfigError):
+    """The host has no room for the state of one more session."""
 
 
 class Method(ABC):
@@ -19,6 +25,8 @@ class Method(ABC):
     variant: str
     headline: bool
     frees_memory: bool = True
+    keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
+    counted_apart: bool = False  # whether another number of its sessions fits than of the headline variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
     floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
@@ -40,6 +48,10 @@ class Method(ABC):
     @abstractmethod
     def pause(self) -> None:
         """Give up the device memory of the session state, or keep it."""
+
+    @abstractmethod
+    def edit(self, change: Change) -> None:
+        """Let ``change`` edit the hidden states of the parked session, wherever they lie."""
 
     @abstractmethod
     def resume(self) -> None:
@@ -71,6 +83,13 @@ class Method(ABC):
         """Host memory that the paused session takes, in bytes."""
         return 0
 
+    def beside(self, input_ids: torch.Tensor) -> "Method":
+        """The same method for one more session, of ``input_ids``, while this one may be paused."""
+        return type(self)(self.subject, self.study, self.workload, layer=self.layer, input_ids=input_ids)
+
+    def abandon(self) -> None:
+        """Give up a session that could not be paused, or not be brought to its breakpoint."""
+
     def close(self) -> None:
         """Give back what outlives a sample."""
 
@@ -92,6 +111,10 @@ class ByHand(Method):
             input_ids = self._earlier[-1].argmax(-1)
         self._pass_input = input_ids
         self.stopped = stop_at_layer(model, self.layer, input_ids, workload.kv_cache, cache)
+
+    def edit(self, change: Change) -> None:
+        """On the device's tensor, or on the copy that ``pause`` has put in its place."""
+        change(self.stopped.hidden_states)
 
     def finish(self) -> Logits:
         """Run the remaining layers and the decode steps."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluation.study import Study
+from evaluation.study import Study, Workload
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -35,6 +35,13 @@ class Subject:
             "hidden_size": self.model.config.hidden_size,
             "parameter_bytes": sum(p.numel() * p.element_size() for p in self.model.parameters()),
         }
+
+
+def input_tokens(subject: Subject, study: Study, workload: Workload, index: int = 0) -> torch.Tensor:
+    """Prompt ``index`` of ``workload`` on the subject's device: random tokens, int64, shape [batch, tokens]."""
+    generator = torch.Generator().manual_seed(study.model.seed + index)
+    shape = (workload.batch, workload.tokens)
+    return torch.randint(subject.model.config.vocab_size, shape, generator=generator).to(subject.device)
 
 
 def build(study: Study) -> Subject:

@@ -24,7 +24,7 @@ from evaluation.clocks import now_ms
 from evaluation.device_memory import synchronize
 from evaluation.harness import NotBitExact, Record
 from evaluation.job import run_side_job
-from evaluation.models import Subject
+from evaluation.models import Subject, input_tokens
 from evaluation.statistics import ratio_interval
 from evaluation.study import Study
 
@@ -38,9 +38,7 @@ _PREFILLS = 2  # of either model per pair
 def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Record:
     """The cells, with every pair and the median of their ratios."""
     workload = study.workloads[0]
-    generator = torch.Generator().manual_seed(study.model.seed)
-    shape = (workload.batch, workload.tokens)
-    input_ids = torch.randint(subject.model.config.vocab_size, shape, generator=generator).to(subject.device)
+    input_ids = input_tokens(subject, study, workload)
     bare = twin(subject.model)
     cells = []
     with djinn.Runtime(subject.model, host_memory_bytes=1 << 20) as runtime:

@@ -1,17 +1,20 @@
 """Plot 2: the capabilities table, as LaTeX that fits one column and needs booktabs.
 
 Resume latency is the clock ready at the deepest breakpoint, for the headline variant of each method, one
-column per workload. Concurrent sessions and state editing have no data yet and print ``--``. Every number
-comes from the summary.
+column per workload. Concurrent sessions are those that stayed paused until something refused; state editing is what
+the probe found. Every number comes from the summary and the two tables beside it; what was not measured prints ``--``.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from evaluation.atomic import write_text
+from evaluation.outcomes import Capability, Capacity, read_outcomes
 from evaluation.paper import (
     ORDERED,
     Findings,
@@ -66,18 +69,54 @@ class Line:
 
     label: Latex
     cells: list[Cell]
+    sessions: Latex
+    editing: Latex
 
 
-def table(findings: Findings, *, functional: bool) -> str:
-    """The table of ``findings`` as LaTeX source."""
+def _sessions(row: Capacity | None) -> Latex:
+    """How many stayed paused, and what stopped it."""
+    if row is None:
+        return UNMEASURED
+    if row.stopped_by == "cap":
+        return Latex(rf"$\geq${row.sessions}")
+    return Latex(f"{row.sessions} ({'OOM' if row.stopped_by == 'device_oom' else 'host'})")
+
+
+def _editing(row: Capability | None) -> Latex:
+    """Whether the edit survives, and what it takes."""
+    if row is None:
+        return UNMEASURED
+    verdict = "Yes" if row.edit_exact else "Inexact" if row.edit_survives else "No"
+    return Latex(verdict if row.state_lines is None else f"{verdict}, +{row.state_lines}")
+
+
+def table(
+    findings: Findings,
+    capacity: Mapping[str, Sequence[Capacity]],
+    capability: Mapping[str, Sequence[Capability]],
+    *,
+    functional: bool,
+) -> str:
+    """The table of ``findings`` as LaTeX source; the other two by method, headline variant first."""
     workloads, layer = findings.workloads, findings.deepest
 
     def cells(method: str, variant: str | None = None) -> list[Cell]:
         return [Cell.of(name, findings.at(name, method, "ready_ms", layer, variant)) for name in workloads]
 
+    def of(rows: Mapping[str, Sequence[Any]], method: str, variant: str | None = None) -> Any:
+        return next((row for row in rows.get(method, ()) if variant in (None, row.variant)), None)
+
     lines = [
-        Line(label=_LABELS.get(method) or latex(plain_name(method)), cells=cells(method)) for method in findings.methods
+        Line(
+            label=_LABELS.get(method) or latex(plain_name(method)),
+            cells=cells(method),
+            sessions=_sessions(of(capacity, method)),
+            editing=_editing(of(capability, method)),
+        )
+        for method in findings.methods
     ]
+    own_process = of(capacity, "vanilla", "own_process")
+    replay, plain = of(capability, "recompute", "replay"), of(capability, "recompute")
     counts = {
         row.n
         for name in workloads
@@ -93,6 +132,12 @@ def table(findings: Findings, *, functional: bool) -> str:
             workloads=workloads,
             layer=layer,
             lines=lines,
+            own_process=_sessions(own_process) if own_process else None,
+            replay=_editing(replay) if replay else None,
+            replay_ms=[significant(replay.resume_ms), significant(plain.resume_ms)] if replay and plain else None,
+            edited=any(line.editing != UNMEASURED for line in lines),
+            counted=any(line.sessions != UNMEASURED for line in lines),
+            gaps=any(UNMEASURED in (line.sessions, line.editing, *(c.median for c in line.cells)) for line in lines),
             ordered=[cell for cell in cells("manual_offload", ORDERED) if cell.interval],
             # Fewer than six values have no rank interval of 95 %: the rows hold their extremes.
             spread=Latex(r"95\,\% interval" if min(counts, default=0) >= _SAMPLES_FOR_95 else "range"),
@@ -136,10 +181,18 @@ def main() -> int:
     arguments.add_argument(
         "--machine", type=Path, help="the machine.json of the run; default: sought in the summary's folder"
     )
+    for name in ("capacity", "capabilities"):
+        arguments.add_argument(f"--{name}", type=Path, help=f"default: {name}.csv in the summary's folder")
     given = arguments.parse_args()
+    beside = given.summary.parent
     try:
         machine = read_machine(given.machine or machine_beside(given.summary, given.run))
-        text = table(Findings.read(given.summary, given.run), functional=machine["functional"])
+        text = table(
+            Findings.read(given.summary, given.run),
+            read_outcomes(given.capacity or beside / "capacity.csv", Capacity, given.run),
+            read_outcomes(given.capabilities or beside / "capabilities.csv", Capability, given.run),
+            functional=machine["functional"],
+        )
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

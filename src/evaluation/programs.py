@@ -39,6 +39,21 @@ def decode(model: LlamaForCausalLM, logits: torch.Tensor, cache: Any, steps: int
     return found
 
 
+def digest(logits: Logits) -> Logits:
+    """What is kept of ``logits`` to compare by: sums of the bits at each position of the first, the others whole.
+
+    Shapes: int64 [batch, tokens] first, then as given. One changed bit changes a sum.
+    """
+    first, *steps = logits
+    bits = first.view({2: torch.int16, 4: torch.int32}[first.element_size()])
+    return [bits.sum(-1, dtype=torch.int64), *steps]
+
+
+def equal(found: Logits, expected: Logits) -> bool:
+    """Whether both are the same in every bit."""
+    return len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 class _Stop(Exception):
     """Leaves the model at the breakpoint. Private to :func:`stop_at_layer`."""
 

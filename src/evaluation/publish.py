@@ -1,8 +1,8 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
 A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged, with
-``overhead.json`` and ``load.json`` if they were measured, and ``SHA256SUMS``. Functional, incomplete and mixed runs
-are refused. The folder appears whole or not at all.
+what was measured besides (overhead, load, capacity, capabilities), and ``SHA256SUMS``. Functional, incomplete and mixed
+runs are refused. The folder appears whole or not at all.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evaluation.atomic import write_text
-from evaluation.runs import CHECKSUMS, SIDE_RECORDS, Json, Run, RunError, load_run, record_paths, sha256
+from evaluation.runs import CHECKSUMS, Json, Run, RunError, load_run, record_paths, sha256, side_records
 
 _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
@@ -39,7 +39,7 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     staging = Path(tempfile.mkdtemp(dir=published, prefix=f".{name}."))
     try:
         fresh, old = staging / name, staging / "replaced"
-        beside = [source / name for name in ("machine.json", "study.json", *SIDE_RECORDS)]
+        beside = [source / name for name in ("machine.json", "study.json", *side_records(run.study))]
         _copy(source, fresh, [*(path for path in beside if path.exists()), *record_paths(source, run.study)])
         load_run(fresh)  # what was copied is what was checked
         if target.exists():
@@ -110,7 +110,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"published {target}")
-    for name in SIDE_RECORDS:
+    for name in side_records(load_run(target).study):
         if not (target / name).exists():
             print(f"without {name}: it was not measured")
     return 0

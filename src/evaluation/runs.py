@@ -1,10 +1,10 @@
 """Reads a run: one machine, one study, and the raw records of its jobs, all of which belong together.
 
 A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``, and with
-``overhead.json`` and ``load.json`` once they are measured; a published one has ``SHA256SUMS`` besides. Whatever is
-damaged, mixed or tampered with is refused by name here, so that nothing downstream has to ask. Reads JSON as
-dictionaries, so that runs published by older versions stay readable. Does not compute anything, and does not ask
-whether the run is complete: :mod:`evaluation.publish` does.
+``overhead.json``, ``load.json``, ``capacity/{method}.json`` and ``capabilities/{method}.json`` once they are measured;
+a published one has ``SHA256SUMS`` besides. Whatever is damaged, mixed or tampered with is refused by name here, so that
+nothing downstream has to ask. Reads JSON as dictionaries, so that runs published by older versions stay readable. Does
+not compute anything, and does not ask whether the run is complete: :mod:`evaluation.publish` does.
 """
 
 import hashlib
@@ -21,7 +21,6 @@ import jsonschema
 Json = dict[str, Any]
 
 CHECKSUMS = "SHA256SUMS"
-SIDE_RECORDS = ("overhead.json", "load.json")
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 # What all records of a run share, and how a message calls it.
@@ -41,12 +40,13 @@ class RunError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. ``records`` are in the order of the study: methods, layers, rounds."""
+    """One run. ``records`` are in the order of the study: methods, layers, rounds; ``beside`` by their paths in it."""
 
     name: str
     machine: Json
     study: Json
     records: list[Json]
+    beside: dict[str, Json]
 
     @property
     def functional(self) -> bool:
@@ -78,10 +78,10 @@ def load_run(directory: str | Path) -> Run:
         raise RunError(f"{folder / 'raw'}: holds no record that study.json asks for")
     records = _read_records(present)
     _check_together(folder, study, machine, dict(zip(present, records, strict=True)))
-    for path in (folder / name for name in SIDE_RECORDS):
-        if path.exists():
-            _check_shared(path, _read_object(path), present[0], records[0])
-    return Run(name=folder.resolve().name, machine=machine, study=study, records=records)
+    beside = {name: _read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
+    for name, record in beside.items():
+        _check_shared(folder / name, record, present[0], records[0])
+    return Run(name=folder.resolve().name, machine=machine, study=study, records=records, beside=beside)
 
 
 def record_paths(folder: Path, study: Json) -> list[Path]:
@@ -95,6 +95,12 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
         ]
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder / 'study.json'}: methods, layers or rounds are missing or malformed") from error
+
+
+def side_records(study: Json) -> list[str]:
+    """Paths in a run of what is measured once per run, or once per method."""
+    of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
+    return ["overhead.json", "load.json", *of_methods]
 
 
 def verify_checksums(folder: Path) -> None:

@@ -83,6 +83,14 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """The caps of the memory wall: paused sessions, and vanilla sessions with weights of their own."""
+
+    sessions: int
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One process and one record."""
 
@@ -107,6 +115,7 @@ class Study:
     overhead: Overhead
     load: tuple[Load, ...]
     load_host_arena_gib: float
+    capacity: Capacity
 
     @property
     def functional(self) -> bool:
@@ -147,6 +156,7 @@ class Study:
                 "measurement": Measurement(**plain["measurement"]),
                 "overhead": Overhead(**plain["overhead"]),
                 "load": tuple(Load(**row) for row in plain["load"]),
+                "capacity": Capacity(**plain["capacity"]),
             }
         )
 
@@ -221,11 +231,12 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     device = choose_device(filled["device"], gpu)
     measurement = dict(filled["measurement"])
     workloads = [dict(workload) for workload in filled["workloads"]]
-    overhead, load, load_host_arena_gib = filled["overhead"], filled["load"], filled["djinn"]["load_host_arena_gib"]
+    overhead, load, capacity = filled["overhead"], filled["load"], filled["capacity"]
+    load_host_arena_gib = filled["djinn"]["load_host_arena_gib"]
     if device == "cpu":
         smaller = dict(filled["functional"])
         tokens = smaller.pop("tokens")
-        overhead, load = smaller.pop("overhead"), smaller.pop("load")
+        overhead, load, capacity = (smaller.pop(name) for name in ("overhead", "load", "capacity"))
         load_host_arena_gib = filled["djinn"]["host_arena_gib"]
         measurement.update(smaller)
         workloads = [{**workload, "tokens": tokens} for workload in workloads]
@@ -254,6 +265,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         overhead=Overhead(**overhead),
         load=tuple(Load(**row) for row in load),
         load_host_arena_gib=load_host_arena_gib,
+        capacity=Capacity(**capacity),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.aggregate import summarise
+from evaluation.outcomes import Capability, Capacity, capabilities, capacities, write_outcomes
 from evaluation.paper import Findings
 from evaluation.runs import Run, load_run
 from evaluation.summary import write_summary
@@ -30,8 +31,11 @@ class Results:
         return self.folder / "machine.json"
 
     def aggregate(self) -> None:
-        """Write the summary from the records as they are now."""
-        write_summary(self.summary, summarise([self.run()]))
+        """Write the tables from the records as they are now."""
+        runs = [self.run()]
+        write_summary(self.summary, summarise(runs))
+        write_outcomes(self.summary.with_name("capacity.csv"), Capacity, capacities(runs))
+        write_outcomes(self.summary.with_name("capabilities.csv"), Capability, capabilities(runs))
 
     def run(self) -> Run:
         """The run, read again."""

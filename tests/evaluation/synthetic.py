@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.runs import side_records
+
 Json = dict[str, Any]
 
 LAYERS = [1, 10, 20, 30, 40]
@@ -171,10 +173,10 @@ class Synthetic:
             for layer in self.layers:
                 for number in range(1, self.rounds + 1):
                     write(record_path(folder, method, layer, number), self.record(method, layer, number))
-        for name in ("overhead", "load") if self.methods else ():
+        for name in side_records(self.study()) if self.methods else ():
             whole = self.record(self.methods[0], self.layers[0], 1)
             shared = {key: whole[key] for key in ("schema", "study", "model", "provenance")}
-            write(folder / f"{name}.json", {**shared, "kind": name, "cells": []})
+            write(folder / name, {**shared, "cells": []})
         return folder
 
 

@@ -31,7 +31,7 @@ def results(tmp_path):
 
 def test_rows_and_cells(results):
     """The memo's rows; ready at the deepest layer; what is not measured is --."""
-    rows = rows_of(table(results.findings(), functional=False))
+    rows = rows_of(table(results.findings(), {}, {}, functional=False))
     dash = ["--", "--"]
     assert list(rows) == ["Vanilla PyTorch", "Recompute", "Manual Offload", "\\sys{} (Ours)"]
     assert rows["Vanilla PyTorch"][0] == ["0.0100", "0.0100", *dash]
@@ -44,7 +44,7 @@ def test_rows_and_cells(results):
 
 def test_headings_and_caption(results):
     """The memo's columns, the workloads, the deepest layer, the clock, the count and the best manual form."""
-    text = table(results.findings(), functional=False)
+    text = table(results.findings(), {}, {}, functional=False)
     for part in (
         "Resume Latency", "Layer 40", "activation & session", "Concurrent", "Sessions", "Supports", "Editing",
         "\\emph{ready}", "30 samples", "0.640~ms (0.639--0.641) for session", "--: not measured", "\\toprule",
@@ -57,7 +57,7 @@ def test_headings_and_caption(results):
 
 def test_a_functional_run_is_marked_in_the_caption(results):
     """In bold, before anything else is explained."""
-    caption = table(results.findings(), functional=True).partition("\\caption")[2]
+    caption = table(results.findings(), {}, {}, functional=True).partition("\\caption")[2]
     assert "\\textbf{Functional CPU run: not a performance result.}" in caption
 
 
@@ -71,7 +71,7 @@ def test_a_missing_method_and_a_refused_cell(tmp_path):
 
     edit(record_path(results.folder, "vanilla", 40), refuse)
     results.aggregate()
-    text = table(results.findings(), functional=False)
+    text = table(results.findings(), {}, {}, functional=False)
     rows = rows_of(text)
     assert rows["Recompute"] == (["--"] * 4, ["{\\scriptsize }"] * 2)
     assert rows["Vanilla PyTorch"][0][:2] == ["0.0100", "OOM"]
@@ -82,7 +82,7 @@ def test_text_from_records_is_escaped(results):
     """A workload named by LaTeX's own characters prints as it is spelled and runs nothing."""
     findings = results.findings()
     hostile = [replace(row, workload=row.workload.replace("session", r"50%_{x}\input&#$~^")) for row in findings.rows]
-    text = table(Findings(run="a_b", rows=hostile), functional=False)
+    text = table(Findings(run="a_b", rows=hostile), {}, {}, functional=False)
     assert r"50\%\_\{x\}\textbackslash{}input\&\#\$\textasciitilde{}\textasciicircum{}" in text
     assert r"run a\_b." in text
 
@@ -139,7 +139,7 @@ def test_a_changed_record_changes_the_cell(results):
 
     edit(record_path(results.folder, "djinn", 40), slower)
     results.aggregate()
-    cells = rows_of(table(results.findings(), functional=False))["\\sys{} (Ours)"][0]
+    cells = rows_of(table(results.findings(), {}, {}, functional=False))["\\sys{} (Ours)"][0]
     assert cells == ["7.00", "0.630", "--", "--"]
 
 
@@ -147,4 +147,4 @@ def test_a_changed_record_changes_the_cell(results):
 def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
     """Five values have no rank interval of 95 %; six do."""
     few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))
-    assert words in table(few.findings(), functional=False)
+    assert words in table(few.findings(), {}, {}, functional=False)

@@ -34,7 +34,7 @@ def test_shipped_configuration_is_the_default(config):
 FAULTS = {
     "mesurement": (
         {"mesurement": {}},
-        "config: mesurement is not a known key. Did you mean measurement? Allowed: device,",
+        "config: mesurement is not a known key. Did you mean measurement? Allowed: capacity,",
     ),
     "nested": ({"measurement": {"sample": 3}}, "config: measurement.sample is not a known key. Did you mean samples?"),
     "row": (

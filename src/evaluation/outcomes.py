@@ -1,0 +1,145 @@
+"""What fits and what can be done: ``results/capacity.csv`` and ``results/capabilities.csv``, beside the summary.
+
+Owns their columns and how they are written and read; the same runs always give the same bytes. A method's headline
+variant comes first. Runs that were measured before there were such records have no rows.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from evaluation.atomic import write_text
+from evaluation.runs import Json, Run
+from evaluation.summary import SummaryError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """How many sessions of one variant stayed paused, and what stopped it: device_oom, host_full or cap.
+
+    ``device_bytes`` are in use on the whole device at that moment, weights included (None on a CPU); ``host_bytes``
+    hold the sessions' state.
+    """
+
+    run: str
+    method: str
+    variant: str
+    sessions: int
+    stopped_by: str
+    device_bytes: int | None
+    host_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """Whether an edit of the paused state survives, in every bit; lines of the example program beyond vanilla's.
+
+    ``resume_ms`` is the median of the probe's ``n`` resumes.
+    """
+
+    run: str
+    method: str
+    variant: str
+    edit_survives: bool
+    edit_exact: bool
+    state_lines: int | None
+    resume_ms: float
+    n: int
+
+
+Outcome = TypeVar("Outcome", Capacity, Capability)
+
+
+def capacities(runs: Iterable[Run]) -> list[Capacity]:
+    """The rows of ``runs``."""
+    return [
+        Capacity(
+            run=run.name,
+            method=method,
+            variant=cell["variant"],
+            sessions=cell["sessions"],
+            stopped_by=cell["stopped_by"],
+            device_bytes=cell["figures"][-1].get("device_bytes"),
+            host_bytes=cell["figures"][-1].get("host_bytes"),
+        )
+        for run, method, cell in _cells(runs, "capacity")
+    ]
+
+
+def capabilities(runs: Iterable[Run]) -> list[Capability]:
+    """The rows of ``runs``."""
+    return [
+        Capability(
+            run=run.name,
+            method=method,
+            variant=cell["variant"],
+            edit_survives=cell["edit_survives"],
+            edit_exact=cell["edit_exact"],
+            state_lines=cell["state_lines"],
+            resume_ms=median(cell["resume_ms"]),
+            n=len(cell["resume_ms"]),
+        )
+        for run, method, cell in _cells(runs, "capabilities")
+    ]
+
+
+def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
+    for run in sorted(runs, key=lambda run: run.name):
+        for method in run.study["methods"]:
+            record = run.beside.get(f"{kind}/{method}.json", {"cells": []})
+            for cell in sorted(record["cells"], key=lambda cell: not cell["headline"]):
+                yield run, method, cell
+
+
+def write_outcomes(path: Path, kind: type[Outcome], rows: Sequence[Outcome]) -> None:
+    """Write ``rows`` of one kind, in the order given."""
+    columns = [field.name for field in fields(kind)]
+    printed = [[_printed(value) for value in astuple(row)] for row in rows]
+    write_text(path, pd.DataFrame(printed, columns=columns).to_csv(index=False, lineterminator="\n"))
+
+
+def _printed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def read_outcomes(path: Path, kind: type[Outcome], run: str) -> dict[str, list[Outcome]]:
+    """The rows of ``run`` by method; raises :class:`SummaryError` for a table that cannot be read."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise SummaryError(f"{path} cannot be read: {error}") from error
+    if tuple(table.columns) != tuple(field.name for field in fields(kind)):
+        raise SummaryError(f"{path}: the columns are not {', '.join(field.name for field in fields(kind))}")
+    rows: dict[str, list[Outcome]] = {}
+    for number, line in enumerate(table.to_dict("records"), start=2):
+        if line["run"] == run:
+            try:
+                row = kind(**{name: _PARSERS.get(name, str)(text) for name, text in line.items()})
+            except (ValueError, KeyError) as error:
+                raise SummaryError(f"{path}: line {number} cannot be read: {error}") from error
+            rows.setdefault(row.method, []).append(row)
+    return rows
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text else None
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "sessions": int,
+    "device_bytes": _count,
+    "host_bytes": _count,
+    "edit_survives": {"true": True, "false": False}.__getitem__,
+    "edit_exact": {"true": True, "false": False}.__getitem__,
+    "state_lines": _count,
+    "resume_ms": float,
+    "n": int,
+}
