@@ -19,11 +19,17 @@ def drawn_workloads(run):
     }
 
 
+def has_memory_wall(run):
+    """Whether a run says how device memory fills with paused sessions; an older one does not."""
+    if run == "local":
+        return STUDY.device == "cuda"
+    return Path(run_directory(run), "capacity").is_dir()
+
+
 def paper_outputs(run):
     """Everything that is drawn and written of a run."""
-    figures = [
-        f"{name}.{suffix}" for name in drawn_workloads(run) for suffix in ("pdf", "png")
-    ]
+    names = [*drawn_workloads(run), *(["memory_wall"] if has_memory_wall(run) else [])]
+    figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     return [
         f"{paper_directory(run)}/{name}"
         for name in [*figures, "capabilities.tex", "numbers.tex", "numbers.json"]
@@ -56,6 +62,29 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             shell:
                 "python3 -m evaluation.paper_figure --summary {input.summary} --run {params.run}"
                 " --workload {params.workload} --machine {input.machine}"
+                " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
+
+    if has_memory_wall(run):
+
+        rule:
+            name:
+                f"memory_wall_{run}"
+            input:
+                module("paper_figure"),
+                module("paper_wall"),
+                # not read, but written when every record of the run has been checked
+                "results/capacity.csv",
+            output:
+                pdf=f"{paper_directory(run)}/memory_wall.pdf",
+                png=f"{paper_directory(run)}/memory_wall.png",
+            log:
+                f"logs/memory_wall_{run}.log",
+            conda:
+                ENVIRONMENT
+            params:
+                folder=run_directory(run),
+            shell:
+                "python3 -m evaluation.paper_wall --run {params.folder}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
     rule:

@@ -30,7 +30,17 @@ TINY = {
         "capacity": {"sessions": 2, "processes": 1},
     },
 }
-PARTS = ("Snakefile", "config.yaml", "rules", "src", "envs", "profiles", "results/published", "paper_figures")
+PARTS = (
+    "Snakefile",
+    "config.yaml",
+    "rules",
+    "src",
+    "examples",
+    "envs",
+    "profiles",
+    "results/published",
+    "paper_figures",
+)
 
 
 def snakemake(folder, *arguments):

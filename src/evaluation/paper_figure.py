@@ -8,7 +8,7 @@ same bytes: nothing in the files depends on the time, the user's matplotlib sett
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -28,15 +28,15 @@ from evaluation.summary import Row, SummaryError
 WIDTH_IN = 3.335  # one column of the USENIX style
 HEIGHT_IN = 2.15
 FUNCTIONAL = "functional CPU run\nnot a performance result"
-_FONT_PT = 7.5
+FONT_PT = 7.5
 _AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
 
 _RC = {
     "font.family": "STIXGeneral",  # Times-like and shipped with matplotlib: the same glyphs on every machine
-    "font.size": _FONT_PT,
-    "axes.labelsize": _FONT_PT,
-    "xtick.labelsize": _FONT_PT - 0.5,
-    "ytick.labelsize": _FONT_PT - 0.5,
+    "font.size": FONT_PT,
+    "axes.labelsize": FONT_PT,
+    "xtick.labelsize": FONT_PT - 0.5,
+    "ytick.labelsize": FONT_PT - 0.5,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -62,7 +62,7 @@ class Curve:
 
 # In drawing order. Manual offload and Djinn coincide, so the former is wide and open, the latter small and
 # filled: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
-_STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
     ("recompute", None): (
         "Recompute",
         {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
@@ -122,7 +122,7 @@ def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
     more: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
         (method, None): (plain_name(method), style) for method, style in zip(others, cycle(_OTHERS), strict=False)
     }
-    for (method, variant), (label, style) in {**_STYLES, **more}.items():
+    for (method, variant), (label, style) in {**STYLES, **more}.items():
         rows = findings.series(workload, method, "ready_ms", variant)
         if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
             drawn.append(curve)
@@ -207,7 +207,7 @@ def _label(axes: Axes, lines: Sequence[Curve]) -> None:
     """Name each line at its right end; names of ends that coincide move apart, tied by thin leaders."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [tuple(to_axes.transform((line.layers[-1], line.medians[-1]))) for line in lines]
-    gap = 1.25 * _FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
+    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
     for line, end, height in zip(lines, ends, spread([end[1] for end in ends], gap), strict=True):
         right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([end[0] + 0.03, 1.04], [end[1], height], color="0.55", linewidth=0.4, zorder=1, **right)
@@ -249,10 +249,15 @@ def private_style() -> Iterator[None]:
 
 
 def render(lines: Sequence[Curve], *, functional: bool) -> tuple[bytes, bytes]:
-    """The figure as PDF and as PNG, without dates and version strings."""
+    """The figure as PDF and as PNG."""
+    return printed(lambda: draw(lines, functional=functional))
+
+
+def printed(drawn: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    """What ``drawn`` returns, in the private style, as PDF and as PNG, without dates and version strings."""
     pdf, png = io.BytesIO(), io.BytesIO()
     with private_style():
-        figure = draw(lines, functional=functional)
+        figure = drawn()
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", metadata={"Software": None})
     return pdf.getvalue(), png.getvalue()

@@ -87,7 +87,7 @@ class Synthetic:
                 "matrix_tflops_bf16": {"median": MATRIX_TFLOPS, "samples": [MATRIX_TFLOPS]},
                 "pinned_h2d_gbps": {"median": LINK_GBPS, "samples": [LINK_GBPS]},
             }
-            gpu = {"name": self.gpu_name}
+            gpu = {"name": self.gpu_name, "memory_bytes": 80 << 30}
         return {"functional": self.functional, "gpu": gpu, "host": {}, "software": {}, "ceilings": ceilings}
 
     def record(self, method: str, layer: int, number: int) -> Json:

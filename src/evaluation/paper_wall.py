@@ -1,0 +1,124 @@
+"""The memory wall: device memory in use against the number of paused sessions, one line per method.
+
+Each line ends where its method was stopped, by the device (a cross), by the host (a bar) or by the cap (an arrow), and
+says so; the horizontal line is all memory of the device. Drawn from the capacity records of a run, whose figures were
+read from the device after each pause; nothing in it is computed from sizes. A functional run has no device memory to
+show, and no such figure.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evaluation.atomic import write_bytes
+from evaluation.paper import plain_name
+from evaluation.paper_figure import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, printed, spread
+from evaluation.runs import Run, RunError, load_run
+from evaluation.summary import SummaryError
+
+_GIB = 2**30
+_AXES = (0.135, 0.165, 0.44, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
+_OWN_PROCESS: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("vanilla", "own_process"): ("Vanilla, own weights", {"color": "#6B6B6B", "linestyle": (0, (1, 1.4))}),
+}
+_STOPS = {"device_oom": ("x", "OOM"), "host_full": ("|", "host"), "cap": (">", "cap")}  # marker, word
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wall:
+    """One line: GiB in use on the device with 1 .. n paused sessions, and what stopped it."""
+
+    label: str
+    style: dict[str, Any]
+    sessions: list[int]
+    gib: list[float]
+    stopped_by: str
+
+
+def walls(run: Run) -> list[Wall]:
+    """The lines of ``run``, as many sessions as were paused; raises :class:`SummaryError` if it has none."""
+    found = []
+    for (method, variant), (label, style) in {**_OWN_PROCESS, **STYLES}.items():
+        record = run.beside.get(f"capacity/{method}.json", {"cells": []})
+        for cell in record["cells"]:
+            if (cell["headline"] if variant is None else cell["variant"] == variant) and cell["sessions"]:
+                paused = [one for one in cell["figures"] if one.get("device_bytes")][: cell["sessions"]]
+                if paused:
+                    found.append(
+                        Wall(
+                            label=label or plain_name(method),
+                            style=style,
+                            sessions=[one["sessions"] for one in paused],
+                            gib=[one["device_bytes"] / _GIB for one in paused],
+                            stopped_by=cell["stopped_by"],
+                        )
+                    )
+    if not found:
+        raise SummaryError(f"run {run.name}: no capacity record holds device memory")
+    return found
+
+
+def _device_gib(run: Run) -> float:
+    nbytes = (run.machine.get("gpu") or {}).get("memory_bytes")
+    if not isinstance(nbytes, int):
+        raise SummaryError(f"run {run.name}: machine.json does not say how much memory the device has: {nbytes}")
+    return nbytes / _GIB
+
+
+def draw(lines: list[Wall], total_gib: float) -> Figure:
+    """The figure of ``lines`` on a device of ``total_gib``."""
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    axes = figure.add_axes(_AXES)
+    most = max(line.sessions[-1] for line in lines)
+    for line in lines:
+        style = {"linewidth": 1.0, **line.style, "marker": None}
+        axes.plot(line.sessions, line.gib, clip_on=False, **style)
+        end, _ = _STOPS[line.stopped_by]
+        axes.plot(line.sessions[-1:], line.gib[-1:], color=style["color"], marker=end, markersize=5, clip_on=False)
+    axes.axhline(total_gib, color="0.35", linewidth=0.6)
+    axes.text(0, total_gib * 1.015, f"device memory, {total_gib:.0f} GiB", size=FONT_PT - 1, color="0.35")
+    axes.set_xlim(0, most * 1.04)
+    axes.set_ylim(0, total_gib * 1.12)
+    axes.set_xlabel("Paused sessions", labelpad=2)
+    axes.set_ylabel("Device memory in use (GiB)", labelpad=2)
+    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
+    heights = [line.gib[-1] / (total_gib * 1.12) for line in lines]
+    for line, height in zip(lines, spread(heights, gap), strict=True):
+        _, why = _STOPS[line.stopped_by]
+        text = f"{line.label}: {line.sessions[-1]} ({why})"
+        axes.text(
+            1.07, height, text, transform=axes.transAxes, va="center_baseline", color=line.style["color"],
+            size=FONT_PT - 0.5, clip_on=False,
+        )  # fmt: skip
+    return figure
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.paper_wall",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    parser.add_argument("--out-pdf", type=Path, required=True)
+    parser.add_argument("--out-png", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        run = load_run(given.run)
+        lines, total_gib = walls(run), _device_gib(run)
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    pdf, png = printed(lambda: draw(lines, total_gib))
+    write_bytes(given.out_pdf, pdf)
+    write_bytes(given.out_png, png)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
