@@ -65,29 +65,36 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method of the table."""
+    """A method of the table; ``stopped_by`` and ``lines`` stand below sessions and editing."""
 
     label: Latex
     cells: list[Cell]
     sessions: Latex
+    stopped_by: str
     editing: Latex
+    lines: str
+
+
+_STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
 
 
 def _sessions(row: Capacity | None) -> Latex:
-    """How many stayed paused, and what stopped it."""
+    """How many stayed paused; more might have where only the cap ended it."""
     if row is None:
         return UNMEASURED
-    if row.stopped_by == "cap":
-        return Latex(rf"$\geq${row.sessions}")
-    return Latex(f"{row.sessions} ({'OOM' if row.stopped_by == 'device_oom' else 'host'})")
+    return Latex(rf"$\geq$\,{row.sessions}" if row.stopped_by == "cap" else str(row.sessions))
 
 
 def _editing(row: Capability | None) -> Latex:
-    """Whether the edit survives, and what it takes."""
+    """Whether the edit survives."""
     if row is None:
         return UNMEASURED
-    verdict = "Yes" if row.edit_exact else "Inexact" if row.edit_survives else "No"
-    return Latex(verdict if row.state_lines is None else f"{verdict}, +{row.state_lines}")
+    return Latex("Yes" if row.edit_exact else "Inexact" if row.edit_survives else "No")
+
+
+def _lines(row: Capability | None) -> str:
+    """What the edit takes in the user's program."""
+    return "" if row is None or row.state_lines is None else f"+{row.state_lines}"
 
 
 def table(
@@ -110,8 +117,10 @@ def table(
         Line(
             label=_LABELS.get(method) or latex(plain_name(method)),
             cells=cells(method),
-            sessions=_sessions(of(capacity, method)),
-            editing=_editing(of(capability, method)),
+            sessions=_sessions(row := of(capacity, method)),
+            stopped_by=_STOPS[row.stopped_by] if row else "",
+            editing=_editing(probed := of(capability, method)),
+            lines=_lines(probed),
         )
         for method in findings.methods
     ]
@@ -132,8 +141,8 @@ def table(
             workloads=workloads,
             layer=layer,
             lines=lines,
-            own_process=_sessions(own_process) if own_process else None,
-            replay=_editing(replay) if replay else None,
+            own_process=own_process and {"sessions": _sessions(own_process), "by": _STOPS[own_process.stopped_by]},
+            replay=replay and {"editing": _editing(replay), "lines": _lines(replay)},
             replay_ms=[significant(replay.resume_ms), significant(plain.resume_ms)] if replay and plain else None,
             edited=any(line.editing != UNMEASURED for line in lines),
             counted=any(line.sessions != UNMEASURED for line in lines),

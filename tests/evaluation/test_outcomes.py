@@ -122,6 +122,16 @@ def test_records_of_other_code_make_a_mixed_run(results):
         load_run(results.folder)
 
 
+def pairs(rows):
+    """Each method's row with the one below it."""
+    return zip(rows[::2], rows[1::2], strict=True)
+
+
+def small(text):
+    """``text`` as the row below prints it."""
+    return f"{{\\scriptsize {text}}}"
+
+
 def test_plot_2_takes_its_cells_from_the_tables(results):
     """Sessions with what stopped them, editing with its lines, and the rows that the memo lacks in the caption."""
 
@@ -131,11 +141,12 @@ def test_plot_2_takes_its_cells_from_the_tables(results):
     text = table(
         results.findings(), tabled("capacity.csv", Capacity), tabled("capabilities.csv", Capability), functional=False
     )
-    lines = {line.split(" & ")[0]: line for line in text.splitlines() if line.endswith("\\\\")}
-    assert lines["Vanilla PyTorch"].endswith("& 25 (OOM) & Yes, +0 \\\\")
-    assert lines["Recompute"].endswith("& -- & No, +7 \\\\")
-    assert lines["Manual Offload"].endswith("& 48 (host) & Inexact, +31 \\\\")
-    assert lines["\\sys{} (Ours)"].endswith("& $\\geq$64 & Yes \\\\")
+    rows = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
+    cells = {name.split(" & ")[0]: (name.split(" & ")[-2:], below.split(" & ")[-2:]) for name, below in pairs(rows)}
+    assert cells["Vanilla PyTorch"] == (["25", "Yes \\\\"], [small("OOM"), small("+0") + " \\\\[2pt]"])
+    assert cells["Recompute"] == (["--", "No \\\\"], [small(""), small("+7") + " \\\\[2pt]"])
+    assert cells["Manual Offload"] == (["48", "Inexact \\\\"], [small("host"), small("+31") + " \\\\[2pt]"])
+    assert cells["\\sys{} (Ours)"] == (["$\\geq$\\,64", "Yes \\\\"], [small(""), small("") + " \\\\[2pt]"])
     caption = " ".join(text.partition("\\caption")[2].split())
     assert "Vanilla in a process with weights of its own each: 2 (OOM)." in caption
     assert (
