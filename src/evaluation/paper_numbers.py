@@ -215,8 +215,12 @@ def as_latex(found: Sequence[Number], run: str) -> str:
 
 
 def as_json(found: Sequence[Number], run: str) -> dict[str, Any]:
-    """The same with unit and source."""
-    return {"run": run, "numbers": [vars(number) for number in found]}
+    """The same with unit and source; values to 12 digits, for the last ones of a fit depend on the processor."""
+    return {"run": run, "numbers": [{**vars(number), "value": _stable(number.value)} for number in found]}
+
+
+def _stable(value: float | int | str) -> float | int | str:
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def main() -> int:

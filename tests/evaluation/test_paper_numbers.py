@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from evaluation.paper import Findings
-from evaluation.paper_numbers import as_latex, camel, in_words, main, numbers
+from evaluation.paper_numbers import Number, as_json, as_latex, camel, in_words, main, numbers
 from evaluation.statistics import linear_fit
 from evaluation.summary import CLOCKS, SummaryError
 from tests.evaluation.papers import Results
@@ -212,3 +212,11 @@ def test_the_command_writes_both_files_the_same_twice(shared, tmp_path, monkeypa
     assert main() == 2
     assert "study.json: missing" in capsys.readouterr().err
     assert not (tmp_path / "other.tex").exists()
+
+
+def test_the_last_digits_of_a_fit_are_not_printed():
+    """They differ from processor to processor; the bytes of numbers.json do not."""
+    values = [2.779719146544546, 2.7797191465445463, 3, "sdpa"]
+    found = [Number(name="A", value=value, text="", unit="ms", source=[]) for value in values]
+    printed = [number["value"] for number in as_json(found, "h100")["numbers"]]
+    assert printed == [2.77971914654, 2.77971914654, 3, "sdpa"]
