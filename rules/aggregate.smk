@@ -27,7 +27,7 @@ rule aggregate:
     conda:
         ENVIRONMENT
     params:
-        folder="results",
+        folder=lambda wildcards, output: os.path.dirname(output.summary),
         runs=[run_directory(run) for run in [*PUBLISHED, "local"]],
     shell:
         "python3 -m evaluation.aggregate --out {params.folder} {params.runs} > {log} 2>&1"

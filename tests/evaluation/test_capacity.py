@@ -51,7 +51,7 @@ def fill(study, subject):
 
 @pytest.mark.parametrize(
     ("method", "variants"),
-    [("recompute", ["default"]), ("manual_offload", ["pinned", "pageable"]), ("djinn", ["default"])],
+    [("recompute", ["default"]), ("manual_offload", ["pageable", "pinned"]), ("djinn", ["default"])],
 )
 def test_every_method_reaches_the_cap(study, subject, method, variants):
     """More sessions than there are prompts stay paused together, and each goes on as an uninterrupted run."""
