@@ -40,4 +40,4 @@ $(VENV)/installed-dev: $(VENV)/installed envs/requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake logs results/local results/summary.csv paper_figures/local
+	rm -rf $(VENV) .snakemake logs results/local results/*.csv paper_figures/local

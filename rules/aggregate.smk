@@ -22,6 +22,7 @@ rule aggregate:
         summary="results/summary.csv",
         capacity="results/capacity.csv",
         capabilities="results/capabilities.csv",
+        sweep="results/sweep.csv",
     log:
         "logs/aggregate.log",
     conda:

@@ -80,14 +80,18 @@ def record(job):
 
 
 def side_records():
-    """What is measured once per method, and once per run: of Djinn, the system that this is about."""
+    """What is measured once per run, some of it of Djinn, and once per method."""
     of_methods = [
         f"{LOCAL}/{kind}/{method}.json"
         for kind in ("capacity", "capabilities")
         for method in STUDY.methods
     ]
     of_djinn = [f"{LOCAL}/{kind}.json" for kind in ("overhead", "load")]
-    return of_methods + (of_djinn if "djinn" in STUDY.methods else [])
+    return [
+        f"{LOCAL}/sweep.json",
+        *of_methods,
+        *(of_djinn if "djinn" in STUDY.methods else []),
+    ]
 
 
 def module(name):

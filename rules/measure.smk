@@ -1,4 +1,4 @@
-"""One job per method, layer and round, some per method, one each for overhead and load: a process each."""
+"""One job per method, layer and round, some per method, one each for overhead, load and sweep: a process each."""
 
 
 rule measure:
@@ -36,7 +36,7 @@ rule side_measure:
     log:
         "logs/measure/{kind}.log",
     wildcard_constraints:
-        kind="overhead|load",
+        kind="overhead|load|sweep",
     conda:
         ENVIRONMENT
     resources:

@@ -1,6 +1,6 @@
-"""From raw records to ``summary.csv``, ``capacity.csv`` and ``capabilities.csv`` in one folder, usually ``results``.
+"""From raw records to ``summary.csv`` and three tables beside it, in one folder, usually ``results``.
 
-The summary has one row per run, workload, method, variant, layer and metric; the other two see
+The summary has one row per run, workload, method, variant, layer and metric; the others see
 :mod:`evaluation.outcomes`.
 
 The samples of all rounds of a cell are pooled; ratios are taken from pairs and their interval is resampled
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evaluation.outcomes import Capability, Capacity, capabilities, capacities, write_outcomes
+from evaluation.outcomes import Capability, Capacity, Crossing, capabilities, capacities, crossings, write_outcomes
 from evaluation.runs import Json, Run, RunError, load_run
 from evaluation.statistics import Interval, median_interval, quantile, ratio_interval
 from evaluation.summary import UNITS, Row, write_summary
@@ -148,6 +148,7 @@ def main() -> int:
         write_summary(arguments.out / "summary.csv", summarise(runs))
         write_outcomes(arguments.out / "capacity.csv", Capacity, capacities(runs))
         write_outcomes(arguments.out / "capabilities.csv", Capability, capabilities(runs))
+        write_outcomes(arguments.out / "sweep.csv", Crossing, crossings(runs))
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

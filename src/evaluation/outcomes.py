@@ -1,4 +1,4 @@
-"""What fits and what can be done: ``results/capacity.csv`` and ``results/capabilities.csv``, beside the summary.
+"""What fits, what can be done and where methods cross: ``capacity.csv``, ``capabilities.csv`` and ``sweep.csv``.
 
 Owns their columns and how they are written and read; the same runs always give the same bytes. A method's headline
 variant comes first. Runs that were measured before there were such records have no rows.
@@ -7,13 +7,14 @@ variant comes first. Runs that were measured before there were such records have
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from evaluation.atomic import write_text
 from evaluation.runs import Json, Run
+from evaluation.statistics import linear_fit, median_interval
 from evaluation.summary import SummaryError
 
 
@@ -51,7 +52,28 @@ class Capability:
     n: int
 
 
-Outcome = TypeVar("Outcome", Capacity, Capability)
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """The clock ready of one variant at one size and layer, in ms; no numbers where the device had no room.
+
+    ``crossover_layer`` is the depth from which recompute takes longer than this variant does on average: where the line
+    through recompute's medians meets it. It may lie before layer 1. None for recompute itself.
+    """
+
+    run: str
+    batch: int
+    tokens: int
+    method: str
+    variant: str
+    layer: int
+    ready_ms: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    crossover_layer: float | None
+
+
+Outcome = TypeVar("Outcome", Capacity, Capability, Crossing)
 
 
 def capacities(runs: Iterable[Run]) -> list[Capacity]:
@@ -85,6 +107,51 @@ def capabilities(runs: Iterable[Run]) -> list[Capability]:
         )
         for run, method, cell in _cells(runs, "capabilities")
     ]
+
+
+def crossings(runs: Iterable[Run]) -> list[Crossing]:
+    """The rows of ``runs``, in the order in which they were measured."""
+    rows = []
+    for run in sorted(runs, key=lambda run: run.name):
+        cells = run.beside.get("sweep.json", {"cells": []})["cells"]
+        sizes = {(cell["batch"], cell["tokens"]): None for cell in cells}
+        for batch, tokens in sizes:
+            rows += _of_size(run, [cell for cell in cells if (cell["batch"], cell["tokens"]) == (batch, tokens)])
+    return rows
+
+
+def _of_size(run: Run, cells: Sequence[Json]) -> list[Crossing]:
+    ready = [
+        median_interval([sample["ready_ms"] for sample in cell["samples"]]) if cell["samples"] else None
+        for cell in cells
+    ]
+    points: dict[str, list[tuple[int, float]]] = {}
+    for cell, interval in zip(cells, ready, strict=True):
+        if interval is not None:
+            points.setdefault(cell["variant"], []).append((cell["layer"], interval.median))
+    (line,) = {cell["variant"] for cell in cells if cell["method"] == "recompute"}
+    return [
+        Crossing(
+            run=run.name,
+            **{name: cell[name] for name in ("batch", "tokens", "method", "variant", "layer")},
+            ready_ms=interval.median if interval else None,
+            ci_low=interval.low if interval else None,
+            ci_high=interval.high if interval else None,
+            n=len(cell["samples"]),
+            crossover_layer=None
+            if cell["variant"] == line
+            else _meeting(points.get(line, []), points.get(cell["variant"], [])),
+        )
+        for cell, interval in zip(cells, ready, strict=True)
+    ]
+
+
+def _meeting(line: Sequence[tuple[int, float]], level: Sequence[tuple[int, float]]) -> float | None:
+    """Where the line through the points (layer, ms) of ``line`` reaches the mean ms of ``level``."""
+    if len({layer for layer, _ in line}) < 2 or not level:
+        return None
+    fit = linear_fit([layer for layer, _ in line], [ms for _, ms in line])
+    return (mean(ms for _, ms in level) - fit.intercept) / fit.slope if fit.slope else None
 
 
 def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
@@ -133,13 +200,17 @@ def _count(text: str) -> int | None:
     return int(text) if text else None
 
 
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "sessions": int,
+    **dict.fromkeys(("sessions", "batch", "tokens", "layer", "n"), int),
+    **dict.fromkeys(("ready_ms", "ci_low", "ci_high", "crossover_layer"), _number),
     "device_bytes": _count,
     "host_bytes": _count,
     "edit_survives": {"true": True, "false": False}.__getitem__,
     "edit_exact": {"true": True, "false": False}.__getitem__,
     "state_lines": _count,
     "resume_ms": float,
-    "n": int,
 }

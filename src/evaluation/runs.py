@@ -1,10 +1,10 @@
 """Reads a run: one machine, one study, and the raw records of its jobs, all of which belong together.
 
-A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``, and with
-``overhead.json``, ``load.json``, ``capacity/{method}.json`` and ``capabilities/{method}.json`` once they are measured;
-a published one has ``SHA256SUMS`` besides. Whatever is damaged, mixed or tampered with is refused by name here, so that
-nothing downstream has to ask. Reads JSON as dictionaries, so that runs published by older versions stay readable. Does
-not compute anything, and does not ask whether the run is complete: :mod:`evaluation.publish` does.
+A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``, and with what was
+measured besides (:func:`side_records`); a published one has ``SHA256SUMS`` as well. Whatever is damaged, mixed or
+tampered with is refused by name here, so that nothing downstream has to ask. Reads JSON as dictionaries, so that runs
+published by older versions stay readable. Does not compute anything, and does not ask whether the run is complete:
+:mod:`evaluation.publish` does.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 def side_records(study: Json) -> list[str]:
     """Paths in a run of what is measured once per run, or once per method."""
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
-    return ["overhead.json", "load.json", *of_methods]
+    return ["overhead.json", "load.json", "sweep.json", *of_methods]
 
 
 def verify_checksums(folder: Path) -> None:

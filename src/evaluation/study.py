@@ -91,6 +91,29 @@ class Capacity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of a prompt."""
+
+    batch: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Sizes at which recompute and offload are compared, at which breakpoints, with how many samples."""
+
+    layers: tuple[int, ...]
+    samples: int
+    sizes: tuple[Size, ...]
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Sweep":
+        """From the configuration, or from a study's JSON."""
+        sizes = tuple(Size(**size) for size in plain["sizes"])
+        return cls(layers=tuple(plain["layers"]), samples=plain["samples"], sizes=sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One process and one record."""
 
@@ -116,6 +139,7 @@ class Study:
     load: tuple[Load, ...]
     load_host_arena_gib: float
     capacity: Capacity
+    sweep: Sweep
 
     @property
     def functional(self) -> bool:
@@ -157,6 +181,7 @@ class Study:
                 "overhead": Overhead(**plain["overhead"]),
                 "load": tuple(Load(**row) for row in plain["load"]),
                 "capacity": Capacity(**plain["capacity"]),
+                "sweep": Sweep.of(plain["sweep"]),
             }
         )
 
@@ -231,12 +256,12 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     device = choose_device(filled["device"], gpu)
     measurement = dict(filled["measurement"])
     workloads = [dict(workload) for workload in filled["workloads"]]
-    overhead, load, capacity = filled["overhead"], filled["load"], filled["capacity"]
+    overhead, load, capacity, sweep = (filled[name] for name in ("overhead", "load", "capacity", "sweep"))
     load_host_arena_gib = filled["djinn"]["load_host_arena_gib"]
     if device == "cpu":
         smaller = dict(filled["functional"])
         tokens = smaller.pop("tokens")
-        overhead, load, capacity = (smaller.pop(name) for name in ("overhead", "load", "capacity"))
+        overhead, load, capacity, sweep = (smaller.pop(name) for name in ("overhead", "load", "capacity", "sweep"))
         load_host_arena_gib = filled["djinn"]["host_arena_gib"]
         measurement.update(smaller)
         workloads = [{**workload, "tokens": tokens} for workload in workloads]
@@ -251,7 +276,9 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     elif model["name"] == "auto":
         model["name"] = _largest_that_fits(model["dtype"], workloads, device, gpu)
     architecture = _architecture(model["name"], model["path"])
-    _check_fit(architecture, model["dtype"], workloads, device, gpu)
+    sizes = [{"name": f"sweep {size['batch']}x{size['tokens']}", "kv_cache": False, **size} for size in sweep["sizes"]]
+    _check_fit(architecture, model["dtype"], [*workloads, *sizes], device, gpu)
+    _layers(sweep["layers"], architecture, parts=1, key="sweep.layers")
     return Study(
         device=device,
         model=ModelChoice(**model),
@@ -266,6 +293,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         load=tuple(Load(**row) for row in load),
         load_host_arena_gib=load_host_arena_gib,
         capacity=Capacity(**capacity),
+        sweep=Sweep.of(sweep),
     )
 
 
@@ -278,13 +306,13 @@ def _architecture(name: str, path: str | None) -> Architecture:
         raise ConfigError(f"config: model.path: {error}") from error
 
 
-def _layers(wanted: str | list[int], architecture: Architecture, *, parts: int) -> tuple[int, ...]:
+def _layers(wanted: str | list[int], architecture: Architecture, *, parts: int, key: str = "layers") -> tuple[int, ...]:
     depth = architecture.layers
     if isinstance(wanted, str):
         return tuple(sorted({1, *(max(1, depth * part // parts) for part in range(1, parts + 1))}))
     beyond = [layer for layer in wanted if layer > depth]
     if beyond:
-        raise ConfigError(f"config: layers: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")
+        raise ConfigError(f"config: {key}: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")
     return tuple(sorted(wanted))
 
 
