@@ -380,9 +380,11 @@ class TransferEngine:
 
     def _bring_back(self, state: SwappedState, ahead: int) -> None:
         error: RuntimeError | None = None
-        state.hold()
+        rest = state.history[ahead:]
+        if rest:
+            state.hold()
         try:
-            self._submit(state, state.history[ahead:])
+            self._submit(state, rest)
             if self._in_behind is not None:
                 self._in_behind.synchronize()
         except RuntimeError as failure:  # the program's thread waits for these copies: it must hear of it
