@@ -18,11 +18,12 @@ RANK = {
     "ownership": 2,
     "state_view": 2,
     "discovery": 3,
-    "transfer": 3,
-    "program": 4,
-    "session": 5,
-    "runtime": 6,
-    "__init__": 7,
+    "swapped": 3,
+    "transfer": 4,
+    "program": 5,
+    "session": 6,
+    "runtime": 7,
+    "__init__": 8,
 }
 
 

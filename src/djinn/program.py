@@ -16,7 +16,7 @@ from djinn.discovery import Discovery
 from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
 from djinn.state import SessionState
-from djinn.transfer import SwappedState
+from djinn.swapped import SwappedState
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

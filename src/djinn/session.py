@@ -29,7 +29,8 @@ from djinn.policy import Idle
 from djinn.program import Program
 from djinn.state import SessionState, StateStorage
 from djinn.state_view import StateView
-from djinn.transfer import SwappedState, TransferEngine, raw_bytes
+from djinn.swapped import SwappedState, raw_bytes
+from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 
