@@ -134,7 +134,7 @@ def test_edits_rerun_what_depends_on_them(finished):
 
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
         plan = planned("djinn/transfer.py", target)
-        assert (plan["measure"], plan["side_measure"]) == (8, 2)
+        assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (8, 3, 8)
     drawing = planned("evaluation/paper_figure.py")
     assert "measure" not in drawing
     assert drawing["crossover_local"] == 1
