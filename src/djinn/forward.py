@@ -103,7 +103,8 @@ class _Watch:
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         # A copy of the module is not watched.
         if self._before is not None:
-            return copy.deepcopy(self._before, memo)  # type: ignore[no-any-return]
+            before: Callable[..., Any] = copy.deepcopy(self._before, memo)
+            return before
         return types.MethodType(type(self._module).forward, memo[id(self._module)])
 
 
