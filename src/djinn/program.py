@@ -5,6 +5,7 @@ that is on its way back. It only waits and computes: the thread that signals doe
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
+
+_ROOM_SECONDS = 0.01  # between attempts to allocate, if what RESUME counted on has been taken meanwhile
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -188,6 +191,10 @@ class Program:
         if self._restoring is not None:
             self._restoring.hold()
         self._turn.take(self._random_state)
+        while self._restoring is not None and not self._restoring.allocate_rest(last=self._abandoned):
+            self._random_state = self._turn.give_up()  # whoever computes meanwhile may make room
+            time.sleep(_ROOM_SECONDS)
+            self._turn.take(self._random_state)
         if self._abandoned:
             raise SessionAbandoned
         if self._restoring is None:

@@ -229,7 +229,8 @@ class Session:
 
         The rest of the state follows behind the running computation, which waits for exactly what it reads. State of
         other sessions in IO_WAIT leaves the device if there is no room. Raises :class:`IllegalMove` unless parked,
-        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried).
+        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If somebody takes the device memory
+        that it counted on for the history before the program can, the program waits until there is room.
         """
         self._check_process()
         with self._signals:
@@ -368,7 +369,12 @@ class Session:
         if leaving:
             earlier = self._swapped.entries if self._swapped is not None else ()
             self._swapped = self._engine.swap_out(
-                leaving, earlier=earlier, compute=self._its.stream, go=self._go, wake=self._its.wake
+                leaving,
+                earlier=earlier,
+                compute=self._its.stream,
+                go=self._go,
+                wake=self._its.wake,
+                make_room=self._make_room,
             )
 
     def _go(self) -> None:

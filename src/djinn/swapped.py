@@ -35,6 +35,7 @@ class Batch:
     def __init__(self, entries: Sequence[Swapped], *, cuda: bool) -> None:
         self.entries = entries
         self.addresses = [entry.item.storage._cdata for entry in entries]
+        self.nbytes = sum(entry.item.nbytes for entry in entries)
         self.event = torch.cuda.Event() if cuda else None
 
 
@@ -48,9 +49,9 @@ class SwappedState:
     """State of one session in host memory, and then on its way back.
 
     Whatever a swap-in needs is brought here at the pause: ``compute`` is the stream of the program (None on the CPU);
-    ``go`` is called when the program's work is ordered behind the frontier, and ``wake`` when there is time for it. The
-    ``wait`` methods order the calling thread's stream behind the copies, not the host, except for copies that are not
-    in the queue yet.
+    ``go`` is called when the program's work is ordered behind the frontier, ``wake`` when there is time for it, and
+    ``make_room`` with the bytes of device memory that are lacking: it returns how many it freed. The ``wait`` methods
+    order the calling thread's stream behind the copies, not the host, except for copies that are not in the queue yet.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class SwappedState:
         compute: torch.cuda.Stream | None,
         go: Callable[[], None],
         wake: Callable[[], None],
+        make_room: Callable[[int], int],
     ) -> None:
         self.compute = compute
         self.go = go
         self.wake = wake
+        self.make_room = make_room
         self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
         batch = functools.partial(Batch, cuda=compute is not None)
         frontier = [entry for entry in self.entries if entry.item.in_frontier]
@@ -86,6 +89,7 @@ class SwappedState:
         self._ready: torch.cuda.Event | None = None
         self._last: torch.cuda.Event | None = None  # of what is submitted: copies end in their order
         self._beside = False
+        self._allocate: Callable[[bool], bool] = lambda last: True
         self._returned = False  # whether RESUME has; until then nobody passes the turnstile
         self._turnstile = threading.Lock()
         self._turnstile.acquire()
@@ -100,14 +104,22 @@ class SwappedState:
         """Whether all state is back on the device."""
         return self._resident.is_set()
 
-    def depart(self, ready: torch.cuda.Event | None, *, beside: bool) -> None:
+    def depart(self, ready: torch.cuda.Event | None, *, beside: bool, allocate: Callable[[bool], bool]) -> None:
         """Note that the frontier's copies are in the queue and end with ``ready`` (None: they have ended).
 
-        ``beside``: they are not on the program's own stream.
+        ``beside``: they are not on the program's own stream. ``allocate`` is what :meth:`allocate_rest` does.
         """
         self._ready = ready
         self._last = self._last or ready
         self._beside = beside
+        self._allocate = allocate
+
+    def allocate_rest(self, *, last: bool) -> bool:
+        """On the program's thread, before it computes: allocate what RESUME has not; False if there is no room now.
+
+        The ``last`` attempt is always the end of it: without room, the state is given up.
+        """
+        return self._allocate(last)
 
     def order(self) -> None:
         """Let the current stream wait for the frontier, if another one brings it."""
@@ -184,6 +196,7 @@ class SwappedState:
         """Note that the host memory is given back, and let go of the storages."""
         self.entries = ()
         self.frontier = self.history = []
+        self._allocate = lambda last: True
         self._settled.set()
 
     def wait_settled(self, timeout: float | None = None) -> bool:

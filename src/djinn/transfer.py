@@ -6,13 +6,17 @@ need.
 
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
-states are under way before anything else is done; and in their time of flight the calling thread allocates the rest,
-submits the first of the history and wakes the other threads, which hold, out of its way, until RESUME returns: on an
+states are under way before anything else is done; and in their time of flight the calling thread submits the first of
+the history and wakes the other threads, which hold, out of its way, until RESUME returns: on an
 H100 a program that went on at once had its first kernel done 4 % sooner, and RESUME returned 55 % later, for it had to
-wait for the interpreter. What is left of the history is submitted by the engine's own thread. On the CPU device the
-same code runs with copies that end when they return.
+wait for the interpreter. On the CPU device the same code runs with copies that end when they return.
+
+To allocate the storages of a deep session takes longer than the frontier's flight. So RESUME allocates the first of the
+history only, if there is room for the rest beyond doubt, and that is left to the program's own thread, before it goes
+on. Should the room be gone by then, the program waits for it, with the state intact on the host.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +30,7 @@ from djinn.state import StateStorage
 from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
 
 # Batches of the history, at most, that are submitted while the frontier is in flight, and one even if it has landed by
-# then: they keep the link busy until the engine's thread has come awake.
+# then: they keep the link busy until the rest is allocated and the engine's thread has come awake.
 _AHEAD = 4
 
 
@@ -65,6 +69,11 @@ def _allocate(batches: Iterable[Batch]) -> None:
             entry.item.storage.resize_(entry.item.nbytes)
 
 
+def _free(entries: Iterable[Swapped]) -> None:
+    for entry in entries:
+        entry.item.storage.resize_(0)
+
+
 def _copy_in(entries: Iterable[Swapped]) -> None:
     for entry in entries:
         entry.device.copy_(entry.host, non_blocking=True)
@@ -92,11 +101,12 @@ class TransferEngine:
         compute: torch.cuda.Stream | None,
         go: Callable[[], None],
         wake: Callable[[], None],
+        make_room: Callable[[int], int],
     ) -> SwappedState:
         """Copy ``items`` to the host and free their device memory; waits for both.
 
         Returns the state of them and of what was swapped out ``earlier``; ``compute`` is the stream that produced them,
-        and is kept there with ``go`` and ``wake``. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
+        and is kept there with the callbacks. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
         arena has no room.
         """
         entries: list[Swapped] = []
@@ -116,7 +126,7 @@ class TransferEngine:
                     entries.append(Swapped(item=item, extent=extent, host=host, device=device))
                     if self._out is not None:
                         ended.append(self._out.record_event())
-            state = SwappedState([*earlier, *entries], compute=compute, go=go, wake=wake)
+            state = SwappedState([*earlier, *entries], compute=compute, go=go, wake=wake, make_room=make_room)
             undo.pop_all()
         # Nothing reads a storage whose copy has ended: the program's thread is parked. While one is freed the next is
         # in flight.
@@ -142,6 +152,7 @@ class TransferEngine:
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
         beside = busy and compute is not None
         stream = self._in if beside else compute
+        first, rest = state.history[:_AHEAD], state.history[_AHEAD:]
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
@@ -152,12 +163,14 @@ class TransferEngine:
                     for batch in state.frontier:  # the first is under way while the next is allocated
                         _allocate([batch])
                         _copy_in(batch.entries)
-                _allocate(state.history)
+                _allocate(first)
+                if busy or not self._has_room(rest):
+                    _allocate(rest)
+                    rest = []
         except torch.OutOfMemoryError as error:
             if stream is not None:
                 stream.synchronize()
-            for entry in state.entries:
-                entry.item.storage.resize_(0)
+            _free(state.entries)
             raise DeviceMemoryFull(f"the device has no room for {state.nbytes} bytes of session state") from error
         ready, ahead = None, 0
         if stream is not None and self._in_behind is not None:
@@ -165,16 +178,56 @@ class TransferEngine:
             self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
             if beside:
                 _follow(self._in_behind, compute)
-            ahead = self._submit(state, state.history[:_AHEAD], until=ready)
-        state.depart(ready, beside=beside)
+            ahead = self._submit(state, first, until=ready)
+        behind = state.history[ahead:]
+        state.depart(ready, beside=beside, allocate=functools.partial(self._allocate_rest, state, rest, behind))
         state.go()
         state.wake()
-        self._behind.put(lambda: self._bring_back(state, ahead))
+        if not rest:
+            self._behind.put(functools.partial(self._bring_back, state, behind))
         try:
             if ready is not None:
                 ready.synchronize()
         finally:
             state.land()
+
+    def _has_room(self, batches: Sequence[Batch]) -> bool:
+        """Whether the device has room for ``batches`` beyond doubt: for twice as much, as free pieces may not fit."""
+        if self.device.type == "cpu" or not batches:
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        held = torch._C._cuda_memoryStats(self.device.index)  # torch.cuda.memory_stats would sort and flatten it
+        cached = held["reserved_bytes"]["all"]["current"] - held["allocated_bytes"]["all"]["current"]
+        return bool(free + cached >= 2 * sum(batch.nbytes for batch in batches))
+
+    def _allocate_rest(self, state: SwappedState, rest: Sequence[Batch], behind: Sequence[Batch], last: bool) -> bool:
+        """On the program's thread: allocate ``rest`` and have the engine bring what is ``behind``; False without room.
+
+        After the ``last`` attempt the state is given up.
+        """
+        if not rest:
+            return True  # RESUME did it all
+        nbytes = sum(batch.nbytes for batch in rest)
+        while not self._try_to_allocate(rest, state.compute):
+            if state.make_room(nbytes):
+                continue
+            if last:
+                error = DeviceMemoryFull(f"the device has no room for {nbytes} bytes of session state")
+                self._behind.put(functools.partial(self._bring_back, state, [], error))
+            return last
+        _follow(self._in_behind, state.compute)  # somebody else may have computed since RESUME
+        self._behind.put(functools.partial(self._bring_back, state, behind))
+        return True
+
+    def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> bool:
+        try:
+            with _On(stream):
+                _allocate(batches)
+        except torch.OutOfMemoryError:
+            for batch in batches:
+                _free(batch.entries)
+            return False
+        return True
 
     def _copy_beside(self, batches: Iterable[Batch], compute: torch.cuda.Stream | None) -> None:
         _allocate(batches)
@@ -197,13 +250,11 @@ class TransferEngine:
                 count += 1
         return count
 
-    def _bring_back(self, state: SwappedState, ahead: int) -> None:
-        error: RuntimeError | None = None
-        rest = state.history[ahead:]
-        if rest:
+    def _bring_back(self, state: SwappedState, batches: Sequence[Batch], error: Exception | None = None) -> None:
+        if batches:
             state.hold()
         try:
-            self._submit(state, rest)
+            self._submit(state, batches)
             if self._in_behind is not None:
                 self._in_behind.synchronize()
         except RuntimeError as failure:  # the program's thread waits for these copies: it must hear of it

@@ -309,6 +309,95 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
     assert equal(session.result(30), greedy(llama, input_ids, 2))
 
 
+@pytest.fixture
+def taken_after_resume(monkeypatch):
+    """Device memory that was there when RESUME looked, and is gone when the program allocates its history."""
+    allocate = transfer._allocate
+    room, asked = threading.Event(), threading.Event()
+
+    def refuse(batches):
+        allocate(batches)
+        if threading.current_thread().name.startswith("djinn-"):
+            asked.set()
+            if not room.is_set():
+                raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_allocate", refuse)
+    return room, asked
+
+
+def test_history_waits_for_room_that_was_taken_after_resume(runtime, llama, input_ids, taken_after_resume):
+    """The program waits, others may compute, and it goes on when there is room."""
+    room, asked = taken_after_resume
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    session.io_wait()
+    session.resume()
+    assert asked.wait(30)
+    assert session.wait(0.05) is djinn.Phase.RUNNING
+    assert not session.wait_resident(0)
+    assert equal(runtime.open().start(greedy, llama, input_ids, 2).result(30), greedy(llama, input_ids, 2))
+    room.set()
+    assert equal(session.result(30), greedy(llama, input_ids, 2))
+
+
+def test_history_without_room_evicts_others(runtime, llama, input_ids, monkeypatch):
+    """Room that is gone when the program allocates its history is taken from sessions that wait."""
+    idle = parked(runtime, 3, greedy, llama, input_ids, 2)
+    idle.io_wait(force=False)
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    session.io_wait()
+    allocate = transfer._allocate
+
+    def refuse(batches):
+        if idle.device_bytes and threading.current_thread().name.startswith("djinn-"):
+            raise torch.OutOfMemoryError("out of memory")
+        allocate(batches)
+
+    monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_allocate", refuse)
+    session.resume()
+    for one in (session, idle):
+        if one is idle:
+            assert idle.device_bytes == 0
+            one.resume()
+        assert equal(one.result(30), greedy(llama, input_ids, 2))
+
+
+def test_close_while_history_waits_for_room(runtime, llama, input_ids, taken_after_resume):
+    """The program is unwound, and its host memory given back."""
+    _, asked = taken_after_resume
+    session = parked(runtime, 3, greedy, llama, input_ids, 2)
+    session.io_wait()
+    session.resume()
+    assert asked.wait(30)
+    session.close(30)
+    assert session.phase is djinn.Phase.CLOSED
+    assert runtime.arena.reserved_bytes == 0
+
+
+def test_where_room_is_doubtful_resume_allocates_all(runtime, llama, input_ids, monkeypatch):
+    """Then RESUME raises while it still can, and the program allocates nothing."""
+    allocate = transfer._allocate
+    threads = []
+
+    def note(batches):
+        if batches:
+            threads.append(threading.current_thread())
+        allocate(batches)
+
+    monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_allocate", note)
+    for room in (True, False):
+        monkeypatch.setattr(transfer.TransferEngine, "_has_room", lambda engine, batches, room=room: room)
+        session = parked(runtime, 3, greedy, llama, input_ids, 2)
+        session.io_wait()
+        threads.clear()
+        session.resume()
+        assert equal(session.result(30), greedy(llama, input_ids, 2))
+        assert all(thread is threading.current_thread() for thread in threads) is not room
+
+
 def test_an_exception_of_the_program_reaches_the_result(runtime, llama, input_ids):
     """What the program raises after the resume comes out of result(), and the session's memory is given back."""
 
