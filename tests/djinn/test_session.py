@@ -323,6 +323,7 @@ def taken_after_resume(monkeypatch):
                 raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", refuse)
     return room, asked
 
@@ -355,6 +356,7 @@ def test_history_without_room_evicts_others(runtime, llama, input_ids, monkeypat
         allocate(batches)
 
     monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", refuse)
     session.resume()
     for one in (session, idle):
@@ -387,6 +389,7 @@ def test_where_room_is_doubtful_resume_allocates_all(runtime, llama, input_ids, 
         allocate(batches)
 
     monkeypatch.setattr(transfer, "_AHEAD", 1)
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", note)
     for room in (True, False):
         monkeypatch.setattr(transfer.TransferEngine, "_has_room", lambda engine, batches, room=room: room)
