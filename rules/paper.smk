@@ -20,10 +20,12 @@ def drawn_workloads(run):
 
 
 def has_memory_wall(run):
-    """Whether a run says how device memory fills with paused sessions; an older one does not."""
+    """Whether a run says of every method how device memory fills with paused sessions."""
     if run == "local":
         return STUDY.device == "cuda"
-    return Path(run_directory(run), "capacity").is_dir()
+    folder = Path(run_directory(run))
+    methods = json.loads((folder / "study.json").read_text())["methods"]
+    return all((folder / "capacity" / f"{method}.json").exists() for method in methods)
 
 
 def paper_outputs(run):
