@@ -14,6 +14,7 @@ import importlib
 import json
 import multiprocessing
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ import torch
 
 from djinn.host_memory import available_bytes
 from evaluation.benchmark_vanilla import Vanilla
-from evaluation.device_memory import synchronize
+from evaluation.device_memory import allocated_bytes, is_out_of_memory, synchronize
 from evaluation.harness import NotBitExact, Record
 from evaluation.job import Report, run_method_job
 from evaluation.method import HostFull, Method
@@ -59,6 +60,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
     expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]
     first = kind(subject, study, workload, layer=len(subject.layers), input_ids=prompts[0])
     paused: list[Method] = []
+    room = None if kind.frees_memory else _room_to_finish(first, subject.device)
     wall = _Wall(kind.variant, headline=kind.headline)
     while wall.stopped_by == "cap" and len(paused) < study.capacity.sessions:
         report(f"{kind.variant}: pausing")
@@ -68,6 +70,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
             gc.collect()  # the error's traceback held what had been made
         else:
             paused.append(session)
+    del room
     order = list(range(len(paused)))
     random.Random(study.order_seed).shuffle(order)
     for index in order:
@@ -77,6 +80,22 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
             raise NotBitExact(f"capacity: {kind.__name__} ({kind.variant}): session {index} of {len(paused)} differs")
     first.close()
     return wall.cell()
+
+
+def _room_to_finish(session: Method, device: torch.device) -> torch.Tensor:
+    """As many bytes of device memory as ``session`` takes to come from its pause to its end, measured.
+
+    They are kept free while sessions fill the device: none is paused that could not go on.
+    """
+    session.prepare()
+    session.pause()
+    before = allocated_bytes(device)
+    if before is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+    session.resume()
+    digest(session.finish())
+    taken = 0 if before is None else torch.cuda.max_memory_allocated(device) - before
+    return torch.empty(taken, dtype=torch.uint8, device=device)
 
 
 def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[str, str, Record]:
@@ -91,10 +110,12 @@ def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[
         synchronize(device)
         session.pause()
         return "cap", "", _memory(device, [*paused, session])
-    except torch.OutOfMemoryError as error:
-        return "device_oom", str(error).splitlines()[0], _memory(device, paused)
     except HostFull as error:
         return "host_full", str(error), _memory(device, paused)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return "device_oom", str(error).splitlines()[0], _memory(device, paused)
 
 
 class _Wall:
@@ -140,13 +161,16 @@ def _own_processes(study: Study, workload: Workload, report: Report) -> Record:
             children.append(spawn.Process(target=_in_a_process, args=arguments))
             children[-1].start()
             theirs.close()
-            if not wall.met(*_answer(ours, len(paused))):
+            if wall.met(*_answer(ours, children[-1], len(paused))):
+                children[-1].join()  # the device is full until it has gone, and the others need room to compute
+            else:
                 paused.append(ours)
-        for connection in paused:
+        for connection, child in zip(paused, children, strict=False):
             report("own_process: resuming")
             connection.send("resume")
-            if _answer(connection, 0)[0] != "exact":
-                raise NotBitExact("capacity: a vanilla session in a process of its own differs")
+            outcome, message, _ = _answer(connection, child, 0)
+            if outcome != "exact":
+                raise NotBitExact(f"capacity: a vanilla session in a process of its own: {outcome} {message}".rstrip())
     finally:
         for connection in paused:
             connection.close()  # which ends a child that still waits
@@ -156,12 +180,15 @@ def _own_processes(study: Study, workload: Workload, report: Report) -> Record:
     return wall.cell()
 
 
-def _answer(connection: Connection, others: int) -> tuple[str, str, Record]:
-    """What a child says, beside ``others`` that are paused; a child that says nothing was ended by the system."""
+def _answer(connection: Connection, child: multiprocessing.process.BaseProcess, others: int) -> tuple[str, str, Record]:
+    """What ``child`` says, beside ``others`` that are paused; one that is killed was too much for the host."""
     try:
         outcome, message, figures = connection.recv()
-    except EOFError:
-        return "host_full", "the system ended the process", {"sessions": others, **_host_memory([])}
+    except EOFError as error:
+        child.join()
+        if child.exitcode != -signal.SIGKILL:
+            raise RuntimeError("capacity: a process of its own failed; what went wrong stands above") from error
+        return "host_full", "the system killed the process", {"sessions": others, **_host_memory([])}
     return outcome, message, {**figures, "sessions": others + (outcome == "cap")}
 
 
@@ -183,10 +210,12 @@ def _in_a_process(connection: Connection, study_json: str, workload: Workload, i
             session.resume()
             exact = equal(digest(session.finish()), expected)
             connection.send(("exact" if exact else "differs", "", {}))
-    except torch.OutOfMemoryError as error:
-        connection.send(("device_oom", str(error).splitlines()[0], _memory(device, [])))
     except EOFError:  # the others could not be resumed: nobody waits for this one
         return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        connection.send(("device_oom", str(error).splitlines()[0], _memory(device, [])))
 
 
 def _uninterrupted(subject: Subject, study: Study, workload: Workload, prompt: torch.Tensor) -> Logits:

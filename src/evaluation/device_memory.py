@@ -17,6 +17,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` says that the device has no memory left, in torch's words or in those of CUDA's libraries."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+
+
 def allocated_bytes(device: torch.device) -> int | None:
     """Bytes in use by tensors on a GPU; None on the CPU, where torch keeps no count."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else None

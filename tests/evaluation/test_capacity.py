@@ -3,6 +3,8 @@
 import copy
 import json
 import multiprocessing
+import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -78,14 +80,15 @@ def test_vanilla_in_two_forms(monkeypatch, tmp_path, study):
 
 
 class OutOfMemory(Vanilla):
-    """The device refuses the third session."""
+    """The device refuses the third session, the fourth with the one that shows what it takes to end."""
 
     opened = 0
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
 
     def prepare(self):
         OutOfMemory.opened += 1
-        if OutOfMemory.opened == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        if OutOfMemory.opened == 4:
+            raise self.error
         super().prepare()
 
 
@@ -96,7 +99,18 @@ def test_a_refusal_of_the_device_is_the_wall(fill, monkeypatch):
     assert (cell["sessions"], cell["stopped_by"]) == (2, "device_oom")
     assert cell["message"] == "CUDA out of memory. Tried to allocate 20.00 MiB."
     assert [figures["sessions"] for figures in cell["figures"]] == [1, 2, 2]
-    assert OutOfMemory.opened == 3
+    assert OutOfMemory.opened == 4
+
+
+def test_a_refusal_of_a_library_is_the_wall(fill, monkeypatch):
+    """cuBLAS has words of its own for a device without memory; any other error is one."""
+    monkeypatch.setattr(OutOfMemory, "opened", 0)
+    monkeypatch.setattr(OutOfMemory, "error", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    assert fill(OutOfMemory)["stopped_by"] == "device_oom"
+    monkeypatch.setattr(OutOfMemory, "opened", 0)
+    monkeypatch.setattr(OutOfMemory, "error", RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        fill(OutOfMemory)
 
 
 def test_a_full_arena_is_the_wall(study, subject):
@@ -164,6 +178,11 @@ def test_the_device_refuses_a_process(monkeypatch, forked, study):
 
 def vanish(connection, study, workload, index):
     """A child that the system ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(connection, study, workload, index):
+    """A child that goes wrong by itself."""
     raise SystemExit(9)
 
 
@@ -178,7 +197,14 @@ def test_a_process_that_is_killed_is_the_wall(monkeypatch, forked, study):
     """The system that ends a process for its memory is a host that is full."""
     monkeypatch.setattr(capacity, "_in_a_process", vanish)
     cell = capacity._own_processes(study, study.workloads[1], lambda line: None)
-    assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (0, "host_full", "the system ended the process")
+    assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (0, "host_full", "the system killed the process")
+
+
+def test_a_process_that_fails_is_no_wall(monkeypatch, forked, study):
+    """What is wrong with the program says nothing about memory."""
+    monkeypatch.setattr(capacity, "_in_a_process", fail)
+    with pytest.raises(RuntimeError, match="a process of its own failed"):
+        capacity._own_processes(study, study.workloads[1], lambda line: None)
 
 
 def test_a_process_that_differs_fails_the_job(monkeypatch, forked, study):
