@@ -22,6 +22,7 @@ TINY = {
     "functional": {
         "tokens": 16,
         "samples": 2,
+        "other_samples": 2,
         "warmup_samples": 0,
         "validation_samples": 1,
         "think_time_ms": 0,

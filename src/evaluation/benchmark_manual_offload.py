@@ -1,8 +1,9 @@
 """Manual offload: hand-written copies of the session state into host memory and back.
 
-Three variants: ``pinned`` moves all state through page-locked memory and waits for it (the headline), ``pageable`` does
+Variants: ``pinned`` moves all state through page-locked memory and waits for it (the headline), ``pageable`` does
 the same through ordinary memory, and ``pinned_ordered`` brings back what layer L+1 needs first and the KV cache behind
-the computation, the best form that one can write by hand. Knows nothing of Djinn.
+the computation, the best form that one can write by hand. ``offloaded_cache`` is one line instead: the cache of
+transformers that keeps its layers in host memory all the time. Knows nothing of Djinn.
 """
 
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
@@ -214,10 +216,50 @@ class OrderedOffload(PinnedOffload):
         self._helper.shutdown()
 
 
+class OffloadedCache(ByHand):
+    """Hugging Face's offloaded cache: each layer's KV goes to host memory when it has been used, and comes for its use.
+
+    A pause has nothing left to do, and the KV cache never is on the device as a whole: every pass pays for it. The
+    hidden states and the KV of the next layer stay on the device.
+    """
+
+    variant = "offloaded_cache"
+    headline = False
+    frees_memory = False
+    becomes_resident = False
+
+    @classmethod
+    def unsupported(cls, device: torch.device) -> str:
+        """It is written for CUDA streams."""
+        return "" if device.type == "cuda" else "the offloaded cache of transformers needs a GPU"
+
+    def empty_cache(self) -> Any:
+        """The one line."""
+        return DynamicCache(config=self.subject.model.config, offloading=True)
+
+    def pause(self) -> None:
+        """Wait for the copies that are under way."""
+        synchronize(self.subject.device)
+        kept = {**self.stopped.frontier(), **self.stopped.history()}.values()
+        self._host_bytes = self._bytes_on_host(kept)
+
+    def resume(self) -> None:
+        """Continue."""
+        synchronize(self.subject.device)
+
+    @staticmethod
+    def _bytes_on_host(tensors: Iterable[torch.Tensor]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device.type == "cpu")
+
+    def host_bytes(self) -> int:
+        """Bytes of the cache in host memory."""
+        return self._host_bytes
+
+
 def variants(workload: Workload) -> list[type[Method]]:
-    """The variants that make sense for ``workload``: nothing can be ordered where there is no history."""
-    ordered: list[type[Method]] = [OrderedOffload] if workload.kv_cache else []
-    return [PinnedOffload, PageableOffload, *ordered]
+    """The variants that make sense for ``workload``: of a history, part can come later, or never."""
+    with_history: list[type[Method]] = [OrderedOffload, OffloadedCache] if workload.kv_cache else []
+    return [PinnedOffload, PageableOffload, *with_history]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again.
 
-Two variants where the breakpoint is in a decode step: ``default`` runs the prompt and all tokens again, and
-``kv_offloaded`` keeps the KV cache in page-locked memory and runs one token again. An edit of the hidden states is lost
+Variants: ``compiled`` has the model's small operators fused, the quickest form in a prefill. Where the breakpoint is in
+a decode step, ``default`` runs the prompt and all tokens again, and ``kv_offloaded`` keeps the KV cache in page-locked
+memory and runs one token again. An edit of the hidden states is lost
 with them; ``replay``, which is asked what survives but not timed as a method, stores it and makes it again.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from evaluation import fused_layers
 from evaluation.benchmark_manual_offload import CopiesBehind, PinnedOffload, by_layer
 from evaluation.device_memory import synchronize
 from evaluation.job import run_job
@@ -80,6 +82,24 @@ class Replay(Recompute):
         """Run the remaining layers and the decode steps; the edits go with the session."""
         self._edits.clear()
         return super().finish()
+
+
+class CompiledRecompute(Recompute):
+    """The prefill up to the breakpoint by fused layers, the first time and again; the rest is the model's own."""
+
+    variant = "compiled"
+    headline = False
+    own_reference = True
+
+    @classmethod
+    def unsupported(cls, device: torch.device) -> str:
+        """A compiler is needed."""
+        return fused_layers.unsupported(device)
+
+    def prepare(self) -> None:
+        """Run the program up to the breakpoint."""
+        with fused_layers.fused(self.subject):
+            super().prepare()
 
 
 class KvOffload(PinnedOffload):
@@ -154,12 +174,12 @@ class KvOffload(PinnedOffload):
 
 def variants(workload: Workload) -> list[type[Method]]:
     """The variants that make sense for ``workload``: before a decode step the KV cache can be kept apart."""
-    return [Recompute, KvOffload] if workload.decode_step else [Recompute]
+    return [Recompute, KvOffload if workload.decode_step else CompiledRecompute]
 
 
 def probed(workload: Workload) -> list[type[Method]]:
-    """The variants that are asked what survives a pause."""
-    return [*variants(workload), Replay]
+    """The variants that are asked what survives a pause; what is compiled keeps no more than what is not."""
+    return [*(kind for kind in variants(workload) if not kind.own_reference), Replay]
 
 
 if __name__ == "__main__":

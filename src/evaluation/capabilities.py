@@ -65,6 +65,8 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
     cells = []
     offered = getattr(module, "probed", None) or module.variants
     for kind in offered(workload):
+        if kind.unsupported(subject.device):
+            continue
         report(kind.variant)
         lines = _state_lines(method, None if kind.headline else kind.variant)
         about = {"variant": kind.variant, "headline": kind.headline, "state_lines": lines}

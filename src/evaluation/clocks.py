@@ -19,11 +19,11 @@ from evaluation.models import Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One resume, in milliseconds."""
+    """One resume, in milliseconds; ``resident_ms`` is None where the state never is on the device as a whole."""
 
     ready_ms: float
     first_kernel_ms: float
-    resident_ms: float
+    resident_ms: float | None
     result_ms: float
 
 

@@ -9,7 +9,7 @@ import gc
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from evaluation.method import Method
 from evaluation.models import Subject, input_tokens
 from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
 from evaluation.study import Study, Workload
+
+_DEVIATION = 0.05  # of logits from the program's, for arithmetic in another order; other weights give more than 1
 
 Variants = Callable[[Workload], Sequence[type[Method]]]
 Record = dict[str, Any]
@@ -40,6 +42,7 @@ class Harness:
         self._layer = layer
         self.input_ids = input_tokens(subject, study, workload)
         self._reference, self._frontier = self._uninterrupted()
+        self._own_references: dict[type[Method], tuple[Logits, dict[str, torch.Tensor]]] = {}
         self._clocks = Clocks(subject, layer)
         self._floor_source = torch.empty(0, dtype=torch.uint8)
 
@@ -92,6 +95,8 @@ class Harness:
         finally:
             gc.enable()
         self._compare(method, logits)
+        if not method.becomes_resident:
+            reading = replace(reading, resident_ms=None)
         return {**paused, **asdict(reading), "floor_ms": floor_ms, "bit_exact": True, "paired": None}
 
     def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
@@ -106,14 +111,15 @@ class Harness:
 
     def validate(self, method: Method) -> None:
         """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
+        frontier = self._expected(method)[1]
         self._pause(method)
-        held = {name: torch.empty_like(tensor) for name, tensor in self._frontier.items()}
+        held = {name: torch.empty_like(tensor) for name, tensor in frontier.items()}
         synchronize(self._subject.device)
         self._think()
         method.resume()
         self._copy_aside(held, method.frontier())
         logits = method.finish()
-        for name, expected in self._frontier.items():
+        for name, expected in frontier.items():
             if not torch.equal(held[name], expected):
                 raise NotBitExact(f"{self._where(method)}: {name} was not on the device when ready was signalled")
         self._compare(method, logits)
@@ -165,16 +171,37 @@ class Harness:
         synchronize(device)
         return now_ms() - start
 
+    def _expected(self, method: Method) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """Logits and frontier of an uninterrupted run: the user's program, or the method's own if its bits differ."""
+        if not method.own_reference:
+            return self._reference, self._frontier
+        kind = type(method)
+        if kind not in self._own_references:
+            method.prepare()
+            frontier = {name: tensor.clone() for name, tensor in method.frontier().items()}
+            logits = method.finish()
+            deviation = _deviation(logits[0], self._reference[0])
+            if not deviation <= _DEVIATION:
+                raise NotBitExact(f"{self._where(method)}: it computes something else: {deviation:.2g} off the program")
+            self._own_references[kind] = logits, frontier
+        return self._own_references[kind]
+
     def _compare(self, method: Method, logits: Logits) -> None:
-        if len(logits) != len(self._reference):
-            raise NotBitExact(f"{self._where(method)}: {len(logits)} outputs instead of {len(self._reference)}")
-        for step, (found, expected) in enumerate(zip(logits, self._reference, strict=True)):
+        reference, _ = self._expected(method)
+        if len(logits) != len(reference):
+            raise NotBitExact(f"{self._where(method)}: {len(logits)} outputs instead of {len(reference)}")
+        for step, (found, expected) in enumerate(zip(logits, reference, strict=True)):
             if not torch.equal(found, expected):
                 what = "the prefill" if step == 0 else f"decode step {step}"
                 raise NotBitExact(f"{self._where(method)}: the logits of {what} differ from the uninterrupted run")
 
     def _where(self, method: Method) -> str:
         return f"{type(method).__name__} ({method.variant}), layer {self._layer}, workload {self._workload.name}"
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Euclidean distance over the norm of ``expected``."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def measure(
@@ -194,11 +221,17 @@ def measure(
     cells = []
     with torch.no_grad():
         for workload in study.workloads:
-            kinds, beside = variants(workload), partners(workload)
+            kinds, beside = [], partners(workload)
+            for kind in variants(workload):
+                if reason := kind.unsupported(subject.device):
+                    cells.append(_refused(workload, kind, "unsupported", reason))
+                else:
+                    kinds.append(kind)
             try:
                 cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
             except torch.OutOfMemoryError as error:
-                cells += [_refused(workload, kind, error) for kind in kinds]
+                message = str(error).splitlines()[0]
+                cells += [_refused(workload, kind, "out_of_memory", message) for kind in kinds]
     return cells
 
 
@@ -224,6 +257,8 @@ def _measure_workload(
         cells = [_cell(workload, method, partners, counts.validation_samples) for method in methods]
         for index in range(-counts.warmup_samples, counts.samples):
             for method in methods:
+                if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
+                    continue
                 taken = harness.paired_sample(method, partners, first=index % 2 == 0)
                 report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
                 if index >= 0:
@@ -258,14 +293,19 @@ def _cell(workload: Workload, method: Method, partners: Sequence[Method], valida
     }
 
 
-def _refused(workload: Workload, kind: type[Method], error: torch.OutOfMemoryError) -> Record:
-    """The cell of a variant for which the device had no room."""
+def _has_turn(index: int, wanted: int, rounds: int) -> bool:
+    """Whether one who takes ``wanted`` samples, spread over ``rounds``, takes one in round ``index``; all warm up."""
+    return index < 0 or (index + 1) * wanted // rounds > index * wanted // rounds
+
+
+def _refused(workload: Workload, kind: type[Method], outcome: str, message: str) -> Record:
+    """The cell of a variant for which the device had no room, or that cannot run at all."""
     return {
         "workload": workload.name,
         "variant": kind.variant,
         "headline": kind.headline,
-        "outcome": "out_of_memory",
-        "message": str(error).splitlines()[0],
+        "outcome": outcome,
+        "message": message,
         "frontier_bytes": 0,
         "state_bytes": 0,
         "recompute_flops": None,

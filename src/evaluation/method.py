@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -25,9 +26,11 @@ class Method(ABC):
     variant: str
     headline: bool
     frees_memory: bool = True
+    own_reference: bool = False  # whether its arithmetic has bits of its own: compared with its own run, unpaused
     keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
     counted_apart: bool = False  # whether another number of its sessions fits than of the headline variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
+    becomes_resident: bool = True  # whether all state ever is back on the device at one time
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
     floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
 
@@ -40,6 +43,11 @@ class Method(ABC):
         self.layer = layer
         self.input_ids = input_ids
         self.decode_steps = workload.decode_step + study.measurement.decode_steps if workload.kv_cache else 0
+
+    @classmethod
+    def unsupported(cls, device: torch.device) -> str:
+        """Why it cannot run on ``device``; empty if it can."""
+        return ""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -102,15 +110,19 @@ class ByHand(Method):
     def prepare(self) -> None:
         """Run the program up to the breakpoint."""
         model, workload = self.subject.model, self.workload
-        input_ids, cache = self.input_ids, None
+        input_ids, cache = self.input_ids, self.empty_cache()
         self._earlier: Logits = []  # logits of the passes before the one that stops
         if workload.decode_step:
-            output = model(input_ids, use_cache=True, logits_to_keep=1)
+            output = model(input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
             self._earlier = [output.logits, *decode(model, output.logits, cache, workload.decode_step - 1)]
             input_ids = self._earlier[-1].argmax(-1)
         self._pass_input = input_ids
         self.stopped = stop_at_layer(model, self.layer, input_ids, workload.kv_cache, cache)
+
+    def empty_cache(self) -> Any:
+        """The KV cache to begin with; None: what the model makes by itself."""
+        return None
 
     def edit(self, change: Change) -> None:
         """On the device's tensor, or on the copy that ``pause`` has put in its place."""

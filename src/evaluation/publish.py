@@ -71,12 +71,12 @@ def check_publishable(source: Path, run: Run) -> None:
 
 
 def _check_cells(path: Path, record: Json, study: Json) -> None:
-    wanted = study["measurement"]["samples"]
+    counts = study["measurement"]
     for workload in study["workloads"]:
         if not any(cell["workload"] == workload["name"] and cell["headline"] for cell in record["cells"]):
             raise RunError(f"{path}: no headline cell of workload {workload['name']}")
     for cell in record["cells"]:
-        taken = len(cell["samples"])
+        taken, wanted = len(cell["samples"]), counts["samples" if cell["headline"] else "other_samples"]
         if cell["outcome"] == "ok" and taken < wanted:
             where = f"workload {cell['workload']}, variant {cell['variant']}"
             raise RunError(f"{path}: {where}: {taken} samples of the {wanted} that the study asks for")

@@ -60,6 +60,7 @@ class Measurement:
     """How often and under which conditions samples are taken."""
 
     samples: int
+    other_samples: int
     warmup_samples: int
     validation_samples: int
     think_time_ms: float
@@ -265,6 +266,12 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         load_host_arena_gib = filled["djinn"]["host_arena_gib"]
         measurement.update(smaller)
         workloads = [{**workload, "tokens": tokens} for workload in workloads]
+    if measurement["other_samples"] > measurement["samples"]:
+        block = "functional" if device == "cpu" else "measurement"
+        raise ConfigError(
+            f"config: {block}.other_samples: {measurement['other_samples']} is more than {block}.samples, "
+            f"{measurement['samples']}"
+        )
     names = [workload["name"] for workload in workloads]
     if len(set(names)) < len(names):
         raise ConfigError(f"config: workloads: each name may stand once; there are {', '.join(names)}")

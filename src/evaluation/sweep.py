@@ -28,7 +28,7 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
     cells = []
     for size in study.sweep.sizes:
         workload = Workload(name=f"{size.batch}x{size.tokens}", batch=size.batch, tokens=size.tokens, kv_cache=False)
-        small = replace(study.measurement, samples=study.sweep.samples)
+        small = replace(study.measurement, samples=study.sweep.samples, other_samples=study.sweep.samples)
         for layer in study.sweep.layers:
             found = measure(
                 subject,

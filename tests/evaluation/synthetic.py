@@ -65,6 +65,7 @@ class Synthetic:
             ],
             "measurement": {
                 "samples": self.samples,
+                "other_samples": self.samples,
                 "warmup_samples": 3,
                 "validation_samples": 2,
                 "think_time_ms": 50,

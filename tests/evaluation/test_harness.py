@@ -11,11 +11,18 @@ import torch
 
 from djinn import transfer
 from djinn.transfer import TransferEngine
+from evaluation import fused_layers
 from evaluation.benchmark_djinn import Djinn, partners
-from evaluation.benchmark_manual_offload import OrderedOffload, PageableOffload, PinnedOffload, variants
-from evaluation.benchmark_recompute import KvOffload, Recompute
+from evaluation.benchmark_manual_offload import (
+    OffloadedCache,
+    OrderedOffload,
+    PageableOffload,
+    PinnedOffload,
+    variants,
+)
+from evaluation.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
 from evaluation.benchmark_vanilla import Vanilla
-from evaluation.harness import NotBitExact, measure
+from evaluation.harness import NotBitExact, _has_turn, measure
 from evaluation.job import check_record, run_job
 from evaluation.models import build
 from evaluation.study import resolve
@@ -54,7 +61,7 @@ def run(subject, study, kind, layer=3, partners=none):
     return measure(subject, study, layer, variants=lambda workload: [kind], partners=partners)
 
 
-KINDS = [Vanilla, Recompute, KvOffload, PinnedOffload, PageableOffload, OrderedOffload, Djinn]
+KINDS = [Vanilla, Recompute, CompiledRecompute, KvOffload, PinnedOffload, PageableOffload, OrderedOffload, Djinn]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +77,7 @@ def test_every_method_is_bit_exact_at_every_depth(subject, study, kind, layer):
             assert sample["bit_exact"] is True
             assert 0 < sample["ready_ms"] <= sample["first_kernel_ms"] <= sample["result_ms"]
             assert sample["ready_ms"] <= sample["resident_ms"]
-            assert (sample["floor_ms"] is None) == (kind in (Vanilla, Recompute))
+            assert (sample["floor_ms"] is None) == (kind in (Vanilla, Recompute, CompiledRecompute))
             assert (sample["overwritten_bytes"] == 0) == (kind is Vanilla)
 
 
@@ -99,6 +106,124 @@ def test_djinn_is_paired_in_alternating_order(subject, study):
     for cell in (session, decode):
         assert [set(sample["paired"]) for sample in cell["samples"]] == [{"pinned_identical", "pinned_ordered"}] * 2
     assert [sample["paired"]["pinned_identical"]["djinn_first"] for sample in session["samples"]] == [True, False]
+
+
+def test_variants_that_lead_nothing_take_fewer_samples(subject, study):
+    """They are spread over the job, and are warmed up like the others."""
+    counts = dataclasses.replace(study.measurement, samples=5, other_samples=2)
+    study = dataclasses.replace(study, measurement=counts, workloads=study.workloads[:1])
+    cells = measure(subject, study, 3, variants=variants, partners=none)
+    assert {cell["variant"]: len(cell["samples"]) for cell in cells} == {"pinned": 5, "pageable": 2}
+    assert [index for index in range(30) if _has_turn(index, 12, 30)] == [2, 4, 7, 9, 12, 14, 17, 19, 22, 24, 27, 29]
+
+
+def test_a_variant_that_cannot_run_says_why(subject, study):
+    """The others of its method are measured."""
+    study = dataclasses.replace(study, workloads=study.workloads[1:2])
+    cells = {cell["variant"]: cell for cell in measure(subject, study, 3, variants=variants, partners=none)}
+    assert cells["offloaded_cache"]["outcome"] == "unsupported"
+    assert cells["offloaded_cache"]["message"] == "the offloaded cache of transformers needs a GPU"
+    assert cells["offloaded_cache"]["samples"] == []
+    assert cells["pinned"]["outcome"] == "ok"
+
+
+class NoStream:
+    """In place of a CUDA stream where there is none."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        return None
+
+    def wait_stream(self, stream):
+        return None
+
+
+def test_the_offloaded_cache_is_bit_exact(subject, study, monkeypatch):
+    """Its state never is on the device as a whole, so the clock resident has no value."""
+    monkeypatch.setattr(torch, "Stream", NoStream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: NoStream())
+    monkeypatch.setattr(OffloadedCache, "unsupported", classmethod(lambda kind, device: ""))
+    study = dataclasses.replace(study, workloads=study.workloads[1:])
+    for cell in run(subject, study, OffloadedCache):
+        assert [sample["resident_ms"] for sample in cell["samples"]] == [None, None]
+        assert all(sample["host_bytes_paused"] > 0 for sample in cell["samples"])
+
+
+class OtherArithmetic(CompiledRecompute):
+    """Bits of its own, as compiled layers have them on a GPU; ``factor`` scales what the layers return."""
+
+    factor = 1 + 2**-7
+
+    def prepare(self):
+        super().prepare()
+        self.stopped.hidden_states = self.stopped.hidden_states * self.factor
+
+
+def test_arithmetic_of_its_own_is_compared_with_its_own_run(subject, study):
+    """Rounded otherwise it still is bit-exact; what restores too little or computes something else is not."""
+    for cell in run(subject, study, OtherArithmetic):
+        assert all(sample["bit_exact"] for sample in cell["samples"])
+
+
+class Something(OtherArithmetic):
+    """Mutant: another function than the program's."""
+
+    factor = torch.linspace(-1, 1, 64, dtype=torch.bfloat16)
+
+
+class Forgetful(OtherArithmetic):
+    """Mutant: of its arithmetic something is lost in a resume."""
+
+    def resume(self):
+        super().resume()
+        self.stopped.hidden_states = self.stopped.hidden_states / self.factor
+
+
+@pytest.mark.parametrize(
+    ("mutant", "message"), [(Something, "it computes something else"), (Forgetful, "not on the device")]
+)
+def test_mutants_with_arithmetic_of_their_own_are_caught(subject, study, mutant, message):
+    """Neither is hidden by the comparison with its own run."""
+    with pytest.raises(NotBitExact, match=message):
+        run(subject, study, mutant)
+
+
+def test_fused_layers_come_off(subject, study):
+    """The model's layers are its own again, after an error too."""
+
+    def fail():
+        with fused_layers.fused(subject):
+            assert all("forward" in vars(layer) for layer in subject.layers)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert all("forward" not in vars(layer) for layer in subject.layers)
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    """On a GPU machine without one the variant is unsupported, and says what is missing."""
+    monkeypatch.setattr(fused_layers.shutil, "which", lambda name: None)
+    assert "C compiler" in CompiledRecompute.unsupported(torch.device("cuda"))
+    monkeypatch.setattr(fused_layers.shutil, "which", lambda name: "/usr/bin/gcc")
+    monkeypatch.setattr(fused_layers.sysconfig, "get_path", lambda name: "/nowhere")
+    assert "Python.h" in CompiledRecompute.unsupported(torch.device("cuda"))
+
+
+@pytest.mark.gpu
+def test_variants_for_the_gpu_alone():
+    """Compiled layers and the offloaded cache, on the device that they are for."""
+    study = resolve({**CONFIG, "device": "cuda", "model": {"name": "llama-2-tiny"}, "layers": [1, 40]})
+    counts = dataclasses.replace(study.measurement, samples=2, other_samples=2, think_time_ms=1)
+    study = dataclasses.replace(study, measurement=counts)
+    subject = build(study)
+    for kind in (CompiledRecompute, OffloadedCache):
+        workloads = tuple(one for one in study.workloads if one.kv_cache or kind is CompiledRecompute)
+        for layer in (1, 40):
+            cells = run(subject, dataclasses.replace(study, workloads=workloads), kind, layer)
+            assert [cell["outcome"] for cell in cells] == ["ok"] * len(workloads)
 
 
 class NothingBack(PinnedOffload):
@@ -158,7 +283,7 @@ def copy_nothing(entries):
     return None
 
 
-def skip_history(engine, state, ahead):
+def skip_history(engine, state, batches, error=None):
     for batch in state.history:
         state.submitted(batch)
     state.finish()
@@ -172,7 +297,7 @@ def signal_early(engine, state, *, busy):
     state.land()
     engine._behind.put(lambda: time.sleep(0.05))
     engine._behind.put(lambda: [transfer._copy_in(batch.entries) for batch in state.frontier])
-    engine._behind.put(lambda: engine._bring_back(state, 0))
+    engine._behind.put(lambda: engine._bring_back(state, state.history))
     state.go()
     state.wake()
 
@@ -208,7 +333,9 @@ def test_job_writes_a_valid_record(monkeypatch, tmp_path, study):
     check_record(record)
     assert (record["method"], record["layer"], record["round"]) == ("manual_offload", 3, 1)
     assert record["study"] == json.loads(json.dumps(study.to_json()))
-    assert {cell["variant"] for cell in record["cells"]} == {"pinned", "pageable", "pinned_ordered"}
+    assert {cell["variant"] for cell in record["cells"]} == {
+        variant.variant for variant in variants(study.workloads[1])
+    }
 
 
 def test_corrupted_resume_fails_the_job(monkeypatch, tmp_path, study, capsys):

@@ -57,6 +57,10 @@ FAULTS = {
         {"functional": {"tokens": 5000}},
         "config: workloads: activation: 5000 tokens; llama-2-tiny takes fewer",
     ),
+    "samples": (
+        {"functional": {"samples": 3, "other_samples": 4}},
+        "config: functional.other_samples: 4 is more than functional.samples, 3",
+    ),
     "checkpoint": ({"model": {"path": "nowhere"}}, "config: model.path: nowhere is no checkpoint folder"),
 }
 
