@@ -15,6 +15,7 @@ RANK = {
     "host_memory": 1,
     "policy": 1,
     "state": 1,
+    "streams": 1,
     "ownership": 2,
     "state_view": 2,
     "discovery": 3,

@@ -7,9 +7,9 @@ need.
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
 and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
 states are under way before anything else is done; and in their time of flight the calling thread submits the first of
-the history and wakes the other threads, which hold, out of its way, until RESUME returns: on an
-H100 a program that went on at once had its first kernel done 4 % sooner, and RESUME returned 55 % later, for it had to
-wait for the interpreter. On the CPU device the same code runs with copies that end when they return.
+the history and wakes the other threads, which hold, out of its way, until RESUME returns: on an H100 a program that
+went on at once had its first kernel done 4 % sooner, and RESUME returned 55 % later, for it had to wait for the
+interpreter. On the CPU device the same code runs with copies that end when they return.
 
 To allocate the storages of a deep session takes longer than the frontier's flight. So RESUME allocates the first of the
 history only, if there is room for the rest beyond doubt, and that is left to the program's own thread, before it goes
@@ -27,6 +27,7 @@ import torch
 from djinn.core import DeviceMemoryFull
 from djinn.host_memory import HostArena
 from djinn.state import StateStorage
+from djinn.streams import On, follow
 from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
 
 # Batches of the history, at most, that are submitted while the frontier is in flight, and one even if it has landed by
@@ -36,35 +37,6 @@ _AHEAD = 4
 # From how many more batches on RESUME asks the device whether it has room instead of allocating them: to ask takes
 # 0.2 ms on an H100, which the frontier's flight covers, as it does the allocation of fewer.
 _ASK_FROM = 24
-
-
-class _On:
-    """Makes ``stream`` the current one: ``torch.cuda.stream`` for less, and for nothing where it already is."""
-
-    __slots__ = ("_before", "_stream")
-
-    def __init__(self, stream: torch.cuda.Stream | None) -> None:
-        self._stream = stream
-        self._before: list[tuple[int, int, int]] = []
-
-    def __enter__(self) -> None:
-        stream = self._stream
-        if stream is not None:
-            device = torch._C._cuda_getDevice()
-            before = torch._C._cuda_getCurrentStream(device)
-            if before[0] != stream.stream_id or device != stream.device_index:
-                self._before = [torch._C._cuda_getCurrentStream(stream.device_index), before]
-                torch._C._cuda_setStream(stream.stream_id, stream.device_index, stream.device_type)
-
-    def __exit__(self, *exc_info: object) -> None:
-        for stream in self._before:
-            torch._C._cuda_setStream(*stream)
-
-
-def _follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
-    """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
-    if stream is not None and leader is not None and not leader.query():
-        stream.wait_stream(leader)
 
 
 def _allocate(batches: Iterable[Batch]) -> None:
@@ -120,10 +92,10 @@ class TransferEngine:
             undo.callback(self._arena.release, extents)
             if self._out is not None:
                 undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
-            _follow(self._out, compute)
+            follow(self._out, compute)
             if compute is not None:
-                _follow(self._out, torch.cuda.current_stream(self.device))  # where the caller may have edited
-            with _On(self._out):
+                follow(self._out, torch.cuda.current_stream(self.device))  # where the caller may have edited
+            with On(self._out):
                 for item, extent in zip(items, extents, strict=True):
                     host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
                     host.copy_(device, non_blocking=True)
@@ -160,7 +132,7 @@ class TransferEngine:
         try:
             # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
             # recycled block must wait for the work that is queued there, and that must not be the program's own.
-            with _On(compute):
+            with On(compute):
                 if beside:
                     self._copy_beside(state.frontier, compute)
                 else:
@@ -181,7 +153,7 @@ class TransferEngine:
             ready = stream.record_event()
             self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
             if beside:
-                _follow(self._in_behind, compute)
+                follow(self._in_behind, compute)
             ahead = self._submit(state, first, until=ready)
         behind = state.history[ahead:]
         state.depart(ready, beside=beside, allocate=functools.partial(self._allocate_rest, state, rest, behind))
@@ -219,13 +191,13 @@ class TransferEngine:
                 error = DeviceMemoryFull(f"the device has no room for {nbytes} bytes of session state")
                 self._behind.put(functools.partial(self._bring_back, state, [], error))
             return last
-        _follow(self._in_behind, state.compute)  # somebody else may have computed since RESUME
+        follow(self._in_behind, state.compute)  # somebody else may have computed since RESUME
         self._behind.put(functools.partial(self._bring_back, state, behind))
         return True
 
     def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> bool:
         try:
-            with _On(stream):
+            with On(stream):
                 _allocate(batches)
         except torch.OutOfMemoryError:
             for batch in batches:
@@ -235,15 +207,15 @@ class TransferEngine:
 
     def _copy_beside(self, batches: Iterable[Batch], compute: torch.cuda.Stream | None) -> None:
         _allocate(batches)
-        _follow(self._in, compute)
-        with _On(self._in):
+        follow(self._in, compute)
+        with On(self._in):
             for batch in batches:
                 _copy_in(batch.entries)
 
     def _submit(self, state: SwappedState, batches: Sequence[Batch], *, until: torch.cuda.Event | None = None) -> int:
         """Submit the copies of ``batches``, of more than one only while ``until`` has not come; how many it were."""
         count = 0
-        with _On(self._in_behind):
+        with On(self._in_behind):
             for batch in batches:
                 if count and until is not None and until.query():
                     break

@@ -546,7 +546,7 @@ def test_a_copy_that_fails_gives_the_host_memory_back(runtime, llama, input_ids,
     def refuse(stream):
         raise RuntimeError("the copy failed")
 
-    monkeypatch.setattr(transfer, "_On", refuse)
+    monkeypatch.setattr(transfer, "On", refuse)
     with pytest.raises(RuntimeError, match="the copy failed"):
         session.io_wait()
     monkeypatch.undo()
