@@ -21,6 +21,7 @@ RANK = {
     "discovery": 3,
     "swapped": 3,
     "transfer": 4,
+    "placement": 5,
     "program": 5,
     "session": 6,
     "runtime": 7,

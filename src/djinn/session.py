@@ -15,7 +15,6 @@ import torch
 
 from djinn.caller import Turn
 from djinn.core import (
-    DeviceMemoryFull,
     DjinnError,
     HostMemoryFull,
     IllegalMove,
@@ -25,11 +24,12 @@ from djinn.core import (
 )
 from djinn.discovery import Discovery
 from djinn.forward import Watches
+from djinn.placement import Placement
 from djinn.policy import Idle
 from djinn.program import Program
 from djinn.state import SessionState, StateStorage
 from djinn.state_view import StateView
-from djinn.swapped import SwappedState, raw_bytes
+from djinn.swapped import raw_bytes
 from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
@@ -58,23 +58,20 @@ class Session:
         self.layer: int | None = None  # after which it is parked
         self._depth = depth
         self._watches = watches
-        self._engine = engine
+        self._device = engine.device
         self._discovery = discovery
         self._turn = turn
-        self._make_room = make_room
         self._keep_budget = keep_budget
         self._process = os.getpid()
         self._phase = Phase.CREATED
         self._since = time.monotonic()
         self._changed = threading.Condition()
         self._signals = threading.RLock()  # one signal at a time
-        self._resuming = False
         self._breakpoint: tuple[int | None, int] = (None, 1)  # layer and visit, until the program is there to be told
         self._program: Program | None = None
         self._value: Any = None
         self._error: BaseException | None = None
-        self._state: SessionState | None = None  # while parked
-        self._swapped: SwappedState | None = None  # what is in host memory; after RESUME, on its way back
+        self._placement = Placement(engine, make_room)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -118,7 +115,7 @@ class Session:
             self._program = Program(
                 (program, args, kwargs),
                 name=f"djinn-{self.number}",
-                device=self._engine.device,
+                device=self._device,
                 watches=self._watches,
                 discovery=self._discovery,
                 turn=self._turn,
@@ -164,18 +161,16 @@ class Session:
 
             def bytes_of(item: StateStorage) -> torch.Tensor:
                 with self._signal():
-                    if self._state is not state:
+                    if self._placement.state is not state:
                         raise IllegalMove("this view of the state is void: the session has gone on")
                     return self._bytes_of(item)
 
             return StateView(state.storages, breakpoint=self.layer, bytes_of=bytes_of)
 
     def _bytes_of(self, item: StateStorage) -> torch.Tensor:
-        if self._phase is Phase.PAUSED:
-            return raw_bytes(item.storage)
-        self._swap_out()  # during IO_WAIT state may leave the device at any time: a tensor of it must be the host's
-        assert self._swapped is not None
-        return next(entry.host for entry in self._swapped.entries if entry.item is item)
+        if self._phase is Phase.IO_WAIT:
+            self._swap_out()  # state may leave the device at any time: a tensor of it must be the host's
+        return self._placement.bytes_of(item)
 
     @property
     def frontier(self) -> dict[str, Callable[[], torch.Tensor]]:
@@ -193,19 +188,17 @@ class Session:
     @property
     def storage_sizes(self) -> list[int]:
         """Bytes of each storage of the parked session, in the order of need; their sum is the session state."""
-        return [item.nbytes for item in self._state.storages] if self._state is not None else []
+        return self._placement.sizes
 
     @property
     def host_bytes(self) -> int:
         """Bytes of its state in host memory."""
-        swapped = self._swapped
-        return swapped.nbytes if swapped is not None else 0
+        return self._placement.host_bytes
 
     @property
     def device_bytes(self) -> int:
         """Bytes of its state on the device, while parked."""
-        state = self._state
-        return sum(item.storage.nbytes() for item in state.storages) if state is not None else 0
+        return self._placement.device_bytes
 
     def io_wait(self, *, force: bool = True) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
@@ -235,30 +228,19 @@ class Session:
         self._check_process()
         with self._signals:
             self._check_parked("RESUME is possible")
-            if self._swapped is not None:
-                self._restore(self._swapped)
+            swapped = self._placement.swapped
+            if swapped is not None:
+                self._placement.swap_in(swapped, busy=self._turn.taken)
                 return
             if self._its.stream is not None:
                 self._its.stream.synchronize()
-                torch.cuda.current_stream(self._engine.device).synchronize()  # where the caller may have edited
+                torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
             self._go()
             self._its.wake()
 
-    def _restore(self, swapped: SwappedState) -> None:
-        self._resuming = True  # what it still has on the device is not to leave now
-        try:
-            while True:
-                try:
-                    return self._engine.swap_in(swapped, busy=self._turn.taken)
-                except DeviceMemoryFull:
-                    if not self._make_room(swapped.nbytes):
-                        raise
-        finally:
-            self._resuming = False
-
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
-        swapped = self._swapped
+        swapped = self._placement.swapped
         return swapped is None or swapped.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -303,19 +285,17 @@ class Session:
             self._abandon()
             if self._program is not None and not self._program.join(timeout):
                 raise TimeoutError(f"the program has not come to its next layer after {timeout} seconds")
-            if self._swapped is not None:
-                self._swapped.wait_settled()
-            self._state = self._swapped = self._program = self._value = self._error = None
+            self._placement.clear()
+            self._program = self._value = self._error = None
             self._move(Phase.CLOSED)
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
     def idle(self) -> Idle | None:
         """Its state on the device, if that may leave."""
-        state = self._state
-        if self._phase is not Phase.IO_WAIT or state is None or self._resuming:
+        if self._phase is not Phase.IO_WAIT:
             return None
-        sizes = tuple(item.nbytes for item in self._on_device(state))
+        sizes = tuple(item.nbytes for item in self._placement.may_leave)
         return Idle(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
 
     def evict(self, keep: int) -> int:
@@ -350,46 +330,29 @@ class Session:
             )
 
     def _check_parked(self, what: str) -> SessionState:
-        if self._phase not in _PARKED or self._state is None:
+        state = self._placement.state
+        if self._phase not in _PARKED or state is None:
             missed = ""
             if self._phase is Phase.FINISHED and self._its.missed_breakpoint is not None:
                 missed = f": it never came to its breakpoint, layer {self._its.missed_breakpoint}"
             raise IllegalMove(
                 f"{what} while a session is parked; this one is {self._phase.value}{missed}"
             ) from self._error
-        return self._state
-
-    def _on_device(self, state: SessionState) -> list[StateStorage]:
-        swapped = {id(entry.item) for entry in self._swapped.entries} if self._swapped is not None else ()
-        return [item for item in state.storages if id(item) not in swapped]
+        return state
 
     def _swap_out(self, keep: int = 0) -> None:
-        assert self._state is not None
-        leaving = self._on_device(self._state)[keep:]
-        if leaving:
-            earlier = self._swapped.entries if self._swapped is not None else ()
-            self._swapped = self._engine.swap_out(
-                leaving,
-                earlier=earlier,
-                compute=self._its.stream,
-                go=self._go,
-                wake=self._its.wake,
-                make_room=self._make_room,
-            )
+        self._placement.swap_out(keep, compute=self._its.stream, go=self._go, wake=self._its.wake)
 
     def _go(self) -> None:
-        self._its.go(self._swapped)
-        self._state = None
+        self._its.go(self._placement.swapped)
+        self._placement.state = None
         self._move(Phase.RUNNING)
 
     def _abandon(self) -> None:
         if self._program is not None:
             self._program.abandon()
         if self._phase in _PARKED:
-            if self._swapped is not None:
-                self._engine.release(self._swapped.entries)
-                self._swapped.settle()
-            self._swapped = None
+            self._placement.drop()
             self._go()
             self._its.wake()
 
@@ -401,8 +364,7 @@ class Session:
 
     def _parked(self, layer: int, state: SessionState) -> None:
         self.layer = layer
-        self._state = state
-        self._swapped = None
+        self._placement.park(state)
         self._move(Phase.PAUSED)
 
     def _ended(self, value: Any, error: BaseException | None) -> None:
