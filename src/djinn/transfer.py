@@ -34,8 +34,8 @@ from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
 # then: they keep the link busy until the rest is allocated and the engine's thread has come awake.
 _AHEAD = 4
 
-# From how many more batches on RESUME asks the device whether it has room instead of allocating them: to ask takes
-# 0.2 ms on an H100, which the frontier's flight covers, as it does the allocation of fewer.
+# From how many more batches on RESUME asks whether there is room instead of allocating them: with the driver's answer
+# that takes 0.2 ms on an H100, which the frontier's flight covers, as it does the allocation of fewer.
 _ASK_FROM = 24
 
 
@@ -168,13 +168,16 @@ class TransferEngine:
             state.land()
 
     def _has_room(self, batches: Sequence[Batch]) -> bool:
-        """Whether the device has room for ``batches`` beyond doubt: for twice as much, as free pieces may not fit."""
+        """Whether the device surely has room for ``batches``: in torch's cache, or twice of it with what is free.
+
+        After a swap-out the cache holds the very blocks, and then the driver, who is slow to answer, is not asked.
+        """
         if self.device.type == "cpu":
             return True
-        free, _ = torch.cuda.mem_get_info(self.device)
+        wanted = sum(batch.nbytes for batch in batches)
         held = torch._C._cuda_memoryStats(self.device.index)  # torch.cuda.memory_stats would sort and flatten it
         cached = held["reserved_bytes"]["all"]["current"] - held["allocated_bytes"]["all"]["current"]
-        return bool(free + cached >= 2 * sum(batch.nbytes for batch in batches))
+        return bool(cached >= wanted or cached + torch.cuda.mem_get_info(self.device)[0] >= 2 * wanted)
 
     def _allocate_rest(self, state: SwappedState, rest: Sequence[Batch], behind: Sequence[Batch], last: bool) -> bool:
         """On the program's thread: allocate ``rest`` and have the engine bring what is ``behind``; False without room.
