@@ -40,7 +40,7 @@ def paper_outputs(run):
     names = [
         *drawn_workloads(run),
         *(["memory_wall"] if has_memory_wall(run) else []),
-        *(kind for kind in ("load",) if has_figure(run, kind)),
+        *(kind for kind in ("load", "sweep") if has_figure(run, kind)),
     ]
     figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     return [
@@ -100,7 +100,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 "python3 -m evaluation.paper_wall --run {params.folder}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
-    for kind in ("load",):
+    for kind in ("load", "sweep"):
         if has_figure(run, kind):
 
             rule:
@@ -162,6 +162,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             f"{run_directory(run)}/study.json",
             summary="results/summary.csv",
             load="results/load.csv",
+            sweep="results/sweep.csv",
             machine=f"{run_directory(run)}/machine.json",
         output:
             tex=f"{paper_directory(run)}/numbers.tex",
@@ -174,4 +175,4 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             run=run,
         shell:
             "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
-            " --load {input.load} --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
+            " --load {input.load} --sweep {input.sweep} --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"

@@ -228,6 +228,25 @@ def _meeting(line: Sequence[tuple[int, float]], level: Sequence[tuple[int, float
     return (mean(ms for _, ms in level) - fit.intercept) / fit.slope if fit.slope else None
 
 
+def orders(rows: Sequence[Crossing]) -> str:
+    """Who wins at which size, in words: rows of one layer, all with numbers, as ``pinned < recompute at 128 tokens``.
+
+    ``<`` is quicker, ``~`` as quick: the intervals of the two medians overlap. Sizes of the same order come together.
+    """
+    sizes: dict[str, list[str]] = {}
+    for batch, tokens in sorted({(row.batch, row.tokens) for row in rows}, key=lambda size: (size[0] * size[1], size)):
+        mine = [row for row in rows if (row.batch, row.tokens) == (batch, tokens)]
+        mine.sort(key=lambda row: row.ready_ms or 0)
+        names = [row.method if row.method == "recompute" else row.variant for row in mine]
+        order = names[0]
+        for before, row, name in zip(mine, mine[1:], names[1:], strict=False):
+            order += f" {'<' if (before.ci_high or 0) < (row.ci_low or 0) else '~'} {name}"
+        sizes.setdefault(order, []).append(str(tokens) if batch == 1 else f"{batch} x {tokens}")
+    if len(sizes) == 1:
+        return f"{next(iter(sizes))} at every size"
+    return "; ".join(f"{order} at {' and '.join(which)} tokens" for order, which in sizes.items())
+
+
 def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
     for run in sorted(runs, key=lambda run: run.name):
         for method in run.study["methods"]:

@@ -102,6 +102,11 @@ STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
         {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
     ),
 }
+# Manual offload into pageable memory: of the size sweep, not of Plot 1, whose lines are those of STYLES.
+PAGEABLE: tuple[str, dict[str, Any]] = (
+    "Manual, pageable",
+    {"color": "#2A7AB5", "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
+)
 # For methods that the paper does not know, in turn.
 _OTHERS: list[dict[str, Any]] = [
     {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},

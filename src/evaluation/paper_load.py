@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from evaluation.atomic import write_bytes
 from evaluation.outcomes import Resumes, by_paused, growth, read_rows
@@ -52,7 +52,7 @@ def draw(rows: Sequence[Resumes]) -> Figure:
 
 def _panel(axes: Axes, rows: Sequence[Resumes], height: float) -> None:
     paused = [row.paused for row in rows]
-    lines = {"median": ("Median", _DJINN), **{column: (label, style) for column, label, style in _TAILS}}
+    lines = {"median": ("Djinn, median", _DJINN), **{column: (label, style) for column, label, style in _TAILS}}
     values = {column: [float(getattr(row, column)) for row in rows] for column in (*lines, "ci_low", "ci_high")}
     for column, (_, style) in lines.items():
         # A single number of sessions has no line to show; its percentiles are drawn as bars.
@@ -73,9 +73,8 @@ def _panel(axes: Axes, rows: Sequence[Resumes], height: float) -> None:
     )
     axes.set_xscale("log", base=2)
     axes.set_xlim(paused[0] / 1.25, paused[-1] * 1.25)
-    axes.xaxis.set_major_locator(FixedLocator(paused))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(paused, [str(count) for count in paused])
+    axes.xaxis.set_minor_locator(NullLocator())
     top = 1.06 * max([*values["p99"], *values["ci_high"]])
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4 if height > 0.3 else 2, steps=[1, 2, 2.5, 5, 10]))

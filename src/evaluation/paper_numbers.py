@@ -13,6 +13,10 @@ PNinetyNine appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour.
 \DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median, the figure that decides
 whether it is flat, and \DjinnLoadReadyMedianRatio the median over the median.
 
+Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
+ManualOffloadPinned and ManualOffloadPageable too; \SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight, the
+depth from which recompute takes longer; and of all sizes in words \SweepOrderLayerTen, the quickest first.
+
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.
 """
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.atomic import write_json, write_text
-from evaluation.outcomes import Resumes, by_paused, growth, read_rows
+from evaluation.outcomes import Crossing, Resumes, by_paused, growth, orders, read_rows
 from evaluation.paper import Findings, latex, parser, read_machine, significant
 from evaluation.runs import Json, RunError, read_json
 from evaluation.statistics import linear_fit
@@ -50,7 +54,13 @@ class Number:
     source: list[Json]
 
 
-def numbers(findings: Findings, machine: Json, study: Json, load: Sequence[Resumes] = ()) -> list[Number]:
+def numbers(
+    findings: Findings,
+    machine: Json,
+    study: Json,
+    load: Sequence[Resumes] = (),
+    sweep: Sequence[Crossing] = (),
+) -> list[Number]:
     """All numbers of a run; raises SummaryError for a missing value and for two numbers of one name."""
     found = [*_of_run(findings, machine, study)]
     for workload in findings.workloads:
@@ -60,7 +70,7 @@ def numbers(findings: Findings, machine: Json, study: Json, load: Sequence[Resum
         for metric, quantity in _PAIRED.items():
             found += _of_series(findings, workload, "djinn", metric, quantity, with_interval=True)
         found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
-    found += _of_load(load)
+    found += [*_of_load(load), *_of_sweep(sweep)]
     names = [number.name for number in found]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise SummaryError(f"two numbers of one name: {', '.join(sorted(repeated))}")
@@ -212,6 +222,32 @@ def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
                 yield Number(name=name, value=ratio, text=significant(ratio), unit="ratio", source=source)
 
 
+def _of_sweep(sweep: Sequence[Crossing]) -> Iterator[Number]:
+    for row in sweep:
+        size = f"Batch{in_words(row.batch)}Tokens{in_words(row.tokens)}"
+        if row.ready_ms is not None:
+            variant = "" if row.method == "recompute" else camel(row.variant)
+            name = f"{camel(row.method)}{variant}SweepReadyMs{size}Layer{in_words(row.layer)}"
+            text, source = significant(row.ready_ms), [_swept(row, "ready_ms")]
+            yield Number(name=name, value=row.ready_ms, text=text, unit="ms", source=source)
+        # It stands in the row of each layer, and is of the size and the variant.
+        if row.crossover_layer is not None and row.layer == min(other.layer for other in sweep):
+            name, source = f"Sweep{camel(row.variant)}CrossoverLayer{size}", [_swept(row, "crossover_layer")]
+            text = significant(row.crossover_layer)
+            yield Number(name=name, value=row.crossover_layer, text=text, unit="layer", source=source)
+    for layer in sorted({row.layer for row in sweep}):
+        rows = [row for row in sweep if row.layer == layer and row.ready_ms is not None]
+        if rows:
+            value, source = orders(rows), [_swept(row, "ready_ms") for row in rows]
+            text = latex(value).replace(latex("<"), "$<$").replace(latex("~"), r"$\approx$")
+            yield Number(name=f"SweepOrderLayer{in_words(layer)}", value=value, text=text, unit="", source=source)
+
+
+def _swept(row: Crossing, column: str) -> Json:
+    keys = {key: getattr(row, key) for key in ("run", "batch", "tokens", "method", "variant", "layer")}
+    return {"file": "sweep.csv", **keys, "column": column}
+
+
 def _loaded(row: Resumes, column: str) -> Json:
     keys = {key: getattr(row, key) for key in ("run", "sessions", "paused", "metric")}
     return {"file": "load.csv", **keys, "column": column}
@@ -269,7 +305,8 @@ def main() -> int:
         required=True,
         help="the machine.json of the run; study.json is read from beside it",
     )
-    arguments.add_argument("--load", type=Path, help="default: load.csv in the summary's folder")
+    for name in ("load", "sweep"):
+        arguments.add_argument(f"--{name}", type=Path, help=f"default: {name}.csv in the summary's folder")
     arguments.add_argument("--out-tex", type=Path, required=True)
     arguments.add_argument("--out-json", type=Path, required=True)
     given = arguments.parse_args()
@@ -280,7 +317,8 @@ def main() -> int:
         if not isinstance(study, dict):
             raise RunError(f"{study_path}: not a JSON object")
         load = read_rows(given.load or given.summary.with_name("load.csv"), Resumes, given.run)
-        found = numbers(Findings.read(given.summary, given.run), machine, study, load)
+        sweep = read_rows(given.sweep or given.summary.with_name("sweep.csv"), Crossing, given.run)
+        found = numbers(Findings.read(given.summary, given.run), machine, study, load, sweep)
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,15 +1,13 @@
 """The figure of resumes under load shows what the table holds, with any number of points, and is readable."""
 
-import re
 import sys
-import zlib
-from itertools import combinations
 
 import pytest
 
 from evaluation.outcomes import by_paused
 from evaluation.paper_figure import printed, private_style
 from evaluation.paper_load import draw, main
+from tests.evaluation.layout import flaws, pdf_text, width_pt
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic
 from tests.evaluation.test_load import add, cell, rows_of
@@ -72,36 +70,7 @@ def test_nothing_overlaps_or_leaves_the_figure(shape):
     """Names, ticks, titles and the sentence; and the sentence is clear of the lines."""
     results, _ = shape
     with private_style():
-        figure = draw(rows_of(results))
-        figure.draw_without_rendering()
-        texts, crossed = [], []
-        for axes in figure.axes:
-            low, high = axes.get_ylim()
-            ticks = [label for label in axes.get_yticklabels() if low <= label.get_position()[1] <= high]
-            ticks += axes.get_xticklabels()
-            texts += [t for t in (*axes.texts, *ticks, axes.xaxis.label, axes.yaxis.label) if t.get_text()]
-            lines = [line for line in axes.lines if line.get_transform() == axes.transData]
-            crossed += [
-                text.get_text()
-                for text in axes.texts
-                for line in lines
-                if line.get_path().transformed(axes.transData).intersects_bbox(text.get_window_extent(), filled=False)
-            ]
-        boxes = {id(text): text.get_window_extent() for text in texts if text.get_visible()}
-    page = figure.bbox
-    names = {id(text): text.get_text() for text in texts}
-    assert not [
-        (names[key], box)
-        for key, box in boxes.items()
-        if box.x0 < 0 or box.y0 < 0 or box.x1 > page.x1 or box.y1 > page.y1
-    ]
-    touching = [
-        (names[one], names[other])
-        for (one, a), (other, b) in combinations(boxes.items(), 2)
-        if a.x0 < b.x1 and b.x0 < a.x1 and a.y0 + 0.5 < b.y1 and b.y0 + 0.5 < a.y1
-    ]
-    assert not touching
-    assert not crossed
+        assert not flaws(draw(rows_of(results)))
 
 
 def test_it_says_what_decides(results):
@@ -125,12 +94,9 @@ def test_the_command_writes_a_column_with_embedded_fonts_twice_the_same(results,
     assert pdf == (tmp_path / "second.pdf").read_bytes()
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     assert (pdf, (tmp_path / "first.png").read_bytes()) == printed(lambda: draw(rows_of(results)))
-    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
-    text = pdf + b"".join(zlib.decompress(data) for data in streams if data[:1] == b"x")
-    assert b"/Type3" not in text
-    assert b"/FontFile2" in text
-    width = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", text)[1]
-    assert float(width) == pytest.approx(3.335 * 72, abs=0.01)
+    assert b"/Type3" not in pdf_text(pdf)
+    assert b"/FontFile2" in pdf_text(pdf)
+    assert width_pt(pdf) == pytest.approx(3.335 * 72, abs=0.01)
 
 
 def test_what_cannot_be_drawn_is_refused(results, tmp_path, monkeypatch, capsys):
