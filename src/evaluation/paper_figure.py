@@ -193,7 +193,7 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     _scale(axes, lines, room=3.2 if far else 1.6)
     _label(axes, lines)
     for line in far:
-        text = f"$\\downarrow$ {line.label.lower()}: {significant(max(line.medians), 1)} ms"
+        text = f"\N{DOWNWARDS ARROW} {line.label.lower()}: {significant(max(line.medians), 1)} ms"
         axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
     if functional:
         axes.text(

@@ -107,11 +107,13 @@ def _say(axes: Axes, rows: Sequence[Resumes]) -> None:
     ratio = growth(rows, "p95")
     if ratio is not None:
         below = min(row.median or 0 for row in rows) > 0.35 * axes.get_ylim()[1]
+        fewest, most = rows[0], rows[-1]
+        times = f"{significant(ratio)} \N{MULTIPLICATION SIGN}"
         text = (
-            f"95th percentile at {rows[-1].paused} = {significant(ratio)} $\\times$ median at {rows[0].paused}\n"
-            f"{rows[0].n} resumes at {rows[0].paused}, {rows[-1].n} at {rows[-1].paused}"
+            f"95th percentile at {most.paused} = {times} median at {fewest.paused}\n"
+            f"{fewest.n} resumes at {fewest.paused}, {most.n} at {most.paused}"
         )
-        falling = (rows[-1].median or 0) < (rows[0].median or 0)
+        falling = (most.median or 0) < (fewest.median or 0)
         axes.text(
             0.98 if falling else 0.04, 0.07 if below else 0.97, text, transform=axes.transAxes,
             ha="right" if falling else "left", va="bottom" if below else "top",
