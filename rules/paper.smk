@@ -28,9 +28,20 @@ def has_memory_wall(run):
     return all((folder / "capacity" / f"{method}.json").exists() for method in methods)
 
 
+def has_figure(run, kind):
+    """Whether a run is of a GPU and has the record `kind`, load or sweep, of which there is a figure."""
+    if run == "local":
+        return STUDY.device == "cuda" and f"{LOCAL}/{kind}.json" in side_records()
+    return Path(run_directory(run), f"{kind}.json").exists()
+
+
 def paper_outputs(run):
     """Everything that is drawn and written of a run."""
-    names = [*drawn_workloads(run), *(["memory_wall"] if has_memory_wall(run) else [])]
+    names = [
+        *drawn_workloads(run),
+        *(["memory_wall"] if has_memory_wall(run) else []),
+        *(kind for kind in ("load", "sweep") if has_figure(run, kind)),
+    ]
     figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     return [
         f"{paper_directory(run)}/{name}"
@@ -89,6 +100,33 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 "python3 -m evaluation.paper_wall --run {params.folder}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
+    for kind in ("load", "sweep"):
+        if has_figure(run, kind):
+
+            rule:
+                name:
+                    f"{kind}_{run}"
+                input:
+                    module("outcomes"),
+                    module("paper"),
+                    module("paper_figure"),
+                    module(f"paper_{kind}"),
+                    table=f"results/{kind}.csv",
+                    machine=f"{run_directory(run)}/machine.json",
+                output:
+                    pdf=f"{paper_directory(run)}/{kind}.pdf",
+                    png=f"{paper_directory(run)}/{kind}.png",
+                log:
+                    f"logs/{kind}_{run}.log",
+                conda:
+                    ENVIRONMENT
+                params:
+                    kind=kind,
+                    run=run,
+                shell:
+                    "python3 -m evaluation.paper_{params.kind} --{params.kind} {input.table} --run {params.run}"
+                    " --machine {input.machine} --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
+
     rule:
         name:
             f"table_{run}"
@@ -118,10 +156,13 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         name:
             f"numbers_{run}"
         input:
+            module("outcomes"),
             module("paper"),
             module("paper_numbers"),
             f"{run_directory(run)}/study.json",
             summary="results/summary.csv",
+            load="results/load.csv",
+            sweep="results/sweep.csv",
             machine=f"{run_directory(run)}/machine.json",
         output:
             tex=f"{paper_directory(run)}/numbers.tex",
@@ -134,4 +175,4 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             run=run,
         shell:
             "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
-            " --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
+            " --load {input.load} --sweep {input.sweep} --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"

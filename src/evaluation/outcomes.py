@@ -1,5 +1,6 @@
-"""What fits, what can be done and where methods cross: ``capacity.csv``, ``capabilities.csv`` and ``sweep.csv``.
+"""What fits, what can be done, where methods cross, and load: the tables beside ``summary.csv``.
 
+``capacity.csv``, ``capabilities.csv``, ``sweep.csv`` and ``load.csv``.
 Owns their columns and how they are written and read; the same runs always give the same bytes. A method's headline
 variant comes first. Runs that were measured before there were such records have no rows.
 """
@@ -14,7 +15,7 @@ import pandas as pd
 
 from evaluation.atomic import write_text
 from evaluation.runs import Json, Run
-from evaluation.statistics import linear_fit, median_interval
+from evaluation.statistics import linear_fit, median_interval, quantile
 from evaluation.summary import SummaryError
 
 
@@ -73,7 +74,30 @@ class Crossing:
     crossover_layer: float | None
 
 
-Outcome = TypeVar("Outcome", Capacity, Capability, Crossing)
+@dataclass(frozen=True, kw_only=True)
+class Resumes:
+    """One clock, ``ready_ms`` or ``resident_ms``, over the ``n`` resumes of Djinn among ``paused`` paused sessions.
+
+    ``sessions`` were asked for; fewer are ``paused`` where ``outcome`` is host_full. Times are in ms, the interval is
+    that of the median at 95 %. No numbers where nothing could be paused.
+    """
+
+    run: str
+    sessions: int
+    paused: int
+    outcome: str
+    metric: str
+    median: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p95: float | None
+    p99: float | None
+    n: int
+    unit: str
+
+
+Outcome = TypeVar("Outcome", Capacity, Capability, Crossing, Resumes)
+OfMethod = TypeVar("OfMethod", Capacity, Capability, Crossing)
 
 
 def capacities(runs: Iterable[Run]) -> list[Capacity]:
@@ -120,6 +144,56 @@ def crossings(runs: Iterable[Run]) -> list[Crossing]:
     return rows
 
 
+def resumes(runs: Iterable[Run]) -> list[Resumes]:
+    """The rows of ``runs``, in the order in which they were measured; of the raw samples, whatever else a cell says."""
+    return [
+        _of_clock(run, cell, clock)
+        for run in sorted(runs, key=lambda run: run.name)
+        for cell in run.beside.get("load.json", {"cells": []})["cells"]
+        for clock in ("ready_ms", "resident_ms")
+    ]
+
+
+def _of_clock(run: Run, cell: Json, clock: str) -> Resumes:
+    values = [sample[clock] for sample in cell["samples"]]
+    interval = median_interval(values) if values else None
+    return Resumes(
+        run=run.name,
+        **{name: cell[name] for name in ("sessions", "paused", "outcome")},
+        metric=clock,
+        median=interval.median if interval else None,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        p95=quantile(values, 0.95) if values else None,
+        p99=quantile(values, 0.99) if values else None,
+        n=len(values),
+        unit="ms",
+    )
+
+
+def by_paused(rows: Iterable[Resumes], metric: str) -> list[Resumes]:
+    """Rows of ``metric`` that have numbers, one for each number of paused sessions, fewest first.
+
+    Where the host was full at the same number twice, the one with more resumes stands.
+    """
+    best: dict[int, Resumes] = {}
+    for row in rows:
+        if row.metric == metric and row.n and (row.paused not in best or best[row.paused].n < row.n):
+            best[row.paused] = row
+    return [best[paused] for paused in sorted(best)]
+
+
+def growth(rows: Sequence[Resumes], column: str) -> float | None:
+    """``column``, as p95, at the most paused sessions over the median at the fewest: whether load costs anything.
+
+    ``rows`` are of :func:`by_paused`. None where there is only one number of sessions.
+    """
+    first, last = rows[0], rows[-1]
+    if first is last or not first.median:
+        return None
+    return float(getattr(last, column)) / first.median
+
+
 def _of_size(run: Run, cells: Sequence[Json]) -> list[Crossing]:
     ready = [
         median_interval([sample["ready_ms"] for sample in cell["samples"]]) if cell["samples"] else None
@@ -154,6 +228,25 @@ def _meeting(line: Sequence[tuple[int, float]], level: Sequence[tuple[int, float
     return (mean(ms for _, ms in level) - fit.intercept) / fit.slope if fit.slope else None
 
 
+def orders(rows: Sequence[Crossing]) -> str:
+    """Who wins at which size, in words: rows of one layer, all with numbers, as ``pinned < recompute at 128 tokens``.
+
+    ``<`` is quicker, ``~`` as quick: the intervals of the two medians overlap. Sizes of the same order come together.
+    """
+    sizes: dict[str, list[str]] = {}
+    for batch, tokens in sorted({(row.batch, row.tokens) for row in rows}, key=lambda size: (size[0] * size[1], size)):
+        mine = [row for row in rows if (row.batch, row.tokens) == (batch, tokens)]
+        mine.sort(key=lambda row: row.ready_ms or 0)
+        names = [row.method if row.method == "recompute" else row.variant for row in mine]
+        order = names[0]
+        for before, row, name in zip(mine, mine[1:], names[1:], strict=False):
+            order += f" {'<' if (before.ci_high or 0) < (row.ci_low or 0) else '~'} {name}"
+        sizes.setdefault(order, []).append(str(tokens) if batch == 1 else f"{batch} x {tokens}")
+    if len(sizes) == 1:
+        return f"{next(iter(sizes))} at every size"
+    return "; ".join(f"{order} at {' and '.join(which)} tokens" for order, which in sizes.items())
+
+
 def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
     for run in sorted(runs, key=lambda run: run.name):
         for method in run.study["methods"]:
@@ -177,22 +270,29 @@ def _printed(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def read_outcomes(path: Path, kind: type[Outcome], run: str) -> dict[str, list[Outcome]]:
+def read_outcomes(path: Path, kind: type[OfMethod], run: str) -> dict[str, list[OfMethod]]:
     """The rows of ``run`` by method; raises :class:`SummaryError` for a table that cannot be read."""
+    rows: dict[str, list[OfMethod]] = {}
+    for row in read_rows(path, kind, run):
+        rows.setdefault(row.method, []).append(row)
+    return rows
+
+
+def read_rows(path: Path, kind: type[Outcome], run: str) -> list[Outcome]:
+    """The rows of ``run`` as they stand; raises :class:`SummaryError` for a table that cannot be read."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise SummaryError(f"{path} cannot be read: {error}") from error
     if tuple(table.columns) != tuple(field.name for field in fields(kind)):
         raise SummaryError(f"{path}: the columns are not {', '.join(field.name for field in fields(kind))}")
-    rows: dict[str, list[Outcome]] = {}
+    rows = []
     for number, line in enumerate(table.to_dict("records"), start=2):
         if line["run"] == run:
             try:
-                row = kind(**{name: _PARSERS.get(name, str)(text) for name, text in line.items()})
+                rows.append(kind(**{name: _PARSERS.get(name, str)(text) for name, text in line.items()}))
             except (ValueError, KeyError) as error:
                 raise SummaryError(f"{path}: line {number} cannot be read: {error}") from error
-            rows.setdefault(row.method, []).append(row)
     return rows
 
 
@@ -205,8 +305,8 @@ def _number(text: str) -> float | None:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("sessions", "batch", "tokens", "layer", "n"), int),
-    **dict.fromkeys(("ready_ms", "ci_low", "ci_high", "crossover_layer"), _number),
+    **dict.fromkeys(("sessions", "paused", "batch", "tokens", "layer", "n"), int),
+    **dict.fromkeys(("ready_ms", "median", "ci_low", "ci_high", "p95", "p99", "crossover_layer"), _number),
     "device_bytes": _count,
     "host_bytes": _count,
     "edit_survives": {"true": True, "false": False}.__getitem__,

@@ -21,7 +21,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from evaluation.atomic import write_bytes
-from evaluation.paper import METHODS, ONE_TOKEN, ORDERED, Findings, ceiling, parser, plain_name, read_machine
+from evaluation.paper import (
+    METHODS,
+    ONE_TOKEN,
+    ORDERED,
+    Findings,
+    ceiling,
+    parser,
+    plain_name,
+    read_machine,
+    significant,
+)
 from evaluation.runs import Json, RunError
 from evaluation.summary import Row, SummaryError
 
@@ -60,16 +70,12 @@ class Curve:
     highs: Sequence[float] = field(default_factory=list)
 
 
-# In drawing order. Manual offload and Djinn coincide, so the former is wide and open, the latter small and
-# filled: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
+# In drawing order. Manual offload and Djinn coincide, or one token rerun, so the former is wide and open, the latter
+# small and on top: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
 STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
     ("recompute", None): (
         "Recompute",
         {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
-    ),
-    ("recompute", ONE_TOKEN): (
-        "Rerun one token",
-        {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 4, "mfc": "white"},
     ),
     ("manual_offload", None): (
         "Manual offload",
@@ -93,6 +99,10 @@ STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
             "mfc": "white",
         },
     ),
+    ("recompute", ONE_TOKEN): (
+        "Rerun one token",
+        {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 3.5, "mfc": "white"},
+    ),
     ("djinn", None): (
         "Djinn",
         {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3},
@@ -102,6 +112,11 @@ STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
         {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
     ),
 }
+# Manual offload into pageable memory: of the size sweep, not of Plot 1, whose lines are those of STYLES.
+PAGEABLE: tuple[str, dict[str, Any]] = (
+    "Manual, pageable",
+    {"color": "#2A7AB5", "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
+)
 # For methods that the paper does not know, in turn.
 _OTHERS: list[dict[str, Any]] = [
     {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},
@@ -157,6 +172,7 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     """The figure of ``lines``; a functional run is marked as such across it."""
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
+    lines, far = _apart(lines)
     for line in lines:
         axes.plot(line.layers, line.medians, clip_on=False, **line.style)
         if line.lows:
@@ -174,8 +190,11 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
             )
     axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
     axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
-    _scale(axes, lines)
+    _scale(axes, lines, room=3.2 if far else 1.6)
     _label(axes, lines)
+    for line in far:
+        text = f"\N{DOWNWARDS ARROW} {line.label.lower()}: {significant(max(line.medians), 1)} ms"
+        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
     if functional:
         axes.text(
             0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=13,
@@ -184,8 +203,18 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     return figure
 
 
-def _scale(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Ticks at the layers measured; a log axis where the times span more than a factor of 20."""
+def _apart(lines: Sequence[Curve]) -> tuple[Sequence[Curve], list[Curve]]:
+    """The lines to draw, and bounds so far below all that was measured that they would leave it no room.
+
+    A decode step needs a few kilobytes, which the link takes in less than a microsecond.
+    """
+    lowest = min(min(line.medians) for line in lines if line.lows)
+    far = [line for line in lines if not line.lows and max(line.medians) * 10 < lowest]
+    return [line for line in lines if line not in far], far
+
+
+def _scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
+    """Ticks at the layers measured; a log axis where the times span more than a factor of 20, ``room`` below them."""
     layers = sorted({layer for line in lines for layer in line.layers})
     axes.set_xlim(-0.04 * layers[-1], 1.04 * layers[-1])
     if len(layers) <= 8:
@@ -196,7 +225,7 @@ def _scale(axes: Axes, lines: Sequence[Curve]) -> None:
     highest = max(max([*line.medians, *line.highs]) for line in lines)
     if lowest > 0 and highest / lowest > 20:
         axes.set_yscale("log")
-        axes.set_ylim(lowest / 1.6, highest * 1.6)
+        axes.set_ylim(lowest / room, highest * 1.6)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:

@@ -8,6 +8,15 @@ the 95 % interval). What compares or fits: \RecomputeOverDjinnActivationReadyRat
 \RecomputeActivationReadyMsPerLayer and \RecomputeActivationReadyRSquared. What describes the run: \GpuName,
 \ModelName, \ModelDtype, \DeepestLayer, \SamplesPerCell.
 
+Under load, with so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive and
+PNinetyNine appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. Of \DjinnLoadMostSessions over
+\DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median, the figure that decides
+whether it is flat, and \DjinnLoadReadyMedianRatio the median over the median.
+
+Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
+ManualOffloadPinned and ManualOffloadPageable too; \SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight, the
+depth from which recompute takes longer; and of all sizes in words \SweepOrderLayerTen, the quickest first.
+
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.
 """
@@ -20,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.atomic import write_json, write_text
+from evaluation.outcomes import Crossing, Resumes, by_paused, growth, orders, read_rows
 from evaluation.paper import Findings, latex, parser, read_machine, significant
 from evaluation.runs import Json, RunError, read_json
 from evaluation.statistics import linear_fit
@@ -44,8 +54,14 @@ class Number:
     source: list[Json]
 
 
-def numbers(findings: Findings, machine: Json, study: Json) -> list[Number]:
-    """All numbers of a run. Raises SummaryError for a missing value and for two numbers of one name."""
+def numbers(
+    findings: Findings,
+    machine: Json,
+    study: Json,
+    load: Sequence[Resumes] = (),
+    sweep: Sequence[Crossing] = (),
+) -> list[Number]:
+    """All numbers of a run; raises SummaryError for a missing value and for two numbers of one name."""
     found = [*_of_run(findings, machine, study)]
     for workload in findings.workloads:
         for method, variant in _variants(findings, workload):
@@ -54,6 +70,7 @@ def numbers(findings: Findings, machine: Json, study: Json) -> list[Number]:
         for metric, quantity in _PAIRED.items():
             found += _of_series(findings, workload, "djinn", metric, quantity, with_interval=True)
         found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
+    found += [*_of_load(load), *_of_sweep(sweep)]
     names = [number.name for number in found]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise SummaryError(f"two numbers of one name: {', '.join(sorted(repeated))}")
@@ -180,6 +197,62 @@ def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:
     yield Number(name=f"{name}RSquared", value=fit.r2, text=f"{fit.r2:.4f}", unit="", source=source)
 
 
+def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
+    columns = {"": "median", "Low": "ci_low", "High": "ci_high", "PNinetyFive": "p95", "PNinetyNine": "p99"}
+    for clock in ("ready_ms", "resident_ms"):
+        rows = by_paused(load, clock)
+        for row in rows:
+            for ending, column in columns.items():
+                value, source = getattr(row, column), [_loaded(row, column)]
+                name = f"DjinnLoad{camel(clock)}Sessions{in_words(row.paused)}{ending}"
+                yield Number(name=name, value=value, text=significant(value), unit=row.unit, source=source)
+        if not rows:
+            continue
+        first, last = rows[0], rows[-1]
+        if clock == "ready_ms":
+            for row in rows:
+                yield _plain(f"DjinnLoadResumesSessions{in_words(row.paused)}", row.n, [_loaded(row, "n")])
+            yield _plain("DjinnLoadFewestSessions", first.paused, [_loaded(first, "paused")])
+            yield _plain("DjinnLoadMostSessions", last.paused, [_loaded(last, "paused")])
+        quantity = camel(clock).removesuffix("Ms")
+        for what, column in (("Tail", "p95"), ("Median", "median")):
+            if (ratio := growth(rows, column)) is not None:
+                source = [_loaded(last, column), _loaded(first, "median")]
+                name = f"DjinnLoad{quantity}{what}Ratio"
+                yield Number(name=name, value=ratio, text=significant(ratio), unit="ratio", source=source)
+
+
+def _of_sweep(sweep: Sequence[Crossing]) -> Iterator[Number]:
+    for row in sweep:
+        size = f"Batch{in_words(row.batch)}Tokens{in_words(row.tokens)}"
+        if row.ready_ms is not None:
+            variant = "" if row.method == "recompute" else camel(row.variant)
+            name = f"{camel(row.method)}{variant}SweepReadyMs{size}Layer{in_words(row.layer)}"
+            text, source = significant(row.ready_ms), [_swept(row, "ready_ms")]
+            yield Number(name=name, value=row.ready_ms, text=text, unit="ms", source=source)
+        # It stands in the row of each layer, and is of the size and the variant.
+        if row.crossover_layer is not None and row.layer == min(other.layer for other in sweep):
+            name, source = f"Sweep{camel(row.variant)}CrossoverLayer{size}", [_swept(row, "crossover_layer")]
+            text = significant(row.crossover_layer)
+            yield Number(name=name, value=row.crossover_layer, text=text, unit="layer", source=source)
+    for layer in sorted({row.layer for row in sweep}):
+        rows = [row for row in sweep if row.layer == layer and row.ready_ms is not None]
+        if rows:
+            value, source = orders(rows), [_swept(row, "ready_ms") for row in rows]
+            text = latex(value).replace(latex("<"), "$<$").replace(latex("~"), r"$\approx$")
+            yield Number(name=f"SweepOrderLayer{in_words(layer)}", value=value, text=text, unit="", source=source)
+
+
+def _swept(row: Crossing, column: str) -> Json:
+    keys = {key: getattr(row, key) for key in ("run", "batch", "tokens", "method", "variant", "layer")}
+    return {"file": "sweep.csv", **keys, "column": column}
+
+
+def _loaded(row: Resumes, column: str) -> Json:
+    keys = {key: getattr(row, key) for key in ("run", "sessions", "paused", "metric")}
+    return {"file": "load.csv", **keys, "column": column}
+
+
 # fmt: off
 _ONES = (
     "Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven",
@@ -232,6 +305,8 @@ def main() -> int:
         required=True,
         help="the machine.json of the run; study.json is read from beside it",
     )
+    for name in ("load", "sweep"):
+        arguments.add_argument(f"--{name}", type=Path, help=f"default: {name}.csv in the summary's folder")
     arguments.add_argument("--out-tex", type=Path, required=True)
     arguments.add_argument("--out-json", type=Path, required=True)
     given = arguments.parse_args()
@@ -241,7 +316,9 @@ def main() -> int:
         study = read_json(study_path)
         if not isinstance(study, dict):
             raise RunError(f"{study_path}: not a JSON object")
-        found = numbers(Findings.read(given.summary, given.run), machine, study)
+        load = read_rows(given.load or given.summary.with_name("load.csv"), Resumes, given.run)
+        sweep = read_rows(given.sweep or given.summary.with_name("sweep.csv"), Crossing, given.run)
+        found = numbers(Findings.read(given.summary, given.run), machine, study, load, sweep)
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Plot 2: the capabilities table, as LaTeX that fits one column and needs booktabs.
+"""Plot 2: the capabilities table, as LaTeX that needs booktabs. With three workloads it fits one column.
 
 Resume latency is the clock ready at the deepest breakpoint, for the headline variant of each method, one
 column per workload. Concurrent sessions are those that stayed paused until something refused; state editing is what
@@ -33,11 +33,13 @@ from evaluation.summary import Row, SummaryError
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
 _LABELS = {
-    "vanilla": Latex("Vanilla PyTorch"),
-    "recompute": Latex("Recompute"),
-    "manual_offload": Latex("Manual Offload"),
-    "djinn": Latex(r"\sys{} (Ours)"),
+    "vanilla": (Latex("Vanilla"), Latex("PyTorch")),
+    "recompute": (Latex("Recompute"), Latex("")),
+    "manual_offload": (Latex("Manual"), Latex("Offload")),
+    "djinn": (Latex(r"\sys{}"), Latex("(Ours)")),
 }
+_MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
+_IN_A_COLUMN = 3  # workloads; more take the width of the page
 
 
 _SAMPLES_FOR_95 = 6
@@ -58,16 +60,20 @@ class Cell:
             return cls(workload=workload, median=UNMEASURED, interval="")
         if row.median is None or row.ci_low is None or row.ci_high is None:
             return cls(workload=workload, median=REFUSED, interval="")
-        places = max(decimals(row.median), 1)  # the ends as fine as the median, and never 118--118
+        shown = min(decimals(row.median), _MOST_DECIMALS)
+        places = max(shown, 1)  # the ends as fine as the median, and never 118--118
         interval = Latex(f"{row.ci_low:.{places}f}--{row.ci_high:.{places}f}")
-        return cls(workload=workload, median=significant(row.median), interval=interval)
+        return cls(workload=workload, median=f"{row.median:.{shown}f}", interval=interval)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method of the table; ``stopped_by`` and ``lines`` stand below sessions and editing."""
+    """A method of the table; ``below`` is the rest of its name, ``stopped_by`` and ``lines`` what stands under sessions
+    and editing.
+    """
 
     label: Latex
+    below: Latex
     cells: list[Cell]
     sessions: Latex
     stopped_by: str
@@ -76,6 +82,12 @@ class Line:
 
 
 _STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
+
+
+def _label(method: str) -> tuple[Latex, Latex]:
+    """The name of a method in the two rows that it has, so that it takes the width of one word."""
+    first, _, rest = plain_name(method).partition(" ")
+    return _LABELS.get(method) or (latex(first), latex(rest))
 
 
 def _sessions(row: Capacity | None) -> Latex:
@@ -115,7 +127,8 @@ def table(
 
     lines = [
         Line(
-            label=_LABELS.get(method) or latex(plain_name(method)),
+            label=_label(method)[0],
+            below=_label(method)[1],
             cells=cells(method),
             sessions=_sessions(row := of(capacity, method)),
             stopped_by=_STOPS[row.stopped_by] if row else "",
@@ -138,6 +151,7 @@ def table(
         .render(
             run=findings.run,
             functional=functional,
+            float="table" if len(workloads) <= _IN_A_COLUMN else "table*",
             workloads=workloads,
             layer=layer,
             lines=lines,

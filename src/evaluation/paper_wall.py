@@ -21,11 +21,19 @@ from evaluation.runs import Run, RunError, load_run
 from evaluation.summary import SummaryError
 
 _GIB = 2**30
-_AXES = (0.135, 0.165, 0.44, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
+_AXES = (0.135, 0.165, 0.385, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
 _OWN_PROCESS: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
-    ("vanilla", "own_process"): ("Vanilla, own weights", {"color": "#6B6B6B", "linestyle": (0, (1, 1.4))}),
+    ("vanilla", "own_process"): (
+        "Vanilla, own weights",
+        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (1, 1.4)), "markersize": 4},
+    ),
 }
-_STOPS = {"device_oom": ("x", "OOM"), "host_full": ("|", "host"), "cap": (">", "cap")}  # marker, word
+# Without their state on the device all methods coincide: the wider lines lie under the narrower ones.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "recompute": {"linewidth": 3.0, "markersize": 5},
+    "manual_offload": {"linewidth": 1.8, "markersize": 5},
+}
+_STOPS = {"device_oom": ("x", 5, "OOM"), "host_full": ("|", 10, "host"), "cap": (">", 5, "cap")}  # marker, size, word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +59,7 @@ def walls(run: Run) -> list[Wall]:
                     found.append(
                         Wall(
                             label=label or plain_name(method),
-                            style=style,
+                            style={"linewidth": 1.0, **style, **_SHAPES.get(method, {})},
                             sessions=[one["sessions"] for one in paused],
                             gib=[one["device_bytes"] / _GIB for one in paused],
                             stopped_by=cell["stopped_by"],
@@ -74,13 +82,17 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
     most = max(line.sessions[-1] for line in lines)
-    for line in lines:
-        style = {"linewidth": 1.0, **line.style, "marker": None}
-        axes.plot(line.sessions, line.gib, clip_on=False, **style)
-        end, _ = _STOPS[line.stopped_by]
-        axes.plot(line.sessions[-1:], line.gib[-1:], color=style["color"], marker=end, markersize=5, clip_on=False)
+    for number, line in enumerate(lines):
+        axes.plot(line.sessions, line.gib, clip_on=False, **{**line.style, "marker": None})
+        # Lines that coincide are told apart by their markers, which stand at other sessions for each.
+        step = max(most // 2, 1)
+        between = slice((2 * number + 1) * step // (2 * len(lines)), -1, step)
+        alone = {**line.style, "linestyle": "none", "clip_on": False, "zorder": 3}
+        axes.plot(line.sessions[between], line.gib[between], **alone)
+        end, size, _ = _STOPS[line.stopped_by]
+        axes.plot(line.sessions[-1:], line.gib[-1:], **{**alone, "marker": end, "markersize": size})
     axes.axhline(total_gib, color="0.35", linewidth=0.6)
-    axes.text(0, total_gib * 1.015, f"device memory, {total_gib:.0f} GiB", size=FONT_PT - 1, color="0.35")
+    axes.text(0.02 * most, total_gib * 1.015, f"device memory, {total_gib:.0f} GiB", size=FONT_PT - 1, color="0.35")
     axes.set_xlim(0, most * 1.04)
     axes.set_ylim(0, total_gib * 1.12)
     axes.set_xlabel("Paused sessions", labelpad=2)
@@ -88,12 +100,11 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
     heights = [line.gib[-1] / (total_gib * 1.12) for line in lines]
     for line, height in zip(lines, spread(heights, gap), strict=True):
-        _, why = _STOPS[line.stopped_by]
+        *_, why = _STOPS[line.stopped_by]
         text = f"{line.label}: {line.sessions[-1]} ({why})"
-        axes.text(
-            1.07, height, text, transform=axes.transAxes, va="center_baseline", color=line.style["color"],
-            size=FONT_PT - 0.5, clip_on=False,
-        )  # fmt: skip
+        right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.045, 1.095, 1.145], [height] * 3, markevery=[1], **line.style, **right)
+        axes.text(1.17, height, text, va="center_baseline", color=line.style["color"], size=FONT_PT - 0.5, **right)
     return figure
 
 

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1]
 # Editing one of these changes no measurement.
 _NOT_MEASURING = (
     *("aggregate", "api_reference", "outcomes", "paper", "paper_figure", "paper_numbers", "paper_table", "paper_wall"),
+    *("paper_load", "paper_sweep"),
     *("probe", "publish", "runs", "statistics", "summary"),
 )
 _PACKAGES = ("torch", "transformers", "numpy", "snakemake", "nvidia-ml-py")

@@ -142,7 +142,8 @@ def test_plot_2_takes_its_cells_from_the_tables(results):
         results.findings(), tabled("capacity.csv", Capacity), tabled("capabilities.csv", Capability), functional=False
     )
     rows = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
-    cells = {name.split(" & ")[0]: (name.split(" & ")[-2:], below.split(" & ")[-2:]) for name, below in pairs(rows)}
+    split = [(name.split(" & "), below.split(" & ")) for name, below in pairs(rows)]
+    cells = {f"{name[0]} {below[0]}".strip(): (name[-2:], below[-2:]) for name, below in split}
     assert cells["Vanilla PyTorch"] == (["25", "Yes \\\\"], [small("OOM"), small("+0") + " \\\\[2pt]"])
     assert cells["Recompute"] == (["--", "No \\\\"], [small(""), small("+7") + " \\\\[2pt]"])
     assert cells["Manual Offload"] == (["48", "Inexact \\\\"], [small("host"), small("+31") + " \\\\[2pt]"])

@@ -5,14 +5,16 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
 import pytest
 
-from evaluation.paper import read_machine
-from evaluation.paper_figure import FUNCTIONAL, curves, draw, main, private_style, render, spread
+from evaluation.paper import ONE_TOKEN, read_machine
+from evaluation.paper_figure import FUNCTIONAL, STYLES, curves, draw, main, private_style, render, spread
 from evaluation.summary import SummaryError
+from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, edit, record_path, write
 
@@ -108,6 +110,28 @@ def test_no_two_lines_are_told_apart_by_colour_alone(gpu):
     """Marker and dashes together are unique."""
     styles = [(line.style.get("marker"), str(line.style["linestyle"])) for line in lines_of(gpu, "session")]
     assert len(set(styles)) == len(styles) == 6
+
+
+@pytest.mark.parametrize(("bound", "drawn"), [(0.0004, False), (0.1, True)])
+def test_a_bound_far_below_all_that_was_measured_is_said_and_not_drawn(gpu, bound, drawn):
+    """It would leave the measured lines half of the axis; nothing else is moved for it, and it is not lost."""
+    lines = [line for line in lines_of(gpu, "session") if line.label != "Vanilla"]
+    lines = [replace(line, medians=[bound] * 5) if line.label == "Link bound" else line for line in lines]
+    with private_style():
+        figure = draw(lines, functional=False)
+        assert not flaws(figure)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert ("Link bound" in texts) == drawn
+    assert ("\N{DOWNWARDS ARROW} link bound: 0.0004 ms" in texts) == (not drawn)
+    assert (figure.axes[0].get_ylim()[0] < bound) == drawn
+
+
+def test_one_token_rerun_shows_through_a_copy_that_takes_as_long():
+    """It is drawn after manual offload, and its marker is smaller."""
+    order = list(STYLES)
+    assert order.index(("recompute", ONE_TOKEN)) > order.index(("manual_offload", None))
+    marks = [STYLES[key][1]["markersize"] for key in (("recompute", ONE_TOKEN), ("manual_offload", None))]
+    assert marks[0] < marks[1]
 
 
 def test_a_functional_run_is_marked_across_the_figure_and_has_no_bound(gpu, cpu):

@@ -1,12 +1,15 @@
 """Plot 2 prints what the summary says, in LaTeX that holds whatever the records hold."""
 
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
 import jinja2
 import pytest
 
+from evaluation.outcomes import Capability, Capacity
 from evaluation.paper import Findings, Latex, latex, significant
 from evaluation.paper_table import _environment, main, table
 from tests.evaluation.papers import Results
@@ -20,7 +23,8 @@ def rows_of(text):
     body = text.partition("\\midrule")[2].partition("\\bottomrule")[0]
     lines = [re.sub(r"\\\\(\[\d+pt\])?$", "", line).split("&") for line in body.strip().splitlines()]
     cells = [[cell.strip() for cell in line] for line in lines]
-    return {name[0]: (name[1:], interval[1:3]) for name, interval in zip(cells[::2], cells[1::2], strict=True)}
+    rows = zip(cells[::2], cells[1::2], strict=True)
+    return {f"{name[0]} {below[0]}".strip(): (name[1:], below[1:3]) for name, below in rows}
 
 
 @pytest.fixture
@@ -141,6 +145,61 @@ def test_a_changed_record_changes_the_cell(results):
     results.aggregate()
     cells = rows_of(table(results.findings(), {}, {}, functional=False))["\\sys{} (Ours)"][0]
     assert cells == ["7.00", "0.630", "--", "--"]
+
+
+PAGE = r"""
+\documentclass[letterpaper,twocolumn,10pt]{article}
+\usepackage{mathptmx,booktabs}
+\usepackage[textwidth=7in,textheight=9in]{geometry}
+\setlength{\columnsep}{0.33in}
+\begin{document}
+\input{table}
+\end{document}
+"""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize(
+    ("names", "small_ms"),
+    [
+        (["activation"], 0.0131),
+        *((["activation", "session", "decode"], small_ms) for small_ms in (0.127, 0.0131, 0.00812)),
+        (["activation", "session", "decode", "longer"], 0.0131),
+    ],
+)
+def test_it_fits_where_it_stands(tmp_path, names, small_ms):
+    """As wide as the times of a functional run make it: no overfull box in a column of USENIX, or across its page."""
+    times = {"vanilla": small_ms, "recompute": 1234.5, "manual_offload": 113.1, "djinn": small_ms}
+    recipe = Synthetic(layers=(1, 40), samples=6, ready=lambda method, *rest: times[method])
+    found = Results.make(tmp_path, recipe).findings()
+    rows = [replace(row, workload=name) for name in names for row in found.rows if row.workload == "session"]
+    capacity = Capacity(
+        run="local", method="djinn", variant="default", sessions=64, stopped_by="cap", device_bytes=1, host_bytes=1
+    )
+    capability = Capability(
+        run="local", method="manual_offload", variant="pinned", edit_survives=True, edit_exact=False, state_lines=33,
+        resume_ms=1.0, n=1,
+    )  # fmt: skip
+    text = table(
+        Findings(run="local", rows=rows), {"djinn": [capacity]}, {"manual_offload": [capability]}, functional=True
+    )
+    (tmp_path / "table.tex").write_text(text)
+    (tmp_path / "page.tex").write_text(PAGE)
+    run = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
+    assert ("table*" in text) == (len(names) > 3)
+
+
+def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
+    """8.12 us is 0.0081 ms; a name of one word leaves the row below it free."""
+    recipe = replace(GPU, ready=lambda method, *rest: 0.00812)
+    text = table(Results.make(tmp_path, recipe).findings(), {}, {}, functional=False)
+    rows = rows_of(text)
+    assert rows["Vanilla PyTorch"] == (["0.0081"] * 2 + ["--"] * 2, ["{\\scriptsize 0.0081--0.0081}"] * 2)
+    assert "\nPyTorch & {" in text
+    assert "\nRecompute & 0.0081 & 0.0081 & -- & -- \\\\\n & {" in text
 
 
 @pytest.mark.parametrize(("taken", "words"), [(5, "median and range of 5"), (6, "median and 95\\,\\% interval of 6")])

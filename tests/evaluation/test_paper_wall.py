@@ -8,6 +8,7 @@ from evaluation.paper_figure import printed, private_style
 from evaluation.paper_wall import draw, main, walls
 from evaluation.runs import load_run
 from evaluation.summary import SummaryError
+from tests.evaluation.layout import flaws
 from tests.evaluation.synthetic import Synthetic, edit, write
 
 GIB = 2**30
@@ -77,3 +78,43 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     edit(folder / "machine.json", lambda machine: machine["gpu"].update(memory_bytes={"unavailable": "no NVML"}))
     assert main() == 2
     assert "does not say how much memory the device has" in capsys.readouterr().err
+
+
+def coincident(folder):
+    """The walls of a GPU on which all methods but vanilla's leave the same bytes behind."""
+    first = load_run(folder).records[0]
+    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
+    vanilla = [27 + 2.05 * count for count in range(25)]
+    for name, variant, gib, stopped_by in (
+        ("vanilla", "default", vanilla, "device_oom"),
+        ("recompute", "default", [26.3] * 64, "cap"),
+        ("manual_offload", "pinned", [26.4] * 58, "host_full"),
+        ("djinn", "default", [26.4] * 64, "cap"),
+    ):
+        cells = [cell(variant, gib, stopped_by)]
+        if name == "vanilla":
+            cells.append(cell("own_process", [28, 56], "device_oom", headline=False))
+        write(folder / f"capacity/{name}.json", {**shared, "cells": cells})
+    return walls(load_run(folder))
+
+
+def test_lines_that_coincide_can_be_told_apart(folder):
+    """Each has markers at sessions of its own, the same ones beside its name; the wider lines are below."""
+    lines = coincident(folder)
+    with private_style():
+        figure = draw(lines, 80.0)
+        assert not flaws(figure)
+    axes = figure.axes[0]
+    marked = [
+        (line.get_marker(), set(line.get_xdata()))
+        for line in axes.lines
+        if line.get_transform() == axes.transData and line.get_linestyle() == "None" and len(line.get_xdata()) > 1
+    ]
+    same = {marker: where for marker, where in marked if marker in "^so"}
+    assert set(same) == {"^", "s", "o"}
+    assert not set.intersection(*same.values())
+    assert len(set.union(*same.values())) == sum(len(where) for where in same.values()) == 6
+    shown = [line for line in axes.lines if line.get_transform() == axes.transData and line.get_marker() == "None"]
+    flat = [line.get_linewidth() for line in shown if len(line.get_xdata()) > 50]
+    assert flat == sorted(flat, reverse=True)
+    assert len(set(flat)) == 3
