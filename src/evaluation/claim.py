@@ -89,14 +89,21 @@ class Figure:
 
 
 def numerals(figure: Figure) -> tuple[str, str, str]:
-    """The value and the ends of the interval ("" where there is none): three digits, or more if the ends need them."""
+    """The value and the ends of the interval ("" where there is none), with as many decimals each.
+
+    Three digits of the largest of them, or up to five if that tells the ends apart; four of a ratio.
+    """
     if isinstance(figure.value, (int, str)):
         return str(figure.value), "", ""
     if figure.low is None or figure.high is None:
         return significant(figure.value), "", ""
-    least = decimals(figure.value)
+    largest = max(abs(figure.value), abs(figure.low), abs(figure.high))
     width = figure.high - figure.low
-    places = max(least, min(decimals(width, 1), least + 2)) if width else least
+    places = decimals(largest)
+    if figure.unit == "ratio":
+        places = decimals(largest, 4)
+    elif width:
+        places = max(places, min(decimals(width, 1), decimals(largest, 5)))
     value, low, high = (f"{number:.{places}f}" for number in (figure.value, figure.low, figure.high))
     return value, low, high
 

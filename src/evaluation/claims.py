@@ -156,11 +156,12 @@ def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
         ratios[layer] = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
         rounds = sorted({number for _, _, number in pairs})
         strata.append([[own / other for own, other, found in pairs if found == number] for number in rounds])
-    worst = max(ratios, key=lambda layer: ratios[layer].median)
     slower = [layer for layer, ratio in ratios.items() if ratio.low > AS_FAST_UP_TO]
     faster_at = [layer for layer, ratio in ratios.items() if ratio.high < 1]
     fast = [layer for layer, ratio in ratios.items() if ratio.high <= AS_FAST_UP_TO and layer not in faster_at]
     unclear = [layer for layer in ratios if layer not in (*slower, *faster_at, *fast)]
+    # The end of an interval that decides: the lower ones may refute, or else the upper ones must hold.
+    worst = max(ratios, key=lambda layer: ratios[layer].low if slower else ratios[layer].high)
     found = {"Faster": faster_at, "As fast": fast, "Slower": slower, "Undecided": unclear}
     return Judgement(
         verdict=verdict_of(supported=not slower and not unclear, refuted=bool(slower)),
@@ -170,7 +171,7 @@ def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
             "pooled_ratio": Figure.of(stratified_median(strata), "ratio"),
             **{f"ratio_layer_{layer}": Figure.of(ratio, "ratio") for layer, ratio in ratios.items()},
         },
-        lead=f"{printed(Figure.of(ratios[worst], 'ratio'))}, layer {worst}",
+        lead=f"{printed(Figure.of(ratios[worst], 'ratio'))} at L{worst}",
         remark=f"{'; '.join(_at(word, layers) for word, layers in found.items() if layers)}.",
     )
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from functools import partial
 
 from evaluation.claim import SESSIONS, Claim, Figure, Judgement, Undecided, Verdict, judged, printed, verdict_of
-from evaluation.paper import plain_name
 from evaluation.program_lines import example, state_lines
 from evaluation.runs import Json, Run
 
@@ -57,8 +56,8 @@ def sessions(run: Run) -> Judgement:
         ),
         figures=figures,
         lead=", ".join(
-            f"{plain_name(name)} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
-            for name in ("djinn", "vanilla")
+            f"{name} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
+            for name in ("vanilla", "djinn")
             if f"{name}_sessions" in figures
         ),
         remark=" ".join(filter(None, remarks)),
