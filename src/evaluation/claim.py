@@ -44,7 +44,8 @@ RULES = {
     "C3": _FLAT,
     "C4": f"paired ratio, same process, alternating order: as fast if the upper end of its 95 % interval is at most "
     f"{AS_FAST_UP_TO}, faster if below 1. Every layer must hold; refuted if at any layer the lower end is above "
-    f"{AS_FAST_UP_TO}. The ratio pooled over all layers is stated beside the worst, and decides nothing",
+    f"{AS_FAST_UP_TO}. The worst layer is the one whose interval decides; the ratio pooled over all layers is stated "
+    "beside it, and decides nothing",
     "C5": f"recompute's median over Djinn's: the lower end of its 95 % interval is at least {TIMES_FASTER}; refuted if "
     f"the upper end is below {TIMES_FASTER}",
     "C6": f"Djinn paused {SESSIONS} sessions or more and resumed all of them in every bit; vanilla with shared weights "
