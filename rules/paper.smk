@@ -1,4 +1,4 @@
-"""Figures, table and numbers of one run: the paper's in paper_figures/, this machine's in paper_figures/local/."""
+"""Figures, table, numbers and claims of one run: the paper's in paper_figures/, this machine's in paper_figures/local/."""
 
 FIGURES = {
     "crossover": "activation",
@@ -45,11 +45,17 @@ def paper_outputs(run):
     figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     return [
         f"{paper_directory(run)}/{name}"
-        for name in [*figures, "capabilities.tex", "numbers.tex", "numbers.json"]
+        for name in [
+            *figures,
+            "capabilities.tex",
+            "numbers.tex",
+            "numbers.json",
+            *(f"claims.{suffix}" for suffix in ("json", "md", "tex")),
+        ]
     ]
 
 
-# The same three rules for each of the two runs: their outputs lie in different folders.
+# The same rules for each of the two runs: their outputs lie in different folders.
 for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
 
     for figure, workload in drawn_workloads(run).items():
@@ -175,4 +181,38 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             run=run,
         shell:
             "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
-            " --load {input.load} --sweep {input.sweep} --machine {input.machine} --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
+            " --load {input.load} --sweep {input.sweep} --machine {input.machine}"
+            " --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
+
+    rule:
+        name:
+            f"claims_{run}"
+        input:
+            [
+                module(name)
+                for name in (
+                    *("aggregate", "claim", "claims", "claims_of_use", "memo"),
+                    *("paper", "paper_claims", "program_lines"),
+                    *("statistics", "trends"),
+                )
+            ],
+            "src/evaluation/templates/claims.tex.j2",
+            # whose lines are counted
+            "examples/debug_djinn.py",
+            "examples/debug_vanilla.py",
+            # not read, but written when every record of the run has been checked
+            "results/summary.csv",
+        output:
+            **{
+                suffix: f"{paper_directory(run)}/claims.{suffix}"
+                for suffix in ("json", "md", "tex")
+            },
+        log:
+            f"logs/claims_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            folder=run_directory(run),
+        shell:
+            "python3 -m evaluation.paper_claims --run {params.folder} --out-json {output.json}"
+            " --out-md {output.md} --out-tex {output.tex} > {log} 2>&1"

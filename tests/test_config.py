@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def checkout(tmp_path_factory):
     """A copy of the workflow, in a folder with a blank in its name."""
     folder = tmp_path_factory.mktemp("a copy")
-    for name in ("rules", "profiles", "envs", "src"):
+    for name in ("rules", "profiles", "envs", "src", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder)

@@ -95,7 +95,12 @@ def test_main_job_measures_and_draws(finished):
     assert loaded == ["ready_ms", "resident_ms"]
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
     figures = {f"{name}.{suffix}" for name in ("crossover", "crossover_session") for suffix in ("pdf", "png")}
-    assert drawn == {*figures, "capabilities.tex", "numbers.tex", "numbers.json"}
+    claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
+    assert drawn == {*figures, *claims, "capabilities.tex", "numbers.tex", "numbers.json"}
+    decided = json.loads((finished / "paper_figures/local/claims.json").read_text())
+    verdicts = {claim["id"]: claim["verdict"] for claim in decided["claims"]}
+    assert verdicts == {**dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6"), "undecided"),
+                        **dict.fromkeys(("C7", "C8"), "supported")}  # fmt: skip
     table = (finished / "paper_figures/local/capabilities.tex").read_text()
     assert "functional" in table.lower()
     (ours,) = (line for line in table.splitlines() if line.startswith("\\sys{} &"))

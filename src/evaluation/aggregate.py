@@ -30,7 +30,7 @@ from evaluation.summary import UNITS, Row, write_summary
 
 _OF_CELLS = ("frontier_bytes", "state_bytes")
 # Metric of pairs: the clock, and the partners that it is compared with, the best that there is first.
-_OF_PAIRS = {
+PAIRED = {
     "paired_ratio": ("ready_ms", ("pinned_ordered", "pinned")),
     "paired_first_kernel_ratio": ("first_kernel_ms", ("pinned_ordered", "pinned")),
     "paired_resident_ratio": ("resident_ms", ("pinned_identical",)),
@@ -83,10 +83,10 @@ def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
         return [_row(place, "ready_ms", [], None)]
     rows = {}
     for metric in UNITS:
-        if metric not in _OF_PAIRS and (values := _values(measured, metric, run)):
+        if metric not in PAIRED and (values := _values(measured, metric, run)):
             rows[metric] = _row(place, metric, values, median_interval(values))
-    for metric, (clock, partners) in _OF_PAIRS.items():
-        if pairs := _pairs(measured, clock, partners):
+    for metric, (clock, partners) in PAIRED.items():
+        if pairs := pairs_of(measured, clock, partners):
             ratios = [own / partner for own, partner, _ in pairs]
             interval = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
             rows[metric] = _row(place, metric, ratios, interval)
@@ -128,8 +128,11 @@ def _recompute_floor_ms(measured: Rounds, run: Run) -> list[float]:
     return [flops / (rate * 1e12) * 1e3]
 
 
-def _pairs(measured: Rounds, clock: str, choice: Sequence[str]) -> list[tuple[float, float, int]]:
-    """Djinn's ``clock`` and its partner's in ms, and the round; the first of ``choice`` that was run is the partner."""
+def pairs_of(measured: Rounds, clock: str, choice: Sequence[str]) -> list[tuple[float, float, int]]:
+    """Djinn's ``clock`` and its partner's in ms, and the round (from 0); empty without a partner.
+
+    The partner is the first of ``choice`` that was run.
+    """
     ran = {variant for cell in measured for sample in cell["samples"] for variant in sample["paired"] or {}}
     best = next((variant for variant in choice if variant in ran), None)
     return [

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
+
 from evaluation.runs import Json, RunError, read_json
 from evaluation.summary import Row, SummaryError, read_summary
 
@@ -140,6 +142,31 @@ def latex(text: object) -> Latex:
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise TypeError(f"{text!r} cannot go into LaTeX; a number must be formatted first")
     return Latex(str(text).translate(_ESCAPES))
+
+
+def environment() -> Environment:
+    """Jinja2 with delimiters that LaTeX does not use; what is printed is escaped, what is missing raises."""
+    return Environment(
+        loader=PackageLoader("evaluation"),
+        block_start_string=r"\BLOCK{",
+        block_end_string="}",
+        variable_start_string=r"\VAR{",
+        variable_end_string="}",
+        comment_start_string=r"\COMMENT{",
+        comment_end_string="}",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,  # that is for HTML; finalize escapes for LaTeX
+        finalize=_printed,
+    )
+
+
+def _printed(value: object) -> Latex:
+    if isinstance(value, Undefined):
+        str(value)  # raises, and names what is undefined
+    return latex(value)
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:

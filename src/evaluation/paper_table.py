@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
-
 from evaluation.atomic import write_text
 from evaluation.outcomes import Capability, Capacity, read_outcomes
 from evaluation.paper import (
@@ -20,6 +18,7 @@ from evaluation.paper import (
     Findings,
     Latex,
     decimals,
+    environment,
     latex,
     machine_beside,
     parser,
@@ -146,7 +145,7 @@ def table(
         if (row := findings.at(name, method, "ready_ms", layer)) and row.n
     }
     return (
-        _environment()
+        environment()
         .get_template("capabilities.tex.j2")
         .render(
             run=findings.run,
@@ -170,31 +169,6 @@ def table(
             refused=REFUSED,
         )
     )
-
-
-def _environment() -> Environment:
-    """Jinja2 with delimiters that LaTeX does not use; what is printed is escaped, what is missing raises."""
-    return Environment(
-        loader=PackageLoader("evaluation"),
-        block_start_string=r"\BLOCK{",
-        block_end_string="}",
-        variable_start_string=r"\VAR{",
-        variable_end_string="}",
-        comment_start_string=r"\COMMENT{",
-        comment_end_string="}",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        autoescape=False,  # that is for HTML; finalize escapes for LaTeX
-        finalize=_printed,
-    )
-
-
-def _printed(value: object) -> Latex:
-    if isinstance(value, Undefined):
-        str(value)  # raises, and names what is undefined
-    return latex(value)
 
 
 def main() -> int:

@@ -12,9 +12,18 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1]
 # Editing one of these changes no measurement.
 _NOT_MEASURING = (
-    *("aggregate", "api_reference", "outcomes", "paper", "paper_figure", "paper_numbers", "paper_table", "paper_wall"),
-    *("paper_load", "paper_sweep"),
-    *("probe", "publish", "runs", "statistics", "summary"),
+    *("aggregate", "api_reference", "claim", "claims", "claims_of_use", "memo", "outcomes"),
+    *(
+        "paper",
+        "paper_claims",
+        "paper_figure",
+        "paper_load",
+        "paper_numbers",
+        "paper_sweep",
+        "paper_table",
+        "paper_wall",
+    ),
+    *("probe", "publish", "runs", "statistics", "summary", "trends"),
 )
 _PACKAGES = ("torch", "transformers", "numpy", "snakemake", "nvidia-ml-py")
 

@@ -1,8 +1,13 @@
-"""The statistics of the study: medians with rank intervals, paired ratios with bootstrap intervals, straight
-lines.
+"""The statistics of the study: medians with rank intervals, ratios with bootstrap intervals, straight lines.
 
 Pure functions over numbers; knows nothing of records, methods or units. Nothing here assumes a normal
-distribution: latencies have a hard floor and a long tail.
+distribution: latencies have a hard floor and a long tail. What is fitted over depth, with intervals, is in
+:mod:`evaluation.trends`.
+
+Where values come from several processes they are passed in groups, one per process, and every bootstrap draws
+processes first and then values within each: what was drawn once per process (addresses, clocks) is resampled as
+a whole. One process gives an interval of what varies within it; two or three give one that is too narrow, for so
+few draws know little of the rest.
 """
 
 import math
@@ -14,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+# The values of one thing that was measured in several processes, one sequence for each.
+Groups = Sequence[Sequence[float] | Values]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,19 @@ class Interval:
     high: float
     n: int
     coverage: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What was computed from all samples, and its bootstrap interval, in the same unit."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Estimate":
+        """This in another unit, or over another span; ``factor`` is at least 0."""
+        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,30 +124,74 @@ def ratio_interval(
     if len(labels) != len(pairs):
         raise ValueError(f"{len(labels)} groups for {len(pairs)} pairs")
     ratios = first / second
-    medians = _resampled_medians(ratios, labels, resamples, np.random.default_rng(seed))
+    groups_of_ratios = [ratios[np.array(labels) == label] for label in sorted(set(labels))]
+    return stratified_median([groups_of_ratios], confidence=confidence, resamples=resamples, seed=seed)
+
+
+def stratified_median(
+    strata: Sequence[Groups], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Median of all values of ``strata`` with a percentile bootstrap interval.
+
+    A stratum, as a layer, is not drawn but always there; what is resampled are its processes and their values. The
+    same ``seed`` gives the same interval. ``coverage`` is the nominal ``confidence``.
+
+    Raises ValueError if there are no values or if one is not finite.
+    """
+    values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
+    generator = np.random.default_rng(seed)
+    drawn = np.concatenate([_resampled(groups, resamples, generator) for groups in strata], axis=1)
+    low, high = percentiles(_medians(drawn), confidence)
+    return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=confidence)
+
+
+def ratio_of_medians(
+    first: Groups, second: Groups, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Estimate:
+    """The median of ``first`` over that of ``second``, which were measured independently, in groups by process.
+
+    The interval is of percentiles, each side resampled by itself. The same ``seed`` gives the same interval. Raises
+    ValueError if a side has no values, if one is not finite, or if one of ``second`` is not above 0.
+    """
+    above, below = (_checked(np.concatenate([np.asarray(group) for group in side])) for side in (first, second))
+    if np.any(below <= 0):
+        raise ValueError("a ratio to 0 or less has no value")
+    generator = np.random.default_rng(seed)
+    ratios = resampled_medians(first, resamples, generator) / resampled_medians(second, resamples, generator)
+    low, high = percentiles(ratios, confidence)
+    return Estimate(value=float(np.median(above) / np.median(below)), low=low, high=high)
+
+
+def percentiles(resampled: Values, confidence: float) -> tuple[float, float]:
+    """The ends of the percentile interval of a bootstrap."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail], method="linear")
-    return Interval(
-        median=float(np.median(ratios)), low=float(low), high=float(high), n=len(ratios), coverage=confidence
-    )
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="linear")
+    return float(low), float(high)
 
 
-def _resampled_medians(ratios: Values, labels: list[int], resamples: int, generator: np.random.Generator) -> Values:
-    """Medians of ``resamples`` bootstrap samples: groups with replacement, then members with replacement."""
-    members = [ratios[np.array(labels) == label] for label in sorted(set(labels))]
-    sizes = np.array([len(member) for member in members])
-    table = np.full((len(members), sizes.max()), np.nan)
-    for row, member in zip(table, members, strict=True):
-        row[: len(member)] = member
-    chosen = generator.integers(len(members), size=(resamples, len(members)))
-    picks = generator.random((resamples, len(members), sizes.max()))
+def resampled_medians(groups: Groups, resamples: int, generator: np.random.Generator) -> Values:
+    """Medians of ``resamples`` bootstrap samples of ``groups``: groups with replacement, then values of each."""
+    return _medians(_resampled(groups, resamples, generator))
+
+
+def _medians(drawn: Values) -> Values:
+    median = np.nanmedian if np.isnan(drawn).any() else np.median  # the former is slower by far
+    return np.asarray(median(drawn, axis=1))
+
+
+def _resampled(groups: Groups, resamples: int, generator: np.random.Generator) -> Values:
+    """``resamples`` rows, a bootstrap sample of all values each; NaN where a shorter group was drawn for a longer."""
+    sizes = np.array([len(group) for group in groups])
+    table = np.full((len(groups), sizes.max()), np.nan)
+    for row, group in zip(table, groups, strict=True):
+        row[: len(group)] = group
+    chosen = generator.integers(len(groups), size=(resamples, len(groups)))
+    picks = generator.random((resamples, len(groups), sizes.max()))
     index = (picks * sizes[chosen][..., None]).astype(np.intp)
     drawn = table[chosen[..., None], index]
-    if sizes.min() == sizes.max():
-        return np.asarray(np.median(drawn.reshape(resamples, -1), axis=1))
     absent = np.arange(sizes.max()) >= sizes[chosen][..., None]  # a short group gives no more than it has
     drawn[absent] = np.nan
-    return np.asarray(np.nanmedian(drawn.reshape(resamples, -1), axis=1))
+    return np.asarray(drawn.reshape(resamples, -1))
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:

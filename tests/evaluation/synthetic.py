@@ -6,8 +6,8 @@ exact.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ HISTORY_BYTES_PER_LAYER = 40_000_000
 MATRIX_TFLOPS = 500.0
 LINK_GBPS = 55.0
 SCATTER = 0.01  # of the median, from end to end
+GIB = 2**30
 
 
 def ready_ms(method: str, variant: str, workload: str, layer: int, functional: bool) -> float:
@@ -42,7 +43,9 @@ class Synthetic:
     rounds: int = 1
     samples: int = 30
     gpu_name: str = "NVIDIA H100 80GB HBM3"
+    scatter: float = SCATTER
     ready: Callable[[str, str, str, int, bool], float] = ready_ms
+    beside: Mapping[str, list[Json]] = field(default_factory=dict)  # cells of side records by path; else they have none
 
     def study(self) -> Json:
         """The settings, as study.json holds them."""
@@ -131,7 +134,7 @@ class Synthetic:
         partners = ["pinned_identical", "pinned_ordered"] if workload["kv_cache"] else ["pinned"]
         partners = partners if method == "djinn" else []
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
-        scatter = [1 + SCATTER * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
+        scatter = [1 + self.scatter * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
         return {
             "workload": workload["name"],
             "variant": variant,
@@ -177,8 +180,22 @@ class Synthetic:
         for name in side_records(self.study()) if self.methods else ():
             whole = self.record(self.methods[0], self.layers[0], 1)
             shared = {key: whole[key] for key in ("schema", "study", "model", "provenance")}
-            write(folder / name, {**shared, "cells": []})
+            write(folder / name, {**shared, "cells": self.beside.get(name, [])})
         return folder
+
+
+def wall(variant, sessions, stopped_by, *, headline):
+    """A cell of a capacity record; its last figures are those of the refusal."""
+    figures = [{"sessions": count, "device_bytes": (24 + count) * GIB, "host_bytes": 0} for count in range(1, sessions)]
+    figures.append({"sessions": sessions, "device_bytes": 79 * GIB, "host_bytes": sessions})
+    end = {"sessions": sessions, "stopped_by": stopped_by, "figures": figures, "bit_exact": True}
+    return {"variant": variant, "headline": headline, **end}
+
+
+def probe(variant, survives, exact, lines, resume_ms, *, headline):
+    """A cell of a capabilities record."""
+    verdict = {"edit_survives": survives, "edit_exact": exact, "state_lines": lines, "resume_ms": resume_ms}
+    return {"variant": variant, "headline": headline, **verdict}
 
 
 def clocks(ready: float) -> Json:

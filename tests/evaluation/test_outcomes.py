@@ -9,24 +9,7 @@ from evaluation.paper_table import table
 from evaluation.runs import RunError, load_run
 from evaluation.summary import SummaryError
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, write
-
-GIB = 2**30
-
-
-def wall(variant, sessions, stopped_by, *, headline):
-    """A cell of a capacity record; its last figures are those of the refusal."""
-    figures = [{"sessions": count, "device_bytes": (24 + count) * GIB, "host_bytes": 0} for count in range(1, sessions)]
-    figures.append({"sessions": sessions, "device_bytes": 79 * GIB, "host_bytes": sessions})
-    end = {"sessions": sessions, "stopped_by": stopped_by, "figures": figures}
-    return {"variant": variant, "headline": headline, **end}
-
-
-def probe(variant, survives, exact, lines, resume_ms, *, headline):
-    """A cell of a capabilities record."""
-    verdict = {"edit_survives": survives, "edit_exact": exact, "state_lines": lines, "resume_ms": resume_ms}
-    return {"variant": variant, "headline": headline, **verdict}
-
+from tests.evaluation.synthetic import GIB, Synthetic, edit, probe, wall, write
 
 CELLS = {
     "capacity/vanilla.json": [

@@ -10,8 +10,8 @@ import jinja2
 import pytest
 
 from evaluation.outcomes import Capability, Capacity
-from evaluation.paper import Findings, Latex, latex, significant
-from evaluation.paper_table import _environment, main, table
+from evaluation.paper import Findings, Latex, environment, latex, significant
+from evaluation.paper_table import main, table
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
@@ -103,10 +103,10 @@ def test_latex_takes_text_and_whole_numbers_only():
 
 def test_an_undefined_variable_stops_the_build():
     """Strict undefined, with the delimiters of the templates."""
-    environment = _environment()
-    assert environment.from_string(r"{a} \BLOCK{if x}\VAR{x}\BLOCK{endif} %").render(x="1_") == r"{a} 1\_ %"
+    templates = environment()
+    assert templates.from_string(r"{a} \BLOCK{if x}\VAR{x}\BLOCK{endif} %").render(x="1_") == r"{a} 1\_ %"
     with pytest.raises(jinja2.UndefinedError):
-        environment.from_string(r"\VAR{missing}").render()
+        templates.from_string(r"\VAR{missing}").render()
 
 
 @pytest.mark.parametrize(
