@@ -23,6 +23,7 @@ rule aggregate:
         capacity="results/capacity.csv",
         capabilities="results/capabilities.csv",
         sweep="results/sweep.csv",
+        peers="results/peers.csv",
     log:
         "logs/aggregate.log",
     conda:

@@ -1,4 +1,4 @@
-"""From raw records to ``summary.csv`` and three tables beside it, in one folder, usually ``results``.
+"""From raw records to ``summary.csv`` and four tables beside it, in one folder, usually ``results``.
 
 The summary has one row per run, workload, method, variant, layer and metric; the others see
 :mod:`evaluation.outcomes`.
@@ -13,7 +13,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evaluation.outcomes import Capability, Capacity, Crossing, capabilities, capacities, crossings, write_outcomes
+from evaluation.outcomes import (
+    Capability,
+    Capacity,
+    Crossing,
+    PeerMetric,
+    capabilities,
+    capacities,
+    crossings,
+    peer_metrics,
+    write_outcomes,
+)
 from evaluation.runs import Json, Run, RunError, load_run
 from evaluation.statistics import Interval, median_interval, quantile, ratio_interval
 from evaluation.summary import UNITS, Row, write_summary
@@ -149,6 +159,7 @@ def main() -> int:
         write_outcomes(arguments.out / "capacity.csv", Capacity, capacities(runs))
         write_outcomes(arguments.out / "capabilities.csv", Capability, capabilities(runs))
         write_outcomes(arguments.out / "sweep.csv", Crossing, crossings(runs))
+        write_outcomes(arguments.out / "peers.csv", PeerMetric, peer_metrics(runs))
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

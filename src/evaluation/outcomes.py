@@ -1,4 +1,6 @@
-"""What fits, what can be done and where methods cross: ``capacity.csv``, ``capabilities.csv`` and ``sweep.csv``.
+"""What fits, what can be done, where methods cross, and what a user would pick instead: four tables.
+
+``capacity.csv``, ``capabilities.csv``, ``sweep.csv`` and ``peers.csv``.
 
 Owns their columns and how they are written and read; the same runs always give the same bytes. A method's headline
 variant comes first. Runs that were measured before there were such records have no rows.
@@ -15,7 +17,7 @@ import pandas as pd
 from evaluation.atomic import write_text
 from evaluation.runs import Json, Run
 from evaluation.statistics import linear_fit, median_interval
-from evaluation.summary import SummaryError
+from evaluation.summary import UNITS, SummaryError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,28 @@ class Crossing:
     crossover_layer: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeerMetric:
+    """One metric of a peer at the deepest layer of one workload, in ``unit``.
+
+    Where ``outcome`` is not "ok" there is one row of the clock ready, without numbers, and ``message`` is the reason.
+    """
+
+    run: str
+    peer: str
+    workload: str
+    metric: str
+    median: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    unit: str
+    outcome: str
+    message: str
+
+
 Outcome = TypeVar("Outcome", Capacity, Capability, Crossing)
+Line = TypeVar("Line", Capacity, Capability, Crossing, PeerMetric)
 
 
 def capacities(runs: Iterable[Run]) -> list[Capacity]:
@@ -154,6 +177,39 @@ def _meeting(line: Sequence[tuple[int, float]], level: Sequence[tuple[int, float
     return (mean(ms for _, ms in level) - fit.intercept) / fit.slope if fit.slope else None
 
 
+def peer_metrics(runs: Iterable[Run]) -> list[PeerMetric]:
+    """The rows of ``runs``, in the order of each study."""
+    return [
+        row
+        for run in sorted(runs, key=lambda run: run.name)
+        for peer in run.study.get("peers", {}).get("run", ())
+        for cell in run.beside.get(f"peers/{peer}.json", {"cells": []})["cells"]
+        for row in _of_peer(run.name, peer, cell)
+    ]
+
+
+def _of_peer(run: str, peer: str, cell: Json) -> Iterable[PeerMetric]:
+    about: dict[str, Any] = {"run": run, "peer": peer, "workload": cell["workload"]}
+    about |= {"outcome": cell["outcome"], "message": cell["message"]}
+    if not cell["samples"]:
+        none: dict[str, Any] = {"median": None, "ci_low": None, "ci_high": None, "n": 0}
+        yield PeerMetric(**about, **none, metric="ready_ms", unit=UNITS["ready_ms"])
+        return
+    for metric, unit in UNITS.items():
+        found = [cell[metric]] if metric in cell else [sample.get(metric) for sample in cell["samples"]]
+        if values := [value for value in found if value is not None]:
+            interval = median_interval(values)
+            yield PeerMetric(
+                **about,
+                metric=metric,
+                median=interval.median,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                n=len(values),
+                unit=unit,
+            )
+
+
 def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
     for run in sorted(runs, key=lambda run: run.name):
         for method in run.study["methods"]:
@@ -162,7 +218,7 @@ def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
                 yield run, method, cell
 
 
-def write_outcomes(path: Path, kind: type[Outcome], rows: Sequence[Outcome]) -> None:
+def write_outcomes(path: Path, kind: type[Line], rows: Sequence[Line]) -> None:
     """Write ``rows`` of one kind, in the order given."""
     columns = [field.name for field in fields(kind)]
     printed = [[_printed(value) for value in astuple(row)] for row in rows]
@@ -173,7 +229,7 @@ def _printed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return str(int(value)) if value.is_integer() else f"{value:.6g}"  # whole bytes exactly
     return "" if value is None else str(value)
 
 

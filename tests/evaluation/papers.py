@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.aggregate import summarise
-from evaluation.outcomes import Capability, Capacity, Crossing, capabilities, capacities, crossings, write_outcomes
+from evaluation.outcomes import (
+    Capability,
+    Capacity,
+    Crossing,
+    PeerMetric,
+    capabilities,
+    capacities,
+    crossings,
+    peer_metrics,
+    write_outcomes,
+)
 from evaluation.paper import Findings
 from evaluation.runs import Run, load_run
 from evaluation.summary import write_summary
@@ -37,6 +47,7 @@ class Results:
         write_outcomes(self.summary.with_name("capacity.csv"), Capacity, capacities(runs))
         write_outcomes(self.summary.with_name("capabilities.csv"), Capability, capabilities(runs))
         write_outcomes(self.summary.with_name("sweep.csv"), Crossing, crossings(runs))
+        write_outcomes(self.summary.with_name("peers.csv"), PeerMetric, peer_metrics(runs))
 
     def run(self) -> Run:
         """The run, read again."""
