@@ -55,7 +55,8 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
 def overwrite_driver_memory(device: torch.device) -> int:
     """Fill with 0xFF what the driver holds free on a GPU, but for ``_LEFT_FREE``, and give it back; how many bytes.
 
-    What a process gives back to the driver may come again as it was. On the CPU nothing is filled.
+    What a process gives back to the driver may come again as it was. On the CPU nothing is filled. Raises
+    ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
     """
     if device.type != "cuda":
         return 0
@@ -67,6 +68,8 @@ def overwrite_driver_memory(device: torch.device) -> int:
         block = torch.empty(nbytes, dtype=torch.uint8, device=device).fill_(0xFF)
     torch.cuda.synchronize(device)
     del block, pool  # in this order, which gives the memory back to the driver
+    if torch.cuda.mem_get_info(device)[0] < nbytes:
+        raise RuntimeError(f"the {nbytes} bytes of device memory that were filled did not go back to the driver")
     return nbytes
 
 
