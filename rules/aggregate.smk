@@ -24,6 +24,7 @@ rule aggregate:
         capabilities="results/capabilities.csv",
         sweep="results/sweep.csv",
         load="results/load.csv",
+        peers="results/peers.csv",
     log:
         "logs/aggregate.log",
     conda:

@@ -80,7 +80,7 @@ def record(job):
 
 
 def side_records():
-    """What is measured once per run, some of it of Djinn, and once per method."""
+    """What is measured once per run, some of it of Djinn, once per method, and once per peer."""
     of_methods = [
         f"{LOCAL}/{kind}/{method}.json"
         for kind in ("capacity", "capabilities")
@@ -91,6 +91,7 @@ def side_records():
         f"{LOCAL}/sweep.json",
         *of_methods,
         *(of_djinn if "djinn" in STUDY.methods else []),
+        *(f"{LOCAL}/peers/{peer}.json" for peer in STUDY.peers.run),
     ]
 
 

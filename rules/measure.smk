@@ -1,4 +1,4 @@
-"""One job per method, layer and round, some per method, one each for overhead, load and sweep: a process each."""
+"""One job per method, layer and round, some per method, one per peer, for overhead, load and sweep: a process each."""
 
 
 rule measure:
@@ -65,3 +65,23 @@ rule method_measure:
     shell:
         "python3 -m evaluation.{wildcards.kind} --method {wildcards.method} --study {input.study}"
         " --out {output} > {log} 2>&1"
+
+
+rule peer_measure:
+    input:
+        MEASURING,
+        "envs/peers.txt",  # what to install if a peer is to be run
+        study=rules.study.output,
+        machine=ancient(f"{LOCAL}/machine.json"),
+    output:
+        f"{LOCAL}/peers/{{peer}}.json",
+    log:
+        "logs/measure/peer_{peer}.log",
+    wildcard_constraints:
+        peer="memory_saver|process_checkpoint",
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    shell:
+        "python3 -m evaluation.peers --peer {wildcards.peer} --study {input.study} --out {output} > {log} 2>&1"

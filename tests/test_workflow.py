@@ -84,7 +84,7 @@ def test_main_job_measures_and_draws(finished):
     methods = ("djinn", "manual_offload", "recompute", "vanilla")
     assert records == [f"{method}/layer_{layer}/round_1.json" for method in methods for layer in (1, 3)]
     of_methods = [f"{kind}/{method}" for kind in ("capacity", "capabilities") for method in methods]
-    for name in ("overhead", "load", "sweep", *of_methods):
+    for name in ("overhead", "load", "sweep", "peers/memory_saver", "peers/process_checkpoint", *of_methods):
         assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]

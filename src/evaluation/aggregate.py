@@ -17,10 +17,12 @@ from evaluation.outcomes import (
     Capability,
     Capacity,
     Crossing,
+    PeerMetric,
     Resumes,
     capabilities,
     capacities,
     crossings,
+    peer_metrics,
     resumes,
     write_outcomes,
 )
@@ -163,6 +165,7 @@ def main() -> int:
         write_outcomes(arguments.out / "capabilities.csv", Capability, capabilities(runs))
         write_outcomes(arguments.out / "sweep.csv", Crossing, crossings(runs))
         write_outcomes(arguments.out / "load.csv", Resumes, resumes(runs))
+        write_outcomes(arguments.out / "peers.csv", PeerMetric, peer_metrics(runs))
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

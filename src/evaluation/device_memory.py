@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+_LEFT_FREE = 1 << 30  # bytes of device memory that the driver may want for itself
 _SMALL = 1 << 20  # torch serves requests up to 1 MiB from a pool of their own
 
 
@@ -49,6 +50,27 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     if overwritten < sum(freed):
         raise RuntimeError(f"only {overwritten} of {sum(freed)} freed bytes could be overwritten")
     return overwritten
+
+
+def overwrite_driver_memory(device: torch.device) -> int:
+    """Fill with 0xFF what the driver holds free on a GPU, but for ``_LEFT_FREE``, and give it back; how many bytes.
+
+    What a process gives back to the driver may come again as it was. On the CPU nothing is filled. Raises
+    ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
+    """
+    if device.type != "cuda":
+        return 0
+    nbytes = torch.cuda.mem_get_info(device)[0] - _LEFT_FREE
+    if nbytes <= 0:
+        return 0
+    pool = torch.cuda.MemPool()  # of its own: to empty torch's would cost whoever is timed next
+    with torch.cuda.use_mem_pool(pool, device):
+        block = torch.empty(nbytes, dtype=torch.uint8, device=device).fill_(0xFF)
+    torch.cuda.synchronize(device)
+    del block, pool  # in this order, which gives the memory back to the driver
+    if torch.cuda.mem_get_info(device)[0] < nbytes:
+        raise RuntimeError(f"the {nbytes} bytes of device memory that were filled did not go back to the driver")
+    return nbytes
 
 
 def _free_blocks(device: torch.device) -> list[int]:

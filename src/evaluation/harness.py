@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from evaluation.clocks import Clocks, Reading, now_ms
-from evaluation.device_memory import allocated_bytes, overwrite_free_memory, synchronize
+from evaluation.device_memory import overwrite_free_memory, synchronize
 from evaluation.method import Method
 from evaluation.models import Subject, input_tokens
 from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
@@ -138,20 +138,20 @@ class Harness:
     def _pause(self, method: Method) -> Record:
         """Run to the breakpoint and pause; what the pause took and left, as a record keeps it."""
         device = self._subject.device
-        before = allocated_bytes(device)
+        before = method.device_bytes()
         method.prepare()
         synchronize(device)
         sizes = method.state_sizes() if method.frees_memory else []
         start = now_ms()
         method.pause()
         pause_ms = now_ms() - start
-        after = allocated_bytes(device)
+        after = method.device_bytes()
         kept = None if before is None or after is None else max(after - before, 0)
         return {
             "pause_ms": pause_ms,
             "device_bytes_paused": kept,
             "host_bytes_paused": method.host_bytes(),
-            "overwritten_bytes": overwrite_free_memory(device, sizes),
+            "overwritten_bytes": overwrite_free_memory(device, sizes) + method.overwrite_given_back(),
         }
 
     def _think(self) -> None:

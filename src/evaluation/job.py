@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluation.atomic import write_json
 from evaluation.devices import DeviceError
 from evaluation.harness import NotBitExact, Record, Variants, measure
-from evaluation.models import Subject, build
+from evaluation.models import Subject, build, outline
 from evaluation.provenance import provenance
 from evaluation.study import ConfigError, Study, load_config, resolve
 
@@ -68,6 +68,20 @@ def run_method_job(
     )
 
 
+def run_peer_job(name: str, description: str | None, take: Callable[[str, Study, Report], Record]) -> int:
+    """The same for what a user would pick instead; a peer builds its model in a process of its own."""
+    parser = _parser(name, description)
+    parser.add_argument("--peer", required=True, help="as in the configuration: memory_saver, process_checkpoint")
+    arguments = parser.parse_args()
+
+    def one(study: Study, subject: Callable[[], Subject], report: Report) -> Record:
+        if arguments.peer not in study.peers.run:
+            raise ConfigError(f"--peer {arguments.peer}: the study has {', '.join(study.peers.run) or 'none'}")
+        return {"peer": arguments.peer, **take(arguments.peer, study, report)}
+
+    return _run_beside(name, arguments, one)
+
+
 def _known(method: str, study: Study) -> str:
     if method not in study.methods:
         raise ConfigError(f"--method {method}: the study has {', '.join(study.methods)}")
@@ -80,7 +94,7 @@ def _run_beside(
     built: list[Subject] = []
 
     def subject() -> Subject:
-        built.append(_build(study))
+        built.append(build_subject(study))
         return built[0]
 
     try:
@@ -94,7 +108,8 @@ def _run_beside(
     except (ConfigError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    shared = {"study": study.to_json(), "model": built[0].describe(study), "provenance": origin}
+    described = (built[0] if built else outline(study)).describe(study)
+    shared = {"study": study.to_json(), "model": described, "provenance": origin}
     write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
     return 0
 
@@ -132,7 +147,7 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: Variants, partners: Variants) -> Record:
     origin = provenance(study.device)
-    subject = _build(study)
+    subject = build_subject(study)
     with _Progress(f"{name} layer {arguments.layer}") as report:
         cells = measure(subject, study, arguments.layer, variants=variants, partners=partners, report=report)
     return {
@@ -147,7 +162,8 @@ def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: V
     }
 
 
-def _build(study: Study) -> Subject:
+def build_subject(study: Study) -> Subject:
+    """The model of ``study`` on its device; raises :class:`ConfigError` if the device has no room for it."""
     try:
         return build(study)
     except torch.OutOfMemoryError as error:

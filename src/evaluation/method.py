@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from evaluation.device_memory import allocated_bytes
 from evaluation.models import Subject
 from evaluation.programs import Logits, Stopped, decode, start_at_layer, stop_at_layer
 from evaluation.study import ConfigError, Study, Workload
@@ -86,6 +87,14 @@ class Method(ABC):
     def flops(self) -> float | None:
         """Operations that resume repeats, or None for a method that repeats none."""
         return None
+
+    def device_bytes(self) -> int | None:
+        """Bytes that this process uses on a GPU, by the count that sees what ``pause`` gives up; None on the CPU."""
+        return allocated_bytes(self.subject.device)
+
+    def overwrite_given_back(self) -> int:
+        """Overwrite what ``pause`` gave back to the driver, where torch's allocator cannot; how many bytes were."""
+        return 0
 
     def host_bytes(self) -> int:
         """Host memory that the paused session takes, in bytes."""

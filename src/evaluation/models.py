@@ -1,6 +1,7 @@
 """Builds the model of a study on its device: the exact Llama-2 architecture with random weights, or a checkpoint."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,24 +58,45 @@ def build(study: Study) -> Subject:
     if study.functional:
         torch.set_num_threads(1)  # the OpenMP teams of the harness's and the session's thread would spin for one core
     device = torch.device(study.device, 0) if study.device == "cuda" else torch.device(study.device)
-    options = {"dtype": DTYPES[study.model.dtype], "attn_implementation": study.model.attention}
     if study.model.path is not None:
-        model = LlamaForCausalLM.from_pretrained(study.model.path, **options).to(device)
-        weights = f"checkpoint {study.model.name}"
+        model = LlamaForCausalLM.from_pretrained(study.model.path, **_options(study)).to(device)
     else:
-        shape = study.architecture
-        config = LlamaConfig(
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            intermediate_size=shape.intermediate_size,
-            vocab_size=shape.vocab_size,
-            max_position_embeddings=shape.max_positions,
-            rms_norm_eps=1e-5,
-        )
         torch.manual_seed(study.model.seed)
         with torch.device(device):
-            model = LlamaForCausalLM._from_config(config, **options)
-        weights = f"random, seed {study.model.seed}"
-    return Subject(model=model.eval().requires_grad_(False), device=device, weights=weights)
+            model = LlamaForCausalLM._from_config(_random_config(study), **_options(study))
+    return Subject(model=model.eval().requires_grad_(False), device=device, weights=_weights(study))
+
+
+def outline(study: Study) -> Subject:
+    """The model of ``study`` without weights, on torch's ``meta`` device: enough to describe it, and takes no memory.
+
+    Raises ``OSError`` if the checkpoint's configuration cannot be read.
+    """
+    path = study.model.path
+    config = LlamaConfig.from_pretrained(path) if path is not None else _random_config(study)
+    device = torch.device("meta")
+    with device:
+        model = LlamaForCausalLM._from_config(config, **_options(study))
+    return Subject(model=model.eval().requires_grad_(False), device=device, weights=_weights(study))
+
+
+def _options(study: Study) -> dict[str, Any]:
+    return {"dtype": DTYPES[study.model.dtype], "attn_implementation": study.model.attention}
+
+
+def _random_config(study: Study) -> LlamaConfig:
+    shape = study.architecture
+    return LlamaConfig(
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size,
+        max_position_embeddings=shape.max_positions,
+        rms_norm_eps=1e-5,
+    )
+
+
+def _weights(study: Study) -> str:
+    return f"checkpoint {study.model.name}" if study.model.path is not None else f"random, seed {study.model.seed}"

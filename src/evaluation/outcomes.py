@@ -1,6 +1,6 @@
-"""What fits, what can be done, where methods cross, and load: the tables beside ``summary.csv``.
+"""What fits, what can be done, where methods cross, load, and what a user would pick instead: tables.
 
-``capacity.csv``, ``capabilities.csv``, ``sweep.csv`` and ``load.csv``.
+``capacity.csv``, ``capabilities.csv``, ``sweep.csv``, ``load.csv`` and ``peers.csv``.
 Owns their columns and how they are written and read; the same runs always give the same bytes. A method's headline
 variant comes first. Runs that were measured before there were such records have no rows.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from evaluation.atomic import write_text
 from evaluation.runs import Json, Run
 from evaluation.statistics import linear_fit, median_interval, quantile
-from evaluation.summary import SummaryError
+from evaluation.summary import UNITS, SummaryError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,27 @@ class Resumes:
     unit: str
 
 
-Outcome = TypeVar("Outcome", Capacity, Capability, Crossing, Resumes)
+@dataclass(frozen=True, kw_only=True)
+class PeerMetric:
+    """One metric of a peer at the deepest layer of one workload, in ``unit``.
+
+    Where ``outcome`` is not "ok" there is one row of the clock ready, without numbers, and ``message`` is the reason.
+    """
+
+    run: str
+    peer: str
+    workload: str
+    metric: str
+    median: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    unit: str
+    outcome: str
+    message: str
+
+
+Outcome = TypeVar("Outcome", Capacity, Capability, Crossing, Resumes, PeerMetric)
 OfMethod = TypeVar("OfMethod", Capacity, Capability, Crossing)
 
 
@@ -247,6 +267,39 @@ def orders(rows: Sequence[Crossing]) -> str:
     return "; ".join(f"{order} at {' and '.join(which)} tokens" for order, which in sizes.items())
 
 
+def peer_metrics(runs: Iterable[Run]) -> list[PeerMetric]:
+    """The rows of ``runs``, in the order of each study."""
+    return [
+        row
+        for run in sorted(runs, key=lambda run: run.name)
+        for peer in run.study.get("peers", {}).get("run", ())
+        for cell in run.beside.get(f"peers/{peer}.json", {"cells": []})["cells"]
+        for row in _of_peer(run.name, peer, cell)
+    ]
+
+
+def _of_peer(run: str, peer: str, cell: Json) -> Iterable[PeerMetric]:
+    about: dict[str, Any] = {"run": run, "peer": peer, "workload": cell["workload"]}
+    about |= {"outcome": cell["outcome"], "message": cell["message"]}
+    if not cell["samples"]:
+        none: dict[str, Any] = {"median": None, "ci_low": None, "ci_high": None, "n": 0}
+        yield PeerMetric(**about, **none, metric="ready_ms", unit=UNITS["ready_ms"])
+        return
+    for metric, unit in UNITS.items():
+        found = [cell[metric]] if metric in cell else [sample.get(metric) for sample in cell["samples"]]
+        if values := [value for value in found if value is not None]:
+            interval = median_interval(values)
+            yield PeerMetric(
+                **about,
+                metric=metric,
+                median=interval.median,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                n=len(values),
+                unit=unit,
+            )
+
+
 def _cells(runs: Iterable[Run], kind: str) -> Iterable[tuple[Run, str, Json]]:
     for run in sorted(runs, key=lambda run: run.name):
         for method in run.study["methods"]:
@@ -266,7 +319,7 @@ def _printed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return str(int(value)) if value.is_integer() else f"{value:.6g}"  # whole bytes exactly
     return "" if value is None else str(value)
 
 

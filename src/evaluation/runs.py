@@ -98,9 +98,10 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 
 
 def side_records(study: Json) -> list[str]:
-    """Paths in a run of what is measured once per run, or once per method."""
+    """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers."""
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
-    return ["overhead.json", "load.json", "sweep.json", *of_methods]
+    of_peers = [f"peers/{peer}.json" for peer in study.get("peers", {}).get("run", ())]
+    return ["overhead.json", "load.json", "sweep.json", *of_methods, *of_peers]
 
 
 def verify_checksums(folder: Path) -> None:

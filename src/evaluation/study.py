@@ -115,6 +115,20 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peers:
+    """What a user would pick instead: which of them are run, and with how many samples."""
+
+    run: tuple[str, ...]
+    memory_saver_samples: int
+    process_checkpoint_samples: int
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Peers":
+        """From the configuration, or from a study's JSON."""
+        return cls(**{**plain, "run": tuple(plain["run"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One process and one record."""
 
@@ -141,6 +155,7 @@ class Study:
     load_host_arena_gib: float
     capacity: Capacity
     sweep: Sweep
+    peers: Peers
 
     @property
     def functional(self) -> bool:
@@ -183,6 +198,7 @@ class Study:
                 "load": tuple(Load(**row) for row in plain["load"]),
                 "capacity": Capacity(**plain["capacity"]),
                 "sweep": Sweep.of(plain["sweep"]),
+                "peers": Peers.of(plain["peers"]),
             }
         )
 
@@ -258,11 +274,13 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     measurement = dict(filled["measurement"])
     workloads = [dict(workload) for workload in filled["workloads"]]
     overhead, load, capacity, sweep = (filled[name] for name in ("overhead", "load", "capacity", "sweep"))
+    peers = filled["peers"]
     load_host_arena_gib = filled["djinn"]["load_host_arena_gib"]
     if device == "cpu":
         smaller = dict(filled["functional"])
         tokens = smaller.pop("tokens")
         overhead, load, capacity, sweep = (smaller.pop(name) for name in ("overhead", "load", "capacity", "sweep"))
+        peers = {**peers, **smaller.pop("peers")}
         load_host_arena_gib = filled["djinn"]["host_arena_gib"]
         measurement.update(smaller)
         workloads = [{**workload, "tokens": tokens} for workload in workloads]
@@ -301,6 +319,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         load_host_arena_gib=load_host_arena_gib,
         capacity=Capacity(**capacity),
         sweep=Sweep.of(sweep),
+        peers=Peers.of(peers),
     )
 
 

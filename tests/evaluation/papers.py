@@ -8,10 +8,12 @@ from evaluation.outcomes import (
     Capability,
     Capacity,
     Crossing,
+    PeerMetric,
     Resumes,
     capabilities,
     capacities,
     crossings,
+    peer_metrics,
     resumes,
     write_outcomes,
 )
@@ -48,6 +50,7 @@ class Results:
         write_outcomes(self.summary.with_name("capabilities.csv"), Capability, capabilities(runs))
         write_outcomes(self.summary.with_name("sweep.csv"), Crossing, crossings(runs))
         write_outcomes(self.summary.with_name("load.csv"), Resumes, resumes(runs))
+        write_outcomes(self.summary.with_name("peers.csv"), PeerMetric, peer_metrics(runs))
 
     def run(self) -> Run:
         """The run, read again."""
