@@ -19,4 +19,8 @@ rule paper_figures:
     default_target: True
     input:
         paper_outputs("local"),
-        paper_outputs(PAPER_RUN) if PAPER_RUN in PUBLISHED else [],
+        (
+            [*paper_outputs(PAPER_RUN), "paper_figures/local/reproduction.md"]
+            if PAPER_RUN in PUBLISHED
+            else []
+        ),

@@ -216,3 +216,31 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         shell:
             "python3 -m evaluation.paper_claims --run {params.folder} --out-json {output.json}"
             " --out-md {output.md} --out-tex {output.tex} > {log} 2>&1"
+
+
+if PAPER_RUN in PUBLISHED:
+
+    rule reproduction:
+        input:
+            module("paper"),
+            module("paper_reproduction"),
+            summary="results/summary.csv",
+            claims=[
+                f"{paper_directory(run)}/claims.json" for run in ("local", PAPER_RUN)
+            ],
+            machines=[
+                f"{run_directory(run)}/machine.json" for run in ("local", PAPER_RUN)
+            ],
+        output:
+            "paper_figures/local/reproduction.md",
+        log:
+            "logs/reproduction.log",
+        conda:
+            ENVIRONMENT
+        params:
+            run=PAPER_RUN,
+        shell:
+            "python3 -m evaluation.paper_reproduction --summary {input.summary} --published {params.run}"
+            " --local-claims {input.claims[0]} --published-claims {input.claims[1]}"
+            " --local-machine {input.machines[0]} --published-machine {input.machines[1]}"
+            " --out {output} > {log} 2>&1"

@@ -4,7 +4,7 @@ Reads the summary and the files beside a run's raw records; draws and writes not
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,19 @@ def latex(text: object) -> Latex:
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise TypeError(f"{text!r} cannot go into LaTeX; a number must be formatted first")
     return Latex(str(text).translate(_ESCAPES))
+
+
+def markdown(text: str) -> str:
+    """``text`` whose own characters Markdown takes for neither a column nor a tag."""
+    for character in "\\|<>`_":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; bold marks in a cell stay marks."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(markdown(cell) for cell in line)} |" for line in lines]
 
 
 def environment() -> Environment:

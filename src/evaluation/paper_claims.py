@@ -17,7 +17,7 @@ from evaluation.atomic import write_json, write_text
 from evaluation.claim import Claim, Figure, printed
 from evaluation.claims import decide
 from evaluation.memo import OF_CLAIM, Expectation, expectations
-from evaluation.paper import Latex, environment, latex
+from evaluation.paper import Latex, environment, latex, markdown, markdown_table
 from evaluation.runs import Json, Run, RunError, load_run
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
@@ -74,15 +74,20 @@ def _figure(figure: Figure) -> Json:
 
 def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
     """A page: one table for each claim, one of the memo's expectations, and a sentence for each that differs."""
-    page = [f"# Claims, decided from the run {_plain(run.name)}", ""]
+    page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
     page += ["Written by `evaluation.paper_claims`; do not edit. Intervals are of 95 %.", processes(run), ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
-    page += ["## What the memo expected", "", *_table(("", "workload", "memo", "measured", "differs"), _rows(memo)), ""]
+    page += [
+        "## What the memo expected",
+        "",
+        *markdown_table(("", "workload", "memo", "measured", "differs"), _rows(memo)),
+        "",
+    ]
     sentences = [
-        f"- {_plain(one.quantity)}{f' ({_plain(one.workload)})' if one.workload else ''}: {_plain(one.sentence)}"
+        f"- {markdown(one.quantity)}{f' ({markdown(one.workload)})' if one.workload else ''}: {markdown(one.sentence)}"
         for one in memo
         if one.differs
     ]
@@ -105,10 +110,10 @@ def _section(claims: Sequence[Claim]) -> list[str]:
     return [
         f"## {first.id}: {first.claim}",
         "",
-        f"Rule: {_plain(first.rule)}.",
+        f"Rule: {markdown(first.rule)}.",
         f"The memo: {OF_CLAIM[first.id]}.",
         "",
-        *_table(("workload", "clock", "verdict", "decided by", "remark", "all figures"), rows),
+        *markdown_table(("workload", "clock", "verdict", "decided by", "remark", "all figures"), rows),
         "",
     ]
 
@@ -124,18 +129,6 @@ def _clock(claim: Claim) -> str:
 
 def _measured(one: Expectation) -> str:
     return _NOT_COMPARED if one.measured is None else printed(one.measured)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines]
-
-
-def _plain(text: str) -> str:
-    """Text whose own characters Markdown takes for neither a column nor a tag."""
-    for character in "\\|<>`_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
 
 
 def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
