@@ -110,3 +110,58 @@ def place_in_order(wildcards):
     """Snakemake priority of a measuring job."""
     name = f"{LOCAL}/raw/{wildcards.method}/layer_{wildcards.layer}/round_{wildcards.round}.json"
     return PRIORITY.get(name, 0)
+
+
+FIGURES = {
+    "crossover": "activation",
+    "crossover_session": "session",
+    "crossover_decode": "decode",
+}
+
+
+def drawn_workloads(run):
+    """Figures of a run, by the workloads that it measured."""
+    if run == "local":
+        measured = {workload.name for workload in STUDY.workloads}
+    else:
+        study = json.loads(Path(run_directory(run), "study.json").read_text())
+        measured = {workload["name"] for workload in study["workloads"]}
+    return {
+        figure: workload for figure, workload in FIGURES.items() if workload in measured
+    }
+
+
+def has_memory_wall(run):
+    """Whether a run says of every method how device memory fills with paused sessions."""
+    if run == "local":
+        return STUDY.device == "cuda"
+    folder = Path(run_directory(run))
+    methods = json.loads((folder / "study.json").read_text())["methods"]
+    return all((folder / "capacity" / f"{method}.json").exists() for method in methods)
+
+
+def has_figure(run, kind):
+    """Whether a run is of a GPU and has the record `kind`, load or sweep, of which there is a figure."""
+    if run == "local":
+        return STUDY.device == "cuda" and f"{LOCAL}/{kind}.json" in side_records()
+    return Path(run_directory(run), f"{kind}.json").exists()
+
+
+def paper_outputs(run):
+    """Everything that is drawn and written of a run."""
+    names = [
+        *drawn_workloads(run),
+        *(["memory_wall"] if has_memory_wall(run) else []),
+        *(kind for kind in ("load", "sweep") if has_figure(run, kind)),
+    ]
+    figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
+    return [
+        f"{paper_directory(run)}/{name}"
+        for name in [
+            *figures,
+            "capabilities.tex",
+            "numbers.tex",
+            "numbers.json",
+            *(f"claims.{suffix}" for suffix in ("json", "md", "tex")),
+        ]
+    ]
