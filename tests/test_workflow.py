@@ -96,7 +96,7 @@ def test_main_job_measures_and_draws(finished):
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
     figures = {f"{name}.{suffix}" for name in ("crossover", "crossover_session") for suffix in ("pdf", "png")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
-    assert drawn == {*figures, *claims, "capabilities.tex", "numbers.tex", "numbers.json"}
+    assert drawn == {*figures, *claims, "capabilities.tex", "numbers.tex", "numbers.json", "reproduction.md"}
     decided = json.loads((finished / "paper_figures/local/claims.json").read_text())
     verdicts = {claim["id"]: claim["verdict"] for claim in decided["claims"]}
     assert verdicts == {**dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6"), "undecided"),
