@@ -4,6 +4,7 @@ The program's Python stack stays alive while it is parked (``program``), so neit
 change. The thread that signals (IO_WAIT, RESUME) does the copying.
 """
 
+import functools
 import os
 import threading
 import time
@@ -33,6 +34,10 @@ from djinn.swapped import raw_bytes
 from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
+
+
+def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
+    return item.views[0].over(raw_bytes(item.storage))
 
 
 class Session:
@@ -180,10 +185,7 @@ class Session:
         """
         with self._signal():
             items = self._check_parked("the frontier can be read").frontier
-            return {
-                item.views[0].name: lambda item=item: item.views[0].over(raw_bytes(item.storage))  # type: ignore[misc]
-                for item in items
-            }
+            return {item.views[0].name: functools.partial(_as_the_device_holds_it, item) for item in items}
 
     @property
     def storage_sizes(self) -> list[int]:

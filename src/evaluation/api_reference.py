@@ -3,7 +3,7 @@
 import enum
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import djinn
@@ -40,8 +40,8 @@ def _of_class(name: str, kind: type) -> Iterator[str]:
             yield _plain(value.__doc__)
 
 
-def _signature(value: object) -> str:
-    signature = inspect.signature(value)  # type: ignore[arg-type]
+def _signature(value: Callable[..., object]) -> str:
+    signature = inspect.signature(value)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 

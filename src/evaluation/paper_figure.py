@@ -6,6 +6,7 @@ run without a GPU has no link and so no bound. Drawn at the width of a USENIX co
 same bytes: nothing in the files depends on the time, the user's matplotlib settings or its version string.
 """
 
+import argparse
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -290,6 +291,41 @@ def printed(drawn: Callable[[], Figure]) -> tuple[bytes, bytes]:
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", metadata={"Software": None})
     return pdf.getvalue(), png.getvalue()
+
+
+def draw_from_table(
+    name: str,
+    description: str | None,
+    measured: Callable[..., Sequence[Any]],
+    draw: Callable[[Any], Figure],
+) -> int:
+    """The command line of ``paper_<name>``, which draws a run's rows in ``<name>.csv``; returns the exit status.
+
+    ``measured`` is given the table, the run and whether it is ``functional``, and raises :class:`SummaryError` for rows
+    that cannot be drawn.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m evaluation.paper_{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        f"--{name}", type=Path, required=True, dest="table", help=f"{name}.csv, by evaluation.aggregate"
+    )
+    parser.add_argument("--run", required=True, help="name of the run in that table")
+    parser.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+    parser.add_argument("--out-pdf", type=Path, required=True)
+    parser.add_argument("--out-png", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        rows = measured(given.table, given.run, functional=read_machine(given.machine)["functional"])
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    pdf, png = printed(lambda: draw(rows))
+    write_bytes(given.out_pdf, pdf)
+    write_bytes(given.out_png, png)
+    return 0
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ Medians with 95 % intervals, and the 95th and 99th percentile of all resumes. Wh
 ``load.csv`` alone. A functional run's times mean nothing, and it has no such figure.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from evaluation.atomic import write_bytes
 from evaluation.outcomes import Resumes, by_paused, growth, read_rows
-from evaluation.paper import read_machine, significant
-from evaluation.paper_figure import FONT_PT, STYLES, WIDTH_IN, printed, spread
-from evaluation.runs import RunError
+from evaluation.paper import significant
+from evaluation.paper_figure import FONT_PT, STYLES, WIDTH_IN, draw_from_table, spread
 from evaluation.summary import SummaryError
 
 _HEIGHT_IN = 2.5
@@ -123,26 +120,7 @@ def _say(axes: Axes, rows: Sequence[Resumes]) -> None:
 
 def main() -> int:
     """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.paper_load",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--load", type=Path, required=True, help="the load.csv that evaluation.aggregate wrote")
-    parser.add_argument("--run", required=True, help="name of the run in that table")
-    parser.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        rows = measured(given.load, given.run, functional=read_machine(given.machine)["functional"])
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    pdf, png = printed(lambda: draw(rows))
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
-    return 0
+    return draw_from_table("load", __doc__, measured, draw)
 
 
 def measured(table: Path, run: str, *, functional: bool) -> list[Resumes]:

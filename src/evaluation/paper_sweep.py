@@ -5,7 +5,6 @@ all panels. Which is the quicker at each size is in :mod:`evaluation.paper_numbe
 functional run's times mean nothing, and it has no such figure.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from evaluation.atomic import write_bytes
 from evaluation.outcomes import Crossing, read_rows
-from evaluation.paper import read_machine
-from evaluation.paper_figure import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, printed, spread
-from evaluation.runs import RunError
+from evaluation.paper_figure import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, draw_from_table, spread
 from evaluation.summary import SummaryError
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
@@ -119,26 +115,7 @@ def _label(axes: Axes, rows: Sequence[Crossing]) -> None:
 
 def main() -> int:
     """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.paper_sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--sweep", type=Path, required=True, help="the sweep.csv that evaluation.aggregate wrote")
-    parser.add_argument("--run", required=True, help="name of the run in that table")
-    parser.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        rows = measured(given.sweep, given.run, functional=read_machine(given.machine)["functional"])
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    pdf, png = printed(lambda: draw(rows))
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
-    return 0
+    return draw_from_table("sweep", __doc__, measured, draw)
 
 
 if __name__ == "__main__":
