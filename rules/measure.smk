@@ -10,6 +10,8 @@ rule measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
+    benchmark:
+        f"{LOCAL}/benchmarks/raw/{{method}}/layer_{{layer}}/round_{{round}}.tsv"
     log:
         "logs/measure/{method}_layer_{layer}_round_{round}.log",
     wildcard_constraints:
@@ -33,6 +35,8 @@ rule side_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/{{kind}}.json",
+    benchmark:
+        f"{LOCAL}/benchmarks/{{kind}}.tsv"
     log:
         "logs/measure/{kind}.log",
     wildcard_constraints:
@@ -53,6 +57,8 @@ rule method_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/{{kind}}/{{method}}.json",
+    benchmark:
+        f"{LOCAL}/benchmarks/{{kind}}/{{method}}.tsv"
     log:
         "logs/measure/{kind}_{method}.log",
     wildcard_constraints:
@@ -75,6 +81,8 @@ rule peer_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/peers/{{peer}}.json",
+    benchmark:
+        f"{LOCAL}/benchmarks/peers/{{peer}}.tsv"
     log:
         "logs/measure/peer_{peer}.log",
     wildcard_constraints:

@@ -216,6 +216,19 @@ class OrderedOffload(PinnedOffload):
         self._helper.shutdown()
 
 
+class _OffloadedCache(DynamicCache):  # type: ignore[misc]
+    """What ``offloading=True`` gives, in releases of transformers too (5.17 is one) that read a layer back too early.
+
+    There the stream that prefetches does not wait for the copies to the host, and decode steps come out wrong.
+    """
+
+    def update(self, key_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Let the prefetch wait for what the layers before have copied, then as ever."""
+        self.prefetch_stream.wait_stream(torch.cuda.default_stream(key_states.device))
+        updated: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, *args, **kwargs)
+        return updated
+
+
 class OffloadedCache(ByHand):
     """Hugging Face's offloaded cache: each layer's KV goes to host memory when it has been used, and comes for its use.
 
@@ -235,7 +248,7 @@ class OffloadedCache(ByHand):
 
     def empty_cache(self) -> Any:
         """The one line."""
-        return DynamicCache(config=self.subject.model.config, offloading=True)
+        return _OffloadedCache(config=self.subject.model.config, offloading=True)
 
     def pause(self) -> None:
         """Wait for the copies that are under way."""

@@ -6,17 +6,20 @@ Only a host that would be exhausted does not refuse, it kills; there the last by
 Then every session is resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
 
 Vanilla PyTorch is run in two forms: ``default``, sessions that share the weights in one process, and ``own_process``,
-one process with its own weights per session, as separate notebooks do.
+one process with its own weights per session, as separate notebooks do; both with torch's allocator set to map memory
+page by page, which leaves no gaps between sessions.
 """
 
 import gc
 import importlib
 import json
 import multiprocessing
+import os
 import random
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -32,6 +35,7 @@ from evaluation.models import Subject, build, input_tokens
 from evaluation.programs import Logits, digest, equal, generate_greedily
 from evaluation.study import Study, Workload
 
+_WITHOUT_GAPS = "expandable_segments:True"  # as it is by default, 0.5 GiB of them beside each session of 1.6 GiB
 _LEFT_FREE = 6 << 30  # bytes of host memory under which no session is opened
 _PROMPTS = 8  # sessions take these by turns: one that got another's state would differ
 
@@ -40,19 +44,29 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
     """The cells of ``method``: one for each variant that holds another amount of memory while paused."""
     workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
     workload = replace(workload, decode_step=0)
-    cells = []
-    if method == "vanilla":  # first: the device must be empty
-        cells.append(_own_processes(study, workload, report))
+    if method == "vanilla":
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", _WITHOUT_GAPS)  # read when a process starts
+        return {"cells": [_own_processes(study, workload, report), _sharing_weights(study, workload, report)]}
     subject = make_subject()
     kinds = importlib.import_module(f"evaluation.benchmark_{method}").variants(workload)
-    with torch.no_grad():
-        # The headline last: page-locked memory that torch has in its cache is not given back to the host.
-        for kind in sorted(kinds, key=lambda kind: kind.headline):
-            if kind.headline or kind.counted_apart:
-                cells.append(_fill(kind, subject, study, workload, report))
-    return {"cells": cells}
+    # The headline last: page-locked memory that torch has in its cache is not given back to the host.
+    counted = [kind for kind in sorted(kinds, key=lambda kind: kind.headline) if kind.headline or kind.counted_apart]
+    return {"cells": [_fill(kind, subject, study, workload, report) for kind in counted]}
 
 
+def _sharing_weights(study: Study, workload: Workload, report: Report) -> Record:
+    """Vanilla sessions of one process, a new one: its allocator is another than that of this one."""
+    report("default: pausing and resuming")
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_fill_there, json.dumps(study.to_json()), workload).result()
+
+
+def _fill_there(study_json: str, workload: Workload) -> Record:
+    study = Study.from_json(json.loads(study_json))
+    return _fill(Vanilla, build(study), study, workload, lambda line: None)
+
+
+@torch.no_grad()
 def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
     """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
     study = replace(study, host_arena_gib=_arena_gib(study, subject))
@@ -79,7 +93,12 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
         if not equal(digest(paused[index].finish()), expected[index % _PROMPTS]):
             raise NotBitExact(f"capacity: {kind.__name__} ({kind.variant}): session {index} of {len(paused)} differs")
     first.close()
-    return wall.cell()
+    return {**wall.cell(), "expandable_segments": _maps_by_page(subject.device)}
+
+
+def _maps_by_page(device: torch.device) -> bool:
+    """Whether torch's allocator on ``device`` does."""
+    return device.type == "cuda" and any(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
 
 
 def _room_to_finish(session: Method, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Resume under load: random ones among many sessions that are paused at the deepest layer with their KV cache.
 
 Each has tokens of its own. A resumed session runs on through its decode steps; what it computed is compared with an
-uninterrupted run of the same tokens, and a new session of these tokens is paused in its place. One arena serves all.
+uninterrupted run of the same tokens, and a new session of these tokens is paused in its place. One arena serves all,
+and each number of sessions takes those of the smaller ones over.
 """
 
 import gc
@@ -53,6 +54,15 @@ class _Sessions:
         self.open[index] = session
         session.io_wait()
 
+    def device_bytes(self) -> int | None:
+        """Bytes of device memory in use by tensors; None on the CPU."""
+        synchronize(self._subject.device)
+        return allocated_bytes(self._subject.device)
+
+    def host_bytes(self) -> int:
+        """Bytes of the arena that the paused sessions hold."""
+        return self._runtime.arena.reserved_bytes
+
     def resume(self, index: int, think_time_ms: float) -> Record:
         """Time the resume of session ``index``, and let it come to its end."""
         session = self.open.pop(index)
@@ -84,39 +94,42 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
         runtime = djinn.Runtime(subject.model, host_memory_bytes=nbytes)
     except (djinn.HostMemoryFull, ValueError) as error:
         raise ConfigError(f"djinn.load_host_arena_gib: {error}") from error
+    rows = sorted(study.load, key=lambda row: row.sessions)
     with runtime:
-        cells = [_cell(subject, study, runtime, row, report) for row in study.load]
+        sessions = _Sessions(subject, study, runtime, rows[-1].sessions)
+        before = sessions.device_bytes()
+        cells = [_cell(sessions, row, before, study, report) for row in rows]
+        for session in sessions.open.values():
+            session.close()
     return {"host_arena_bytes": nbytes, "cells": cells}
 
 
-def _cell(subject: Subject, study: Study, runtime: djinn.Runtime, row: Load, report: Callable[[str], None]) -> Record:
-    sessions = _Sessions(subject, study, runtime, row.sessions)
-    before = allocated_bytes(subject.device)
+def _cell(sessions: _Sessions, row: Load, before: int | None, study: Study, report: Callable[[str], None]) -> Record:
+    """Pause sessions up to the number of ``row``, which add to ``before`` bytes on the device; resume random ones."""
     outcome, message, samples = "ok", "", []
+    opened_before = len(sessions.open)
     start = now_ms()
     try:
-        for index in range(row.sessions):
+        for index in range(opened_before, row.sessions):
             report(f"{row.sessions} sessions: pausing")
             sessions.pause(index)
     except djinn.HostMemoryFull as error:
         outcome, message = "host_full", str(error)
         sessions.open.popitem()[1].close()  # it could not be swapped out
     open_seconds = (now_ms() - start) / 1000
-    synchronize(subject.device)
-    after = allocated_bytes(subject.device)
+    after = sessions.device_bytes()
     paused = len(sessions.open)
-    host_bytes = runtime.arena.reserved_bytes
+    host_bytes = sessions.host_bytes()
     chance = random.Random(study.order_seed)
     for _ in range(row.resumes if paused else 0):
         report(f"{row.sessions} sessions: resuming")
         index = chance.choice(sorted(sessions.open))
         samples.append(sessions.resume(index, study.measurement.think_time_ms))
         sessions.pause(index)
-    for session in sessions.open.values():
-        session.close()
     return {
         "sessions": row.sessions,
         "paused": paused,
+        "opened": paused - opened_before,
         "outcome": outcome,
         "message": message,
         "open_seconds": open_seconds,

@@ -47,9 +47,14 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
             for index in range(-_WARMUP, study.overhead.samples):
                 report(f"{name}: {'pairs' if index >= 0 else 'warm-up'}")
                 models = {"djinn_ms": subject.model, "bare_ms": bare}
-                session = runtime.open().start(program, models, input_ids, study.overhead.decode_steps)
-                passes = session.result()
-                session.close()
+                gc.collect()
+                gc.disable()  # a collection would fall on one of the two
+                try:
+                    session = runtime.open().start(program, models, input_ids, study.overhead.decode_steps)
+                    passes = session.result()
+                    session.close()
+                finally:
+                    gc.enable()
                 if index >= 0:
                     medians = {clock: median(times) for clock, times in passes.items()}
                     pairs.append({**medians, "passes": passes, "bit_exact": True})
@@ -92,18 +97,13 @@ def _by_turns(
 ) -> torch.Tensor:
     """Let each model compute, add what it took to ``times``; the logits, which must agree."""
     logits = {}
-    gc.collect()
-    gc.disable()  # a collection would fall on one of the two
-    try:
-        for clock in sorted(models, reverse=number % 2 == 0):
-            device = models[clock].device
-            synchronize(device)
-            start = now_ms()
-            logits[clock] = forward(clock, models[clock])
-            synchronize(device)
-            times[clock].append(now_ms() - start)
-    finally:
-        gc.enable()
+    for clock in sorted(models, reverse=number % 2 == 0):
+        device = models[clock].device
+        synchronize(device)
+        start = now_ms()
+        logits[clock] = forward(clock, models[clock])
+        synchronize(device)
+        times[clock].append(now_ms() - start)
     if not torch.equal(logits["djinn_ms"], logits["bare_ms"]):
         raise NotBitExact("the logits under Djinn differ from the bare model's")
     return logits["bare_ms"]

@@ -1,8 +1,9 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
 A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged, with
-what was measured besides (overhead, load, capacity, capabilities), and ``SHA256SUMS``. Functional, incomplete and mixed
-runs are refused. The folder appears whole or not at all.
+what was measured besides (overhead, load, capacity, capabilities, sweep, peers), what each job took of the machine
+(Snakemake's benchmark files), and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder appears
+whole or not at all.
 """
 
 import argparse
@@ -15,7 +16,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evaluation.atomic import write_text
-from evaluation.runs import CHECKSUMS, Json, Run, RunError, load_run, record_paths, sha256, side_records
+from evaluation.runs import (
+    CHECKSUMS,
+    Json,
+    Run,
+    RunError,
+    benchmark_path,
+    load_run,
+    record_paths,
+    sha256,
+    side_records,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
@@ -40,7 +51,9 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     try:
         fresh, old = staging / name, staging / "replaced"
         beside = [source / name for name in ("machine.json", "study.json", *side_records(run.study))]
-        _copy(source, fresh, [*(path for path in beside if path.exists()), *record_paths(source, run.study)])
+        records = [*(path for path in beside if path.exists()), *record_paths(source, run.study)]
+        costs = [benchmark_path(source, path) for path in records]
+        _copy(source, fresh, [*records, *(path for path in costs if path.exists())])
         load_run(fresh)  # what was copied is what was checked
         if target.exists():
             os.rename(target, old)

@@ -104,6 +104,11 @@ def side_records(study: Json) -> list[str]:
     return ["overhead.json", "load.json", "sweep.json", *of_methods, *of_peers]
 
 
+def benchmark_path(folder: Path, record: Path) -> Path:
+    """Where Snakemake notes what the job that wrote ``record``, a file of the run ``folder``, took of the machine."""
+    return (folder / "benchmarks" / record.relative_to(folder)).with_suffix(".tsv")
+
+
 def verify_checksums(folder: Path) -> None:
     """Raise :class:`RunError` at the first file under ``folder`` that differs from its ``SHA256SUMS``."""
     listing = folder / CHECKSUMS

@@ -275,10 +275,10 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     workloads = [dict(workload) for workload in filled["workloads"]]
     overhead, load, capacity, sweep = (filled[name] for name in ("overhead", "load", "capacity", "sweep"))
     peers = filled["peers"]
-    load_host_arena_gib = filled["djinn"]["load_host_arena_gib"]
+    rounds, load_host_arena_gib = filled["rounds"], filled["djinn"]["load_host_arena_gib"]
     if device == "cpu":
         smaller = dict(filled["functional"])
-        tokens = smaller.pop("tokens")
+        rounds, tokens = smaller.pop("rounds"), smaller.pop("tokens")
         overhead, load, capacity, sweep = (smaller.pop(name) for name in ("overhead", "load", "capacity", "sweep"))
         peers = {**peers, **smaller.pop("peers")}
         load_host_arena_gib = filled["djinn"]["host_arena_gib"]
@@ -309,7 +309,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         model=ModelChoice(**model),
         methods=tuple(filled["methods"]),
         layers=_layers(filled["layers"], architecture, parts=2 if device == "cpu" else 4),
-        rounds=filled["rounds"],
+        rounds=rounds,
         order_seed=filled["order_seed"],
         workloads=tuple(Workload(**workload) for workload in workloads),
         measurement=Measurement(**measurement),
