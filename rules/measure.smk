@@ -10,10 +10,10 @@ rule measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
-    benchmark:
-        f"{LOCAL}/benchmarks/raw/{{method}}/layer_{{layer}}/round_{{round}}.tsv"
     log:
         "logs/measure/{method}_layer_{layer}_round_{round}.log",
+    benchmark:
+        f"{LOCAL}/benchmarks/raw/{{method}}/layer_{{layer}}/round_{{round}}.tsv"
     wildcard_constraints:
         method="|".join(STUDY.methods),
         layer=r"\d+",
@@ -35,10 +35,10 @@ rule side_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/{{kind}}.json",
-    benchmark:
-        f"{LOCAL}/benchmarks/{{kind}}.tsv"
     log:
         "logs/measure/{kind}.log",
+    benchmark:
+        f"{LOCAL}/benchmarks/{{kind}}.tsv"
     wildcard_constraints:
         kind="overhead|load|sweep",
     conda:
@@ -57,10 +57,10 @@ rule method_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/{{kind}}/{{method}}.json",
-    benchmark:
-        f"{LOCAL}/benchmarks/{{kind}}/{{method}}.tsv"
     log:
         "logs/measure/{kind}_{method}.log",
+    benchmark:
+        f"{LOCAL}/benchmarks/{{kind}}/{{method}}.tsv"
     wildcard_constraints:
         kind="capacity|capabilities",
         method="|".join(STUDY.methods),
@@ -81,10 +81,10 @@ rule peer_measure:
         machine=ancient(f"{LOCAL}/machine.json"),
     output:
         f"{LOCAL}/peers/{{peer}}.json",
-    benchmark:
-        f"{LOCAL}/benchmarks/peers/{{peer}}.tsv"
     log:
         "logs/measure/peer_{peer}.log",
+    benchmark:
+        f"{LOCAL}/benchmarks/peers/{{peer}}.tsv"
     wildcard_constraints:
         peer="memory_saver|process_checkpoint",
     conda:

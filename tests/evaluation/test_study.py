@@ -121,7 +121,8 @@ def test_a_decode_step_needs_a_kv_cache(config):
 
 def test_jobs_are_shuffled_reproducibly(config):
     """Every method, layer and round once, in an order that depends on the seed alone and is not lexical."""
-    config.update(device="cpu", rounds=2)
+    config.update(device="cpu")
+    config["functional"]["rounds"] = 2
     jobs = resolve(config).jobs()
     assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 3 * 2
     assert jobs == resolve(config).jobs()
