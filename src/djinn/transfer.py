@@ -243,8 +243,15 @@ class TransferEngine:
         state.settle()
 
     def _work(self) -> None:
-        while (job := self._behind.get()) is not None:
+        while self._do_next():
+            pass
+
+    def _do_next(self) -> bool:
+        """Do what comes next, and forget it: who waits for the next job must not hold the state of the last."""
+        job = self._behind.get()
+        if job is not None:
             job()
+        return job is not None
 
     def close(self) -> None:
         """End the engine's thread after what it was given."""

@@ -197,7 +197,9 @@ class OrderedOffload(PinnedOffload):
         """Compute on while the rest is brought back."""
         self._helper.submit(self._bring_rest)
         self.stopped.put(self._targets)  # each layer waits for its own
-        return super().finish()
+        logits = super().finish()
+        self._targets = {}
+        return logits
 
     def wait_resident(self) -> None:
         """Until the last copy is there."""

@@ -116,6 +116,7 @@ class KvOffload(PinnedOffload):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._copies = CopiesBehind(self.subject.device)
+        self._cache: Any = None
 
     def pause(self) -> None:
         """Copy the cache without the token that is under way to the host, wait, and let go of everything."""
@@ -161,7 +162,9 @@ class KvOffload(PinnedOffload):
     def finish(self) -> Logits:
         """Compute on while the rest is brought back."""
         self._submit([number for number in self._names if number > self.layer + 1])
-        return super().finish()
+        logits = super().finish()
+        self._targets, self._cache = {}, None
+        return logits
 
     def wait_resident(self) -> None:
         """Until the last copy is there."""

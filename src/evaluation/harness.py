@@ -1,15 +1,15 @@
 """Takes the samples of one job: every workload, every variant, each sample finished and compared bit for bit.
 
-A sample is: run to the breakpoint; pause; overwrite the memory that was freed; wait for the think time; time a raw copy
-of the same bytes; wait again; time the resume; finish; compare with an uninterrupted run. Variants take turns, so that
-drift falls on all of them alike. Nothing of a sample that differs is kept: the job fails.
+A sample is: run to the breakpoint; pause; overwrite the memory that was freed; wait for the think time; time the
+resume; finish; compare with an uninterrupted run. Before it a raw copy of the same bytes is timed, after the same wait.
+Variants take turns, so that drift falls on all of them alike. Nothing of a sample that differs is kept: the job fails.
 """
 
 import gc
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from evaluation.models import Subject, input_tokens
 from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
 from evaluation.study import Study, Workload
 
-_DEVIATION = 0.05  # of logits from the program's, for arithmetic in another order; other weights give more than 1
+# Of logits from the program's, for arithmetic in another order: 0.09 on a 13B model in bfloat16, whether one layer is
+# fused or all 40; other weights give more than 1.
+_DEVIATION = 0.2
 
 Variants = Callable[[Workload], Sequence[type[Method]]]
 Record = dict[str, Any]
@@ -30,6 +32,14 @@ Record = dict[str, Any]
 
 class NotBitExact(Exception):
     """A resumed session computed something else than the uninterrupted run, or was not ready when it said so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a validation saw of a session's state: bytes of the frontier, and of each piece of the whole."""
+
+    frontier_bytes: int
+    sizes: list[int]
 
 
 class Harness:
@@ -80,9 +90,8 @@ class Harness:
         self._clocks.remove()
 
     def sample(self, method: Method) -> Record:
-        """One timed sample, as a record keeps it."""
-        paused = self._pause(method)
-        floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
+        """One timed sample of a method that was validated, as a record keeps it, but for its floor and partners."""
+        paused, _ = self._pause(method)
         gc.disable()  # a collection would fall on whoever is being timed
         try:
             reading, logits = self._clocks.time_resume(
@@ -97,32 +106,37 @@ class Harness:
         self._compare(method, logits)
         if not method.becomes_resident:
             reading = replace(reading, resident_ms=None)
-        return {**paused, **asdict(reading), "floor_ms": floor_ms, "bit_exact": True, "paired": None}
+        return {**paused, **asdict(reading), "bit_exact": True}
 
     def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
-        """A sample of ``method`` next to one of each partner, before or after them."""
+        """A floor, and a sample of ``method`` next to one of each partner, before or after them."""
         kept = ["pause_ms", *(field.name for field in fields(Reading)), "bit_exact"]
+        floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
         own = self.sample(method) if first else None
         paired = {}
         for partner in partners:
             taken = self.sample(partner)
             paired[partner.variant] = {"djinn_first": first, **{name: taken[name] for name in kept}}
-        return {**(own or self.sample(method)), "paired": paired or None}
+        return {**(own or self.sample(method)), "floor_ms": floor_ms, "paired": paired or None}
 
-    def validate(self, method: Method) -> None:
+    def validate(self, method: Method) -> Seen:
         """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
         frontier = self._expected(method)[1]
-        self._pause(method)
+        _, sizes = self._pause(method)
         held = {name: torch.empty_like(tensor) for name, tensor in frontier.items()}
         synchronize(self._subject.device)
         self._think()
         method.resume()
-        self._copy_aside(held, method.frontier())
+        own = method.frontier()
+        seen = Seen(frontier_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own.values()), sizes=sizes)
+        self._copy_aside(held, own)
+        del own
         logits = method.finish()
         for name, expected in frontier.items():
             if not torch.equal(held[name], expected):
                 raise NotBitExact(f"{self._where(method)}: {name} was not on the device when ready was signalled")
         self._compare(method, logits)
+        return seen
 
     def _copy_aside(self, targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor]) -> None:
         """Copy ``sources`` as they are now, on a stream that waits for no other."""
@@ -135,24 +149,26 @@ class Harness:
         if aside is not None:
             aside.synchronize()
 
-    def _pause(self, method: Method) -> Record:
-        """Run to the breakpoint and pause; what the pause took and left, as a record keeps it."""
+    def _pause(self, method: Method) -> tuple[Record, list[int]]:
+        """Run to the breakpoint and pause; what that took and left, as a record keeps it, and the state's sizes."""
         device = self._subject.device
         before = method.device_bytes()
         method.prepare()
         synchronize(device)
-        sizes = method.state_sizes() if method.frees_memory else []
+        sizes = method.state_sizes()
+        freed = sizes if method.frees_memory else []
         start = now_ms()
         method.pause()
         pause_ms = now_ms() - start
         after = method.device_bytes()
         kept = None if before is None or after is None else max(after - before, 0)
-        return {
+        record = {
             "pause_ms": pause_ms,
             "device_bytes_paused": kept,
             "host_bytes_paused": method.host_bytes(),
-            "overwritten_bytes": overwrite_free_memory(device, sizes) + method.overwrite_given_back(),
+            "overwritten_bytes": overwrite_free_memory(device, freed) + method.overwrite_given_back(),
         }
+        return record, sizes
 
     def _think(self) -> None:
         time.sleep(self._study.measurement.think_time_ms / 1000)
@@ -250,11 +266,17 @@ def _measure_workload(
     samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
     counts = study.measurement
     try:
-        for method in [*methods, *partners]:
-            for _ in range(counts.validation_samples):
-                harness.validate(method)
-                report(f"{workload.name}: validation")
-        cells = [_cell(workload, method, partners, counts.validation_samples) for method in methods]
+        cells = []
+        for method in methods:
+            seen = harness.validate(method)
+            report(f"{workload.name}: validation")
+            cells.append(_cell(workload, method, seen, counts.validation_samples))
+            for partner in partners:
+                partner.match(seen.sizes)
+        again = methods * (counts.validation_samples - 1)
+        for method in [*again, *partners * counts.validation_samples]:
+            harness.validate(method)
+            report(f"{workload.name}: validation")
         for index in range(-counts.warmup_samples, counts.samples):
             for method in methods:
                 if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
@@ -270,24 +292,16 @@ def _measure_workload(
     return [{**cell, "samples": samples[cell["variant"]]} for cell in cells]
 
 
-def _cell(workload: Workload, method: Method, partners: Sequence[Method], validated: int) -> Record:
-    """The entry of ``method``, without samples; runs once to see the state, which its ``partners`` are told of."""
-    method.prepare()
-    frontier = [tensor.numel() * tensor.element_size() for tensor in method.frontier().values()]
-    sizes = method.state_sizes()
-    for partner in partners:
-        partner.match(sizes)
-    method.pause()
-    method.resume()
-    method.finish()
+def _cell(workload: Workload, method: Method, seen: Seen, validated: int) -> Record:
+    """The entry of ``method``, without samples."""
     return {
         "workload": workload.name,
         "variant": method.variant,
         "headline": method.headline,
         "outcome": "ok",
         "message": "",
-        "frontier_bytes": sum(frontier),
-        "state_bytes": sum(sizes),
+        "frontier_bytes": seen.frontier_bytes,
+        "state_bytes": sum(seen.sizes),
         "recompute_flops": method.flops(),
         "validation_samples": validated,
     }

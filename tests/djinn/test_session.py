@@ -96,6 +96,22 @@ def test_state_is_complete_and_its_memory_is_released(runtime, llama, input_ids)
     assert runtime.arena.reserved_bytes >= sum(session.storage_sizes)
 
 
+def test_nothing_keeps_the_state_of_a_session_that_has_ended(runtime, llama, input_ids):
+    """Its device memory is free when it has ended, not when the next session is resumed."""
+    session = parked(runtime, 3, greedy, llama, input_ids, 2, visit=2)
+    session.io_wait()
+    state = [weakref.ref(item) for item in session._placement.state.storages]
+    session.resume()
+    session.result(30)
+    session.close()
+    del session
+    deadline = time.monotonic() + 10
+    while any(item() for item in state) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert not any(item() for item in state)
+
+
 def test_weights_and_callers_tensors_stay(runtime, llama, input_ids):
     """The model's parameters, the caller's inputs and a cache that the caller made are never swapped."""
     from transformers import DynamicCache
