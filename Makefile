@@ -1,4 +1,4 @@
-# make paper_figures | make test | make check | make clean
+# make paper_figures | make test | make preview | make check | make clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
 
 PYTHON ?= python3
@@ -9,13 +9,17 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --n
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures test check clean
+.PHONY: paper_figures test preview check clean
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
 
 test: $(VENV)/installed-dev
-	$(RUN) python -m pytest $(if $(shell $(RUN) python -c 'import torch; print("gpu" * torch.cuda.is_available())'),,-m "not gpu")
+	$(RUN) python -m pytest
+
+# Needs TeX, as nothing else does: see evaluation.paper_preview.
+preview: $(VENV)/installed
+	$(RUN) python -m evaluation.paper_preview --out paper_figures/local/preview.pdf
 
 check: $(VENV)/installed-dev
 	$(RUN) ruff check .

@@ -1,10 +1,22 @@
-"""Shared by all tests: tiny random models, and one thread so that bits do not depend on the machine's load."""
+"""Shared by all tests: tiny random models, and which tests a machine without a GPU or without TeX cannot run."""
+
+import shutil
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 LAYERS = 6
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect, and count as deselected, what needs a GPU or pdflatex where there is none."""
+    missing = {"gpu"} if not torch.cuda.is_available() else set()
+    missing |= {"tex"} if shutil.which("pdflatex") is None else set()
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ class Synthetic:
     gpu_name: str = "NVIDIA H100 80GB HBM3"
     scatter: float = SCATTER
     ready: Callable[[str, str, str, int, bool], float] = ready_ms
+    peers: tuple[str, ...] = ()
     beside: Mapping[str, list[Json]] = field(default_factory=dict)  # cells of side records by path; else they have none
 
     def study(self) -> Json:
@@ -78,6 +79,7 @@ class Synthetic:
             "overhead": {"samples": 30, "decode_steps": 16},
             "load": [{"sessions": 64, "resumes": 500}],
             "load_host_arena_gib": 105,
+            "peers": {"run": list(self.peers)},
         }
 
     def machine(self) -> Json:

@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.outcomes import Resumes, by_paused, growth, read_rows
 from evaluation.paper_numbers import numbers
+from evaluation.paper_numbers_of_use import Tables
 from evaluation.summary import SummaryError
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, write
@@ -124,7 +125,8 @@ def test_what_decides_whether_it_is_flat(results):
 
 def found(results):
     run = results.run()
-    return {number.name: number for number in numbers(results.findings(), run.machine, run.study, rows_of(results))}
+    tables = Tables(load=rows_of(results))
+    return {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
 
 
 def test_numbers_follow_from_their_rows(results):

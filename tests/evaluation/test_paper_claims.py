@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -147,7 +146,7 @@ def test_text_from_records_is_escaped(findings):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.tex
 @pytest.mark.parametrize("spoil", [False, True], ids=["as measured", "hostile names"])
 def test_latex_compiles_and_fits_one_column(findings, tmp_path, spoil):
     """Two columns of 241 pt; nothing sticks out unless a name of a workload does."""

@@ -3,16 +3,38 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
 from evaluation.paper import Findings
-from evaluation.paper_numbers import Number, as_json, as_latex, camel, in_words, main, numbers
+from evaluation.paper_macro import Number, as_json, as_latex, camel, in_words
+from evaluation.paper_numbers import main, numbers
+from evaluation.paper_numbers_of_use import Tables
 from evaluation.statistics import linear_fit
 from evaluation.summary import CLOCKS, SummaryError
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.synthetic import Synthetic, clocks, edit, probe, record_path, wall
 
+PAIRS = [{"djinn_ms": 20.0 + index / 10, "bare_ms": 19.0} for index in range(7)]
+PEER = {
+    "workload": "session",
+    "outcome": "ok",
+    "message": "",
+    "state_bytes": 1,
+    "samples": [{**clocks(40.0 + index), "floor_ms": 30.0, "device_bytes_paused": 0, "host_bytes_paused": 1}
+                for index in range(5)],
+}  # fmt: skip
+BESIDE = {
+    "capacity/djinn.json": [wall("default", 64, "cap", headline=True)],
+    "capacity/vanilla.json": [
+        wall("own_process", 2, "device_oom", headline=False),
+        wall("default", 34, "device_oom", headline=True),
+    ],
+    "capabilities/djinn.json": [probe("default", True, True, 8, [1.0, 2.0, 3.0], headline=True)],
+    "overhead.json": [{"name": "decode", "pairs": PAIRS}],
+    "peers/memory_saver.json": [PEER],
+}
 GPU = Synthetic(samples=6)
 
 
@@ -50,13 +72,13 @@ def test_values_by_hand(shared):
 
 
 def test_every_headline_median_is_there(shared):
-    """4 methods, 2 workloads, 5 layers, 4 clocks; and 3 numbers of each paired ratio."""
+    """4 methods, 2 workloads, 5 layers, 4 clocks; and 3 numbers of each paired ratio, one of them of a history."""
     names = found(shared)
     for row in shared.findings().rows:
         if row.headline and row.metric in CLOCKS:
             name = camel(row.method) + camel(row.workload) + camel(row.metric) + "Layer" + in_words(row.layer)
             assert names[name].value == row.median
-    assert sum("Paired" in name for name in names) == 2 * 2 * 5 * 3
+    assert sum("Paired" in name for name in names) == (2 * 2 + 1) * 5 * 3
 
 
 def test_every_number_follows_from_its_source(shared):
@@ -78,9 +100,45 @@ def test_every_number_follows_from_its_source(shared):
             expected = fit.slope if name.endswith("PerLayer") else fit.r2
         else:
             (expected,) = values
+            if "StateMb" in name:
+                expected /= 1e6
         assert number.value == pytest.approx(expected, rel=1e-12), name
         checked += 1
     assert checked > 200
+
+
+def test_what_was_measured_besides(tmp_path):
+    """Sessions, lines, overhead and peers, each as its table or record has it, and where from."""
+    results = Results.make(tmp_path, replace(GPU, layers=(40,), beside=BESIDE, peers=("memory_saver",)))
+    run = results.run()
+    tables = Tables.read(results.summary.parent, "local", results.folder / "overhead.json")
+    mine = {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
+    assert (mine["DjinnSessions"].value, mine["DjinnSessions"].text) == (64, r"$\geq$\,64")
+    assert (mine["VanillaSessions"].text, mine["VanillaOwnProcessSessions"].text) == ("34", "2")
+    assert (mine["DjinnProgramLines"].value, mine["DjinnEditResumeMs"].value) == (8, 2.0)
+    assert mine["DjinnOverheadDecodeRatio"].value == pytest.approx(20.3 / 19)
+    assert mine["DjinnOverheadDecodeRatioLow"].value < 20.3 / 19 < mine["DjinnOverheadDecodeRatioHigh"].value
+    assert (mine["PeerMemorySaverSessionReadyMs"].value, mine["PeerMemorySaverSessionPauseMs"].value) == (42.0, 84.0)
+    assert mine["DjinnSessions"].source == [
+        {"file": "capacity.csv", "run": "local", "method": "djinn", "variant": "default", "column": "sessions"}
+    ]
+    (source,) = mine["PeerMemorySaverSessionReadyMs"].source
+    assert (source["file"], source["metric"], source["column"]) == ("peers.csv", "ready_ms", "median")
+
+
+def test_a_variant_that_lacks_a_clock_has_no_macro_of_it(results):
+    """A cache that is offloaded all the time never is on the device as a whole; a headline variant must be."""
+
+    def never_resident(record):
+        for sample in record["cells"][1]["samples"]:
+            sample["resident_ms"] = None
+
+    for layer in (1, 10, 20, 30, 40):
+        edit(record_path(results.folder, "manual_offload", layer), never_resident)
+    results.aggregate()
+    names = found(results)
+    assert "ManualOffloadPageableActivationReadyMsLayerForty" in names
+    assert not [name for name in names if name.startswith("ManualOffloadPageableActivationResident")]
 
 
 def test_a_changed_record_changes_its_numbers_and_no_others(results):

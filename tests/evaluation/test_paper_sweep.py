@@ -8,6 +8,7 @@ import pytest
 from evaluation.outcomes import Crossing, orders, read_rows
 from evaluation.paper_figure import printed, private_style
 from evaluation.paper_numbers import numbers
+from evaluation.paper_numbers_of_use import Tables
 from evaluation.paper_sweep import draw, main, measured
 from tests.evaluation.layout import flaws, pdf_text, width_pt
 from tests.evaluation.papers import Results
@@ -154,7 +155,7 @@ def test_numbers_follow_from_their_rows(results):
     run = results.run()
     table = read_rows(results.summary.with_name("sweep.csv"), Crossing, "local")
     rows = {(row.batch, row.tokens, row.variant, row.layer): row for row in table}
-    found = {one.name: one for one in numbers(results.findings(), run.machine, run.study, sweep=table)}
+    found = {one.name: one for one in numbers(results.findings(), run.machine, run.study, Tables(sweep=table))}
     mine = {name: one for name, one in found.items() if "Sweep" in name}
     assert len(mine) == 4 * 2 * 3 + 4 * 2 + 2
     for name, one in mine.items():

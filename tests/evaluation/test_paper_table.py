@@ -1,7 +1,6 @@
 """Plot 2 prints what the summary says, in LaTeX that holds whatever the records hold."""
 
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -158,7 +157,7 @@ PAGE = r"""
 """
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.tex
 @pytest.mark.parametrize(
     ("names", "small_ms"),
     [
