@@ -19,12 +19,10 @@ rule aggregate:
             if path.is_file()
         ],
     output:
-        summary="results/summary.csv",
-        capacity="results/capacity.csv",
-        capabilities="results/capabilities.csv",
-        sweep="results/sweep.csv",
-        load="results/load.csv",
-        peers="results/peers.csv",
+        **{table: f"results/{table}.csv" for table in BESIDE_SUMMARY},
+        summary=report(
+            "results/summary.csv", caption="captions/summary.rst", category="Tables"
+        ),
     log:
         "logs/aggregate.log",
     conda:

@@ -51,6 +51,8 @@ PAPER_RUN = SETTINGS.pop("paper_run")
 
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = "results/local"
+# Tables that the aggregation writes next to results/summary.csv.
+BESIDE_SUMMARY = ["capacity", "capabilities", "sweep", "load", "peers"]
 # Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.
 PUBLISHED = sorted(
     path.parent.name for path in Path("results/published").glob("*/machine.json")
@@ -147,21 +149,34 @@ def has_figure(run, kind):
     return Path(run_directory(run), f"{kind}.json").exists()
 
 
+def shown(path, kind, run):
+    """``path`` as the HTML report shows it: among this machine's or the published run's, captioned for its ``kind``."""
+    category = "This machine" if run == "local" else f"Published run {run}"
+    return report(
+        path,
+        caption=f"captions/{kind}.rst",
+        category=category,
+        labels={"what": Path(path).name},
+    )
+
+
 def paper_outputs(run):
     """Everything that is drawn and written of a run."""
     names = [
         *drawn_workloads(run),
         *(["memory_wall"] if has_memory_wall(run) else []),
         *(kind for kind in ("load", "sweep") if has_figure(run, kind)),
+        "samples",
     ]
     figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     return [
         f"{paper_directory(run)}/{name}"
         for name in [
             *figures,
-            "capabilities.tex",
+            *(f"{table}.tex" for table in ("capabilities", "setup", "methods")),
             "numbers.tex",
             "numbers.json",
+            "experiments.md",
             *(f"claims.{suffix}" for suffix in ("json", "md", "tex")),
         ]
     ]

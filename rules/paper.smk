@@ -15,7 +15,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 machine=f"{run_directory(run)}/machine.json",
             output:
                 pdf=f"{paper_directory(run)}/{figure}.pdf",
-                png=f"{paper_directory(run)}/{figure}.png",
+                png=shown(f"{paper_directory(run)}/{figure}.png", "crossover", run),
             log:
                 f"logs/{figure}_{run}.log",
             conda:
@@ -40,7 +40,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 "results/capacity.csv",
             output:
                 pdf=f"{paper_directory(run)}/memory_wall.pdf",
-                png=f"{paper_directory(run)}/memory_wall.png",
+                png=shown(f"{paper_directory(run)}/memory_wall.png", "memory_wall", run),
             log:
                 f"logs/memory_wall_{run}.log",
             conda:
@@ -66,7 +66,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                     machine=f"{run_directory(run)}/machine.json",
                 output:
                     pdf=f"{paper_directory(run)}/{kind}.pdf",
-                    png=f"{paper_directory(run)}/{kind}.png",
+                    png=shown(f"{paper_directory(run)}/{kind}.png", kind, run),
                 log:
                     f"logs/{kind}_{run}.log",
                 conda:
@@ -77,6 +77,69 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 shell:
                     "python3 -m evaluation.paper_{params.kind} --{params.kind} {input.table} --run {params.run}"
                     " --machine {input.machine} --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
+
+    rule:
+        name:
+            f"samples_{run}"
+        input:
+            module("paper"),
+            module("paper_figure"),
+            module("paper_samples"),
+            # not read, but written when every record of the run has been checked
+            "results/summary.csv",
+        output:
+            pdf=f"{paper_directory(run)}/samples.pdf",
+            png=shown(f"{paper_directory(run)}/samples.png", "samples", run),
+        log:
+            f"logs/samples_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            folder=run_directory(run),
+        shell:
+            "python3 -m evaluation.paper_samples --run {params.folder}"
+            " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
+
+    rule:
+        name:
+            f"setup_{run}"
+        input:
+            module("paper"),
+            module("paper_setup"),
+            module("paper_table"),
+            "src/evaluation/templates/setup.tex.j2",
+            "src/evaluation/templates/methods.tex.j2",
+            "results/summary.csv",
+        output:
+            setup=shown(f"{paper_directory(run)}/setup.tex", "setup", run),
+            methods=shown(f"{paper_directory(run)}/methods.tex", "setup", run),
+        log:
+            f"logs/setup_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            folder=run_directory(run),
+        shell:
+            "python3 -m evaluation.paper_setup --run {params.folder}"
+            " --out-setup {output.setup} --out-methods {output.methods} > {log} 2>&1"
+
+    rule:
+        name:
+            f"experiments_{run}"
+        input:
+            module("paper"),
+            module("paper_experiments"),
+            "results/summary.csv",
+        output:
+            shown(f"{paper_directory(run)}/experiments.md", "experiments", run),
+        log:
+            f"logs/experiments_{run}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            folder=run_directory(run),
+        shell:
+            "python3 -m evaluation.paper_experiments --run {params.folder} --out {output} > {log} 2>&1"
 
     rule:
         name:
@@ -91,7 +154,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             capabilities="results/capabilities.csv",
             machine=f"{run_directory(run)}/machine.json",
         output:
-            f"{paper_directory(run)}/capabilities.tex",
+            shown(f"{paper_directory(run)}/capabilities.tex", "capabilities", run),
         log:
             f"logs/table_{run}.log",
         conda:
@@ -109,15 +172,17 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         input:
             module("outcomes"),
             module("paper"),
+            module("paper_macro"),
             module("paper_numbers"),
+            module("paper_numbers_of_use"),
+            module("statistics"),
             f"{run_directory(run)}/study.json",
+            [f"results/{table}.csv" for table in BESIDE_SUMMARY],
             summary="results/summary.csv",
-            load="results/load.csv",
-            sweep="results/sweep.csv",
             machine=f"{run_directory(run)}/machine.json",
         output:
             tex=f"{paper_directory(run)}/numbers.tex",
-            json=f"{paper_directory(run)}/numbers.json",
+            json=shown(f"{paper_directory(run)}/numbers.json", "numbers", run),
         log:
             f"logs/numbers_{run}.log",
         conda:
@@ -126,7 +191,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             run=run,
         shell:
             "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
-            " --load {input.load} --sweep {input.sweep} --machine {input.machine}"
+            " --machine {input.machine}"
             " --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
 
     rule:
@@ -149,7 +214,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             "results/summary.csv",
         output:
             **{
-                suffix: f"{paper_directory(run)}/claims.{suffix}"
+                suffix: shown(f"{paper_directory(run)}/claims.{suffix}", "claims", run)
                 for suffix in ("json", "md", "tex")
             },
         log:
@@ -177,7 +242,7 @@ if PAPER_RUN in PUBLISHED:
                 f"{run_directory(run)}/machine.json" for run in ("local", PAPER_RUN)
             ],
         output:
-            "paper_figures/local/reproduction.md",
+            shown("paper_figures/local/reproduction.md", "reproduction", "local"),
         log:
             "logs/reproduction.log",
         conda:

@@ -1,8 +1,10 @@
 """The real workflow on a tiny configuration, in a copy of the repository."""
 
 import csv
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,9 +96,12 @@ def test_main_job_measures_and_draws(finished):
         loaded = [row["metric"] for row in csv.DictReader(file) if row["run"] == "local"]
     assert loaded == ["ready_ms", "resident_ms"]
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    figures = {f"{name}.{suffix}" for name in ("crossover", "crossover_session") for suffix in ("pdf", "png")}
+    pictures = ("crossover", "crossover_session", "samples")
+    figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
+    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
-    assert drawn == {*figures, *claims, "capabilities.tex", "numbers.tex", "numbers.json", "reproduction.md"}
+    assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
+    assert "times are missing" not in (finished / "paper_figures/local/experiments.md").read_text()
     decided = json.loads((finished / "paper_figures/local/claims.json").read_text())
     verdicts = {claim["id"]: claim["verdict"] for claim in decided["claims"]}
     assert verdicts == {**dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6"), "undecided"),
@@ -105,6 +110,54 @@ def test_main_job_measures_and_draws(finished):
     assert "functional" in table.lower()
     (ours,) = (line for line in table.splitlines() if line.startswith("\\sys{} &"))
     assert "& $\\geq$\\,2 & Yes " in ours
+
+
+@pytest.mark.slow
+def test_the_paper_s_set_in_git_is_what_the_published_records_give(finished):
+    """Redrawn byte by byte, nothing more and nothing less."""
+    drawn, kept = (
+        {path.name: path.read_bytes() for path in (folder / "paper_figures").iterdir() if path.is_file()}
+        for folder in (finished, ROOT)
+    )
+    assert sorted(drawn) == sorted(kept)
+    assert [name for name in kept if drawn[name] != kept[name]] == []
+    times = {path.stat().st_mtime for path in (finished / "paper_figures").iterdir() if path.suffix == ".pdf"}
+    assert min(times) > (finished / "results/summary.csv").stat().st_mtime  # they are not the copies
+
+
+@pytest.mark.slow
+def test_report_shows_what_was_drawn(finished, tmp_path):
+    """One HTML page with the captions of either run."""
+    page = tmp_path / "report.html"
+    done = snakemake(finished, "--report", str(page), "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = page.read_text()
+    for words in ("This machine", "Published run h100-sxm-80gb", "crossover.png", "Rules and margins were fixed"):
+        assert words in text
+
+
+def graph(text):
+    """Nodes and edges of a flowchart in Mermaid's language: ``a & b --> c["d<br/>e"]`` are four edges."""
+    names = {one: label.strip('"').split("<br/>") for one, label in re.findall(r"(\w+)\[(.+?)\]", text)}
+    edges = set()
+    for line in re.sub(r"\[.+?\]", "", text).splitlines():
+        sides = [[name.strip() for name in side.split("&")] for side in line.split("-->")]
+        sides = [[name for one in side for name in names.get(one, [one])] for side in sides]
+        for sources, targets in itertools.pairwise(sides):
+            edges |= set(itertools.product(sources, targets))
+    return {name for edge in edges for name in edge}, edges
+
+
+def test_the_graph_in_the_readme_is_the_workflow_s(copy):
+    """Every rule, run by run alike, and no edge that Snakemake does not know."""
+    (drawn,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = snakemake(copy, "--rulegraph", "mermaid-js").stdout
+    rules, known = graph(re.sub(r"_(local|h100-sxm-80gb)\]", "]", text))
+    shown, edges = graph(drawn)
+    assert rules - shown == set()
+    only_of_some_runs = {"memory_wall", "sweep", "load", "crossover_decode"}
+    assert shown - rules <= only_of_some_runs
+    assert {edge for edge in edges if not set(edge) & only_of_some_runs} - known == set()
 
 
 @pytest.mark.slow

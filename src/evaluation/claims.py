@@ -114,8 +114,11 @@ def flat(method: str, measured: Measurements, workload: str, clock: str) -> Judg
     apart = max(medians.values()) - min(medians.values())
     supported = -allowed <= rise.low and rise.high <= allowed
     remarks = []
+    state, frontier = (_moved(measured, method, workload, part) for part in ("state", "frontier"))
     if clock == "resident":
-        remarks.append(_moved(measured, method, workload))
+        remarks.append(f"The state that is back by then: {_ends(state)}.")
+    elif method == "djinn" and min(frontier.values()) < (1 - FLAT_WITHIN) * max(frontier.values()):
+        remarks.append(f"The frontier that this clock waits for: {_ends(frontier)}.")
     if supported and apart > allowed:
         remarks.append("The line is flat, but single layers differ by more than the margin: see layers_apart.")
     return Judgement(
@@ -132,14 +135,16 @@ def flat(method: str, measured: Measurements, workload: str, clock: str) -> Judg
     )
 
 
-def _moved(measured: Measurements, method: str, workload: str) -> str:
-    """What this clock waits for."""
-    shallow, deep = (
-        (layer, max(cell["state_bytes"] for cell in measured.cells(method, workload, layer)) / 1e6)
+def _moved(measured: Measurements, method: str, workload: str, part: str) -> dict[int, float]:
+    """Megabytes of the state or of its frontier, at the shallowest and the deepest layer."""
+    return {
+        layer: max(cell[f"{part}_bytes"] for cell in measured.cells(method, workload, layer)) / 1e6
         for layer in (measured.layers[0], measured.layers[-1])
-    )
-    ends = [f"{significant(megabytes)} MB at layer {layer}" for layer, megabytes in (shallow, deep)]
-    return f"The state that is back by then: {ends[0]}, {ends[1]}."
+    }
+
+
+def _ends(megabytes: dict[int, float]) -> str:
+    return ", ".join(f"{significant(size)} MB at layer {layer}" for layer, size in megabytes.items())
 
 
 def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:

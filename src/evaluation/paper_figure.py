@@ -11,7 +11,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ PAGEABLE: tuple[str, dict[str, Any]] = (
     {"color": "#2A7AB5", "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
 )
 # For methods that the paper does not know, in turn.
-_OTHERS: list[dict[str, Any]] = [
+OTHERS: list[dict[str, Any]] = [
     {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},
     {"color": "#7B4FA3", "marker": "X", "linestyle": ":", "markersize": 4.5},
 ]
@@ -136,7 +136,7 @@ def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
     drawn = []
     others = [method for method in findings.methods if method not in METHODS]
     more: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
-        (method, None): (plain_name(method), style) for method, style in zip(others, cycle(_OTHERS), strict=False)
+        (method, None): (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)
     }
     for (method, variant), (label, style) in {**STYLES, **more}.items():
         rows = findings.series(workload, method, "ready_ms", variant)
@@ -173,7 +173,7 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     """The figure of ``lines``; a functional run is marked as such across it."""
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
-    lines, far = _apart(lines)
+    lines, notes = _apart(lines)
     for line in lines:
         axes.plot(line.layers, line.medians, clip_on=False, **line.style)
         if line.lows:
@@ -191,10 +191,9 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
             )
     axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
     axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
-    _scale(axes, lines, room=3.2 if far else 1.6)
+    _scale(axes, lines, room=3.2 if notes else 1.6)
     _label(axes, lines)
-    for line in far:
-        text = f"\N{DOWNWARDS ARROW} {line.label.lower()}: {significant(max(line.medians), 1)} ms"
+    for text in notes:
         axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
     if functional:
         axes.text(
@@ -204,14 +203,25 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     return figure
 
 
-def _apart(lines: Sequence[Curve]) -> tuple[Sequence[Curve], list[Curve]]:
-    """The lines to draw, and bounds so far below all that was measured that they would leave it no room.
+def _apart(lines: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
+    """The lines to draw, and what is said of bounds too far below all that was measured to leave it any room.
 
-    A decode step needs a few kilobytes, which the link takes in less than a microsecond.
+    In a decode step the deepest layer's frontier is a few kilobytes, which the link takes in less than a microsecond.
     """
     lowest = min(min(line.medians) for line in lines if line.lows)
-    far = [line for line in lines if not line.lows and max(line.medians) * 10 < lowest]
-    return [line for line in lines if line not in far], far
+    drawn, notes = [], []
+    for line in lines:
+        points = list(zip(line.layers, line.medians, strict=True))
+        far = [] if line.lows else [(layer, median) for layer, median in points if median * 10 < lowest]
+        near = [point for point in points if point not in far]
+        if far:
+            where = f", layer {', '.join(str(layer) for layer, _ in far)}" if near else ""
+            time = significant(max(median for _, median in far), 1)
+            notes.append(f"\N{DOWNWARDS ARROW} {line.label.lower()}{where}: {time} ms")
+        if near:
+            layers, medians = zip(*near, strict=True)
+            drawn.append(replace(line, layers=layers, medians=medians))
+    return drawn, notes
 
 
 def _scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:

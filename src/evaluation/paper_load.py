@@ -24,6 +24,7 @@ _HEIGHT_IN = 2.5
 _LEFT, _WIDTH = 0.135, 0.655  # of the figure; what is right of it is for labels
 _PANELS = {"ready_ms": (0.44, 0.54), "resident_ms": (0.145, 0.235)}  # bottom and height, of the figure
 _NAMES = {"ready_ms": "Resume latency, ready (ms)", "resident_ms": "Resident (ms)"}
+_ROOM_BELOW = 0.28  # of the axis, which the text takes
 _DJINN = {"linewidth": 1.0, **STYLES["djinn", None][1]}
 # Lighter than the median, and told apart by their dashes.
 _TAILS: list[tuple[str, str, dict[str, Any]]] = [
@@ -37,17 +38,18 @@ def draw(rows: Sequence[Resumes]) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, _HEIGHT_IN))
     for clock, (bottom, height) in _PANELS.items():
         axes = figure.add_axes((_LEFT, bottom, _WIDTH, height))
-        _panel(axes, by_paused(rows, clock), height)
+        said = clock == "ready_ms" and growth(by_paused(rows, clock), "p95") is not None
+        _panel(axes, by_paused(rows, clock), height, said=said)
         axes.set_ylabel(_NAMES[clock])
         axes.yaxis.set_label_coords(-0.145, 0.5)  # the same for both panels, however wide their numbers are
     above, below = figure.axes
     above.tick_params(labelbottom=False)
     below.set_xlabel("Paused sessions", labelpad=2)
-    _say(above, by_paused(rows, "ready_ms"))
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Resumes], height: float) -> None:
+def _panel(axes: Axes, rows: Sequence[Resumes], height: float, *, said: bool) -> None:
+    """``said``: two lines of text find room below the lines, or else above."""
     paused = [row.paused for row in rows]
     lines = {"median": ("Djinn, median", _DJINN), **{column: (label, style) for column, label, style in _TAILS}}
     values = {column: [float(getattr(row, column)) for row in rows] for column in (*lines, "ci_low", "ci_high")}
@@ -72,9 +74,13 @@ def _panel(axes: Axes, rows: Sequence[Resumes], height: float) -> None:
     axes.set_xlim(paused[0] / 1.25, paused[-1] * 1.25)
     axes.set_xticks(paused, [str(count) for count in paused])
     axes.xaxis.set_minor_locator(NullLocator())
-    top = 1.06 * max([*values["p99"], *values["ci_high"]])
+    highest = max([*values["p99"], *values["ci_high"]])
+    below = min([*values["median"], *values["ci_low"]]) > _ROOM_BELOW * highest
+    top = (1.35 if said and not below else 1.06) * highest
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4 if height > 0.3 else 2, steps=[1, 2, 2.5, 5, 10]))
+    if said:
+        _say(axes, rows, below=below)
     _label(axes, {name: (values[column][-1] / top, style) for column, (name, style) in lines.items()}, height)
 
 
@@ -99,23 +105,17 @@ def _darker(style: dict[str, Any]) -> str:
     return "0.35" if colour.startswith("0.") else colour
 
 
-def _say(axes: Axes, rows: Sequence[Resumes]) -> None:
-    """Below flat lines, where an axis from zero has room; beside steep ones, above where they are low."""
-    ratio = growth(rows, "p95")
-    if ratio is not None:
-        below = min(row.median or 0 for row in rows) > 0.35 * axes.get_ylim()[1]
-        fewest, most = rows[0], rows[-1]
-        times = f"{significant(ratio)} \N{MULTIPLICATION SIGN}"
-        text = (
-            f"95th percentile at {most.paused} = {times} median at {fewest.paused}\n"
-            f"{fewest.n} resumes at {fewest.paused}, {most.n} at {most.paused}"
-        )
-        falling = (most.median or 0) < (fewest.median or 0)
-        axes.text(
-            0.98 if falling else 0.04, 0.07 if below else 0.97, text, transform=axes.transAxes,
-            ha="right" if falling else "left", va="bottom" if below else "top",
-            size=FONT_PT - 0.5, color="0.25",
-        )  # fmt: skip
+def _say(axes: Axes, rows: Sequence[Resumes], *, below: bool) -> None:
+    ratio = significant(growth(rows, "p95") or 0)
+    fewest, most = rows[0], rows[-1]
+    text = (
+        f"95th percentile at {most.paused} = {ratio} \N{MULTIPLICATION SIGN} median at {fewest.paused}\n"
+        f"{fewest.n} resumes at {fewest.paused}, {most.n} at {most.paused}"
+    )
+    axes.text(
+        0.04, 0.05 if below else 0.98, text, transform=axes.transAxes, va="bottom" if below else "top",
+        size=FONT_PT - 0.5, color="0.25",
+    )  # fmt: skip
 
 
 def main() -> int:

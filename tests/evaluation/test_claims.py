@@ -158,6 +158,16 @@ def test_c3_a_djinn_that_grows_is_refuted(tmp_path):
     assert resident.remark == "The state that is back by then: 62.0 MB at layer 1, 1622 MB at layer 40."
 
 
+def test_c3_tells_of_frontiers_that_differ(tmp_path):
+    """In a decode step the deepest layer waits for no KV: what the clock ready waited for stands beside the verdict."""
+    folder = tmp_path / "local"
+    assert decided(folder, GOOD)["C3", "session", "ready"].judgement.remark == ""
+    edit(record_path(folder, "djinn", 40), lambda record: record["cells"][1].update(frontier_bytes=10_000))
+    remark = next(c for c in decide(load_run(folder)) if (c.id, c.workload, c.clock) == ("C3", "session", "ready"))
+    wanted = "The frontier that this clock waits for: 22.0 MB at layer 1, 0.0100 MB at layer 40."
+    assert remark.judgement.remark == wanted
+
+
 def test_c2_and_c3_straddle_the_margin(tmp_path):
     """Scatter as wide as the median: neither within 10 % nor wholly outside."""
     found = decided(tmp_path / "local", replace(GOOD, scatter=1.0))
