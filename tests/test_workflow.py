@@ -101,7 +101,7 @@ def test_main_job_measures_and_draws(finished):
     tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
     assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
-    assert "times are missing" not in (finished / "paper_figures/local/experiments.md").read_text()
+    assert "no benchmark file" not in (finished / "paper_figures/local/experiments.md").read_text()
     decided = json.loads((finished / "paper_figures/local/claims.json").read_text())
     verdicts = {claim["id"]: claim["verdict"] for claim in decided["claims"]}
     assert verdicts == {**dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6"), "undecided"),

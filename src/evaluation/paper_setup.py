@@ -16,7 +16,7 @@ from typing import Any
 
 from evaluation.atomic import write_text
 from evaluation.paper import METHODS, Latex, environment, latex, significant
-from evaluation.paper_table import REFUSED, UNMEASURED, _label
+from evaluation.paper_table import REFUSED, UNMEASURED, label
 from evaluation.runs import Json, Run, RunError, load_run, record_paths
 
 Facts = list[tuple[str, Latex]]  # what it is, and its value
@@ -201,7 +201,7 @@ def _groups(run: Run) -> dict[Latex, list[Variant]]:
             deeds=[Latex(deed) for deed in _DEEDS.get(key, (UNMEASURED,) * 3)],
             samples=_samples(cells[key]),
         )
-        groups.setdefault(Latex(" ".join(filter(None, _label(key[0])))), []).append(row)
+        groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
     return groups
 
 

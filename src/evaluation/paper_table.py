@@ -83,7 +83,7 @@ class Line:
 _STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
 
 
-def _label(method: str) -> tuple[Latex, Latex]:
+def label(method: str) -> tuple[Latex, Latex]:
     """The name of a method in the two rows that it has, so that it takes the width of one word."""
     first, _, rest = plain_name(method).partition(" ")
     return _LABELS.get(method) or (latex(first), latex(rest))
@@ -126,8 +126,8 @@ def table(
 
     lines = [
         Line(
-            label=_label(method)[0],
-            below=_label(method)[1],
+            label=label(method)[0],
+            below=label(method)[1],
             cells=cells(method),
             sessions=_sessions(row := of(capacity, method)),
             stopped_by=_STOPS[row.stopped_by] if row else "",
