@@ -15,7 +15,7 @@ paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
 
 test: $(VENV)/installed-dev
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest --numprocesses 2 --dist loadgroup
 
 # Needs TeX, as nothing else does: see evaluation.paper_preview.
 preview: $(VENV)/installed

@@ -10,7 +10,12 @@ LAYERS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect, and count as deselected, what needs a GPU or pdflatex where there is none."""
+    """Deselect, and count as deselected, what needs a GPU or pdflatex where there is none.
+
+    Of several processes one takes a whole file, as fixtures are shared there, and one all tests on the GPU.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("gpu" if item.get_closest_marker("gpu") else str(item.path)))
     missing = {"gpu"} if not torch.cuda.is_available() else set()
     missing |= {"tex"} if shutil.which("pdflatex") is None else set()
     left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]

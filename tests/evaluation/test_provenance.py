@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from importlib import resources
 from pathlib import Path
 
@@ -105,15 +106,18 @@ def test_what_measures_imports_nothing_that_is_left_out():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_can_be_repeated_and_names_no_folder(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "program"),
+    [(types.SimpleNamespace(name="evaluation.load"), "python -m evaluation.load"), (None, "load.py")],
+    ids=["module", "script"],
+)
+def test_the_command_can_be_repeated_and_names_no_folder(monkeypatch, tmp_path, spec, program):
     """Paths below the working folder stay relative to it; of others only the name is kept; spaces are quoted."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["x", "--layer", "3", "--out", str(tmp_path / "a b" / "r.json"), "--study=/home/me/study.json"]
-    )
-    words = command().split(" ", 3)
-    assert words[:2] == ["python", "-m"]
-    assert words[3] == "--layer 3 --out 'a b/r.json' --study=study.json"
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+    paths = ["--out", str(tmp_path / "a b" / "r.json"), "--study=/home/me/study.json"]
+    monkeypatch.setattr(sys, "argv", ["/home/me/load.py", "--layer", "3", *paths])
+    assert command() == f"{program} --layer 3 --out 'a b/r.json' --study=study.json"
 
 
 def test_provenance_is_what_a_record_asks_for(monkeypatch):
