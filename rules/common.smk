@@ -26,7 +26,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from evaluation.devices import DeviceError
 from evaluation.provenance import measuring_sources
-from evaluation.study import ConfigError, check, resolve
+from evaluation.config import check, resolve
+from evaluation.study import ConfigError
 
 
 def as_in_a_file(value):

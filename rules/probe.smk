@@ -13,7 +13,7 @@ rule study:
         # not in the command, but tracked: on another machine the same configuration is another study
         resolved=json.dumps(STUDY.to_json(), sort_keys=True),
     shell:
-        "python3 -m evaluation.study --config-json {params.config} --out {output} > {log} 2>&1"
+        "python3 -m evaluation.config --config-json {params.config} --out {output} > {log} 2>&1"
 
 
 rule probe:

@@ -12,11 +12,12 @@ import torch
 from tqdm import tqdm
 
 from evaluation.atomic import write_json
+from evaluation.config import load_config, resolve
 from evaluation.devices import DeviceError
 from evaluation.harness import NotBitExact, Record, Variants, measure
 from evaluation.models import Subject, build, outline
 from evaluation.provenance import provenance
-from evaluation.study import ConfigError, Study, load_config, resolve
+from evaluation.study import ConfigError, Study
 
 Report = Callable[[str], None]
 

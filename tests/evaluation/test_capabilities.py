@@ -10,11 +10,11 @@ import torch
 from evaluation import benchmark_manual_offload, capabilities
 from evaluation.benchmark_manual_offload import PinnedOffload
 from evaluation.benchmark_recompute import Replay
+from evaluation.config import resolve
 from evaluation.harness import NotBitExact
 from evaluation.job import run_method_job
 from evaluation.models import build
 from evaluation.program_lines import example, state_lines
-from evaluation.study import resolve
 
 SMALL = {
     "device": "cpu",

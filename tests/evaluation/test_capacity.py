@@ -14,10 +14,11 @@ import torch
 from evaluation import benchmark_manual_offload, capacity
 from evaluation.benchmark_manual_offload import PinnedOffload
 from evaluation.benchmark_vanilla import Vanilla
+from evaluation.config import resolve
 from evaluation.harness import NotBitExact
 from evaluation.job import run_method_job
 from evaluation.models import build
-from evaluation.study import Capacity, resolve
+from evaluation.study import Capacity
 
 SMALL = {
     "device": "cpu",

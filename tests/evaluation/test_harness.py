@@ -22,10 +22,10 @@ from evaluation.benchmark_manual_offload import (
 )
 from evaluation.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
 from evaluation.benchmark_vanilla import Vanilla
+from evaluation.config import resolve
 from evaluation.harness import NotBitExact, _has_turn, measure
 from evaluation.job import check_record, run_job
 from evaluation.models import build
-from evaluation.study import resolve
 
 CONFIG = {
     "device": "cpu",

@@ -14,11 +14,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from evaluation import peer_memory_saver, peer_process, peer_process_checkpoint, peers
+from evaluation.config import resolve
 from evaluation.harness import NotBitExact
 from evaluation.job import run_peer_job
 from evaluation.models import build, outline
 from evaluation.peer_process import PeerProcess, Unsupported
-from evaluation.study import ConfigError, Study, resolve
+from evaluation.study import ConfigError, Study
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, write
 

@@ -14,9 +14,10 @@ import torch
 from djinn import transfer
 from djinn.program import Program
 from evaluation import load, overhead
+from evaluation.config import load_config, resolve
 from evaluation.job import run_side_job
 from evaluation.models import build
-from evaluation.study import Load, load_config, resolve
+from evaluation.study import Load
 
 SMALL = {
     "device": "cpu",

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from evaluation import sweep
+from evaluation.config import resolve
 from evaluation.job import run_side_job
-from evaluation.study import ConfigError, resolve
+from evaluation.study import ConfigError
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, write
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from evaluation.architectures import LLAMA_2, from_checkpoint
+from evaluation.config import check, load_config, resolve
 from evaluation.devices import Gpu
-from evaluation.study import ConfigError, Study, check, load_config, resolve
+from evaluation.study import ConfigError, Study
 
 ROOT = Path(__file__).parents[2]
 H100 = Gpu(index=0, name="H100", memory_bytes=80 << 30)
