@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from evaluation.publish import main, publish
-from evaluation.runs import CHECKSUMS, RunError, load_run
+from evaluation.runs import CHECKSUMS, RunError, benchmark_path, load_run
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 SMALL = Synthetic(layers=(1, 10), samples=6)
@@ -44,6 +44,20 @@ def test_a_published_run_is_the_local_one_with_checksums(local, published):
     assert names == sorted(before)
     assert [entry.name for entry in published.iterdir()] == ["h100-sxm-80gb"]
     assert load_run(target).name == "h100-sxm-80gb"
+
+
+def test_what_jobs_took_goes_along(local, published):
+    """Snakemake's benchmark files of the run's own records, and no others."""
+    own = [benchmark_path(local, path) for path in (record_path(local, "djinn", 10), local / "capacity" / "djinn.json")]
+    for path in [*own, local / "benchmarks" / "raw" / "djinn" / "layer_20" / "round_1.tsv"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("s\tmax_rss\n12.5\t300\n")
+    target = publish(local, published, "h100")
+    copied = {path.relative_to(target / "benchmarks").as_posix() for path in (target / "benchmarks").rglob("*.tsv")}
+    assert copied == {"raw/djinn/layer_10/round_1.tsv", "capacity/djinn.tsv"}
+    (target / "benchmarks" / "capacity" / "djinn.tsv").write_text("s\tmax_rss\n1\t300\n")
+    with pytest.raises(RunError, match=r"benchmarks/capacity/djinn.tsv: changed since it was published"):
+        load_run(target)
 
 
 def test_the_checksum_file_is_that_of_sha256sum(local, published):
