@@ -211,3 +211,15 @@ class Measurements:
     def series(self, method: str, workload: str, clock: str) -> dict[int, list[list[float]]]:
         """The samples of every layer; raises as :meth:`cells` does."""
         return {layer: self.samples(method, workload, clock, layer) for layer in self.layers}
+
+    def other_variants(self, method: str, workload: str, clock: str, layer: int) -> dict[str, list[list[float]]]:
+        """The same of the variants that the paper does not lead with, by name; none that lacks the clock."""
+        found: dict[str, list[list[float]]] = {}
+        for record in self.run.records:
+            if (record["method"], record["layer"]) != (method, layer):
+                continue
+            for cell in record["cells"]:
+                times = [sample[f"{clock}_ms"] for sample in cell["samples"]]
+                if cell["workload"] == workload and not cell["headline"] and times and None not in times:
+                    found.setdefault(cell["variant"], []).append(times)
+        return found

@@ -194,6 +194,11 @@ def faster(measured: Measurements, workload: str, clock: str) -> Judgement:
         raise Undecided("Djinn took 0 ms, to which there is no ratio.")
     ratio = ratio_of_medians(recompute, djinn)
     crossing, remark = _crossing(series)
+    variants = measured.other_variants("recompute", workload, clock, deepest)
+    beside = {variant: ratio_of_medians(groups, djinn) for variant, groups in variants.items()}
+    slower = [variant for variant, other in beside.items() if other.low < TIMES_FASTER <= ratio.low]
+    if slower:
+        remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
     return Judgement(
         verdict=verdict_of(supported=ratio.low >= TIMES_FASTER, refuted=ratio.high < TIMES_FASTER),
         figures={
@@ -202,6 +207,7 @@ def faster(measured: Measurements, workload: str, clock: str) -> Judgement:
             "djinn": Figure(value=float(np.median(np.concatenate(djinn))), unit="ms"),
             "layer": Figure(value=deepest, unit=""),
             **crossing,
+            **{f"ratio_{variant}": Figure.of(other, "times") for variant, other in beside.items()},
         },
         lead=printed(Figure.of(ratio, "times")),
         remark=remark,

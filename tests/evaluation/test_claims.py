@@ -158,6 +158,26 @@ def test_c3_a_djinn_that_grows_is_refuted(tmp_path):
     assert resident.remark == "The state that is back by then: 62.0 MB at layer 1, 1622 MB at layer 40."
 
 
+def test_c5_stands_beside_the_ratios_to_other_variants(tmp_path):
+    """Over the strongest form of recompute too, which the rule does not ask for; said where it decides otherwise."""
+
+    def with_variants(folder):
+        for layer in GOOD.layers:
+            edit(record_path(folder, "recompute", layer), lambda record: record["cells"].extend(
+                {**record["cells"][0], "variant": variant, "headline": False,
+                 "samples": [{**sample, "ready_ms": sample["ready_ms"] / by, "resident_ms": None}
+                             for sample in record["cells"][0]["samples"]]}
+                for variant, by in (("compiled", 2), ("tiny", 100))))  # fmt: skip
+
+    found = decided(tmp_path / "local", GOOD, with_variants)
+    ready, resident = (found["C5", "activation", clock].judgement for clock in ("ready", "resident"))
+    value = {name: figure.value for name, figure in ready.figures.items()}
+    assert value["ratio_compiled"] == pytest.approx(value["ratio"] / 2)
+    assert ready.verdict is Verdict.SUPPORTED
+    assert ready.remark.endswith("It would not be supported over recompute's variant tiny: see there.")
+    assert not [name for name in resident.figures if name.startswith("ratio_")]
+
+
 def test_c3_tells_of_frontiers_that_differ(tmp_path):
     """In a decode step the deepest layer waits for no KV: what the clock ready waited for stands beside the verdict."""
     folder = tmp_path / "local"
