@@ -16,6 +16,7 @@ from evaluation.summary import Row, SummaryError, read_summary
 
 METHODS = ("vanilla", "recompute", "manual_offload", "djinn")  # in the order of the paper; others come after them
 ORDERED = "pinned_ordered"  # the best hand-written offload, where there is history
+FUSED = "compiled"  # recompute with its small operators fused, in a prefill
 ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
 

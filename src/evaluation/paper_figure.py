@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from evaluation.atomic import write_bytes
 from evaluation.paper import (
+    FUSED,
     METHODS,
     ONE_TOKEN,
     ORDERED,
@@ -77,6 +78,10 @@ STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
     ("recompute", None): (
         "Recompute",
         {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
+    ),
+    ("recompute", FUSED): (
+        "Fused layers",
+        {"color": "#C1440E", "marker": "<", "linestyle": (0, (5, 1.2)), "markersize": 3.5, "mfc": "white"},
     ),
     ("manual_offload", None): (
         "Manual offload",

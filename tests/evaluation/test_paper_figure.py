@@ -126,6 +126,35 @@ def test_a_bound_far_below_all_that_was_measured_is_said_and_not_drawn(gpu, boun
     assert (figure.axes[0].get_ylim()[0] < bound) == drawn
 
 
+def test_a_bound_that_falls_at_one_layer_is_drawn_at_the_others(gpu):
+    """In a decode step the deepest layer waits for no KV: the line ends before it, and what it is there is said."""
+    lines = [line for line in lines_of(gpu, "session") if line.label != "Vanilla"]
+    falls = [0.4, 0.4, 0.4, 0.4, 0.0002]
+    lines = [replace(line, medians=falls) if line.label == "Link bound" else line for line in lines]
+    with private_style():
+        figure = draw(lines, functional=False)
+        assert not flaws(figure)
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    assert "Link bound" in texts
+    assert "\N{DOWNWARDS ARROW} link bound, layer 40: 0.0002 ms" in texts
+    dotted = [line for line in axes.lines if len(line.get_xdata()) == 4 and line.get_transform() == axes.transData]
+    assert [list(line.get_ydata()) for line in dotted] == [[0.4] * 4]
+
+
+def test_recompute_with_fused_layers_is_drawn_beside_it(tmp_path):
+    """Where it was measured, as a line of its own that fits."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    for layer in (1, 40):
+        edit(record_path(results.folder, "recompute", layer), lambda record: record["cells"].extend(
+            {**cell, "variant": "compiled", "headline": False} for cell in list(record["cells"])))  # fmt: skip
+    results.aggregate()
+    lines = lines_of(results, "session")
+    assert [line.label for line in lines[:2]] == ["Recompute", "Fused layers"]
+    with private_style():
+        assert not flaws(draw(lines, functional=False))
+
+
 def test_one_token_rerun_shows_through_a_copy_that_takes_as_long():
     """It is drawn after manual offload, and its marker is smaller."""
     order = list(STYLES)
