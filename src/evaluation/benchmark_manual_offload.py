@@ -218,7 +218,7 @@ class OrderedOffload(PinnedOffload):
         self._helper.shutdown()
 
 
-class _OffloadedCache(DynamicCache):  # type: ignore[misc]
+class _OffloadedCache(DynamicCache):  # type: ignore[misc]  # transformers is not type-checked
     """What ``offloading=True`` gives, in releases of transformers too (5.17 is one) that read a layer back too early.
 
     There the stream that prefetches does not wait for the copies to the host, and decode steps come out wrong.

@@ -34,7 +34,7 @@ from evaluation.paper import (
     read_machine,
     significant,
 )
-from evaluation.runs import Json, RunError
+from evaluation.runs import Json, Run, RunError, load_run
 from evaluation.summary import Row, SummaryError
 
 WIDTH_IN = 3.335  # one column of the USENIX style
@@ -337,10 +337,37 @@ def draw_from_table(
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    pdf, png = printed(lambda: draw(rows))
+    _write(given, lambda: draw(rows))
+    return 0
+
+
+def draw_from_run(name: str, description: str | None, measured: Callable[[Run], Callable[[], Figure]]) -> int:
+    """The command line of ``paper_<name>``, which draws the records of a run; returns the exit status.
+
+    ``measured`` is given the run, raises :class:`SummaryError` if it cannot be drawn, and returns what draws it.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m evaluation.paper_{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    parser.add_argument("--out-pdf", type=Path, required=True)
+    parser.add_argument("--out-png", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        drawn = measured(load_run(given.run))
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _write(given, drawn)
+    return 0
+
+
+def _write(given: argparse.Namespace, drawn: Callable[[], Figure]) -> None:
+    pdf, png = printed(drawn)
     write_bytes(given.out_pdf, pdf)
     write_bytes(given.out_png, png)
-    return 0
 
 
 def main() -> int:
@@ -357,9 +384,7 @@ def main() -> int:
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    pdf, png = render(lines, functional=machine["functional"])
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
+    _write(given, lambda: draw(lines, functional=machine["functional"]))
     return 0
 
 

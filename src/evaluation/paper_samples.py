@@ -6,14 +6,12 @@ panel has a scale of its own, so that scatter shows whatever the method takes. C
 that a run still lacks, are named in their panel. Drawn from the records alone; computes nothing but the median.
 """
 
-import argparse
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,10 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from evaluation.atomic import write_bytes
 from evaluation.paper import METHODS, plain_name
-from evaluation.paper_figure import FONT_PT, FUNCTIONAL, OTHERS, STYLES, printed
-from evaluation.runs import Run, RunError, load_run
+from evaluation.paper_figure import FONT_PT, FUNCTIONAL, OTHERS, STYLES, draw_from_run
+from evaluation.runs import Run
 from evaluation.summary import SummaryError
 
 _WIDTH_IN = 7.0  # the text of a USENIX page, both columns
@@ -221,27 +218,15 @@ def _note(strip: Sequence[Panel]) -> str:
     return note
 
 
+def measured(run: Run) -> Callable[[], Figure]:
+    """What draws ``run``; raises as it is told above."""
+    strip = panels(run)
+    return lambda: draw(strip, functional=run.functional)
+
+
 def main() -> int:
     """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.paper_samples",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        run = load_run(given.run)
-        strip = panels(run)
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    pdf, png = printed(lambda: draw(strip, functional=run.functional))
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
-    return 0
+    return draw_from_run("samples", __doc__, measured)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,16 @@ read from the device after each pause; nothing in it is computed from sizes. A f
 show, and no such figure.
 """
 
-import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from evaluation.atomic import write_bytes
 from evaluation.paper import plain_name
-from evaluation.paper_figure import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, printed, spread
-from evaluation.runs import Run, RunError, load_run
+from evaluation.paper_figure import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, draw_from_run, spread
+from evaluation.runs import Run
 from evaluation.summary import SummaryError
 
 _GIB = 2**30
@@ -108,27 +106,15 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     return figure
 
 
+def measured(run: Run) -> Callable[[], Figure]:
+    """What draws ``run``; raises as it is told above."""
+    lines, total_gib = walls(run), _device_gib(run)
+    return lambda: draw(lines, total_gib)
+
+
 def main() -> int:
     """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.paper_wall",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        run = load_run(given.run)
-        lines, total_gib = walls(run), _device_gib(run)
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    pdf, png = printed(lambda: draw(lines, total_gib))
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
-    return 0
+    return draw_from_run("wall", __doc__, measured)
 
 
 if __name__ == "__main__":

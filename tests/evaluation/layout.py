@@ -1,8 +1,10 @@
-"""What a reader cannot read of a figure, for the tests of the tools that draw."""
+"""What a reader cannot read of a figure, and a page that LaTeX compiles, for the tests of the tools that draw."""
 
 import re
+import subprocess
 import zlib
 from itertools import combinations
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -51,3 +53,26 @@ def width_pt(pdf: bytes) -> float:
     found = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", pdf_text(pdf))
     assert found is not None
     return float(found[1])
+
+
+_PAGE = r"""
+\documentclass[letterpaper,twocolumn,10pt]{article}
+\usepackage{mathptmx,booktabs}
+\usepackage[textwidth=7in,textheight=9in]{geometry}
+\setlength{\columnsep}{0.33in}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+def compiled(folder: Path, **tables: str) -> str:
+    """What pdflatex says of a page in USENIX geometry that inputs ``tables``, LaTeX by name; it must compile."""
+    for name, text in tables.items():
+        (folder / f"{name}.tex").write_text(text)
+    inputs = "\n".join(rf"\input{{{name}}}" for name in tables)
+    (folder / "page.tex").write_text(_PAGE % inputs)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,15 +12,8 @@ from evaluation.claims import decide
 from evaluation.memo import expectations
 from evaluation.paper_claims import as_json, as_latex, as_markdown, main
 from evaluation.runs import load_run
+from tests.evaluation.layout import compiled
 from tests.evaluation.test_claims import GOOD
-
-PAGE = r"""\documentclass[10pt,twocolumn]{article}
-\usepackage[letterpaper,textwidth=506pt,textheight=9in,columnsep=24pt]{geometry}
-\usepackage{booktabs}
-\begin{document}
-\input{claims.tex}
-\end{document}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +142,5 @@ def test_text_from_records_is_escaped(findings):
 @pytest.mark.parametrize("spoil", [False, True], ids=["as measured", "hostile names"])
 def test_latex_compiles_and_fits_one_column(findings, tmp_path, spoil):
     """Two columns of 241 pt; nothing sticks out unless a name of a workload does."""
-    (tmp_path / "claims.tex").write_text(as_latex(*(hostile(findings) if spoil else findings)))
-    (tmp_path / "page.tex").write_text(PAGE)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert spoil or "Overfull" not in done.stdout
+    said = compiled(tmp_path, claims=as_latex(*(hostile(findings) if spoil else findings)))
+    assert spoil or "Overfull" not in said

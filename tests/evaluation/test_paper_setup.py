@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from evaluation.paper_setup import main as command
 from evaluation.probe import check_machine
 from evaluation.runs import RunError, load_run
 from evaluation.study import Workload
+from tests.evaluation.layout import compiled
 from tests.evaluation.synthetic import Synthetic, edit, record_path, write
 
 GPU = Synthetic(layers=(1, 40), samples=3)
@@ -392,18 +392,6 @@ def test_the_command_writes_the_same_bytes_again(folder, tmp_path, monkeypatch):
         assert text == (tmp_path / "again" / f"{name}.tex").read_bytes() == table(run).encode()
 
 
-PAGE = r"""
-\documentclass[letterpaper,twocolumn,10pt]{article}
-\usepackage{mathptmx,booktabs}
-\usepackage[textwidth=7in,textheight=9in]{geometry}
-\setlength{\columnsep}{0.33in}
-\begin{document}
-\input{setup}
-\input{methods}
-\end{document}
-"""
-
-
 def widen(folder):
     """Give each method the variants that are described, one more, and every word that stands for a count."""
 
@@ -431,10 +419,4 @@ def test_they_fit_where_they_stand(tmp_path, kind):
     if kind == "widest":
         widen(folder)
     run = load_run(folder)
-    for name, table in (("setup", setup), ("methods", methods)):
-        (tmp_path / f"{name}.tex").write_text(table(run))
-    (tmp_path / "page.tex").write_text(PAGE)
-    compiler = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(compiler, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in compiled(tmp_path, setup=setup(run), methods=methods(run))

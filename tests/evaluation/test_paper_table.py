@@ -1,7 +1,6 @@
 """Plot 2 prints what the summary says, in LaTeX that holds whatever the records hold."""
 
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import pytest
 from evaluation.outcomes import Capability, Capacity
 from evaluation.paper import Findings, Latex, environment, latex, significant
 from evaluation.paper_table import main, table
+from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
@@ -146,17 +146,6 @@ def test_a_changed_record_changes_the_cell(results):
     assert cells == ["7.00", "0.630", "--", "--"]
 
 
-PAGE = r"""
-\documentclass[letterpaper,twocolumn,10pt]{article}
-\usepackage{mathptmx,booktabs}
-\usepackage[textwidth=7in,textheight=9in]{geometry}
-\setlength{\columnsep}{0.33in}
-\begin{document}
-\input{table}
-\end{document}
-"""
-
-
 @pytest.mark.tex
 @pytest.mark.parametrize(
     ("names", "small_ms"),
@@ -182,12 +171,7 @@ def test_it_fits_where_it_stands(tmp_path, names, small_ms):
     text = table(
         Findings(run="local", rows=rows), {"djinn": [capacity]}, {"manual_offload": [capability]}, functional=True
     )
-    (tmp_path / "table.tex").write_text(text)
-    (tmp_path / "page.tex").write_text(PAGE)
-    run = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in compiled(tmp_path, table=text)
     assert ("table*" in text) == (len(names) > 3)
 
 
