@@ -10,7 +10,7 @@ rule aggregate:
         [record(job) for job in STUDY.jobs()],
         # not in the table, but of the run, which is refused if its parts were measured by different code
         side_records(),
-        rules.study.output,
+        f"{LOCAL}/study.json",
         rules.probe.output,
         [
             str(path)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -42,16 +41,20 @@ def as_in_a_file(value):
 update_config(config, as_in_a_file(dict(workflow.config_settings.config)))
 
 try:
-    SETTINGS = check(config)
-    STUDY = resolve(SETTINGS)
+    STUDY = resolve(config)
 except (ConfigError, DeviceError) as error:
     raise WorkflowError(str(error)) from None
 
 # Which run the paper is drawn from is no part of the study: to change it measures nothing again.
-PAPER_RUN = SETTINGS.pop("paper_run")
+PAPER_RUN = check(config)["paper_run"]
+
+# What the jobs are given has a file of its own, so that a further round repeats nothing. (Not the same file, ancient():
+# a rule that runs again behind an ancient input hides from Snakemake that other inputs or parameters changed.)
+RESOLVED = {"study": STUDY.to_json(), "job_study": STUDY.seen_by_a_job()}
 
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = "results/local"
+JOB_STUDY = f"{LOCAL}/job_study.json"
 # Tables that the aggregation writes next to results/summary.csv.
 BESIDE_SUMMARY = ["capacity", "capabilities", "sweep", "load", "peers"]
 # Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.

@@ -4,10 +4,7 @@
 rule measure:
     input:
         MEASURING,
-        study=rules.study.output,
-        # the probe runs first, but probing again does not measure again
-        # (by its path: ancient() marks the object, and rules.probe.output would be ancient to the aggregation too)
-        machine=ancient(f"{LOCAL}/machine.json"),
+        study=JOB_STUDY,
     output:
         f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
     log:
@@ -31,8 +28,7 @@ rule measure:
 rule side_measure:
     input:
         MEASURING,
-        study=rules.study.output,
-        machine=ancient(f"{LOCAL}/machine.json"),
+        study=JOB_STUDY,
     output:
         f"{LOCAL}/{{kind}}.json",
     log:
@@ -53,8 +49,7 @@ rule method_measure:
     input:
         MEASURING,
         sorted(str(path) for path in Path("examples").glob("*.py")),  # whose lines are counted
-        study=rules.study.output,
-        machine=ancient(f"{LOCAL}/machine.json"),
+        study=JOB_STUDY,
     output:
         f"{LOCAL}/{{kind}}/{{method}}.json",
     log:
@@ -77,8 +72,7 @@ rule peer_measure:
     input:
         MEASURING,
         "envs/peers.txt",  # what to install if a peer is to be run
-        study=rules.study.output,
-        machine=ancient(f"{LOCAL}/machine.json"),
+        study=JOB_STUDY,
     output:
         f"{LOCAL}/peers/{{peer}}.json",
     log:

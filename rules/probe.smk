@@ -3,17 +3,18 @@
 
 rule study:
     output:
-        f"{LOCAL}/study.json",
+        f"{LOCAL}/{{part}}.json",
     log:
-        "logs/study.log",
+        "logs/{part}.log",
+    wildcard_constraints:
+        part="study|job_study",
     conda:
         ENVIRONMENT
     params:
-        config=shlex.quote(json.dumps(SETTINGS, sort_keys=True)),
-        # not in the command, but tracked: on another machine the same configuration is another study
-        resolved=json.dumps(STUDY.to_json(), sort_keys=True),
+        # resolved above, for this machine: on another one the same configuration is another study
+        resolved=lambda wildcards: json.dumps(RESOLVED[wildcards.part], indent=1),
     shell:
-        "python3 -m evaluation.config --config-json {params.config} --out {output} > {log} 2>&1"
+        "printf '%s\\n' {params.resolved:q} > {output} 2> {log}"
 
 
 rule probe:

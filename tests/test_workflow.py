@@ -179,25 +179,47 @@ def test_redrawing_gives_the_same_bytes(finished):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def planned(folder, *arguments):
+    """How many jobs of which rule Snakemake would run."""
+    done = snakemake(folder, "-n", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
+
+
+@pytest.mark.slow
+def test_a_further_round_measures_that_round_and_any_other_setting_everything(finished):
+    """What is measured once per run is not measured again for a second round."""
+
+    def plan(**changes):
+        changed = finished / "changed.yaml"
+        changed.write_text(yaml.safe_dump({**TINY, "functional": {**TINY["functional"], **changes}}))
+        return planned(finished, "paper_figures", "--configfile", "changed.yaml")
+
+    measuring = ("measure", "side_measure", "method_measure", "peer_measure")
+    again, changed = plan(rounds=2), plan(samples=3)
+    assert [again.get(rule, 0) for rule in measuring] == [8, 0, 0, 0]
+    assert again["aggregate"] == 1
+    assert [changed.get(rule, 0) for rule in measuring] == [8, 3, 8, 2]
+
+
 @pytest.mark.slow
 def test_edits_rerun_what_depends_on_them(finished):
     """A paper tool redraws and measures nothing; measuring code measures everything again."""
 
-    def planned(module, target="paper_figures"):
+    def planned_after_edit(module, target="paper_figures"):
         path = finished / "src" / module
         original = path.read_text()
         path.write_text(original + "\n# edited\n")
         try:
-            done = snakemake(finished, "-n", target, "--configfile", "tiny.yaml")
+            return planned(finished, target, "--configfile", "tiny.yaml")
         finally:
             path.write_text(original)
-        words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
-        return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
 
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
-        plan = planned("djinn/transfer.py", target)
+        plan = planned_after_edit("djinn/transfer.py", target)
         assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (8, 3, 8)
-    drawing = planned("evaluation/paper_figure.py")
+    drawing = planned_after_edit("evaluation/paper_figure.py")
     assert "measure" not in drawing
     assert drawing["crossover_local"] == 1
 

@@ -5,7 +5,6 @@ Everything that is wrong is said before anything runs, in one message that names
 
 import argparse
 import difflib
-import json
 import math
 import os
 import sys
@@ -218,13 +217,11 @@ def main() -> int:
     """Resolve a configuration for this machine and write it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.config", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
-    parser.add_argument("--config-json", help="the configuration itself, as JSON; the workflow passes its own so")
     parser.add_argument("--out", type=Path, required=True, help="where the resolved study goes")
     arguments = parser.parse_args()
     try:
-        config = json.loads(arguments.config_json) if arguments.config_json else load_config(arguments.config)
-        write_json(arguments.out, resolve(config).to_json())
-    except (ConfigError, DeviceError, json.JSONDecodeError) as error:
+        write_json(arguments.out, resolve(load_config(arguments.config)).to_json())
+    except (ConfigError, DeviceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

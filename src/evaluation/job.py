@@ -110,7 +110,7 @@ def _run_beside(
         print(f"error: {error}", file=sys.stderr)
         return 2
     described = (built[0] if built else outline(study)).describe(study)
-    shared = {"study": study.to_json(), "model": described, "provenance": origin}
+    shared = {"study": study.seen_by_a_job(), "model": described, "provenance": origin}
     write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
     return 0
 
@@ -156,7 +156,7 @@ def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: V
         "method": name,
         "layer": arguments.layer,
         "round": arguments.round,
-        "study": study.to_json(),
+        "study": study.seen_by_a_job(),
         "model": subject.describe(study),
         "provenance": origin,
         "cells": cells,

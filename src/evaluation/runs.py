@@ -25,13 +25,18 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 # What all records of a run share, and how a message calls it.
 _SHARED: dict[str, Callable[[Json], object]] = {
-    "study": lambda record: record["study"],
+    "study": lambda record: _but_for_rounds(record["study"]),
     "device (GPU or CPU)": lambda record: record["provenance"]["device"],
     "device name": lambda record: record["provenance"]["device_name"],
     "source digest": lambda record: record["provenance"]["source_sha256"],
     "package versions": lambda record: record["provenance"]["versions"],
     "model": lambda record: record["model"],
 }
+
+
+def _but_for_rounds(study: Json) -> Json:
+    """A round may be added to a run: what was measured before knows of fewer."""
+    return {key: value for key, value in study.items() if key != "rounds"}
 
 
 class RunError(ValueError):
@@ -187,7 +192,7 @@ def _check_together(folder: Path, study: Json, machine: Json, records: dict[Path
         repeated = next(_repeated_cells(record), None)
         if repeated is not None:
             raise RunError(f"{path}: two cells of workload and variant {repeated}")
-    if first["study"] != study:
+    if _but_for_rounds(first["study"]) != _but_for_rounds(study):
         raise RunError(f"{first_path}: mixed run: another study than {folder / 'study.json'}; measure it again")
     device = first["provenance"]["device"]
     if bool(machine.get("functional")) != (device == "cpu"):

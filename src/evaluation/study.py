@@ -1,4 +1,4 @@
-"""The plan of what will be measured, resolved for one machine: what ``study.json`` and every record hold.
+"""The plan of what will be measured, resolved for one machine: what ``study.json`` holds, and records but for the rounds.
 
 Made of a configuration by :mod:`evaluation.config`.
 """
@@ -133,7 +133,7 @@ class Study:
     model: ModelChoice
     methods: tuple[str, ...]
     layers: tuple[int, ...]
-    rounds: int
+    rounds: int = 1  # a job is not told
     order_seed: int
     workloads: tuple[Workload, ...]
     measurement: Measurement
@@ -156,15 +156,22 @@ class Study:
         return architecture_of(self.model.name, self.model.path)
 
     def jobs(self) -> list[Job]:
-        """Every job, in the order of measurement: shuffled, so that drift does not look like depth."""
-        jobs = [
-            Job(method=method, layer=layer, round=number)
-            for number in range(1, self.rounds + 1)
-            for method in self.methods
-            for layer in self.layers
-        ]
-        random.Random(self.order_seed).shuffle(jobs)
+        """Every job, in the order of measurement: round by round, shuffled, so that drift does not look like depth."""
+        shuffle = random.Random(self.order_seed).shuffle
+        jobs = []
+        for number in range(1, self.rounds + 1):
+            of_round = [
+                Job(method=method, layer=layer, round=number) for method in self.methods for layer in self.layers
+            ]
+            shuffle(of_round)
+            jobs += of_round
         return jobs
+
+    def seen_by_a_job(self) -> dict[str, Any]:
+        """What a job depends on and its record holds, as JSON: all but the number of rounds, which may grow later."""
+        plain = self.to_json()
+        del plain["rounds"]
+        return plain
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries and lists."""
@@ -173,7 +180,7 @@ class Study:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Study":
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`, and of :meth:`seen_by_a_job` for one round."""
         return cls(
             **{
                 **plain,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,25 @@ def test_jobs_are_shuffled_reproducibly(config):
     jobs = resolve(config).jobs()
     assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 3 * 2
     assert jobs == resolve(config).jobs()
-    assert jobs != sorted(jobs, key=lambda job: (job.method, job.layer, job.round))
+    first, second = jobs[:12], jobs[12:]
+    assert ({job.round for job in first}, {job.round for job in second}) == ({1}, {2})
+    for jobs_of_round in (first, second):
+        assert jobs_of_round != sorted(jobs_of_round, key=lambda job: (job.method, job.layer))
+    assert [replace(job, round=2) for job in first] != second
     other = copy.deepcopy(config)
     other["order_seed"] += 1
     assert resolve(other).jobs() != jobs
+
+
+def test_a_further_round_comes_after_the_others_and_changes_nothing_that_a_job_sees(config):
+    """So that a run of one round can be made one of two."""
+    one = resolve({**config, "device": "cpu"})
+    config["functional"]["rounds"] = 2
+    two = resolve({**config, "device": "cpu"})
+    assert (one.rounds, two.rounds) == (1, 2)
+    assert two.jobs()[: len(one.jobs())] == one.jobs()
+    assert one.seen_by_a_job() == two.seen_by_a_job() == {k: v for k, v in two.to_json().items() if k != "rounds"}
+    assert Study.from_json(two.seen_by_a_job()) == one
 
 
 def test_study_survives_json(config):

@@ -1,5 +1,7 @@
 """A run is read whole and unmixed, or refused by the name of the file that is wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.runs import CHECKSUMS, RunError, load_run, sha256
@@ -88,6 +90,17 @@ def test_a_mixed_run_is_refused_by_name(folder, what, change):
     edit(record_path(folder, "recompute", 10), change)
     with pytest.raises(RunError, match=f"recompute/layer_10/round_1.json: mixed run: {what}"):
         load_run(folder)
+
+
+def test_a_round_may_be_added_to_a_run(tmp_path):
+    """Records do not say how many there are, or said so when there were fewer."""
+    two = replace(SMALL, rounds=2)
+    folder = two.write(tmp_path / "local")
+    for path in folder.rglob("round_1.json"):
+        edit(path, lambda record: record["study"].pop("rounds"))
+    assert [record["round"] for record in load_run(folder).records] == [1, 2] * (len(two.methods) * len(two.layers))
+    edit(folder / "study.json", lambda study: study.update(rounds=1))
+    assert {record["round"] for record in load_run(folder).records} == {1}
 
 
 def test_a_study_or_machine_of_another_run_is_refused(folder):
