@@ -1,4 +1,4 @@
-"""The plan of what will be measured, resolved for one machine: what ``study.json`` holds, and records but for the rounds.
+"""What will be measured, resolved for one machine: ``study.json`` and, but for the rounds, part of every record.
 
 Made of a configuration by :mod:`evaluation.config`.
 """
