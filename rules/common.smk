@@ -118,22 +118,25 @@ def place_in_order(wildcards):
     return PRIORITY.get(name, 0)
 
 
+# Of resume latency over depth: what draws them, and of which workload.
 FIGURES = {
-    "crossover": "activation",
-    "crossover_session": "session",
-    "crossover_decode": "decode",
+    "crossover": ("paper_figure", "activation"),
+    "clocks": ("paper_clocks", "session"),
+    "crossover_decode": ("paper_figure", "decode"),
 }
 
 
 def drawn_workloads(run):
-    """Figures of a run, by the workloads that it measured."""
+    """Those of FIGURES whose workload the run measured."""
     if run == "local":
         measured = {workload.name for workload in STUDY.workloads}
     else:
         study = json.loads(Path(run_directory(run), "study.json").read_text())
         measured = {workload["name"] for workload in study["workloads"]}
     return {
-        figure: workload for figure, workload in FIGURES.items() if workload in measured
+        figure: (drawing, workload)
+        for figure, (drawing, workload) in FIGURES.items()
+        if workload in measured
     }
 
 

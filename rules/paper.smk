@@ -3,7 +3,7 @@
 # The same rules for each of the two runs: their outputs lie in different folders.
 for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
 
-    for figure, workload in drawn_workloads(run).items():
+    for figure, (drawing, workload) in drawn_workloads(run).items():
 
         rule:
             name:
@@ -11,20 +11,26 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             input:
                 module("paper"),
                 module("paper_figure"),
+                module(drawing),
                 summary="results/summary.csv",
                 machine=f"{run_directory(run)}/machine.json",
             output:
                 pdf=f"{paper_directory(run)}/{figure}.pdf",
-                png=shown(f"{paper_directory(run)}/{figure}.png", "crossover", run),
+                png=shown(
+                    f"{paper_directory(run)}/{figure}.png",
+                    "clocks" if figure == "clocks" else "crossover",
+                    run,
+                ),
             log:
                 f"logs/{figure}_{run}.log",
             conda:
                 ENVIRONMENT
             params:
+                drawing=drawing,
                 run=run,
                 workload=workload,
             shell:
-                "python3 -m evaluation.paper_figure --summary {input.summary} --run {params.run}"
+                "python3 -m evaluation.{params.drawing} --summary {input.summary} --run {params.run}"
                 " --workload {params.workload} --machine {input.machine}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 

@@ -96,7 +96,7 @@ def test_main_job_measures_and_draws(finished):
         loaded = [row["metric"] for row in csv.DictReader(file) if row["run"] == "local"]
     assert loaded == ["ready_ms", "resident_ms"]
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    pictures = ("crossover", "crossover_session", "samples")
+    pictures = ("crossover", "clocks", "samples")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
     tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}

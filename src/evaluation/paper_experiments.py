@@ -40,7 +40,7 @@ EXPERIMENTS = {
         claims=("C1", "C2", "C3", "C4", "C5"),
         what="resume latency over depth: a process for each method, layer and round",
         records=_LATENCY,
-        made=("results/summary.csv", "crossover*.pdf"),
+        made=("results/summary.csv", "crossover*.pdf", "clocks.pdf"),
     ),
     "E2": Experiment(
         claims=("C6",),

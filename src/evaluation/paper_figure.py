@@ -131,8 +131,8 @@ OTHERS: list[dict[str, Any]] = [
 _BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
 
 
-def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
-    """What the figure shows of ``workload``; cells for which the device had no room are left out.
+def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready") -> list[Curve]:
+    """What the figure shows of ``workload`` by ``clock``; cells for which the device had no room are left out.
 
     Raises SummaryError if the run has no such workload or no time in it.
     """
@@ -144,12 +144,13 @@ def curves(findings: Findings, workload: str, machine: Json) -> list[Curve]:
         (method, None): (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)
     }
     for (method, variant), (label, style) in {**STYLES, **more}.items():
-        rows = findings.series(workload, method, "ready_ms", variant)
+        rows = findings.series(workload, method, f"{clock}_ms", variant)
         if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
             drawn.append(curve)
     if not drawn:
-        raise SummaryError(f"run {findings.run} has no ready_ms in workload {workload!r}")
-    return drawn + _link_bound(findings, workload, machine)
+        raise SummaryError(f"run {findings.run} has no {clock}_ms in workload {workload!r}")
+    waited_for = "state_bytes" if clock == "resident" else "frontier_bytes"
+    return drawn + _link_bound(findings.series(workload, "djinn", waited_for), machine)
 
 
 def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
@@ -164,10 +165,9 @@ def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | No
     return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs)
 
 
-def _link_bound(findings: Findings, workload: str, machine: Json) -> list[Curve]:
+def _link_bound(sizes: Sequence[Row], machine: Json) -> list[Curve]:
     gbps = ceiling(machine, "pinned_h2d_gbps")
-    frontier = findings.series(workload, "djinn", "frontier_bytes")
-    points = [(row.layer, row.median / (gbps * 1e9) * 1e3) for row in frontier if gbps and row.median]
+    points = [(row.layer, row.median / (gbps * 1e9) * 1e3) for row in sizes if gbps and row.median]
     if machine["functional"] or not points:
         return []
     layers, times = zip(*points, strict=True)
@@ -179,6 +179,20 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
     lines, notes = _apart(lines)
+    plot(axes, lines)
+    axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
+    scale(axes, lines, room=3.2 if notes else 1.6)
+    label(axes, lines)
+    for text in notes:
+        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
+    if functional:
+        mark_functional(axes)
+    return figure
+
+
+def plot(axes: Axes, lines: Sequence[Curve]) -> None:
+    """Draw ``lines`` with their intervals."""
     for line in lines:
         axes.plot(line.layers, line.medians, clip_on=False, **line.style)
         if line.lows:
@@ -194,18 +208,14 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
                 elinewidth=0.8,
                 zorder=1.5,
             )
-    axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
-    axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
-    _scale(axes, lines, room=3.2 if notes else 1.6)
-    _label(axes, lines)
-    for text in notes:
-        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
-    if functional:
-        axes.text(
-            0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=13,
-            color="0.80", zorder=0, linespacing=1.4,
-        )  # fmt: skip
-    return figure
+
+
+def mark_functional(axes: Axes, size: float = 13) -> None:
+    """Say across ``axes``, in ``size`` points, that its times are no performance results."""
+    axes.text(
+        0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=size,
+        color="0.80", zorder=0, linespacing=1.4,
+    )  # fmt: skip
 
 
 def _apart(lines: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
@@ -229,7 +239,7 @@ def _apart(lines: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
     return drawn, notes
 
 
-def _scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
+def scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
     """Ticks at the layers measured; a log axis where the times span more than a factor of 20, ``room`` below them."""
     layers = sorted({layer for line in lines for layer in line.layers})
     axes.set_xlim(-0.04 * layers[-1], 1.04 * layers[-1])
@@ -248,11 +258,11 @@ def _scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
         axes.set_ylim(0, highest * 1.08 or 1)
 
 
-def _label(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Name each line at its right end; names of ends that coincide move apart, tied by thin leaders."""
+def label(axes: Axes, lines: Sequence[Curve]) -> None:
+    """Name each of ``lines`` right of ``axes``, where it ends; names of ends that coincide move apart, with leaders."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [tuple(to_axes.transform((line.layers[-1], line.medians[-1]))) for line in lines]
-    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
+    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * axes.get_position().height)
     for line, end, height in zip(lines, ends, spread([end[1] for end in ends], gap), strict=True):
         right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([end[0] + 0.03, 1.04], [end[1], height], color="0.55", linewidth=0.4, zorder=1, **right)
@@ -370,9 +380,18 @@ def _write(given: argparse.Namespace, drawn: Callable[[], Figure]) -> None:
     write_bytes(given.out_png, png)
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
-    arguments = parser("paper_figure", __doc__)
+def draw_from_summary(
+    name: str,
+    description: str | None,
+    measured: Callable[[Findings, str, Json], Sequence[Any]],
+    draw: Callable[..., Figure],
+) -> int:
+    """The command line of ``paper_<name>``, which draws a workload's rows in the summary; returns the exit status.
+
+    ``measured`` is given the run's rows, the workload and the machine, and raises :class:`SummaryError` for what cannot
+    be drawn; ``draw`` takes what it returns, and whether the run is ``functional``.
+    """
+    arguments = parser(f"paper_{name}", description)
     arguments.add_argument("--workload", required=True, help="which workload of the run to draw, as activation")
     arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
     arguments.add_argument("--out-pdf", type=Path, required=True)
@@ -380,12 +399,17 @@ def main() -> int:
     given = arguments.parse_args()
     try:
         machine = read_machine(given.machine)
-        lines = curves(Findings.read(given.summary, given.run), given.workload, machine)
+        shown = measured(Findings.read(given.summary, given.run), given.workload, machine)
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _write(given, lambda: draw(lines, functional=machine["functional"]))
+    _write(given, lambda: draw(shown, functional=machine["functional"]))
     return 0
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
+    return draw_from_summary("figure", __doc__, curves, draw)
 
 
 if __name__ == "__main__":

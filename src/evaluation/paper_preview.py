@@ -23,7 +23,7 @@ from evaluation.paper_macro import camel, in_words
 from evaluation.runs import Json, RunError, read_json
 
 _PEERS = {"memory_saver": "torch_memory_saver", "process_checkpoint": "the driver's process checkpoint"}
-_FIGURES = {"activation": "crossover.pdf", "session": "crossover_session.pdf", "decode": "crossover_decode.pdf"}
+_FIGURES = {"activation": "crossover.pdf", "session": "clocks.pdf", "decode": "crossover_decode.pdf"}
 _DEFECTS = (
     r"^! .*",
     r"^LaTeX Warning: (?:Reference|Citation|Hyper reference) .* undefined.*",
