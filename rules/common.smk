@@ -120,9 +120,9 @@ def place_in_order(wildcards):
 
 # Of resume latency over depth: what draws them, and of which workload.
 FIGURES = {
-    "crossover": ("paper_figure", "activation"),
-    "clocks": ("paper_clocks", "session"),
-    "crossover_decode": ("paper_figure", "decode"),
+    "crossover": ("figure", "activation"),
+    "clocks": ("clocks", "session"),
+    "crossover_decode": ("figure", "decode"),
 }
 
 

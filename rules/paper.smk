@@ -10,15 +10,16 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 f"{figure}_{run}"
             input:
                 module("paper"),
+                module("paper_drawing"),
                 module("paper_figure"),
-                module(drawing),
+                module(f"paper_{drawing}"),
                 summary="results/summary.csv",
                 machine=f"{run_directory(run)}/machine.json",
             output:
                 pdf=f"{paper_directory(run)}/{figure}.pdf",
                 png=shown(
                     f"{paper_directory(run)}/{figure}.png",
-                    "clocks" if figure == "clocks" else "crossover",
+                    "clocks" if drawing == "clocks" else "crossover",
                     run,
                 ),
             log:
@@ -30,7 +31,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 run=run,
                 workload=workload,
             shell:
-                "python3 -m evaluation.{params.drawing} --summary {input.summary} --run {params.run}"
+                "python3 -m evaluation.paper_{params.drawing} --summary {input.summary} --run {params.run}"
                 " --workload {params.workload} --machine {input.machine}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
@@ -40,7 +41,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             name:
                 f"memory_wall_{run}"
             input:
-                module("paper_figure"),
+                module("paper_drawing"),
                 module("paper_wall"),
                 # not read, but written when every record of the run has been checked
                 "results/capacity.csv",
@@ -66,7 +67,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 input:
                     module("outcomes"),
                     module("paper"),
-                    module("paper_figure"),
+                    module("paper_drawing"),
                     module(f"paper_{kind}"),
                     table=f"results/{kind}.csv",
                     machine=f"{run_directory(run)}/machine.json",
@@ -89,7 +90,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             f"samples_{run}"
         input:
             module("paper"),
-            module("paper_figure"),
+            module("paper_drawing"),
             module("paper_samples"),
             # not read, but written when every record of the run has been checked
             "results/summary.csv",

@@ -12,17 +12,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from evaluation.paper import Findings
-from evaluation.paper_figure import (
-    FONT_PT,
-    HEIGHT_IN,
-    Curve,
-    curves,
-    draw_from_summary,
-    label,
-    mark_functional,
-    plot,
-    scale,
-)
+from evaluation.paper_drawing import FONT_PT, HEIGHT_IN, draw_from_summary, mark_functional
+from evaluation.paper_figure import Curve, curves, label, plot, scale
 from evaluation.runs import Json
 
 WIDTH_IN = 7.0  # both columns of the USENIX style

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from evaluation.outcomes import Resumes, by_paused, growth, read_rows
 from evaluation.paper import significant
-from evaluation.paper_figure import FONT_PT, STYLES, WIDTH_IN, draw_from_table, spread
+from evaluation.paper_drawing import FONT_PT, STYLES, WIDTH_IN, draw_from_table, spread
 from evaluation.summary import SummaryError
 
 _HEIGHT_IN = 2.5

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from evaluation.paper import METHODS, plain_name
-from evaluation.paper_figure import FONT_PT, FUNCTIONAL, OTHERS, STYLES, draw_from_run
+from evaluation.paper_drawing import FONT_PT, FUNCTIONAL, OTHERS, STYLES, draw_from_run
 from evaluation.runs import Run
 from evaluation.summary import SummaryError
 

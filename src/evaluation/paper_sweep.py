@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from evaluation.outcomes import Crossing, read_rows
-from evaluation.paper_figure import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, draw_from_table, spread
+from evaluation.paper_drawing import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, draw_from_table, spread
 from evaluation.summary import SummaryError
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels

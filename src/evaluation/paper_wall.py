@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from evaluation.paper import plain_name
-from evaluation.paper_figure import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, draw_from_run, spread
+from evaluation.paper_drawing import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, draw_from_run, spread
 from evaluation.runs import Run
 from evaluation.summary import SummaryError
 

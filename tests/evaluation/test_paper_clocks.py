@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.paper import read_machine
 from evaluation.paper_clocks import CLOCKS, WIDTH_IN, draw, main, panels
-from evaluation.paper_figure import FUNCTIONAL, printed, private_style
+from evaluation.paper_drawing import FUNCTIONAL, printed, private_style
 from evaluation.summary import SummaryError
 from tests.evaluation.layout import flaws, width_pt
 from tests.evaluation.papers import Results

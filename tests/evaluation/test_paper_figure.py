@@ -12,7 +12,8 @@ import matplotlib as mpl
 import pytest
 
 from evaluation.paper import ONE_TOKEN, read_machine
-from evaluation.paper_figure import FUNCTIONAL, STYLES, curves, draw, main, private_style, render, spread
+from evaluation.paper_drawing import FUNCTIONAL, STYLES, printed, private_style, spread
+from evaluation.paper_figure import curves, draw, main
 from evaluation.summary import SummaryError
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
@@ -183,8 +184,8 @@ def test_the_command_marks_a_functional_run_by_itself(cpu, gpu, tmp_path, monkey
         monkeypatch.setattr(sys, "argv", arguments)
         assert main() == 0
     lines = lines_of(cpu, "activation")
-    assert (tmp_path / "marked.pdf").read_bytes() == render(lines, functional=True)[0]
-    assert (tmp_path / "marked.png").read_bytes() == render(lines, functional=True)[1]
+    pdf, png = printed(lambda: draw(lines, functional=True))
+    assert ((tmp_path / "marked.pdf").read_bytes(), (tmp_path / "marked.png").read_bytes()) == (pdf, png)
     assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "marked.png").read_bytes()
 
 
@@ -209,7 +210,7 @@ def test_rebuilding_gives_the_same_bytes(gpu, tmp_path):
 
 def test_fonts_are_type_42_and_the_width_is_a_column(gpu):
     """No Type 3 font in the PDF, every font embedded; 3.335 in at 72 points and 300 dots."""
-    pdf, png = render(lines_of(gpu, "session"), functional=False)
+    pdf, png = printed(lambda: draw(lines_of(gpu, "session"), functional=False))
     streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
     text = pdf + b"".join(zlib.decompress(data) for data in streams if data[:1] == b"x")
     assert b"/Type3" not in text
@@ -225,7 +226,7 @@ def test_the_settings_of_the_caller_are_as_before(gpu):
     """Rendering leaves no trace in matplotlib's global settings."""
     with mpl.rc_context({"font.size": 19}):
         before = dict(mpl.rcParams)
-        render(lines_of(gpu, "activation"), functional=False)
+        printed(lambda: draw(lines_of(gpu, "activation"), functional=False))
         assert dict(mpl.rcParams) == before
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from evaluation.outcomes import by_paused
-from evaluation.paper_figure import printed, private_style
+from evaluation.paper_drawing import printed, private_style
 from evaluation.paper_load import draw, main
 from tests.evaluation.layout import flaws, pdf_text, width_pt
 from tests.evaluation.papers import Results

@@ -12,7 +12,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from evaluation.paper_figure import FUNCTIONAL, STYLES, Curve, printed, private_style
+from evaluation.paper_drawing import FUNCTIONAL, STYLES, printed, private_style
+from evaluation.paper_figure import Curve
 from evaluation.paper_figure import draw as draw_plot_1
 from evaluation.paper_samples import draw, main, panels
 from evaluation.runs import load_run

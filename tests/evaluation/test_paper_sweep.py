@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from evaluation.outcomes import Crossing, orders, read_rows
-from evaluation.paper_figure import printed, private_style
+from evaluation.paper_drawing import printed, private_style
 from evaluation.paper_numbers import numbers
 from evaluation.paper_numbers_of_use import Tables
 from evaluation.paper_sweep import draw, main, measured

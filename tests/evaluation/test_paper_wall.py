@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from evaluation.paper_figure import printed, private_style
+from evaluation.paper_drawing import printed, private_style
 from evaluation.paper_wall import draw, main, walls
 from evaluation.runs import load_run
 from evaluation.summary import SummaryError
