@@ -205,7 +205,7 @@ def test_record_says_what_the_docstring_promises(monkeypatch, tmp_path, study):
         assert status == 0
         record = json.loads(out.read_text())
         assert (record["schema"], record["kind"], record["method"]) == (1, "capabilities", method)
-        assert record["study"] == study.to_json()
+        assert record["study"] == study.seen_by_a_job()
         assert record["model"]["name"] == "llama-2-tiny"
         assert "provenance" in record
         assert verdicts(record) == VERDICTS[method]
