@@ -10,9 +10,10 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 f"{figure}_{run}"
             input:
                 module("paper"),
-                module("paper_drawing"),
-                module("paper_figure"),
-                module(f"paper_{drawing}"),
+                [
+                    module(f"paper_{name}")
+                    for name in sorted({"drawing", "figure", drawing})
+                ],
                 summary="results/summary.csv",
                 machine=f"{run_directory(run)}/machine.json",
             output:

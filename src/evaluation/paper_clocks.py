@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from evaluation.paper import Findings
-from evaluation.paper_drawing import FONT_PT, HEIGHT_IN, draw_from_summary, mark_functional
+from evaluation.paper_drawing import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, draw_from_summary, mark_functional
 from evaluation.paper_figure import Curve, curves, label, plot, scale
 from evaluation.runs import Json
 
-WIDTH_IN = 7.0  # both columns of the USENIX style
 CLOCKS = {
     "ready": "Ready: what the next layer needs",
     "first_kernel": "First kernel of the next layer done",
@@ -41,7 +40,7 @@ def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
     """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
     width = (_RIGHT - _LEFT - _BETWEEN * (len(shown) - 1)) / len(shown)
     everything = [line for panel in shown for line in panel.lines]
     for number, panel in enumerate(shown):

@@ -22,6 +22,7 @@ from evaluation.runs import Json, Run, RunError, load_run
 from evaluation.summary import SummaryError
 
 WIDTH_IN = 3.335  # one column of the USENIX style
+BOTH_COLUMNS_IN = 7.0
 HEIGHT_IN = 2.15
 FUNCTIONAL = "functional CPU run\nnot a performance result"
 FONT_PT = 7.5
@@ -101,7 +102,7 @@ OTHERS: list[dict[str, Any]] = [
 
 
 def mark_functional(axes: Axes, size: float = 13) -> None:
-    """Say across ``axes``, in ``size`` points, that its times are no performance results."""
+    """Say across ``axes``, in letters of ``size`` points, that its times are no performance results."""
     axes.text(
         0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=size,
         color="0.80", zorder=0, linespacing=1.4,
@@ -162,26 +163,18 @@ def draw_from_table(
     ``measured`` is given the table, the run and whether it is ``functional``, and raises :class:`SummaryError` for rows
     that cannot be drawn.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m evaluation.paper_{name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
+    arguments = _parser(name, description)
+    arguments.add_argument(
         f"--{name}", type=Path, required=True, dest="table", help=f"{name}.csv, by evaluation.aggregate"
     )
-    parser.add_argument("--run", required=True, help="name of the run in that table")
-    parser.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
+    arguments.add_argument("--run", required=True, help="name of the run in that table")
+    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+
+    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
         rows = measured(given.table, given.run, functional=read_machine(given.machine)["functional"])
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _write(given, lambda: draw(rows))
-    return 0
+        return lambda: draw(rows)
+
+    return _command(arguments, drawing)
 
 
 def draw_from_run(name: str, description: str | None, measured: Callable[[Run], Callable[[], Figure]]) -> int:
@@ -189,28 +182,9 @@ def draw_from_run(name: str, description: str | None, measured: Callable[[Run], 
 
     ``measured`` is given the run, raises :class:`SummaryError` if it cannot be drawn, and returns what draws it.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m evaluation.paper_{name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    parser.add_argument("--out-pdf", type=Path, required=True)
-    parser.add_argument("--out-png", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        drawn = measured(load_run(given.run))
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _write(given, drawn)
-    return 0
-
-
-def _write(given: argparse.Namespace, drawn: Callable[[], Figure]) -> None:
-    pdf, png = printed(drawn)
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
+    arguments = _parser(name, description)
+    arguments.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    return _command(arguments, lambda given: measured(load_run(given.run)))
 
 
 def draw_from_summary(
@@ -227,14 +201,34 @@ def draw_from_summary(
     arguments = parser(f"paper_{name}", description)
     arguments.add_argument("--workload", required=True, help="which workload of the run to draw, as activation")
     arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+
+    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
+        machine = read_machine(given.machine)
+        shown = measured(Findings.read(given.summary, given.run), given.workload, machine)
+        return lambda: draw(shown, functional=machine["functional"])
+
+    return _command(arguments, drawing)
+
+
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m evaluation.paper_{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _command(arguments: argparse.ArgumentParser, drawing: Callable[[argparse.Namespace], Callable[[], Figure]]) -> int:
+    """Write the figure to two files; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
     arguments.add_argument("--out-pdf", type=Path, required=True)
     arguments.add_argument("--out-png", type=Path, required=True)
     given = arguments.parse_args()
     try:
-        machine = read_machine(given.machine)
-        shown = measured(Findings.read(given.summary, given.run), given.workload, machine)
+        drawn = drawing(given)
     except (SummaryError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _write(given, lambda: draw(shown, functional=machine["functional"]))
+    pdf, png = printed(drawn)
+    write_bytes(given.out_pdf, pdf)
+    write_bytes(given.out_png, png)
     return 0

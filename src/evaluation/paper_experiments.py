@@ -160,7 +160,7 @@ def rows(folder: Path, study: Json) -> list[Row]:
 
 
 def _command(folder: Path, place: str, records: Sequence[Path]) -> str:
-    """Makes these records and, but for study and probe, nothing else; those of latency are too many to name."""
+    """Makes these records and, but for the study, nothing else; those of latency are too many to name."""
     if place == _LATENCY:
         return "snakemake --cores 1 --until measure"
     targets = [path.relative_to(folder).as_posix() for path in records]

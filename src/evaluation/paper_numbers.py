@@ -35,7 +35,7 @@ from evaluation.atomic import write_json, write_text
 from evaluation.paper import Findings, parser, read_machine
 from evaluation.paper_macro import Number, as_json, as_latex, camel, in_words, measured, plain
 from evaluation.paper_numbers_of_use import Tables, numbers_of_use
-from evaluation.runs import Json, RunError, read_json
+from evaluation.runs import Json, RunError, read_object
 from evaluation.statistics import linear_fit
 from evaluation.summary import CLOCKS, Row, SummaryError
 
@@ -195,10 +195,7 @@ def main() -> int:
     given = arguments.parse_args()
     try:
         machine = read_machine(given.machine)
-        study_path = given.machine.with_name("study.json")
-        study = read_json(study_path)
-        if not isinstance(study, dict):
-            raise RunError(f"{study_path}: not a JSON object")
+        study = read_object(given.machine.with_name("study.json"))
         tables = Tables.read(given.summary.parent, given.run, given.machine.with_name("overhead.json"))
         found = numbers(Findings.read(given.summary, given.run), machine, study, tables)
     except (SummaryError, RunError, OSError) as error:

@@ -20,7 +20,7 @@ from evaluation.outcomes import (
 )
 from evaluation.paper import Latex, latex
 from evaluation.paper_macro import Number, camel, in_words, measured, plain
-from evaluation.runs import Json, read_json
+from evaluation.runs import Json, read_object
 from evaluation.statistics import ratio_interval
 
 _HEADLINES = ("default", "pinned")  # of their methods
@@ -44,14 +44,13 @@ class Tables:
 
         Raises :class:`SummaryError` and :class:`RunError`.
         """
-        record = read_json(overhead) if overhead.exists() else None
         return cls(
             load=read_rows(tables / "load.csv", Resumes, run),
             sweep=read_rows(tables / "sweep.csv", Crossing, run),
             capacity=read_rows(tables / "capacity.csv", Capacity, run),
             capabilities=read_rows(tables / "capabilities.csv", Capability, run),
             peers=read_rows(tables / "peers.csv", PeerMetric, run),
-            overhead=record if isinstance(record, dict) else None,
+            overhead=read_object(overhead) if overhead.exists() else None,
         )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from evaluation.atomic import write_bytes
 from evaluation.paper import Latex, environment
 from evaluation.paper_macro import camel, in_words
-from evaluation.runs import Json, RunError, read_json
+from evaluation.runs import Json, RunError, read_object
 
 _PEERS = {"memory_saver": "torch_memory_saver", "process_checkpoint": "the driver's process checkpoint"}
 _FIGURES = {"activation": "crossover.pdf", "session": "clocks.pdf", "decode": "crossover_decode.pdf"}
@@ -45,9 +45,9 @@ def source(folder: Path, results: Path) -> str:
     Raises :class:`RunError` for files that are missing or not what they should be, :class:`PreviewError` for a number
     that the text needs and the run does not have.
     """
-    numbers, claims = (_object(folder / name) for name in ("numbers.json", "claims.json"))
+    numbers, claims = (read_object(folder / name) for name in ("numbers.json", "claims.json"))
     records = results / ("local" if claims["run"] == "local" else f"published/{claims['run']}")
-    workloads = _object(records / "study.json")["workloads"]
+    workloads = read_object(records / "study.json")["workloads"]
     files = {path.name for path in folder.iterdir() if path.suffix in (".pdf", ".tex")}
     values = {number["name"]: number["value"] for number in numbers["numbers"]}
 
@@ -74,13 +74,6 @@ def source(folder: Path, results: Path) -> str:
             raw=Latex,
         )
     )
-
-
-def _object(path: Path) -> Json:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: not a JSON object")
-    return value
 
 
 def _workload(workload: Json, claims: Json, files: set[str]) -> Json:

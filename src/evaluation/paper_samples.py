@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from evaluation.paper import METHODS, plain_name
-from evaluation.paper_drawing import FONT_PT, FUNCTIONAL, OTHERS, STYLES, draw_from_run
+from evaluation.paper_drawing import BOTH_COLUMNS_IN, FONT_PT, OTHERS, STYLES, draw_from_run, mark_functional
 from evaluation.runs import Run
 from evaluation.summary import SummaryError
 
-_WIDTH_IN = 7.0  # the text of a USENIX page, both columns
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.64, 0.06, 0.24, 0.55  # inches beside the panels; below is a line of note
 _ROW_IN, _ACROSS_IN, _DOWN_IN = 0.92, 0.36, 0.14  # height of a panel, and what is between two
 _LINE_IN = 1.25 * FONT_PT / 72
@@ -96,16 +95,16 @@ def draw(strip: Sequence[Panel], *, functional: bool) -> Figure:
     """The figure of ``strip``; each panel of a functional run is marked as such."""
     columns = len(dict.fromkeys(panel.workload for panel in strip))
     rows = len(strip) // columns
-    width_in = (_WIDTH_IN - _LEFT - _RIGHT - _ACROSS_IN * (columns - 1)) / columns
+    width_in = (BOTH_COLUMNS_IN - _LEFT - _RIGHT - _ACROSS_IN * (columns - 1)) / columns
     note = _note(strip)
     foot_in = _BOTTOM + note.count("\n") * _LINE_IN
     height_in = _TOP + rows * _ROW_IN + (rows - 1) * _DOWN_IN + foot_in
-    figure = Figure(figsize=(_WIDTH_IN, height_in))
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, height_in))
     for number, panel in enumerate(strip):
         row, column = divmod(number, columns)
         left = _LEFT + column * (width_in + _ACROSS_IN)
         bottom = height_in - _TOP - _ROW_IN - row * (_ROW_IN + _DOWN_IN)
-        place = (left / _WIDTH_IN, bottom / height_in, width_in / _WIDTH_IN, _ROW_IN / height_in)
+        place = (left / BOTH_COLUMNS_IN, bottom / height_in, width_in / BOTH_COLUMNS_IN, _ROW_IN / height_in)
         axes = figure.add_axes(place)
         _points(axes, panel)
         _axis_of_layers(axes, panel, width_in)
@@ -116,14 +115,11 @@ def draw(strip: Sequence[Panel], *, functional: bool) -> Figure:
         if column == 0:
             axes.set_ylabel(f"{panel.label}\nready (ms)", color=panel.style["color"], linespacing=1.15)
             axes.yaxis.set_label_coords(-0.36 / width_in, 0.5)
-        if functional:  # as Plot 1 says it, in letters that fit
-            axes.text(
-                0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18,
-                size=min(6 * width_in, 11), color="0.80", zorder=0, linespacing=1.4,
-            )  # fmt: skip
-    centre = (_LEFT + _WIDTH_IN - _RIGHT) / 2 / _WIDTH_IN
+        if functional:
+            mark_functional(axes, size=min(6 * width_in, 11))
+    centre = (_LEFT + BOTH_COLUMNS_IN - _RIGHT) / 2 / BOTH_COLUMNS_IN
     figure.text(centre, (foot_in - 0.31) / height_in, "Breakpoint: paused after layer", ha="center")
-    figure.text(_LEFT / _WIDTH_IN, 0.06 / height_in, note, size=FONT_PT - 0.5, color="0.25", linespacing=1.1)
+    figure.text(_LEFT / BOTH_COLUMNS_IN, 0.06 / height_in, note, size=FONT_PT - 0.5, color="0.25", linespacing=1.1)
     return figure
 
 

@@ -73,8 +73,8 @@ def load_run(directory: str | Path) -> Run:
     published = (folder / CHECKSUMS).exists() or folder.resolve().parent.name == "published"
     if published:
         verify_checksums(folder)
-    study = _read_object(folder / "study.json")
-    machine = _read_object(folder / "machine.json")
+    study = read_object(folder / "study.json")
+    machine = read_object(folder / "machine.json")
     wanted = record_paths(folder, study)
     if published and (strays := sorted(set((folder / "raw").rglob("*.json")) - set(wanted))):
         raise RunError(f"{strays[0]}: study.json does not ask for this record")
@@ -83,7 +83,7 @@ def load_run(directory: str | Path) -> Run:
         raise RunError(f"{folder / 'raw'}: holds no record that study.json asks for")
     records = _read_records(present)
     _check_together(folder, study, machine, dict(zip(present, records, strict=True)))
-    beside = {name: _read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
+    beside = {name: read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
     for name, record in beside.items():
         _check_shared(folder / name, record, present[0], records[0])
     return Run(name=folder.resolve().name, machine=machine, study=study, records=records, beside=beside)
@@ -156,7 +156,8 @@ def read_json(path: Path) -> object:
     return value
 
 
-def _read_object(path: Path) -> Json:
+def read_object(path: Path) -> Json:
+    """The JSON object in the file at ``path``; raises as :func:`read_json` does."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise RunError(f"{path}: not a JSON object")
@@ -168,7 +169,7 @@ def _read_records(paths: list[Path]) -> list[Json]:
     validator = jsonschema.Draft202012Validator(schema)
     records = []
     for path in paths:
-        record = _read_object(path)
+        record = read_object(path)
         error = jsonschema.exceptions.best_match(validator.iter_errors(record))
         if error is not None:
             raise RunError(f"{path}: not a valid record: {error.json_path}: {_shortened(error.message)}")

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from evaluation.paper import read_machine
-from evaluation.paper_clocks import CLOCKS, WIDTH_IN, draw, main, panels
-from evaluation.paper_drawing import FUNCTIONAL, printed, private_style
+from evaluation.paper_clocks import CLOCKS, draw, main, panels
+from evaluation.paper_drawing import BOTH_COLUMNS_IN, FUNCTIONAL, printed, private_style
 from evaluation.summary import SummaryError
 from tests.evaluation.layout import flaws, width_pt
 from tests.evaluation.papers import Results
@@ -64,7 +64,7 @@ def test_the_panels_share_one_axis_and_can_be_read(results):
     marks = [text.get_text() for axes in figure.axes for text in axes.texts].count(FUNCTIONAL)
     assert marks == (3 if functional else 0)
     pdf, _ = printed(lambda: draw(shown(results), functional=functional))
-    assert width_pt(pdf) == pytest.approx(WIDTH_IN * 72, abs=0.01)
+    assert width_pt(pdf) == pytest.approx(BOTH_COLUMNS_IN * 72, abs=0.01)
     assert b"/Type3" not in pdf
 
 

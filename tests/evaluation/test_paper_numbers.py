@@ -249,7 +249,7 @@ def test_camel():
 
 
 def test_the_command_writes_both_files_the_same_twice(shared, tmp_path, monkeypatch, capsys):
-    """Values, units and sources in JSON; a missing study.json is an error and leaves no file."""
+    """Values, units and sources in JSON; a missing study.json or a damaged record is an error and leaves no file."""
     tex, js = tmp_path / "numbers.tex", tmp_path / "numbers.json"
     arguments = ["paper_numbers", "--summary", str(shared.summary), "--run", "local",
                  "--machine", str(shared.machine), "--out-tex", str(tex), "--out-json", str(js)]  # fmt: skip
@@ -269,6 +269,10 @@ def test_the_command_writes_both_files_the_same_twice(shared, tmp_path, monkeypa
     arguments[arguments.index("--out-tex") + 1] = str(tmp_path / "other.tex")
     assert main() == 2
     assert "study.json: missing" in capsys.readouterr().err
+    alone.with_name("study.json").write_bytes(shared.machine.with_name("study.json").read_bytes())
+    alone.with_name("overhead.json").write_text("[]")
+    assert main() == 2
+    assert "overhead.json: not a JSON object" in capsys.readouterr().err
     assert not (tmp_path / "other.tex").exists()
 
 
