@@ -28,6 +28,14 @@ ROWS = {
     "manual offload, pageable": "ManualOffloadPageableSessions",
     "Djinn": "DjinnSessions",
 }
+# Numbers that stand in a paragraph, by how it begins.
+PROSE = {
+    "Where nobody pauses": [
+        *(f"DjinnOverhead{step}Ratio{end}" for step in ("Prefill", "Decode") for end in ("", "Low", "High")),
+        *(f"PeerMemorySaver{workload}ReadyMs" for workload in ("Activation", "Session")),
+        "PeerProcessCheckpointSessionReadyMs",
+    ],
+}
 
 
 def tables(text):
@@ -66,3 +74,10 @@ def test_a_number_is_the_paper_s(numbers, label, column, value):
     (name,) = (ROWS[start] for start in ROWS if label.startswith(start))
     words = SESSIONS if "Load" in name else DEPTHS
     assert value == numbers[name.format(words.get(column))]
+
+
+@pytest.mark.parametrize(("start", "name"), [(start, name) for start, names in PROSE.items() for name in names])
+def test_a_number_in_prose_is_the_paper_s(numbers, start, name):
+    """A number that changes is missed in its paragraph."""
+    (paragraph,) = (part for part in (ROOT / "README.md").read_text().split("\n\n") if part.startswith(start))
+    assert re.search(rf"(?<![\d.]){re.escape(numbers[name])}(?!\d|\.\d)", paragraph)

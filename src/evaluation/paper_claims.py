@@ -179,8 +179,9 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
 
 def _ranged(text: str) -> Latex:
     """Plain figures as LaTeX sets them."""
-    words = re.sub(r"(?<![A-Za-z0-9])-(?=[0-9])", "$-$", latex(text))
-    return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace(" to ", "--").replace("R2", "$R^2$"))
+    dashed = re.sub(r"(?<=[0-9]) to (?=[0-9])", "--", latex(text))  # between negative figures a dash reads as a sign
+    words = re.sub(r"(?<![A-Za-z0-9-])-(?=[0-9])", "$-$", dashed)
+    return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
 
 
 def main() -> int:
