@@ -150,7 +150,7 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
                         {
                             "workload": claim.workload or "",
                             "clock": _clock(claim),
-                            "figure": _ranged(claim.judgement.lead),
+                            "figure": ranged(claim.judgement.lead),
                             "verdict": str(claim.verdict),
                         }
                         for claim in group
@@ -164,8 +164,8 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
                     "rows": [
                         {
                             "quantity": one.quantity,
-                            "memo": _ranged(one.memo),
-                            "measured": _ranged(_measured(one)),
+                            "memo": ranged(one.memo),
+                            "measured": ranged(_measured(one)),
                             "differs": bool(one.differs),
                         }
                         for one in group
@@ -177,7 +177,7 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
     )
 
 
-def _ranged(text: str) -> Latex:
+def ranged(text: str) -> Latex:
     """Plain figures as LaTeX sets them."""
     dashed = re.sub(r"(?<=[0-9]) to (?=[0-9])", "--", latex(text))  # between negative figures a dash reads as a sign
     words = re.sub(r"(?<![A-Za-z0-9-])-(?=[0-9])", "$-$", dashed)

@@ -10,7 +10,7 @@ import pytest
 from evaluation.claim import Figure, numerals, printed
 from evaluation.claims import decide
 from evaluation.memo import expectations
-from evaluation.paper_claims import as_json, as_latex, as_markdown, main
+from evaluation.paper_claims import as_json, as_latex, as_markdown, main, ranged
 from evaluation.runs import load_run
 from tests.evaluation.layout import compiled
 from tests.evaluation.test_claims import GOOD
@@ -101,6 +101,12 @@ def test_latex_prints_ranges_and_caps(findings):
     assert r"vanilla 25, djinn $\geq$\,64" in text
     assert r" \% ($-$0." in text
     assert "unctional" not in text
+
+
+def test_a_dash_never_stands_before_a_minus():
+    """Between negative figures a dash would read as a sign."""
+    assert ranged("-29.9 % (-38.0 to -22.7)") == r"$-$29.9 \% ($-$38.0 to $-$22.7)"
+    assert ranged("3.0 % (-5.4 to 9.9)") == r"3.0 \% ($-$5.4--9.9)"
 
 
 def test_a_functional_run_is_marked_everywhere(tmp_path):
