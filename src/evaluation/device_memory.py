@@ -10,6 +10,7 @@ import torch
 
 _LEFT_FREE = 1 << 30  # bytes of device memory that the driver may want for itself
 _SMALL = 1 << 20  # torch serves requests up to 1 MiB from a pool of their own
+_COMMON_POOL = (0, 0)  # from which torch serves everybody who does not bring a pool of his own
 
 
 def synchronize(device: torch.device) -> None:
@@ -32,7 +33,8 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
     On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
-    allocates its state. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes
+    allocates its state. What a pool of a library's own holds free is not: no request from here is served from it, and
+    the memory would be taken from the driver instead, at every call anew. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes
     ``freed`` are taken, filled and given back: the best that can be done. Raises ``RuntimeError`` if less was
     overwritten on a GPU than ``freed`` says was given up.
     """
@@ -77,7 +79,8 @@ def _free_blocks(device: torch.device) -> list[int]:
     sizes: list[int] = []
     stream = torch.cuda.current_stream(device).cuda_stream
     for segment in torch.cuda.memory_snapshot():
-        if segment["device"] == device.index and segment["stream"] == stream:
+        served_from = (segment["device"], segment["stream"], tuple(segment["segment_pool_id"]))
+        if served_from == (device.index, stream, _COMMON_POOL):
             for block in segment["blocks"]:
                 if block["state"] == "inactive":
                     step = _SMALL if segment["segment_type"] == "small" else block["size"]
