@@ -33,10 +33,10 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
     On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
-    allocates its state. What a pool of a library's own holds free is not: no request from here is served from it, and
-    the memory would be taken from the driver instead, at every call anew. On the CPU, where freed memory goes back to the system or into its heap, blocks of the sizes
-    ``freed`` are taken, filled and given back: the best that can be done. Raises ``RuntimeError`` if less was
-    overwritten on a GPU than ``freed`` says was given up.
+    allocates its state. What a library's own pool holds free is left alone: no request from here is served from it, so
+    that the same bytes would be taken from the driver instead, at every call anew. On the CPU, where freed memory goes
+    back to the system or into its heap, blocks of the sizes ``freed`` are taken, filled and given back: the best that
+    can be done. Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
     """
     if device.type != "cuda":
         filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]
@@ -54,17 +54,19 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     return overwritten
 
 
-def overwrite_driver_memory(device: torch.device) -> int:
-    """Fill with 0xFF what the driver holds free on a GPU, but for ``_LEFT_FREE``, and give it back; how many bytes.
+def overwrite_driver_memory(device: torch.device) -> None:
+    """Fill with 0xFF what the driver holds free on a GPU, but for ``_LEFT_FREE``, and give it back.
 
-    What a process gives back to the driver may come again as it was. On the CPU nothing is filled. Raises
-    ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
+    What a process gives back to the driver may come again as it was. For untimed samples only, because the driver
+    clears what it gets, and whoever asks it for memory meanwhile waits: with 52 GiB filled 25 ms before, an H100 took
+    66 ms to map 1.6 GiB and copy into them instead of 32, and half a second later still 46. On the CPU nothing is
+    filled. Raises ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
     """
     if device.type != "cuda":
-        return 0
+        return
     nbytes = torch.cuda.mem_get_info(device)[0] - _LEFT_FREE
     if nbytes <= 0:
-        return 0
+        return
     pool = torch.cuda.MemPool()  # of its own: to empty torch's would cost whoever is timed next
     with torch.cuda.use_mem_pool(pool, device):
         block = torch.empty(nbytes, dtype=torch.uint8, device=device).fill_(0xFF)
@@ -72,7 +74,6 @@ def overwrite_driver_memory(device: torch.device) -> int:
     del block, pool  # in this order, which gives the memory back to the driver
     if torch.cuda.mem_get_info(device)[0] < nbytes:
         raise RuntimeError(f"the {nbytes} bytes of device memory that were filled did not go back to the driver")
-    return nbytes
 
 
 def _free_blocks(device: torch.device) -> list[int]:

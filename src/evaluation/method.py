@@ -92,9 +92,8 @@ class Method(ABC):
         """Bytes that this process uses on a GPU, by the count that sees what ``pause`` gives up; None on the CPU."""
         return allocated_bytes(self.subject.device)
 
-    def overwrite_given_back(self) -> int:
-        """Overwrite what ``pause`` gave back to the driver, where torch's allocator cannot; how many bytes were."""
-        return 0
+    def overwrite_given_back(self) -> None:
+        """Overwrite what ``pause`` gave back to the driver, where torch's allocator cannot; in validations only."""
 
     def host_bytes(self) -> int:
         """Host memory that the paused session takes, in bytes."""

@@ -115,9 +115,9 @@ class MemorySaver(ByHand):
         free, total = torch.cuda.mem_get_info(device)
         return int(total - free - (torch.cuda.memory_reserved(device) - allocated))
 
-    def overwrite_given_back(self) -> int:
+    def overwrite_given_back(self) -> None:
         """All that the driver holds free, for it may map the same memory again."""
-        return overwrite_driver_memory(self.subject.device)
+        overwrite_driver_memory(self.subject.device)
 
     def host_bytes(self) -> int:
         """Bytes of the retained backup: the whole region."""

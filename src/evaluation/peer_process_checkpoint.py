@@ -9,6 +9,9 @@ Its best configuration, which is what is measured: a process of one vanilla sess
 own, that empties torch's cache before it waits; the supervising process keeps the driver initialised and the device
 otherwise free. The driver's functions have no option that would make them faster.
 
+What the driver holds free is overwritten before the untimed resumes, of which there is at least one, and not before the
+timed ones: see :func:`evaluation.device_memory.overwrite_driver_memory`.
+
 The clock ready runs from the call that restores until the process, told by a pipe, has synchronised its device and
 answered. The other clocks are taken by that process, on the clock that both share.
 """
@@ -113,9 +116,9 @@ class Device:
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
 
-    def overwrite_free_memory(self) -> int:
-        """Fill what the driver holds free; how many bytes."""
-        return overwrite_driver_memory(self._device)
+    def overwrite_free_memory(self) -> None:
+        """Fill what the driver holds free."""
+        overwrite_driver_memory(self._device)
 
 
 def supervise(
@@ -127,9 +130,8 @@ def supervise(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Record:
     """The cell of ``process``, which runs :func:`session`: each sample pauses and resumes it once."""
-    counts = study.measurement
     samples = []
-    for index in range(-counts.warmup_samples, study.peers.process_checkpoint_samples):
+    for index in _passes(study):
         sizes = process.hear("paused")
         report("samples" if index >= 0 else "warm-up")
         running_bytes = device.used_bytes()
@@ -140,8 +142,9 @@ def supervise(
         if running_bytes - paused_bytes < sizes["device_bytes"]:
             kept = f"{running_bytes - paused_bytes} of {sizes['device_bytes']} bytes"
             raise Unsupported(f"the driver called the process checkpointed and gave back {kept} of device memory")
-        overwritten = device.overwrite_free_memory()
-        sleep(counts.think_time_ms / 1000)
+        if index < 0:
+            device.overwrite_free_memory()
+        sleep(study.measurement.think_time_ms / 1000)
         start = now_ms()
         driver.resume(process.pid)
         process.tell("resume")
@@ -159,7 +162,7 @@ def supervise(
                     "floor_ms": None,
                     "device_bytes_paused": max(paused_bytes - device.others_bytes, 0),
                     "host_bytes_paused": running_bytes - paused_bytes,
-                    "overwritten_bytes": overwritten,
+                    "overwritten_bytes": 0,
                     "bit_exact": True,
                     "paired": None,
                 }
@@ -179,6 +182,11 @@ def supervise(
     }
 
 
+def _passes(study: Study) -> range:
+    """One number for each pause; those below 0 are not timed."""
+    return range(-max(1, study.measurement.warmup_samples), study.peers.process_checkpoint_samples)
+
+
 def session(connection: Connection, study: Study) -> int:
     """The paused process: sessions one after another, each compared with an uninterrupted run; how many there were.
 
@@ -191,7 +199,7 @@ def session(connection: Connection, study: Study) -> int:
     method = Vanilla(subject, study, workload, layer=layer, input_ids=prompt)
     expected = digest(generate_greedily(subject.model, prompt, workload.kv_cache, method.decode_steps))
     clocks = Clocks(subject, layer)
-    count = study.measurement.warmup_samples + study.peers.process_checkpoint_samples
+    count = len(_passes(study))
 
     def resume() -> None:
         method.resume()
