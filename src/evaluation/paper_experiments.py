@@ -173,7 +173,8 @@ def page(run: Run, table: Sequence[Row]) -> str:
     """The whole page, as Markdown."""
     lines = [f"# What each experiment of the run {markdown(run.name)} took", "", _machine(run), ""]
     lines += [f"| {' | '.join(cells)} |" for cells in (_HEAD, ["---"] * len(_HEAD), *map(_cells, table))]
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in _remarks(table[-1].cost))]) + "\n"
+    remarks = [*_remarks(table[-1].cost), *_origins(run)]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
 def _machine(run: Run) -> str:
@@ -219,6 +220,22 @@ def _remarks(total: Cost) -> Iterator[str]:
     if total.timed < total.jobs:
         untimed = total.jobs - total.timed
         yield f"Times and memory are missing for {untimed} of {total.jobs} jobs, which have no benchmark file."
+
+
+def _origins(run: Run) -> Iterator[str]:
+    """By which state of the measuring sources, and on which days, each experiment was measured."""
+    experiments: dict[str, list[str]] = {}
+    days: dict[str, set[str]] = {}
+    for name, one in EXPERIMENTS.items():
+        beside = [record for path, record in run.beside.items() if path.startswith(one.records)]
+        for record in run.records if one.records == _LATENCY else beside:
+            sources = record["provenance"]["source_sha256"]
+            if name not in experiments.setdefault(sources, []):
+                experiments[sources].append(name)
+            days.setdefault(sources, set()).add(record["provenance"]["started"].split("T")[0])
+    for sources, names in experiments.items():
+        when = " to ".join(dict.fromkeys([min(days[sources]), max(days[sources])]))
+        yield f"Measuring sources with the digest `{sources[:8]}`, {when}: {', '.join(names)}."
 
 
 def main() -> int:

@@ -21,14 +21,16 @@ import jsonschema
 Json = dict[str, Any]
 
 CHECKSUMS = "SHA256SUMS"
+_PEERS = "peers/"
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
+_SOURCE = "source digest"
 # What all records of a run share, and how a message calls it.
 _SHARED: dict[str, Callable[[Json], object]] = {
     "study": lambda record: _but_for_rounds(record["study"]),
     "device (GPU or CPU)": lambda record: record["provenance"]["device"],
     "device name": lambda record: record["provenance"]["device_name"],
-    "source digest": lambda record: record["provenance"]["source_sha256"],
+    _SOURCE: lambda record: record["provenance"]["source_sha256"],
     "package versions": lambda record: record["provenance"]["versions"],
     "model": lambda record: record["model"],
 }
@@ -84,8 +86,7 @@ def load_run(directory: str | Path) -> Run:
     records = _read_records(present)
     _check_together(folder, study, machine, dict(zip(present, records, strict=True)))
     beside = {name: read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
-    for name, record in beside.items():
-        _check_shared(folder / name, record, present[0], records[0])
+    _check_beside(folder, beside, present[0], records[0])
     return Run(name=folder.resolve().name, machine=machine, study=study, records=records, beside=beside)
 
 
@@ -105,7 +106,7 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 def side_records(study: Json) -> list[str]:
     """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers."""
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
-    of_peers = [f"peers/{peer}.json" for peer in study.get("peers", {}).get("run", ())]
+    of_peers = [f"{_PEERS}{peer}.json" for peer in study.get("peers", {}).get("run", ())]
     return ["overhead.json", "load.json", "sweep.json", *of_methods, *of_peers]
 
 
@@ -200,8 +201,23 @@ def _check_together(folder: Path, study: Json, machine: Json, records: dict[Path
         raise RunError(f"{folder / 'machine.json'}: mixed run: the records are from a {device} device, this is not")
 
 
-def _check_shared(path: Path, record: Json, first_path: Path, first: Json) -> None:
+def _check_beside(folder: Path, beside: dict[str, Json], first_path: Path, first: Json) -> None:
+    """Raise :class:`RunError` unless what was measured besides belongs to the records, of which ``first`` is one.
+
+    No claim is decided by a peer: what changed for peers alone need not cost a whole run. So their records may be of
+    another state of the sources, of one among themselves; :mod:`evaluation.paper_experiments` prints which.
+    """
+    peers = [name for name in beside if name.startswith(_PEERS)]
+    for name, record in beside.items():
+        _check_shared(folder / name, record, first_path, first, but_for=_SOURCE if name in peers else None)
+    for name in peers:
+        _check_shared(folder / name, beside[name], folder / peers[0], beside[peers[0]])
+
+
+def _check_shared(path: Path, record: Json, first_path: Path, first: Json, but_for: str | None = None) -> None:
     for what, value_of in _SHARED.items():
+        if what == but_for:
+            continue
         try:
             same = value_of(record) == value_of(first)
         except KeyError as error:

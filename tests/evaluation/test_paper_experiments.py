@@ -196,6 +196,18 @@ def test_what_was_not_measured_is_said(local, monkeypatch):
     assert "missing" not in page
 
 
+def test_the_page_says_which_sources_measured_what(local, monkeypatch):
+    """One line for each state of them, with the days."""
+    _, page = written(local, monkeypatch)
+    assert f"`{'a' * 8}`, 2026-01-01: E1, E2, E3, E4, E5, E6, E7." in page
+    for name in ("memory_saver", "process_checkpoint"):
+        edit(local / f"peers/{name}.json", lambda record: record["provenance"].update(source_sha256="b" * 64))
+    edit(local / "load.json", lambda record: record["provenance"].update(started="2026-01-03T23:00:00Z"))
+    _, page = written(local, monkeypatch)
+    assert f"`{'a' * 8}`, 2026-01-01 to 2026-01-03: E1, E2, E3, E4, E5, E6." in page
+    assert f"`{'b' * 8}`, 2026-01-01: E7." in page
+
+
 def test_a_study_without_peers_has_no_command_for_them(tmp_path, monkeypatch):
     """Nor are there jobs that it would lack."""
     folder = Synthetic(layers=(1,), samples=2).write(tmp_path / "local")

@@ -92,6 +92,38 @@ def test_a_mixed_run_is_refused_by_name(folder, what, change):
         load_run(folder)
 
 
+WITH_PEERS = replace(SMALL, peers=("memory_saver", "process_checkpoint"))
+
+
+def test_peers_may_be_of_another_state_of_the_sources(tmp_path):
+    """They decide no claim; but both of one."""
+    folder = WITH_PEERS.write(tmp_path / "local")
+    for peer in WITH_PEERS.peers:
+        edit(folder / f"peers/{peer}.json", lambda record: record["provenance"].update(source_sha256="b" * 64))
+    assert load_run(folder).beside["peers/memory_saver.json"]["provenance"]["source_sha256"] == "b" * 64
+    edit(folder / "peers/memory_saver.json", lambda record: record["provenance"].update(source_sha256="c" * 64))
+    with pytest.raises(RunError, match=r"process_checkpoint.json: mixed run: another source digest than .*memory_sav"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("study", lambda r: r["study"].update(order_seed=2)),
+        ("device name", lambda r: r["provenance"].update(device_name="NVIDIA L4")),
+        ("package versions", lambda r: r["provenance"].update(versions={"torch": "2.11.0"})),
+        ("model", lambda r: r["model"].update(weights="random, seed 1")),
+    ],
+)
+def test_peers_share_all_else_with_the_run(tmp_path, what, change):
+    """Even if both differ alike."""
+    folder = WITH_PEERS.write(tmp_path / "local")
+    for peer in WITH_PEERS.peers:
+        edit(folder / f"peers/{peer}.json", change)
+    with pytest.raises(RunError, match=f"peers/memory_saver.json: mixed run: another {what} than .*round_1.json"):
+        load_run(folder)
+
+
 def test_a_round_may_be_added_to_a_run(tmp_path):
     """Records do not say how many there are, or said so when there were fewer."""
     two = replace(SMALL, rounds=2)
