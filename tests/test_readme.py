@@ -32,7 +32,7 @@ ROWS = {
 PROSE = {
     "Where nobody pauses": [
         *(f"DjinnOverhead{step}Ratio{end}" for step in ("Prefill", "Decode") for end in ("", "Low", "High")),
-        *(f"PeerMemorySaver{workload}ReadyMs" for workload in ("Activation", "Session")),
+        *(f"PeerMemorySaver{workload}ReadyMs" for workload in ("Activation", "Session", "Decode")),
         "PeerProcessCheckpointSessionReadyMs",
     ],
 }

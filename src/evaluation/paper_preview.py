@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.atomic import write_bytes
 from evaluation.paper import Latex, environment
@@ -47,7 +48,8 @@ def source(folder: Path, results: Path) -> str:
     """
     numbers, claims = (read_object(folder / name) for name in ("numbers.json", "claims.json"))
     records = results / ("local" if claims["run"] == "local" else f"published/{claims['run']}")
-    workloads = read_object(records / "study.json")["workloads"]
+    study = read_object(records / "study.json")
+    workloads = study["workloads"]
     files = {path.name for path in folder.iterdir() if path.suffix in (".pdf", ".tex")}
     values = {number["name"]: number["value"] for number in numbers["numbers"]}
 
@@ -65,6 +67,7 @@ def source(folder: Path, results: Path) -> str:
             workloads=[_workload(one, claims, files) for one in workloads],
             deepest=values["DeepestLayer"],
             paused=[values[name] for name in ("DjinnLoadFewestSessions", "DjinnLoadMostSessions") if name in values],
+            sweep_layers=study.get("sweep", {}).get("layers", []),
             peers=list(_peers(values, [one["name"] for one in workloads])),
             files=files,
             number=number,
@@ -93,12 +96,12 @@ def _workload(workload: Json, claims: Json, files: set[str]) -> Json:
     }
 
 
-def _peers(known: Container[str], workloads: Sequence[str]) -> Iterator[dict[str, str]]:
+def _peers(known: Container[str], workloads: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """In words, and for each workload of which there is a number, that number's macro."""
     for peer, words in _PEERS.items():
-        for workload in workloads:
-            macro = f"Peer{camel(peer)}{camel(workload)}ReadyMs"
-            if macro in known:
-                yield {"words": words, "workload": workload, "macro": macro}
+        macros = {workload: f"Peer{camel(peer)}{camel(workload)}ReadyMs" for workload in workloads}
+        if ready := {workload: macro for workload, macro in macros.items() if macro in known}:
+            yield {"words": words, "ready": ready}
 
 
 def preview(folder: Path, results: Path) -> bytes:

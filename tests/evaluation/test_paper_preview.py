@@ -56,6 +56,27 @@ def test_prose_holds_no_number_of_its_own(figures):
     assert {word for word in words if word not in captions} <= {r"95\,\%.", "$R^2$", "(95th"}
 
 
+def test_a_peer_is_said_in_one_sentence(figures):
+    """Of the workloads of which there is a number; a peer without any is not named."""
+    ready = r"torch_memory_saver, what was paused at layer \DeepestLayer{} is ready after "
+    cells = [rf"\PeerMemorySaver{name}ReadyMs{{}}~ms ({name.lower()})" for name in ("Activation", "Session", "Decode")]
+
+    def said():
+        return " ".join(source(figures, RESULTS).split()).replace(r"\_", "_")
+
+    assert f"{ready}{', '.join(cells)}." in said()
+    for gone, left in (("SaverSession", f"{ready}{cells[0]}, {cells[2]}."), ("Saver", "")):
+        edit(
+            figures / "numbers.json",
+            lambda page, gone=gone: page.update(
+                numbers=[one for one in page["numbers"] if gone not in one["name"]],
+            ),
+        )
+        assert left in said()
+    assert "torch_memory_saver" not in said()
+    assert "process checkpoint" in said()
+
+
 @pytest.mark.tex
 def test_a_changed_number_changes_the_page(figures):
     """It is printed from the macro."""
