@@ -35,6 +35,7 @@ PROSE = {
         *(f"PeerMemorySaver{workload}ReadyMs" for workload in ("Activation", "Session", "Decode")),
         "PeerProcessCheckpointSessionReadyMs",
     ],
+    "- **Every sample": ["PeerMemorySaverSessionReadyMs"],
 }
 
 

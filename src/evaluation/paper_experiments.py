@@ -224,18 +224,16 @@ def _remarks(total: Cost) -> Iterator[str]:
 
 def _origins(run: Run) -> Iterator[str]:
     """By which state of the measuring sources, and on which days, each experiment was measured."""
-    experiments: dict[str, list[str]] = {}
-    days: dict[str, set[str]] = {}
+    measured: dict[str, list[tuple[str, str]]] = {}  # by the digest, experiments and days
     for name, one in EXPERIMENTS.items():
         beside = [record for path, record in run.beside.items() if path.startswith(one.records)]
         for record in run.records if one.records == _LATENCY else beside:
-            sources = record["provenance"]["source_sha256"]
-            if name not in experiments.setdefault(sources, []):
-                experiments[sources].append(name)
-            days.setdefault(sources, set()).add(record["provenance"]["started"].split("T")[0])
-    for sources, names in experiments.items():
-        when = " to ".join(dict.fromkeys([min(days[sources]), max(days[sources])]))
-        yield f"Measuring sources with the digest `{sources[:8]}`, {when}: {', '.join(names)}."
+            origin = record["provenance"]
+            measured.setdefault(origin["source_sha256"], []).append((name, origin["started"].split("T")[0]))
+    for digest, pairs in measured.items():
+        names, days = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+        when = " to ".join(dict.fromkeys([min(days), max(days)]))
+        yield f"Measuring sources with the digest `{digest[:8]}`, {when}: {', '.join(names)}."
 
 
 def main() -> int:

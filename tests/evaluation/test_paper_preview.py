@@ -58,7 +58,7 @@ def test_prose_holds_no_number_of_its_own(figures):
 
 def test_a_peer_is_said_in_one_sentence(figures):
     """Of the workloads of which there is a number; a peer without any is not named."""
-    ready = r"torch_memory_saver, what was paused at layer \DeepestLayer{} is ready after "
+    ready = r"torch_memory_saver, what was paused after layer \DeepestLayer{} is ready after "
     cells = [rf"\PeerMemorySaver{name}ReadyMs{{}}~ms ({name.lower()})" for name in ("Activation", "Session", "Decode")]
 
     def said():
