@@ -9,6 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 # A module of the system may import those of lower rank only.
 RANK = {
     "core": 0,
+    "referrers": 0,
+    "static": 0,
     "caller": 1,
     "forward": 1,
     "gates": 1,
@@ -16,9 +18,11 @@ RANK = {
     "policy": 1,
     "state": 1,
     "streams": 1,
-    "ownership": 2,
+    "tensors": 1,
     "state_view": 2,
-    "discovery": 3,
+    "walk": 2,
+    "ownership": 3,
+    "discovery": 4,
     "swapped": 3,
     "transfer": 4,
     "placement": 5,

@@ -52,6 +52,7 @@ class Turn:
 
     def __init__(self, device: torch.device) -> None:
         self._lock = threading.Lock()
+        self._holder: int | None = None  # the thread that computes
         self._generators = [torch.default_generator]
         if device.type == "cuda":
             torch.cuda.init()
@@ -63,6 +64,11 @@ class Turn:
         """Whether a session computes now."""
         return self._lock.locked()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the current thread holds it."""
+        return self._holder == threading.get_ident()
+
     def random_state(self) -> list[torch.Tensor]:
         """The state of the process's generators now."""
         return [generator.get_state() for generator in self._generators]
@@ -70,19 +76,28 @@ class Turn:
     def take(self, random_state: list[torch.Tensor]) -> None:
         """Wait for the turn, then put up ``random_state``."""
         self._lock.acquire()
+        self._holder = threading.get_ident()
         self._outside = self.random_state()
         self._put(random_state)
 
     def give_up(self) -> list[torch.Tensor]:
         """Let the next session compute; the random state that this one has reached."""
-        reached = self.random_state()
-        self._put(self._outside)
-        if len(self._generators) > 1:
-            # A parked thread keeps its cuBLAS handle, and torch a workspace for each handle (32 MiB on an H100). Here
-            # nobody uses one: sessions compute by turns, and what a stream still runs is ordered before any reuse.
-            torch._C._cuda_clearCublasWorkspaces()
-        self._lock.release()
-        return reached
+        try:
+            reached = self.random_state()
+            self._put(self._outside)
+            if len(self._generators) > 1:
+                # A parked thread keeps its cuBLAS handle, and torch a workspace for each handle (32 MiB on an H100).
+                # Here nobody uses one: sessions compute by turns, and what a stream still runs is ordered before reuse.
+                torch._C._cuda_clearCublasWorkspaces()
+            return reached
+        finally:
+            self.take_from(threading.get_ident())
+
+    def take_from(self, thread: int | None) -> None:
+        """Let the next session compute if ``thread`` still has the turn, or has died with it."""
+        if thread is not None and self._holder == thread:
+            self._holder = None
+            self._lock.release()
 
     def _put(self, random_state: list[torch.Tensor]) -> None:
         for generator, state in zip(self._generators, random_state, strict=True):

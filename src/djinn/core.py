@@ -21,8 +21,8 @@ class Phase(Enum):
 _MOVES = {
     Phase.CREATED: {Phase.RUNNING, Phase.CLOSED},
     Phase.RUNNING: {Phase.PAUSED, Phase.FINISHED, Phase.FAILED},
-    Phase.PAUSED: {Phase.IO_WAIT, Phase.RUNNING},
-    Phase.IO_WAIT: {Phase.RUNNING},
+    Phase.PAUSED: {Phase.IO_WAIT, Phase.RUNNING, Phase.FAILED},
+    Phase.IO_WAIT: {Phase.RUNNING, Phase.FAILED},
     Phase.FINISHED: {Phase.CLOSED},
     Phase.FAILED: {Phase.CLOSED},
     Phase.CLOSED: set(),
@@ -44,6 +44,10 @@ class HostMemoryFull(DjinnError):
 class DeviceMemoryFull(DjinnError):
     """The device has no room for the session's state; the state stays on the host and RESUME can be retried."""
 
+    def __init__(self, message: str, *, wanted_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.wanted_bytes = wanted_bytes
+
 
 class LayersNotFound(DjinnError):
     """The model's decoder layers could not be told apart from its other modules; name them by ``layers=``."""
@@ -54,7 +58,14 @@ class SessionCancelled(DjinnError):
 
 
 class SessionAbandoned(BaseException):
-    """Unwinds the program of a session that is cancelled before its end. Private: no caller ever sees it."""
+    """Unwinds the program of a session that is cancelled, or whose state is lost, which ``cause`` then tells.
+
+    Private: no caller ever sees it.
+    """
+
+    def __init__(self, cause: BaseException | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 def move(current: Phase, target: Phase) -> Phase:

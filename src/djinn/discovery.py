@@ -1,18 +1,27 @@
-"""Finds the state of the program on the current thread, from its stack: where ``state`` and ``ownership`` meet.
+"""Finds the state of the program on the current thread, from its stack: where ``walk`` and ``ownership`` meet.
 
-Called by the session at its breakpoint, on its own thread, while the program's frames stand still above it.
+Called by the session at its breakpoint, on its own thread, while the program's frames stand still above it. What the
+caller can reach, what the runtime was told to leave, what ``ownership`` finds in somebody else's hands, and what cannot
+be emptied through its storage, stays: a storage left where it is costs bytes, never correctness. Nothing that fails in
+here reaches the program.
 """
 
+import contextvars
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from djinn.forward import KvLayers
 from djinn.ownership import Ownership
-from djinn.state import FRONTIER, REST, SessionState, Walk, local_variables, state_of
+from djinn.referrers import local_variables
+from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage
+from djinn.static import elements_of, name_of
+from djinn.tensors import device_of, is_tensor, nbytes_of, not_swappable, plain_torch, storage_of
+from djinn.walk import Node, Walk
+
+_HIDDEN_STATES = "hidden_states"
 
 
 class Discovery:
@@ -33,43 +42,148 @@ class Discovery:
         output: object,
         outermost: types.CodeType,
         caller: object,
+        context: contextvars.Context | None = None,
     ) -> SessionState:
         """The state after decoder layer ``layer``, which was given ``args`` and ``kwargs`` and returned ``output``.
 
         ``outermost`` is the code below which the program's frames begin; what ``caller`` leads to is the caller's.
+        ``context`` is the one in which the session's thread runs. Never raises an ``Exception``: what fails is named
+        in ``left``, and then nothing is taken.
         """
-        walk = Walk(kv_layer_of=self._kv_layers.finder(), breakpoint=layer)
-        first = output[0] if isinstance(output, tuple) and output else output
-        walk.meet(first, "hidden_states", FRONTIER, counted=False)
-        walk.meet(output, "output", FRONTIER, counted=False)
-        for name, value in kwargs.items():
-            walk.meet(value, name, FRONTIER, counted=False)
-        for index, value in enumerate(args[1:], start=1):
-            walk.meet(value, f"args.{index}", FRONTIER, counted=False)
-        site: list[object] = [layer]
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code is not outermost:
-            site.append((frame.f_code, frame.f_lasti))
-            if frame.f_globals.get("__package__") != __package__:
-                for name, value, counted in local_variables(frame):
-                    walk.meet(value, f"{frame.f_code.co_qualname}.{name}", REST, counted=counted)
-            frame = frame.f_back
-        walk.run()
-        callers = self._model_storages | self._reached_from(caller)
-        return state_of(
-            walk,
-            device=self._device,
-            left=lambda walk, by_storage: self._ownership.left(walk, by_storage, callers=callers, site=tuple(site)),
+        hidden_states = None
+        try:
+            hidden_states = first_tensor(output)
+            with plain_torch():
+                walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer)
+                walk.meet(hidden_states, _HIDDEN_STATES, FRONTIER, counted=False)
+                walk.meet(output, "output", FRONTIER, counted=False)
+                for name, value in kwargs.items():
+                    walk.meet(value, name if type(name) is str else "kwargs", FRONTIER, counted=False)
+                for index, value in enumerate(args[1:], start=1):
+                    walk.meet(value, f"args.{index}", FRONTIER, counted=False)
+                walk.run()  # before anything else is met: what leads to it here decides rank and name
+                if context is not None:
+                    walk.meet_own(context, "context", REST)
+                site = (layer, *_meet_frames(walk, outermost))
+                walk.run()
+                return self._state(walk, hidden_states, callers=_reached_from(caller), site=site)
+        except Exception as error:  # noqa: BLE001 - whatever cannot be looked into, the program goes on
+            reason = f"looking for the state failed ({name_of(type(error))}): nothing was taken"
+            name = _HIDDEN_STATES if hidden_states is not None else "state"
+            return SessionState(
+                storages=(), left=(LeftBehind(name=name, nbytes=0, reason=reason),), hidden_states=hidden_states
+            )
+
+    def _state(
+        self, walk: Walk, hidden_states: torch.Tensor | None, *, callers: frozenset[int], site: tuple[object, ...]
+    ) -> SessionState:
+        """Reduce the tensors of a finished ``walk`` to the storages that the session owns, and to what is left."""
+        by_storage, why = self._grouped(walk)
+        leave = self._ownership.left(walk, by_storage, callers=callers, site=site)
+        why += [(by_storage.pop(address), reason) for address, reason in leave.items()]
+        taken = [_state_storage(nodes) for nodes in by_storage.values()]
+        why.sort(key=lambda entry: entry[0][0].rank)
+        left = [
+            LeftBehind(name=nodes[0].name, nbytes=nbytes_of(nodes[0].tensor), reason=reason) for nodes, reason in why
+        ]
+        if hidden_states is not None:
+            storage = storage_of(hidden_states)
+            if storage is not None and storage._cdata in by_storage:
+                hidden_states = None
+            elif not any(entry.name == _HIDDEN_STATES for entry in left):
+                left.insert(0, self._not_listed(hidden_states))
+        return SessionState(
+            storages=tuple(sorted(taken, key=lambda item: item.rank)), left=tuple(left), hidden_states=hidden_states
         )
 
-    @staticmethod
-    def _reached_from(caller: object) -> set[int]:
-        no_kv: Callable[[object], int | None] = lambda obj: None  # noqa: E731
-        walk = Walk(kv_layer_of=no_kv, breakpoint=0)
-        walk.meet(caller, "caller", FRONTIER)
-        walk.run()
-        return {
-            node.obj.untyped_storage()._cdata
-            for node in walk.tensors()
-            if isinstance(node.obj, torch.Tensor) and node.obj.layout is torch.strided
-        }
+    def _grouped(self, walk: Walk) -> tuple[dict[int, list[Node]], list[tuple[list[Node], str]]]:
+        """The tensors on the device by the address of their storage, and those that cannot be swapped, with why.
+
+        No handle of a storage outlives this: it would count as somebody's.
+        """
+        by_storage: dict[int, list[Node]] = {}
+        why: list[tuple[list[Node], str]] = []
+        for node in walk.tensors():
+            if device_of(node.tensor) not in (self._device, None):
+                continue
+            storage = storage_of(node.tensor)
+            if storage is None:
+                why.append(([node], not_swappable(node.tensor) or "it has no storage of its own"))
+            elif storage.nbytes() and storage._cdata not in self._model_storages:
+                by_storage.setdefault(storage._cdata, []).append(node)
+        for address, nodes in list(by_storage.items()):
+            nodes.sort(key=lambda node: node.rank)  # the name that is needed first in front
+            reason = next(filter(None, (not_swappable(node.tensor) for node in nodes)), None)
+            if reason is not None:
+                why.append((by_storage.pop(address), reason))
+        return by_storage, why
+
+    def _not_listed(self, hidden_states: torch.Tensor) -> LeftBehind:
+        """The entry for hidden states that are none of the session's bytes on the device."""
+        storage = storage_of(hidden_states)
+        if device_of(hidden_states) != self._device:
+            reason = "it is on another device"
+        elif storage is not None and storage._cdata in self._model_storages:
+            reason = "the model holds it"
+        else:
+            reason = "it is empty"
+        return LeftBehind(name=_HIDDEN_STATES, nbytes=nbytes_of(hidden_states), reason=reason)
+
+
+def first_tensor(output: object) -> torch.Tensor | None:
+    """The hidden states in what a layer returned: the first tensor, depth first, in tuples, lists and dicts."""
+    seen: set[int] = set()
+    todo = [output]
+    while todo:
+        value = todo.pop()
+        if is_tensor(value):
+            return value  # type: ignore[return-value]
+        if id(value) not in seen:
+            seen.add(id(value))
+            todo += reversed(elements_of(value))
+    return None
+
+
+def _meet_frames(walk: Walk, outermost: types.CodeType) -> list[tuple[types.CodeType, int]]:
+    """Meet the local variables of the program's frames, which begin below ``outermost``; where each of them stands."""
+    stands_at = []
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not outermost:
+        stands_at.append((frame.f_code, frame.f_lasti))
+        package = dict.get(frame.f_globals, "__package__")
+        if type(package) is not str or package != __package__:
+            for name, value, counted in local_variables(frame):
+                walk.meet(value, f"{frame.f_code.co_qualname}.{name}", REST, counted=counted)
+        frame = frame.f_back
+    return stands_at
+
+
+def _reached_from(caller: object) -> frozenset[int]:
+    """Addresses of the storages that ``caller`` leads to."""
+    walk = Walk(kv_of=lambda obj: None, breakpoint=0)
+    walk.meet(caller, "caller", FRONTIER)
+    walk.run()
+    storages = (storage_of(node.tensor) for node in walk.tensors())
+    return frozenset(storage._cdata for storage in storages if storage is not None)
+
+
+def _state_storage(nodes: list[Node]) -> StateStorage:
+    """The one storage under the tensors of ``nodes``."""
+    tensors = [node.tensor for node in nodes]
+    views = tuple(_view(node.name, node.tensor) for node in nodes)
+    storage = storage_of(tensors[0])
+    assert storage is not None
+    return StateStorage(storage=storage, nbytes=storage.nbytes(), rank=nodes[0].rank, views=views)
+
+
+def _view(name: str, tensor: torch.Tensor) -> NamedView:
+    plain = torch._C.TensorBase  # its methods are torch's, whatever the program put in front of them
+    return NamedView(
+        name=name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        stride=plain.stride(tensor),
+        offset=int(plain.storage_offset(tensor)),
+        conj=plain.is_conj(tensor),
+        neg=plain.is_neg(tensor),
+    )

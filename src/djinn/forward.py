@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from djinn.core import DjinnError, LayersNotFound
+from djinn.static import elements_of, instance_dict, is_named
 
 
 class Passage(Protocol):
@@ -192,10 +193,11 @@ def _refuse_compiled_and_watched(model: nn.Module) -> None:
 
 
 class KvLayers:
-    """Tells of an object met by the walk whether it is the KV of a decoder layer, and of which (1 .. N).
+    """Tells of an object met by the walk whether it is the KV of a decoder layer, of which (1 .. N), and its name.
 
     Source: a ``transformers`` cache keeps one object per layer in ``layers``, at the ``layer_idx`` that one submodule
-    of the decoder layer carries; layers without one are taken in order. transformers itself is not imported.
+    of the decoder layer carries; layers without one are taken in order. An encoder-decoder cache has two such caches.
+    transformers itself is not imported.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -204,19 +206,37 @@ class KvLayers:
             carried = {index for part in layer.modules() if isinstance(index := vars(part).get("layer_idx"), int)}
             self._number_at[carried.pop() if len(carried) == 1 else number - 1] = number
 
-    def finder(self) -> Callable[[object], int | None]:
-        """A function for one walk: it learns a cache's layers when the walk meets the cache."""
-        number_of: dict[int, int] = {}
+    def finder(self) -> Callable[[object], tuple[int, str] | None]:
+        """A function for one walk: it learns a cache's layers when the walk meets the cache.
 
-        def kv_layer_of(obj: object) -> int | None:
-            if _is_cache(obj):
-                for index, layer in enumerate(vars(obj).get("layers", ())):
-                    if index in self._number_at:
-                        number_of[id(layer)] = self._number_at[index]
-            return number_of.get(id(obj))
+        Only the first cache that the walk meets is the model's own KV, for it begins with what the layer was given;
+        another model's, as in assisted generation, is like any other object.
+        """
+        found: dict[int, tuple[int, str]] = {}
+        caches: dict[type, bool] = {}
 
-        return kv_layer_of
+        def kv_of(obj: object) -> tuple[int, str] | None:
+            cls = type(obj)
+            if cls not in caches:
+                caches[cls] = is_named(cls, "Cache", "transformers.cache_utils")
+            if caches[cls] and not found:
+                for cache, part in _caches_in(obj):
+                    for index, layer in enumerate(elements_of(_attributes(cache).get("layers"))):
+                        if index in self._number_at:
+                            number = self._number_at[index]
+                            found[id(layer)] = number, f"kv.{number}{part}"
+            return found.get(id(obj))
+
+        return kv_of
 
 
-def _is_cache(obj: object) -> bool:
-    return any(base.__name__ == "Cache" and base.__module__ == "transformers.cache_utils" for base in type(obj).__mro__)
+def _caches_in(cache: object) -> list[tuple[object, str]]:
+    """The caches in ``cache`` that keep layers, each with what its names end in."""
+    attributes = _attributes(cache)
+    if "self_attention_cache" in attributes:
+        return [(attributes["self_attention_cache"], ""), (attributes.get("cross_attention_cache"), ".cross")]
+    return [(cache, "")]
+
+
+def _attributes(obj: object) -> dict[str, Any]:
+    return instance_dict(obj) or {}

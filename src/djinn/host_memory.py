@@ -3,28 +3,60 @@
 The arena is mapped and registered with CUDA rather than allocated through torch, which rounds every pinned allocation
 up to a power of two. It is reserved once, before anything is timed: pinning costs 5 to 20 times what a copy does. Space
 is handed out first fit; neighbours that become free are merged. It knows nothing of tensors' shapes or of sessions.
+
+Each extent is a storage of its own, which ends where its bytes end: no tensor over it reaches another's. Whoever still
+holds it when it is given back (a numpy array, a capsule) keeps it: it is set aside, and free when they have let go.
 """
 
 import mmap
 import resource
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from djinn.core import HostMemoryFull
+from djinn.interrupts import holding
 
 _ALIGNMENT = 512  # bytes; what the copy engines like, and enough for every dtype
 
 
-class Extent(NamedTuple):
-    """A reserved range of the arena: ``offset`` and ``nbytes``, both multiples of 512 bytes."""
+class Extent:
+    """A reserved range of the arena, from ``offset``; ``bytes`` is a uint8 tensor of exactly the size asked for.
 
-    offset: int
-    nbytes: int
+    ``nbytes`` is rounded up to 512. After the release ``bytes`` is gone.
+    """
+
+    __slots__ = ("_held", "_tensor", "nbytes", "offset")
+
+    def __init__(self, memory: mmap.mmap, offset: int, wanted: int) -> None:
+        part = memoryview(memory)[offset : offset + wanted]
+        self.offset = offset
+        self.nbytes = _round_up(wanted)
+        # The storage keeps the memoryview, and nobody else does: it dies with the last tensor over these bytes.
+        self._held = weakref.ref(part)
+        self._tensor: torch.Tensor | None = torch.frombuffer(part, dtype=torch.uint8)
+
+    @property
+    def bytes(self) -> torch.Tensor:
+        """The reserved bytes: uint8, shape [nbytes asked for]."""
+        assert self._tensor is not None, "an extent that was given back was read"
+        return self._tensor
+
+    @property
+    def held(self) -> bool:
+        """Whether a tensor over these bytes exists anywhere."""
+        return self._held() is not None
+
+    def drop(self) -> None:
+        """Let go of the bytes."""
+        self._tensor = None
+
+
+Gap = tuple[int, int]  # a free range: offset and bytes
 
 
 def _round_up(nbytes: int) -> int:
@@ -68,93 +100,106 @@ class HostArena:
             raise ValueError(f"a host arena needs a positive size, not {nbytes} bytes")
         self.nbytes = _round_up(nbytes)
         self._lock = threading.Lock()
-        self._free = [Extent(offset=0, nbytes=self.nbytes)]
-        self._reserved: set[Extent] = set()
+        self._free: list[Gap] = [(0, self.nbytes)]
+        self._reserved: frozenset[Extent] = frozenset()
+        self._aside: frozenset[Extent] = frozenset()  # given back, and still held by somebody
         try:
             self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise HostMemoryFull(f"the system refused to map {self.nbytes} bytes of host memory: {error}") from error
-        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        self._pinned = pinned
-        if pinned:
-            self._pin()
+        self._address: int | None = self._pin() if pinned else None
 
-    def _pin(self) -> None:
+    def _pin(self) -> int:
+        everything = torch.frombuffer(self._map, dtype=torch.uint8)
         # Registering faults pages in one by one; touching them from several threads first is several times faster.
         chunk = 64 << 20
         with ThreadPoolExecutor(max_workers=16) as pool:
-            list(pool.map(lambda start: self._bytes[start : start + chunk].zero_(), range(0, self.nbytes, chunk)))
-        error = torch.cuda.cudart().cudaHostRegister(self._bytes.data_ptr(), self.nbytes, 0)
+            list(pool.map(lambda start: everything[start : start + chunk].zero_(), range(0, self.nbytes, chunk)))
+        error = torch.cuda.cudart().cudaHostRegister(everything.data_ptr(), self.nbytes, 0)
         if int(error) != 0:
-            self._pinned = False
             raise HostMemoryFull(
                 f"the system refused to pin {self.nbytes} bytes of host memory ({error}): reserve less, or raise the "
                 f"memory-lock limit, which is {memory_lock_limit() or 'unlimited'} (bytes)"
             )
+        return everything.data_ptr()
 
     def reserve(self, sizes: Sequence[int]) -> list[Extent]:
-        """Reserve a range of at least each of ``sizes`` (bytes, > 0): all of them, or none.
+        """Reserve a range of each of ``sizes`` (bytes, > 0): all of them, or none.
 
         Raises :class:`HostMemoryFull` if they do not fit.
         """
-        wanted = [_round_up(nbytes) for nbytes in sizes]
         with self._lock:
+            self._collect()
             free = list(self._free)
-            extents: list[Extent] = []
-            for nbytes in wanted:
-                index = next((index for index, gap in enumerate(free) if gap.nbytes >= nbytes), None)
-                if index is None:
-                    raise HostMemoryFull(
-                        f"the host arena of {self.nbytes} bytes has no room for {sum(wanted)} bytes in ranges of up to "
-                        f"{max(wanted)} bytes ({sum(gap.nbytes for gap in self._free)} bytes are free, "
-                        f"{max((gap.nbytes for gap in self._free), default=0)} of them in one piece)"
-                    )
-                gap = free[index]
-                extents.append(Extent(gap.offset, nbytes))
-                rest = gap.nbytes - nbytes
-                free[index : index + 1] = [Extent(gap.offset + nbytes, rest)] if rest else []
-            self._free = free
-            self._reserved.update(extents)
+            extents = [Extent(self._map, self._take(free, nbytes, sizes), nbytes) for nbytes in sizes]
+            self._free, self._reserved = free, self._reserved.union(extents)
         return extents
+
+    def _take(self, free: list[Gap], nbytes: int, sizes: Sequence[int]) -> int:
+        """Take ``nbytes`` out of the first gap of ``free`` that has them; the offset."""
+        wanted = _round_up(nbytes)
+        for index, (offset, room) in enumerate(free):
+            if room >= wanted:
+                free[index : index + 1] = [(offset + wanted, room - wanted)] if room > wanted else []
+                return offset
+        aside = sum(extent.nbytes for extent in self._aside)
+        raise HostMemoryFull(
+            f"the host arena of {self.nbytes} bytes has no room for {sum(map(_round_up, sizes))} bytes in ranges of up "
+            f"to {max(map(_round_up, sizes))} bytes ({sum(room for _, room in self._free)} bytes are free, "
+            f"{max((room for _, room in self._free), default=0)} of them in one piece"
+            + (f"; {aside} more are free when the numpy arrays or tensors over them are gone)" if aside else ")")
+        )
 
     def release(self, extents: Sequence[Extent]) -> None:
         """Give ``extents`` back. Raises ``ValueError``, and releases none, if one of them is not reserved."""
         with self._lock:
             if strangers := [extent for extent in extents if extent not in self._reserved]:
-                raise ValueError(f"{strangers[0]} is not reserved")
-            self._reserved.difference_update(extents)
-            merged: list[Extent] = []
-            for gap in sorted([*self._free, *extents]):
-                if merged and merged[-1].offset + merged[-1].nbytes == gap.offset:
-                    merged[-1] = Extent(offset=merged[-1].offset, nbytes=merged[-1].nbytes + gap.nbytes)
-                else:
-                    merged.append(gap)
-            self._free = merged
+                raise ValueError(f"the range of {strangers[0].nbytes} bytes at {strangers[0].offset} is not reserved")
+            for extent in extents:
+                extent.drop()
+            self._aside, self._reserved = self._aside.union(extents), self._reserved.difference(extents)
+            self._collect()
 
-    def view(self, extent: Extent, nbytes: int) -> torch.Tensor:
-        """The first ``nbytes`` of ``extent`` as a uint8 tensor of shape [nbytes] that aliases the arena."""
-        return self._bytes[extent.offset : extent.offset + nbytes]
+    def _collect(self) -> None:
+        """Let what was set aside be free where nobody holds it any more."""
+        let_go = [extent for extent in self._aside if not extent.held]
+        if let_go:
+            self._free = _merged([*self._free, *((extent.offset, extent.nbytes) for extent in let_go)])
+            self._aside = self._aside.difference(let_go)
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes reserved now, rounding to 512 bytes included."""
-        with self._lock:
-            return sum(extent.nbytes for extent in self._reserved)
+        return sum(extent.nbytes for extent in self._reserved)
+
+    @property
+    def set_aside_bytes(self) -> int:
+        """Bytes that were given back and that somebody still holds."""
+        return sum(extent.nbytes for extent in self._aside if extent.held)
 
     def check_integrity(self) -> None:
-        """Assert that free and reserved ranges tile the arena and that no two free ranges touch."""
-        with self._lock:
-            ranges = sorted([*self._free, *self._reserved])
-            position = 0
-            for extent in ranges:
-                assert extent.offset == position, f"hole or overlap at {position}: {extent}"
-                position += extent.nbytes
-            assert position == self.nbytes
-            for left, right in zip(self._free, self._free[1:], strict=False):
-                assert left.offset + left.nbytes < right.offset, f"{left} and {right} were not merged"
+        """Assert that free, reserved and set-aside ranges tile the arena and that no two free ranges touch."""
+        free, reserved, aside = holding(self._lock, lambda: (self._free, self._reserved, self._aside))
+        position = 0
+        for offset, nbytes in sorted([*free, *((extent.offset, extent.nbytes) for extent in (*reserved, *aside))]):
+            assert offset == position, f"hole or overlap at {position}: {nbytes} bytes at {offset}"
+            position += nbytes
+        assert position == self.nbytes
+        assert free == _merged(free), "free ranges that touch were not merged"
 
     def close(self) -> None:
-        """Unpin the memory. The mapping goes when the last view of it goes."""
-        if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
-            self._pinned = False
+        """Unpin the memory. The mapping goes when the last tensor over it goes."""
+        address, self._address = self._address, None
+        if address is not None:
+            torch.cuda.cudart().cudaHostUnregister(address)
+
+
+def _merged(gaps: Iterable[Gap]) -> list[Gap]:
+    """``gaps`` in order, neighbours made one."""
+    merged: list[Gap] = []
+    for offset, nbytes in sorted(gaps):
+        if merged and sum(merged[-1]) == offset:
+            merged[-1] = (merged[-1][0], merged[-1][1] + nbytes)
+        else:
+            merged.append((offset, nbytes))
+    return merged

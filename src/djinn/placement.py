@@ -7,30 +7,45 @@ from collections.abc import Callable
 
 import torch
 
-from djinn.core import DeviceMemoryFull
-from djinn.state import SessionState, StateStorage
-from djinn.swapped import SwappedState, raw_bytes
+from djinn.state import LeftBehind, SessionState, StateStorage
+from djinn.swapped import Depart, Swapped, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
 
 
 class Placement:
-    """Of one session; ``make_room`` frees bytes of device memory that others hold, and returns how many."""
+    """Of one session.
 
-    def __init__(self, engine: TransferEngine, make_room: Callable[[int], int]) -> None:
+    ``make_room`` frees bytes of device memory that others hold, and returns how many; ``departure`` prepares how the
+    program is sent on, behind what is on its way.
+    """
+
+    def __init__(
+        self,
+        engine: TransferEngine,
+        *,
+        make_room: Callable[[int], int],
+        departure: Callable[[SwappedState | None], Depart],
+    ) -> None:
         self._engine = engine
         self._make_room = make_room
+        self._departure = departure
+        self._compute: torch.cuda.Stream | None = None
         self.state: SessionState | None = None  # while parked
         self.swapped: SwappedState | None = None  # what is in host memory; after RESUME, on its way back
-        self._returning = False
+        self._uses: dict[int, int] = {}  # of each storage, at the park
+        self._stay: dict[int, str] = {}  # storages that cannot leave, and why; by identity of their item
 
-    def park(self, state: SessionState) -> None:
-        """All of ``state`` is on the device."""
-        self.state, self.swapped = state, None
+    def park(self, state: SessionState, compute: torch.cuda.Stream | None) -> None:
+        """All of ``state`` is on the device; ``compute`` is the stream that made it (None on the CPU)."""
+        self._compute, self.swapped, self._stay = compute, None, {}
+        self._uses = {id(item): _uses(item) for item in state.storages}
+        self.state = state
 
     @property
     def sizes(self) -> list[int]:
         """Bytes of each storage, in the order of need; none while the program computes."""
-        return [item.nbytes for item in self.state.storages] if self.state is not None else []
+        state = self.state
+        return [item.nbytes for item in state.storages] if state is not None else []
 
     @property
     def host_bytes(self) -> int:
@@ -45,16 +60,24 @@ class Placement:
         return sum(item.storage.nbytes() for item in state.storages) if state is not None else 0
 
     @property
-    def may_leave(self) -> list[StateStorage]:
-        """What lies on the device in the order of need, unless it is just coming back."""
-        return [] if self._returning else self._on_device()
+    def left(self) -> tuple[LeftBehind, ...]:
+        """What was found and not taken, or could not leave later."""
+        state, stay = self.state, self._stay
+        if state is None:
+            return ()
+        held = ((item, stay.get(id(item))) for item in state.storages)
+        return state.left + tuple(
+            LeftBehind(name=item.views[0].name, nbytes=item.nbytes, reason=reason) for item, reason in held if reason
+        )
 
-    def _on_device(self) -> list[StateStorage]:
+    @property
+    def may_leave(self) -> list[StateStorage]:
+        """What lies on the device and can leave it, in the order of need."""
         state, swapped = self.state, self.swapped
         if state is None:
             return []
-        gone = {id(entry.item) for entry in swapped.entries} if swapped is not None else ()
-        return [item for item in state.storages if id(item) not in gone]
+        gone = {id(entry.item) for entry in swapped.entries} if swapped is not None else set()
+        return [item for item in state.storages if id(item) not in gone and id(item) not in self._stay]
 
     def bytes_of(self, item: StateStorage) -> torch.Tensor:
         """The bytes of ``item`` wherever they lie: uint8, shape [nbytes], an alias."""
@@ -63,47 +86,76 @@ class Placement:
                 return entry.host
         return raw_bytes(item.storage)
 
-    def swap_out(
-        self,
-        keep: int = 0,
-        *,
-        compute: torch.cuda.Stream | None,
-        go: Callable[[], None],
-        wake: Callable[[], None],
-    ) -> None:
-        """Move what lies on the device to host memory, but for its first ``keep`` storages.
+    def device_of(self, item: StateStorage) -> torch.device:
+        """Where the bytes of ``item`` lie."""
+        return self.bytes_of(item).device
 
-        For ``compute``, ``go`` and ``wake`` see :class:`SwappedState`. Raises :class:`djinn.HostMemoryFull`.
+    def swap_out(self, keep: int = 0) -> None:
+        """Move what can leave to host memory, but for its first ``keep`` storages.
+
+        What somebody has got hold of since the park stays, see :attr:`left`. Raises :class:`djinn.HostMemoryFull`.
         """
-        leaving = self._on_device()[keep:]
-        if leaving:
-            earlier = self.swapped.entries if self.swapped is not None else ()
-            self.swapped = self._engine.swap_out(
-                leaving, earlier=earlier, compute=compute, go=go, wake=wake, make_room=self._make_room
-            )
+        self._take_back()
+        leaving = [item for item in self.may_leave[keep:] if self._can_leave(item)]
+        if not leaving:
+            return
+        earlier = self.swapped.entries if self.swapped is not None else ()
+        entries = self._engine.copy_out(leaving, compute=self._compute)
+        # On record before anything is freed: what is gone from the device is always found in host memory.
+        self._record([*earlier, *entries])
+        try:
+            self._engine.free(entries)
+        finally:
+            stayed = [entry for entry in entries if entry.item.storage.nbytes()]
+            if stayed:
+                self._stay.update((id(entry.item), "it could not be emptied") for entry in stayed)
+                self._record([*earlier, *(entry for entry in entries if entry not in stayed)])
+                self._engine.release(stayed)
+
+    def _record(self, entries: list[Swapped]) -> None:
+        swapped = None
+        if entries:
+            swapped = SwappedState(entries, compute=self._compute, make_room=self._make_room)
+            swapped.depart = self._departure(swapped)
+        self.swapped = swapped
+
+    def _can_leave(self, item: StateStorage) -> bool:
+        reason = ""
+        if not item.storage.resizable():
+            reason = "numpy, DLPack or shared memory holds its bytes"
+        elif _uses(item) > self._uses[id(item)]:
+            reason = "somebody has got hold of it since the pause"
+        if reason:
+            self._stay[id(item)] = reason
+        return not reason
+
+    def _take_back(self) -> None:
+        """Undo a swap-in that was interrupted."""
+        if self.swapped is not None:
+            self._engine.undo(self.swapped)
 
     def swap_in(self, swapped: SwappedState, *, busy: bool) -> None:
-        """Bring ``swapped`` back, see :meth:`TransferEngine.swap_in`; others leave if there is no room."""
-        self._returning = True  # what it still has on the device is not to leave now
-        try:
-            while True:
-                try:
-                    return self._engine.swap_in(swapped, busy=busy)
-                except DeviceMemoryFull:
-                    if not self._make_room(swapped.nbytes):
-                        raise
-        finally:
-            self._returning = False
+        """Bring ``swapped`` back and send the program on, see :meth:`TransferEngine.swap_in`."""
+        self._engine.swap_in(swapped, busy=busy)
 
-    def drop(self) -> None:
-        """Give up what is in host memory."""
-        if self.swapped is not None:
-            self._engine.release(self.swapped.entries)
-            self.swapped.settle()
-        self.swapped = None
+    def restore(self) -> bool:
+        """Bring all back before the program is unwound, on its thread; False without room."""
+        swapped = self.swapped
+        while swapped is not None and not self._engine.restore(swapped):
+            if not self._make_room(swapped.nbytes):
+                return False
+        return True
 
     def clear(self) -> None:
-        """Wait until nothing is in host memory any more, and let go of all."""
-        if self.swapped is not None:
-            self.swapped.wait_settled()
-        self.state = self.swapped = None
+        """Let go of all, when the program has ended: give up what nobody brings back, wait for what is on its way."""
+        swapped, self.state = self.swapped, None
+        if swapped is not None:
+            if swapped.left_alone:
+                self._engine.release(swapped.entries)
+                swapped.settle()
+            swapped.wait_settled()
+        self.swapped = None
+
+
+def _uses(item: StateStorage) -> int:
+    return int(torch._C._storage_Use_Count(item.storage._cdata))

@@ -27,8 +27,11 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class Program:
     """``call`` on a thread of its own; a :class:`djinn.forward.Passage` through the model.
 
-    ``parked`` is told, on that thread, of the layer after which it stands and of its state; ``ended`` of the value
-    that the call returned, or of what it raised.
+    On that thread ``parked`` is told of the layer after which it stands and of its state, and raises
+    :class:`SessionAbandoned` if it is to end instead; ``restore`` is asked to bring back what was swapped out, for it
+    is to be unwound, and says whether there was room; ``ended`` is told of the value that the call returned, or of what
+    it raised. While it is parked its thread waits for ``gate``, which whoever sends it on releases once; what is
+    ``restoring`` then is what it goes on behind.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Program:
         discovery: Discovery,
         turn: Turn,
         parked: Callable[[int, SessionState], None],
+        restore: Callable[[], bool],
         ended: Callable[[Any, BaseException | None], None],
     ) -> None:
         self._call: Call | None = call
@@ -49,24 +53,26 @@ class Program:
         self._discovery = discovery
         self._turn = turn
         self._parked = parked
+        self._restore = restore
         self._ended = ended
         self._surroundings = Surroundings(device)
+        self._inherited = tuple(self._surroundings.context.values())  # the caller's, whatever else holds them
         self._random_state = turn.random_state()
         self.stream = self._surroundings.stream  # on which it computes; None on the CPU
         self.pause_asked = False
-        self._abandoned = False
+        self.abandoned = False
         self._breakpoint: int | None = None
         self._visits_left = 0
-        self._wake = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
-        self._wake.acquire()
-        self._restoring: SwappedState | None = None  # until the program's stream waits for all of it
-        self._restored: SwappedState | None = None  # by the last RESUME
+        self.gate = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
+        self.gate.acquire()
+        self.restoring: SwappedState | None = None  # until the program's stream waits for all of it
+        self.restored: SwappedState | None = None  # by the last RESUME
         self._gap = GapGate(self._wait_for)
         self._thread = threading.Thread(
             target=self._surroundings.context.run, args=(self._run,), name=name, daemon=True
         )
 
-    # -- on the caller's thread --------------------------------------------------------------------------------------
+    # -- on other threads --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to compute."""
@@ -81,27 +87,19 @@ class Program:
         """The breakpoint that it has not come to yet."""
         return self._breakpoint if self._visits_left > 0 else None
 
-    def go(self, restoring: SwappedState | None) -> None:
-        """Let it go on at the next :meth:`wake`, behind the state that is on its way."""
-        self._restoring = self._restored = restoring
-
-    def wake(self) -> None:
-        """Wake its thread, which is parked."""
-        self._wake.release()
-
-    def abandon(self) -> None:
-        """Let it be unwound when it is woken, or at its next layer."""
-        self._abandoned = True
-
-    def join(self, timeout: float | None) -> bool:
-        """Wait for the end of its thread; False if that has not come after ``timeout`` seconds."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of its thread."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     @property
-    def is_current(self) -> bool:
-        """Whether this is asked by the program itself."""
-        return self._thread is threading.current_thread()
+    def died(self) -> bool:
+        """Whether its thread has ended."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def ident(self) -> int | None:
+        """Its thread's."""
+        return self._thread.ident
 
     # -- on its own thread -------------------------------------------------------------------------------------------
 
@@ -115,14 +113,16 @@ class Program:
             self._watches.attach(self)
             try:
                 with self._surroundings.entered():
+                    if self.abandoned:
+                        raise SessionAbandoned
                     value = function(*args, **kwargs)
                     self.leave_model()
             finally:
                 self._gap.exit()
                 self._watches.detach()
                 self._turn.give_up()
-        except SessionAbandoned:
-            error = SessionCancelled("the session was cancelled")
+        except SessionAbandoned as end:
+            error = end.cause or SessionCancelled("the session was cancelled")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
             error = raised
         self._call = None
@@ -131,74 +131,92 @@ class Program:
 
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
-        if self._abandoned:
-            raise SessionAbandoned
-        if self._restoring is not None:
+        if self.abandoned:
+            self._unwind()
+        if self.restoring is not None:
             self.enter_part(args, kwargs)
-            self._restoring.wait_layer(layer)
+            self.restoring.wait_layer(layer)
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Park if this is the breakpoint."""
-        if self._abandoned:
-            raise SessionAbandoned
+        if self.abandoned:
+            self._unwind()
         here = layer == self._breakpoint
         if here:
             self._visits_left -= 1
         if self.pause_asked or (here and self._visits_left == 0):
             self._park(layer, args, kwargs, output)
-        if self._restoring is not None:
+        if self.restoring is not None:
             self.leave_part()
 
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the part's kernels wait for its arguments; of the state it reads nothing else."""
-        if self._restoring is not None:
+        if self.restoring is not None:
             self._gap.exit()
             self._wait_for(tensors_in((args, kwargs)))
 
     def leave_part(self) -> None:
         """While state is still on its way, watch what runs between layers and parts."""
-        if self._restoring is not None and (self._restoring.resident or not self._gap.enter()):
+        if self.restoring is not None and (self.restoring.resident or not self._gap.enter()):
             self.leave_model()
 
     def leave_model(self) -> None:
         """Nothing runs past the end of a forward pass before all state is back."""
         self._gap.exit()
-        if self._restoring is not None:
-            self._restoring.wait_all()
-            self._restoring = None
+        if self.restoring is not None:
+            self.restoring.wait_all()
+            self.restoring = None
 
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
-        if self._restoring is not None:
+        if self.restoring is not None:
             for tensor in tensors:
                 if type(tensor) is torch.Tensor:
-                    self._restoring.wait(tensor.untyped_storage()._cdata)
+                    self.restoring.wait(tensor.untyped_storage()._cdata)
 
     def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         self.leave_model()
-        if self._restored is not None:
-            self._restored.wait_resident()
+        if self.restored is not None:
+            self.restored.wait_resident()
         state = self._discovery.state_at(
-            layer, args=args, kwargs=kwargs, output=output, outermost=Program._run.__code__, caller=self._call
+            layer,
+            args=args,
+            kwargs=kwargs,
+            output=output,
+            outermost=Program._run.__code__,
+            caller=(self._call, self._inherited),
+            context=self._surroundings.context,
         )
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
-        self.pause_asked = False
         self._gap.enter()  # now, when nobody waits for it
         self._random_state = self._turn.give_up()
-        self._parked(layer, state)
-        del state
-        self._wake.acquire()
-        if self._restoring is not None:
-            self._restoring.hold()
-        self._turn.take(self._random_state)
-        while self._restoring is not None and not self._restoring.allocate_rest(last=self._abandoned):
+        try:
+            self._parked(layer, state)
+            del state
+            self.gate.acquire()
+            if self.restoring is not None:
+                self.restoring.hold()
+        finally:
+            self._turn.take(self._random_state)
+        while not self._is_back():
             self._random_state = self._turn.give_up()  # whoever computes meanwhile may make room
             time.sleep(_ROOM_SECONDS)
             self._turn.take(self._random_state)
-        if self._abandoned:
-            raise SessionAbandoned
-        if self._restoring is None:
+        if self.abandoned:
+            self._unwind()
+        if self.restoring is None:
             self._gap.exit()
         else:
             # The device runs what the program submits from here on behind the frontier.
-            self._restoring.order()
+            self.restoring.order()
+
+    def _is_back(self) -> bool:
+        """Whether its state is on the device or on its way there, which it is brought on for a program that ends."""
+        if self.restoring is not None:
+            return self.restoring.allocate_rest()
+        return not self.abandoned or self._restore()
+
+    def _unwind(self) -> None:
+        """End the call; what it touches on its way out is there."""
+        self.leave_model()
+        raise SessionAbandoned

@@ -1,30 +1,43 @@
 """The front door: one runtime per model and device opens the sessions."""
 
-import threading
-from collections.abc import Sequence
+import atexit
+import functools
+import itertools
+import os
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
 
 from djinn.caller import Turn
-from djinn.core import HostMemoryFull, Phase
+from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.discovery import Discovery
 from djinn.forward import KvLayers, Watches, find_layers, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
+from djinn.interrupts import Hands
 from djinn.policy import Eviction, Idle, evictions, over_budget
 from djinn.session import Session
 from djinn.transfer import TransferEngine
 
+_EXIT_SECONDS = 5.0  # for programs to come to their next layer, when the interpreter or a failed block ends
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase."""
+    """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase.
+
+    ``left_bytes`` were found and stay on the device besides, see :attr:`djinn.Session.left_behind`.
+    """
 
     number: int
     phase: Phase
     layer: int | None
     device_bytes: int
     host_bytes: int
+    left_bytes: int
     age_seconds: float
 
     @property
@@ -35,18 +48,39 @@ class Status:
 
 
 class StatusTable(tuple[Status, ...]):
-    """The sessions of a runtime; prints as a table."""
+    """The sessions of a runtime; prints as a table.
+
+    ``arena_bytes`` is what all of them share in host memory. Of it, ``set_aside_bytes`` belong to no session any more,
+    and are free again when the numpy arrays or tensors over them, which somebody still holds, are gone.
+    """
+
+    arena_bytes: int
+    set_aside_bytes: int
+
+    def __new__(cls, rows: Iterable[Status], *, arena_bytes: int, set_aside_bytes: int) -> "StatusTable":
+        table = super().__new__(cls, rows)
+        table.arena_bytes, table.set_aside_bytes = arena_bytes, set_aside_bytes
+        return table
 
     def __str__(self) -> str:
-        lines = [f"{'session':>7}  {'phase':<8}  {'layer':>5}  {'tier':<11}  {'device':>10}  {'host':>10}  {'age':>9}"]
+        lines = [
+            f"{'session':>7}  {'phase':<8}  {'layer':>5}  {'tier':<11}  {'device':>10}  {'host':>10}  {'left':>10}  {'age':>9}"
+        ]
         for row in self:
-            sizes = (f"{nbytes / 2**20:.1f} MiB" if nbytes else "-" for nbytes in (row.device_bytes, row.host_bytes))
-            device, host = sizes
+            device, host, left = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
             lines.append(
                 f"{row.number:>7}  {row.phase.value:<8}  {row.layer or '-':>5}  {row.tier:<11}  "
-                f"{device:>10}  {host:>10}  {row.age_seconds:>7.1f} s"
+                f"{device:>10}  {host:>10}  {left:>10}  {row.age_seconds:>7.1f} s"
             )
-        return "\n".join(lines)
+        used = sum(row.host_bytes for row in self)
+        footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
+        if self.set_aside_bytes:
+            footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
+        return "\n".join([*lines, footer])
+
+
+def _mebibytes(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB" if nbytes else "-"
 
 
 class Runtime:
@@ -76,94 +110,146 @@ class Runtime:
         device = devices.pop()
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
+        self._process = os.getpid()
         self._idle_device_bytes = idle_device_bytes
-        self._watches = Watches(model, found)
-        try:
-            self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
-        except HostMemoryFull:
-            self._watches.remove()
-            raise
+        self._closed = False
+        self._numbers = itertools.count(1)
+        self._sessions: dict[int, Session] = {}
         model_storages = frozenset(storage._cdata for storage in storages_of_model(model))
         self._discovery = Discovery(device, KvLayers(found), model_storages)
         self._turn = Turn(device)
-        self._engine = TransferEngine(device, self.arena)
-        self._lock = threading.Lock()
-        self._opened = 0
-        self._sessions: dict[int, Session] = {}
+        with ExitStack() as undo:
+            # The watch first: a model that another runtime has is refused before memory is taken.
+            self._watches = Watches(model, found)
+            undo.callback(self._watches.remove)
+            self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
+            undo.callback(self.arena.close)
+            self._engine = TransferEngine(device, self.arena)
+            undo.callback(self._engine.close)
+            self._hands = Hands()
+            undo.pop_all()
+        self._at_exit = functools.partial(_leave, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def open(self, *, breakpoint: int | None = None, visit: int = 1) -> Session:
         """A session that parks after decoder layer ``breakpoint`` (1 .. N), the ``visit``-th time it gets there.
 
         In ``model.generate`` with a KV cache, visit 1 is the prefill and visit k the (k-1)-th decode step. Without a
-        breakpoint it runs until :meth:`djinn.Session.pause`.
+        breakpoint it runs until :meth:`djinn.Session.pause`. Raises :class:`IllegalMove` if the runtime is closed, and
+        :class:`djinn.DjinnError` in a fork of its process.
         """
-        with self._lock:
-            session = Session(
-                self._opened + 1,
-                depth=self.depth,
-                watches=self._watches,
-                engine=self._engine,
-                discovery=self._discovery,
-                turn=self._turn,
-                make_room=self.make_room,
-                keep_budget=self._keep_budget,
-            )
-            if breakpoint is not None:
-                session.break_at(breakpoint, visit=visit)
-            self._opened += 1
-            open_ones = {number: one for number, one in self._sessions.items() if one.phase is not Phase.CLOSED}
-            self._sessions = {**open_ones, session.number: session}
+        if self._process != os.getpid():
+            raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
+        if self._closed:
+            raise IllegalMove("the runtime is closed: make another one for its model")
+        number = next(self._numbers)
+        session = Session(
+            number,
+            depth=self.depth,
+            watches=self._watches,
+            engine=self._engine,
+            hands=self._hands,
+            discovery=self._discovery,
+            turn=self._turn,
+            make_room=functools.partial(self._make_room, sparing=number),
+            keep_budget=self._keep_budget,
+        )
+        if breakpoint is not None:
+            session.break_at(breakpoint, visit=visit)
+        self._sessions[number] = session
+        for closed in [one for one, other in list(self._sessions.items()) if other.phase is Phase.CLOSED]:
+            self._sessions.pop(closed, None)
         return session
 
     def status(self) -> StatusTable:
         """Where every session stands that is not closed."""
-        return StatusTable(
+        rows = (
             Status(
                 number=session.number,
                 phase=session.phase,
                 layer=session.layer if session.phase in (Phase.PAUSED, Phase.IO_WAIT) else None,
                 device_bytes=session.device_bytes,
                 host_bytes=session.host_bytes,
+                left_bytes=session.left_bytes,
                 age_seconds=session.age_seconds,
             )
-            for session in self._sessions.values()
+            for session in list(self._sessions.values())
             if session.phase is not Phase.CLOSED
         )
+        return StatusTable(rows, arena_bytes=self.arena.nbytes, set_aside_bytes=self.arena.set_aside_bytes)
 
     def make_room(self, nbytes: int) -> int:
         """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are free; the bytes that were freed.
 
         The one that has waited longest leaves first. Less is freed if there is no more, or if the host arena is full.
         """
-        return self._carry_out(evictions(self._idle(), nbytes))
+        return self._make_room(nbytes)
+
+    def _make_room(self, nbytes: int, *, sparing: int | None = None) -> int:
+        """:meth:`make_room`, but session ``sparing``, which it is for, keeps what it has."""
+        return int(self._hands.do(lambda: self._carry_out(evictions(self._idle(sparing), nbytes))))
 
     def _keep_budget(self) -> None:
-        if self._idle_device_bytes is not None:
-            self._carry_out(over_budget(self._idle(), self._idle_device_bytes))
+        budget = self._idle_device_bytes
+        if budget is not None:
+            self._hands.do(lambda: self._carry_out(over_budget(self._idle(), budget)))
 
-    def _idle(self) -> list[Idle]:
-        return [idle for session in self._sessions.values() if (idle := session.idle()) is not None]
+    def _idle(self, sparing: int | None = None) -> list[Idle]:
+        sessions = [session for session in list(self._sessions.values()) if session.number != sparing]
+        return [idle for session in sessions if (idle := session.idle()) is not None]
 
     def _carry_out(self, chosen: Sequence[Eviction]) -> int:
+        # Only this thread evicts and closes: who was idle is still there.
         return sum(self._sessions[eviction.session].evict(eviction.keep) for eviction in chosen)
 
-    def close(self) -> None:
-        """Close every session, take the watch off the model and give the host memory back."""
-        for session in self._sessions.values():
-            if session.phase is not Phase.CREATED:
+    def close(self, timeout: float | None = None) -> None:
+        """Close every session, take the watch off the model and give the host memory back; can be called again.
+
+        Programs that have not ended are cancelled and waited for: ``TimeoutError`` after ``timeout`` seconds, for all of
+        them together, and the runtime stays as it is but for the sessions that are closed by then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._closed = True
+        sessions = list(self._sessions.values())
+        for session in sessions:
+            if session.phase not in (Phase.CREATED, Phase.CLOSED):
                 session.cancel()  # all of them first: one may wait for another's turn
-        for session in self._sessions.values():
-            session.close()
+        for session in sessions:
+            session.close(None if deadline is None else max(deadline - time.monotonic(), 0))
         self._watches.remove()
         self._engine.close()
+        self._hands.close()
         self.arena.check_integrity()
         self.arena.close()
+        atexit.unregister(self._at_exit)
+
+    def _leave(self) -> None:
+        """The interpreter ends: a thread that would compute on without it would bring the process down."""
+        if self._process != os.getpid():
+            return
+        deadline = time.monotonic() + _EXIT_SECONDS
+        sessions = list(self._sessions.values())
+        for session in sessions:
+            session.leave()
+        for session in sessions:
+            session.wait_left(max(deadline - time.monotonic(), 0))
+        self._engine.close()
 
     def __enter__(self) -> "Runtime":
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return self.close()
+        try:
+            self.close(_EXIT_SECONDS)
+        except TimeoutError as late:  # what went wrong must come through, whatever a program waits for
+            error.add_note(f"djinn: {late}")
+
+
+def _leave(runtime: weakref.ref[Runtime]) -> None:
+    if (alive := runtime()) is not None:
+        alive._leave()
 
 
 def _arena(nbytes: int | None, *, pinned: bool) -> HostArena:

@@ -1,50 +1,85 @@
 """One session as its caller sees it: a program, where it stands, its state, and the signals that move it.
 
 The program's Python stack stays alive while it is parked (``program``), so neither the model's code nor the call has to
-change. The thread that signals (IO_WAIT, RESUME) does the copying.
+change.
+
+Signals may be interrupted anywhere (``interrupts``). All but RESUME are served by a thread of the runtime's, and the
+caller only waits. RESUME is the caller's, for it must be fast: what it does before the program goes on is undone and
+done again, if need be, by the next signal; the program goes on in one step. Whoever moves the session, or touches its
+state, does so under ``_lock``; nobody waits for another thread's work while he holds it.
 """
 
 import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from djinn.caller import Turn
 from djinn.core import (
+    DeviceMemoryFull,
     DjinnError,
-    HostMemoryFull,
     IllegalMove,
     Phase,
+    SessionAbandoned,
     SessionCancelled,
     move,
 )
 from djinn.discovery import Discovery
 from djinn.forward import Watches
+from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.placement import Placement
 from djinn.policy import Idle
 from djinn.program import Program
-from djinn.state import SessionState, StateStorage
+from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.state_view import StateView
-from djinn.swapped import raw_bytes
+from djinn.streams import follow
+from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
+_ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
     return item.views[0].over(raw_bytes(item.storage))
 
 
+class _Pause:
+    """The time between two signals, for tensors of the state: void when the session has moved on."""
+
+    def __init__(self, session: "Session") -> None:
+        self.number = session.number
+        self.lock = session._lock
+        self._session = session
+
+    def check(self, name: str) -> None:
+        session = self._session
+        if session._pause is not self:
+            raise IllegalMove(
+                f"{name} of session {self.number} is void, for the session has gone on and is {session.phase.value}: "
+                "read session.state again, and clone() what is to outlive a signal"
+            )
+
+    def before_use(self) -> None:
+        if (compute := self._session._its.stream) is not None:
+            follow(torch.cuda.current_stream(compute.device), compute)
+
+    def after_use(self) -> None:
+        if (compute := self._session._its.stream) is not None:
+            torch.cuda.current_stream(compute.device).synchronize()
+
+
 class Session:
     """Made by :meth:`djinn.Runtime.open`; every method may be called from any thread.
 
     A program parks after decoder layer L (1 .. N), the ``visit``-th time that it gets there from now on, or at the next
-    layer after :meth:`pause`.
+    layer after :meth:`pause`. A call that is interrupted (Ctrl-C) leaves the session as it was, or has done its work.
     """
 
     def __init__(
@@ -54,6 +89,7 @@ class Session:
         depth: int,
         watches: Watches,
         engine: TransferEngine,
+        hands: Hands,
         discovery: Discovery,
         turn: Turn,
         make_room: Callable[[int], int],
@@ -64,19 +100,21 @@ class Session:
         self._depth = depth
         self._watches = watches
         self._device = engine.device
+        self._hands = hands
         self._discovery = discovery
         self._turn = turn
+        self._make_room = make_room
         self._keep_budget = keep_budget
         self._process = os.getpid()
         self._phase = Phase.CREATED
         self._since = time.monotonic()
-        self._changed = threading.Condition()
-        self._signals = threading.RLock()  # one signal at a time
+        self._changed = Bell()
+        self._lock = threading.RLock()
+        self._pause: _Pause | None = None  # whose tensors are not void
         self._breakpoint: tuple[int | None, int] = (None, 1)  # layer and visit, until the program is there to be told
         self._program: Program | None = None
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._placement = Placement(engine, make_room)
+        self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
+        self._placement = Placement(engine, make_room=make_room, departure=self._departure)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -100,13 +138,15 @@ class Session:
             raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {self._depth}")
         if visit < 1:
             raise ValueError(f"visit {visit}: the first time is visit 1")
-        with self._signal():
-            if self._phase is not Phase.CREATED:
-                self._check_parked("a breakpoint can be set")
-            self._breakpoint = layer, visit
-            if self._program is not None:
-                self._program.break_at(layer, visit)
+        self._serve(functools.partial(self._break_at, layer, visit))
         return self
+
+    def _break_at(self, layer: int, visit: int) -> None:
+        if self._phase is not Phase.CREATED:
+            self._check_parked("a breakpoint can be set")
+        self._breakpoint = layer, visit
+        if self._program is not None:
+            self._program.break_at(layer, visit)
 
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
@@ -114,43 +154,50 @@ class Session:
         The thread computes as the caller would: same CUDA stream, grad and inference mode, autocast, default device,
         context variables and random state.
         """
-        with self._signal():
-            if self._phase is not Phase.CREATED:
-                raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
-            self._program = Program(
-                (program, args, kwargs),
-                name=f"djinn-{self.number}",
-                device=self._device,
-                watches=self._watches,
-                discovery=self._discovery,
-                turn=self._turn,
-                parked=self._parked,
-                ended=self._ended,
-            )
-            self._program.break_at(*self._breakpoint)
-            self._move(Phase.RUNNING)
-            self._program.start()
+        self._check_process()
+        prepared = Program(
+            (program, args, kwargs),
+            name=f"djinn-{self.number}",
+            device=self._device,
+            watches=self._watches,
+            discovery=self._discovery,
+            turn=self._turn,
+            parked=self._parked,
+            restore=self._restore,
+            ended=self._ended,
+        )
+        self._serve(functools.partial(self._start, prepared))
         return self
+
+    def _start(self, program: Program) -> None:
+        if self._phase is not Phase.CREATED:
+            raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
+        program.break_at(*self._breakpoint)
+        program.start()  # before anything is noted: the system may refuse the thread
+        self._program = program
+        self._move(Phase.RUNNING)
 
     def pause(self) -> None:
         """Park after the layer that the program is in, or the next one; returns at once, :meth:`wait` waits for it.
 
-        Raises :class:`IllegalMove` unless the program computes.
+        Asked for twice it parks once. Raises :class:`IllegalMove` unless the program computes.
         """
-        with self._signal():
-            if self._phase is not Phase.RUNNING or self._program is None:
-                raise IllegalMove(f"a session that is {self._phase.value} cannot be paused")
-            self._program.pause_asked = True
+        self._serve(self._ask_to_pause)
+
+    def _ask_to_pause(self) -> None:
+        if self._phase is not Phase.RUNNING:
+            raise IllegalMove(f"a session that is {self._phase.value} cannot be paused")
+        self._its.pause_asked = True
 
     def wait(self, timeout: float | None = None) -> Phase:
         """Block until the session parks or ends, at most ``timeout`` seconds; returns the phase it is in.
 
-        FINISHED means that the program ended without reaching its breakpoint.
+        FINISHED means that the program ended without reaching its breakpoint. Raises :class:`IllegalMove` in a program
+        that would wait for itself, or for a session that waits for the device which the program holds.
         """
         self._check_process()
-        with self._changed:
-            self._changed.wait_for(lambda: self._phase is not Phase.RUNNING, timeout)
-            return self._phase
+        self._wait(lambda: not self._moves, timeout)
+        return self._phase
 
     @property
     def state(self) -> StateView:
@@ -160,22 +207,48 @@ class Session:
         go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
         :class:`IllegalMove` unless the session is parked.
         """
-        with self._signal():
-            state = self._check_parked("the state can be read")
-            assert self.layer is not None
+        self._check_process()
+        state = self._check_parked("the state can be read")
+        assert self.layer is not None
+        same = weakref.ref(state)  # a view that somebody keeps must not hold the storages
+        return StateView(
+            state,
+            breakpoint=self.layer,
+            source=lambda: self._pause_of(same()),
+            device_of=lambda index: self._placement.device_of(self._state_of(same()).storages[index]),
+            bytes_of=lambda index: self._placement.bytes_of(self._state_of(same()).storages[index]),
+            left=self._placement.left,
+        )
 
-            def bytes_of(item: StateStorage) -> torch.Tensor:
-                with self._signal():
-                    if self._placement.state is not state:
-                        raise IllegalMove("this view of the state is void: the session has gone on")
-                    return self._bytes_of(item)
+    def _state_of(self, state: SessionState | None) -> SessionState:
+        """``state``, if it is still the session's."""
+        if state is None or self._placement.state is not state:
+            raise IllegalMove("this view of the state is void: the session has gone on")
+        return state
 
-            return StateView(state.storages, breakpoint=self.layer, bytes_of=bytes_of)
+    def _pause_of(self, state: SessionState | None) -> _Pause:
+        self._state_of(state)
+        if self._phase is Phase.IO_WAIT and self._placement.may_leave:
+            # It may leave the device at any time: what is read of it must be the host's.
+            self._serve(self._to_host)
+        pause = self._pause
+        if pause is None:
+            raise IllegalMove("this view of the state is void: the session has gone on")
+        return pause
 
-    def _bytes_of(self, item: StateStorage) -> torch.Tensor:
-        if self._phase is Phase.IO_WAIT:
-            self._swap_out()  # state may leave the device at any time: a tensor of it must be the host's
-        return self._placement.bytes_of(item)
+    def _to_host(self) -> None:
+        if self._phase is Phase.IO_WAIT and not self._its.abandoned:
+            self._placement.swap_out()
+
+    @property
+    def left_behind(self) -> tuple[LeftBehind, ...]:
+        """What was found and stays on the device: name, bytes and why, in plain words.
+
+        Raises :class:`IllegalMove` unless the session is parked.
+        """
+        self._check_process()
+        self._check_parked("what was left behind is known")
+        return self._placement.left
 
     @property
     def frontier(self) -> dict[str, Callable[[], torch.Tensor]]:
@@ -183,9 +256,9 @@ class Session:
 
         For checkers, who call them when RESUME has returned. Raises :class:`IllegalMove` unless the session is parked.
         """
-        with self._signal():
-            items = self._check_parked("the frontier can be read").frontier
-            return {item.views[0].name: functools.partial(_as_the_device_holds_it, item) for item in items}
+        self._check_process()
+        items = self._check_parked("the frontier can be read").frontier
+        return {item.views[0].name: functools.partial(_as_the_device_holds_it, item) for item in items}
 
     @property
     def storage_sizes(self) -> list[int]:
@@ -202,6 +275,11 @@ class Session:
         """Bytes of its state on the device, while parked."""
         return self._placement.device_bytes
 
+    @property
+    def left_bytes(self) -> int:
+        """Bytes that were found and stay on the device; see :attr:`left_behind`."""
+        return sum(line.nbytes for line in self._placement.left)
+
     def io_wait(self, *, force: bool = True) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
 
@@ -209,15 +287,17 @@ class Session:
         nothing. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if the
         arena has no room.
         """
-        with self._signal():
-            if self._phase is not Phase.PAUSED:
-                self._check_parked("IO_WAIT is possible")
-                move(self._phase, Phase.IO_WAIT)
-            if force:
-                self._swap_out()
-            self._move(Phase.IO_WAIT)
+        self._serve(functools.partial(self._io_wait, force))
         if not force:
             self._keep_budget()
+
+    def _io_wait(self, force: bool) -> None:
+        self._check_parked("IO_WAIT is possible")
+        move(self._phase, Phase.IO_WAIT)
+        if force:
+            self._placement.swap_out()
+        self._pause = _Pause(self)
+        self._move(Phase.IO_WAIT)
 
     def resume(self) -> None:
         """RESUME: returns when the device holds what layer L+1 needs; the program is on its way by then.
@@ -228,17 +308,42 @@ class Session:
         that it counted on for the history before the program can, the program waits until there is room.
         """
         self._check_process()
-        with self._signals:
-            self._check_parked("RESUME is possible")
-            swapped = self._placement.swapped
-            if swapped is not None:
-                self._placement.swap_in(swapped, busy=self._turn.taken)
-                return
-            if self._its.stream is not None:
-                self._its.stream.synchronize()
-                torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
-            self._go()
-            self._its.wake()
+        while True:
+            try:
+                return holding(self._lock, self._resume)
+            except DeviceMemoryFull as full:
+                if not self._make_room(full.wanted_bytes):
+                    raise
+
+    def _resume(self) -> None:
+        self._check_parked("RESUME is possible")
+        swapped = self._placement.swapped
+        if swapped is not None:
+            self._placement.swap_in(swapped, busy=self._turn.taken)
+            return
+        if self._its.stream is not None:
+            self._its.stream.synchronize()
+            torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
+        self._departure(None)()
+
+    def _departure(self, swapped: SwappedState | None) -> Depart:
+        """How the program is sent on behind ``swapped``: all in one step, so that no interrupt leaves it half done."""
+        program = self._its
+        steps: list[Callable[[], object]] = [
+            functools.partial(setattr, program, "restoring", swapped),
+            functools.partial(setattr, program, "restored", swapped),
+            functools.partial(setattr, self._placement, "state", None),
+            functools.partial(setattr, self, "_pause", None),
+            functools.partial(setattr, self, "_phase", Phase.RUNNING),
+            program.gate.release,
+        ]
+        if swapped is not None:
+            steps.insert(0, functools.partial(setattr, swapped, "departed", True))
+
+        def depart(*first: Callable[[], object]) -> None:
+            at_once(*first, functools.partial(setattr, self, "_since", time.monotonic()), *steps)
+
+        return depart
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
@@ -251,51 +356,84 @@ class Session:
         Raises :class:`IllegalMove` if the session is parked, or parks before its end: it would never come to it; and
         :class:`SessionCancelled` if it was cancelled or closed.
         """
-        phase = self.wait(timeout)
-        if phase is Phase.FINISHED:
-            return self._value
-        if phase is Phase.FAILED and self._error is not None:
-            raise self._error
-        if phase is Phase.CLOSED:
+        self._check_process()
+        self._wait(lambda: not self._moves, timeout)
+        outcome = self._outcome  # value and error together; whoever closes the session labels it before they go
+        if outcome is not None:
+            value, error = outcome
+            if error is not None:
+                raise error
+            return value
+        if self._phase is Phase.CLOSED:
             raise SessionCancelled("the session is closed")
-        if phase is Phase.RUNNING:
+        if self._moves:
             raise TimeoutError(f"the program has not ended after {timeout} seconds")
-        raise IllegalMove(f"a session that is {phase.value} has no result yet")
+        raise IllegalMove(f"a session that is {self._phase.value} has no result yet")
 
     def cancel(self) -> None:
-        """Unwind the program by an exception where it is parked or at its next layer; returns at once.
+        """Unwind the program by an exception where it is parked or at its next layer; does not wait for its end.
 
-        Its ``finally`` blocks run; they must not touch state that was swapped out, which is gone. A program that has
-        ended stays as it is. Raises :class:`IllegalMove` for a session that was never started.
+        Its ``finally`` blocks run. State that was swapped out is brought back first, for they may touch it: without
+        room for that on the device the program stays parked until there is. A program that has ended stays as it is.
+        Raises :class:`IllegalMove` for a session that was never started.
         """
-        with self._signal():
-            if self._phase is Phase.CREATED:
-                raise IllegalMove("a session that was never started cannot be cancelled")
-            self._abandon()
+        self._serve(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._phase is Phase.CREATED:
+            raise IllegalMove("a session that was never started cannot be cancelled")
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Have the program unwound, if it has not ended."""
+        program = self._program
+        if program is not None and not program.abandoned and self._phase not in _ENDED:
+            self._pause = None
+            program.abandoned = True
+            if self._phase in _PARKED:
+                program.gate.release()
 
     def close(self, timeout: float | None = None) -> None:
         """End the session wherever it stands and give back what it holds; a second call does nothing.
 
         A program that has not ended is cancelled and waited for: ``TimeoutError`` if it has not come to its next layer
-        after ``timeout`` seconds.
+        after ``timeout`` seconds, or if the device has no room for the state that it may touch on its way out.
         """
-        with self._signal():
-            if self._phase is Phase.CLOSED:
-                return
-            if self._program is not None and self._program.is_current:
-                raise IllegalMove("a session cannot be closed by its own program")
-            self._abandon()
-            if self._program is not None and not self._program.join(timeout):
-                raise TimeoutError(f"the program has not come to its next layer after {timeout} seconds")
-            self._placement.clear()
-            self._program = self._value = self._error = None
-            self._move(Phase.CLOSED)
+        self._check_process()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._phase is Phase.CLOSED:
+            return
+        if self._program is not None and self._program.ident == threading.get_ident():
+            raise IllegalMove("a session cannot be closed by its own program")
+        try:
+            self._serve(self._abandon, timeout)
+            if not self._wait(lambda: self._phase in (Phase.CREATED, *_ENDED), _left(deadline)):
+                raise TimeoutError
+            self._hands.do(self._close, _left(deadline))
+        except TimeoutError:
+            if nbytes := self._placement.host_bytes:
+                reason = f"the device has no room yet for {nbytes} bytes of state, which its program may touch at its end"
+            else:
+                reason = "the program has not come to its next layer"
+            raise TimeoutError(f"session {self.number} is not closed after {timeout} seconds: {reason}") from None
+
+    def _close(self) -> None:
+        """On the runtime's thread; nobody else moves a session whose program has ended."""
+        if self._phase not in (Phase.CREATED, *_ENDED):
+            raise TimeoutError
+        if self._program is not None:
+            self._program.join()
+        self._placement.clear()
+        with self._lock:
+            if self._phase is not Phase.CLOSED:
+                self._move(Phase.CLOSED)
+            self._program = self._outcome = None
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
     def idle(self) -> Idle | None:
         """Its state on the device, if that may leave."""
-        if self._phase is not Phase.IO_WAIT:
+        if self._phase is not Phase.IO_WAIT or self._its.abandoned:
             return None
         sizes = tuple(item.nbytes for item in self._placement.may_leave)
         return Idle(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
@@ -303,27 +441,62 @@ class Session:
     def evict(self, keep: int) -> int:
         """Swap out what lies on the device, but for the first ``keep`` storages; the bytes that were freed.
 
-        0 if another signal is being served or the host arena is full.
+        0 if the host arena is full or its copies fail: the state is where it was.
         """
-        if not self._signals.acquire(blocking=False):  # two sessions that resume must not wait for each other
-            return 0
-        try:
+        with self._lock:
             before = self.host_bytes
-            if self._phase is Phase.IO_WAIT:
-                self._swap_out(keep)
+            if self.idle() is not None:
+                with suppress(RuntimeError, MemoryError):
+                    self._placement.swap_out(keep)
             return self.host_bytes - before
-        except HostMemoryFull:
-            return 0
-        finally:
-            self._signals.release()
+
+    def leave(self) -> None:
+        """The interpreter ends: let a program that computes be unwound at its next layer."""
+        if self._phase is Phase.RUNNING:
+            self._its.abandoned = True
+
+    def wait_left(self, timeout: float) -> None:
+        """Wait for the thread of a program that was told to :meth:`leave`."""
+        program = self._program
+        if program is not None and program.abandoned:
+            program.join(timeout)
 
     # -- helpers of both ----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _signal(self) -> Iterator[None]:
+    def _serve(self, signal: Callable[[], None], timeout: float | None = None) -> None:
+        """Have ``signal`` served on the runtime's thread, under the lock."""
         self._check_process()
-        with self._signals:
-            yield
+        self._hands.do(functools.partial(holding, self._lock, signal), timeout)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether its program computes, or is about to be unwound."""
+        program = self._program
+        return self._phase is Phase.RUNNING or (
+            self._phase in _PARKED and program is not None and program.abandoned
+        )
+
+    def _wait(self, happened: Callable[[], bool], timeout: float | None) -> bool:
+        """Block until ``happened()``, at most ``timeout`` seconds; whether it has."""
+
+        def looked() -> bool:
+            program = self._program
+            if self._moves and program is not None and program.died:
+                self._hands.do(self._bury)
+            return happened()
+
+        if not happened() and self._turn.is_mine:
+            raise IllegalMove(
+                f"a program cannot wait for session {self.number}, which needs the device that the program holds"
+            )
+        return self._changed.wait(looked, timeout)
+
+    def _bury(self) -> None:
+        """The program's thread has died without a word."""
+        with self._lock:
+            if self._moves:
+                self._turn.take_from(self._its.ident)
+                self._ended(None, DjinnError("the session's thread has died"))
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
@@ -332,31 +505,18 @@ class Session:
             )
 
     def _check_parked(self, what: str) -> SessionState:
-        state = self._placement.state
+        state, program = self._placement.state, self._program
         if self._phase not in _PARKED or state is None:
             missed = ""
-            if self._phase is Phase.FINISHED and self._its.missed_breakpoint is not None:
-                missed = f": it never came to its breakpoint, layer {self._its.missed_breakpoint}"
+            if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
+                missed = f": it never came to its breakpoint, layer {program.missed_breakpoint}"
+            outcome = self._outcome
             raise IllegalMove(
                 f"{what} while a session is parked; this one is {self._phase.value}{missed}"
-            ) from self._error
+            ) from outcome and outcome[1]
+        if program is not None and program.abandoned:
+            raise IllegalMove(f"{what} while a session is parked; this one was cancelled")
         return state
-
-    def _swap_out(self, keep: int = 0) -> None:
-        self._placement.swap_out(keep, compute=self._its.stream, go=self._go, wake=self._its.wake)
-
-    def _go(self) -> None:
-        self._its.go(self._placement.swapped)
-        self._placement.state = None
-        self._move(Phase.RUNNING)
-
-    def _abandon(self) -> None:
-        if self._program is not None:
-            self._program.abandon()
-        if self._phase in _PARKED:
-            self._placement.drop()
-            self._go()
-            self._its.wake()
 
     @property
     def _its(self) -> Program:
@@ -364,17 +524,38 @@ class Session:
         assert self._program is not None
         return self._program
 
+    # -- on the program's thread --------------------------------------------------------------------------------------
+
     def _parked(self, layer: int, state: SessionState) -> None:
-        self.layer = layer
-        self._placement.park(state)
-        self._move(Phase.PAUSED)
+        with self._lock:
+            if self._its.abandoned:
+                raise SessionAbandoned
+            self.layer = layer
+            self._its.pause_asked = False
+            self._placement.park(state, self._its.stream)
+            self._pause = _Pause(self)
+            self._move(Phase.PAUSED)
+
+    def _restore(self) -> bool:
+        # Not under the lock: nobody else touches the state of a session that was cancelled, and room may be asked for.
+        if not self._placement.restore():
+            return False
+        with self._lock:
+            self._placement.state = None
+            self._move(Phase.RUNNING)
+        return True
 
     def _ended(self, value: Any, error: BaseException | None) -> None:
-        self._value, self._error = value, error
-        self._move(Phase.FINISHED if error is None else Phase.FAILED)
+        with self._lock:
+            self._pause = None
+            self._outcome = value, error
+            self._move(Phase.FINISHED if error is None else Phase.FAILED)
 
     def _move(self, target: Phase) -> None:
-        with self._changed:
-            self._phase = move(self._phase, target)
-            self._since = time.monotonic()
-            self._changed.notify_all()
+        self._phase = move(self._phase, target)
+        self._since = time.monotonic()
+        self._changed.ring()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0)

@@ -1,11 +1,12 @@
 """The state of a parked session by name: what there is, without copying anything, and tensors to read and edit."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from djinn.state import NamedView, StateStorage, layer_of
+from djinn.guard import GuardedTensor, Source
+from djinn.state import LeftBehind, NamedView, SessionState, layer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,55 +23,88 @@ class StateView(Mapping[str, torch.Tensor]):
     """Named tensors of a parked session: on the device while PAUSED, in host memory during IO_WAIT.
 
     Tensors alias the state: what is written into them is what the program finds when it goes on. They are void after
-    RESUME, and so is the view. ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same.
-    ``entries`` tells names, shapes, dtypes and layers without touching a byte, and so does printing the view.
+    the next signal, IO_WAIT included: using one then raises :class:`djinn.IllegalMove`. So ``clone()`` what is to be
+    kept. ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same. ``entries`` tells names,
+    shapes, dtypes and layers without touching a byte, and so does printing the view, which says what stays on the
+    device besides. ``hidden_states`` is always there; where it stays on the device (see
+    :attr:`djinn.Session.left_behind`) it is the program's own tensor, with its gradients.
     """
 
     def __init__(
         self,
-        storages: Sequence[StateStorage],
+        state: SessionState,
         *,
         breakpoint: int,
-        bytes_of: Callable[[StateStorage], torch.Tensor],
+        source: Callable[[], Source],
+        device_of: Callable[[int], torch.device],
+        bytes_of: Callable[[int], torch.Tensor],
+        left: tuple[LeftBehind, ...],
     ) -> None:
+        self._source = source
+        self._device_of = device_of
         self._bytes_of = bytes_of
-        self._views: dict[str, tuple[StateStorage, NamedView]] = {}
+        self._left = left
+        self._views: dict[str, tuple[int, NamedView]] = {}  # which storage of the state, and where in it
         self.entries: list[StateEntry] = []
-        for item in storages:
+        self._own = state.hidden_states
+        if self._own is not None:
+            own = self._own
+            self.entries.append(StateEntry(name="hidden_states", shape=tuple(own.shape), dtype=own.dtype, layer=None))
+        for index, item in enumerate(state.storages):
             for view in item.views:
                 name, count = view.name, 2
-                while name in self._views:
+                while name in self._views or (self._own is not None and name == "hidden_states"):
                     name, count = f"{view.name}~{count}", count + 1
-                self._views[name] = (item, view)
+                self._views[name] = (index, view)
                 layer = layer_of(item.rank, breakpoint)
                 self.entries.append(StateEntry(name=name, shape=tuple(view.shape), dtype=view.dtype, layer=layer))
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._views:
-            raise KeyError(f"no tensor {name!r} in the session's state; it has: {', '.join(self._views)}")
-        item, view = self._views[name]
-        return view.over(self._bytes_of(item))
+        if name not in self:
+            raise KeyError(f"no tensor {name!r} in the session's state; it has: {', '.join(self)}")
+        source = self._source()
+        own, bytes_of = self._own, self._bytes_of
+        if name not in self._views and own is not None:
+            return GuardedTensor.over(own, source, name, lambda: own)
+        index, view = self._views[name]
+        return GuardedTensor(
+            source,
+            name,
+            lambda: view.over(bytes_of(index)),
+            shape=view.shape,
+            stride=view.stride,
+            offset=view.offset,
+            dtype=view.dtype,
+            device=self._device_of(index),
+        )
 
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
-        if name in self._views:
-            _, view = self._views[name]
-            if value.shape != view.shape or value.dtype != view.dtype:
-                raise ValueError(
-                    f"{name} is {view.dtype} {list(view.shape)}; "
-                    f"it cannot be replaced by {value.dtype} {list(value.shape)}"
-                )
-        self[name].copy_(value)
+        target = self[name]
+        if value.shape != target.shape or value.dtype != target.dtype:
+            raise ValueError(
+                f"{name} is {target.dtype} {list(target.shape)}; "
+                f"it cannot be replaced by {value.dtype} {list(value.shape)}"
+            )
+        target.copy_(value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._views or (self._own is not None and name == "hidden_states")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
+        return (entry.name for entry in self.entries)
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self.entries)
 
     def __repr__(self) -> str:
-        width = max((len(entry.name) for entry in self.entries), default=0)
-        return "\n".join(
+        left = self._left
+        width = max((len(line.name) for line in (*self.entries, *left)), default=0)
+        lines = [
             f"{entry.name:<{width}}  {entry.dtype!s:<14}  {list(entry.shape)}"
             + ("" if entry.layer is None else f"  layer {entry.layer}")
             for entry in self.entries
-        )
+        ]
+        if left:
+            lines.append(f"left on the device: {sum(line.nbytes for line in left)} bytes")
+            lines += [f"{line.name:<{width}}  {line.nbytes} bytes: {line.reason}" for line in left]
+        return "\n".join(lines)

@@ -17,18 +17,21 @@ on. Should the room be gone by then, the program waits for it, with the state in
 """
 
 import functools
-import queue
-import threading
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
 
-from djinn.core import DeviceMemoryFull
+from djinn.core import DeviceMemoryFull, DjinnError
 from djinn.host_memory import HostArena
+from djinn.interrupts import Hands
 from djinn.state import StateStorage
 from djinn.streams import On, follow
 from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
+
+_log = logging.getLogger("djinn")
 
 # Batches of the history, at most, that are submitted while the frontier is in flight, and one even if it has landed by
 # then: they keep the link busy until the rest is allocated and the engine's thread has come awake.
@@ -37,6 +40,9 @@ _AHEAD = 4
 # From how many more batches on RESUME asks whether there is room instead of allocating them: with the driver's answer
 # that takes 0.2 ms on an H100, which the frontier's flight covers, as it does the allocation of fewer.
 _ASK_FROM = 24
+
+_ATTEMPTS = 5  # to bring back what is behind ready, for a copy that fails may succeed the next time
+_ATTEMPT_SECONDS = 0.02  # between them
 
 
 def _allocate(batches: Iterable[Batch]) -> None:
@@ -48,6 +54,12 @@ def _allocate(batches: Iterable[Batch]) -> None:
 def _free(entries: Iterable[Swapped]) -> None:
     for entry in entries:
         entry.item.storage.resize_(0)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory was refused; the CPU's allocator has no class of its own for that."""
+    refused = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return refused or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def _copy_in(entries: Iterable[Swapped]) -> None:
@@ -65,52 +77,45 @@ class TransferEngine:
         # Two streams inwards: a frontier must not queue behind the gigabytes of another session's history.
         self._in = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._in_behind = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._behind: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="djinn-transfer", daemon=True)
-        self._thread.start()
+        self._behind = Hands()
 
-    def swap_out(
-        self,
-        items: Sequence[StateStorage],
-        *,
-        earlier: Sequence[Swapped],
-        compute: torch.cuda.Stream | None,
-        go: Callable[[], None],
-        wake: Callable[[], None],
-        make_room: Callable[[int], int],
-    ) -> SwappedState:
-        """Copy ``items`` to the host and free their device memory; waits for both.
+    def copy_out(self, items: Sequence[StateStorage], *, compute: torch.cuda.Stream | None) -> list[Swapped]:
+        """Copies of ``items`` in host memory, in the queue of a stream: :meth:`free` waits for them.
 
-        Returns the state of them and of what was swapped out ``earlier``; ``compute`` is the stream that produced them,
-        and is kept there with the callbacks. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
+        ``compute`` is the stream that produced them. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
         arena has no room.
         """
         entries: list[Swapped] = []
-        ended: list[torch.cuda.Event] = []
         with ExitStack() as undo:
             extents = self._arena.reserve([item.nbytes for item in items])
             undo.callback(self._arena.release, extents)
             if self._out is not None:
                 undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
             follow(self._out, compute)
-            if compute is not None:
-                follow(self._out, torch.cuda.current_stream(self.device))  # where the caller may have edited
             with On(self._out):
                 for item, extent in zip(items, extents, strict=True):
-                    host, device = self._arena.view(extent, item.nbytes), raw_bytes(item.storage)
-                    host.copy_(device, non_blocking=True)
-                    entries.append(Swapped(item=item, extent=extent, host=host, device=device))
-                    if self._out is not None:
-                        ended.append(self._out.record_event())
-            state = SwappedState([*earlier, *entries], compute=compute, go=go, wake=wake, make_room=make_room)
+                    device = raw_bytes(item.storage)
+                    extent.bytes.copy_(device, non_blocking=True)
+                    copied = self._out.record_event() if self._out is not None else None
+                    entries.append(Swapped(item=item, extent=extent, device=device, copied=copied))
             undo.pop_all()
-        # Nothing reads a storage whose copy has ended: the program's thread is parked. While one is freed the next is
-        # in flight.
-        for index, item in enumerate(items):
-            if ended:
-                ended[index].synchronize()
-            item.storage.resize_(0)
-        return state
+        return entries
+
+    def free(self, entries: Sequence[Swapped]) -> None:
+        """Free the device memory of ``entries``, each when its copy has ended; of as many as can be.
+
+        Nothing reads them: the program's thread is parked. While one is freed the next is in flight. A storage that
+        numpy or DLPack holds refuses, and keeps its bytes, as does one that refuses twice for any reason.
+        """
+        for entry in entries:
+            if entry.copied is not None:
+                entry.copied.synchronize()
+            for _ in range(2):
+                try:
+                    entry.item.storage.resize_(0)
+                    break
+                except BaseException as error:  # noqa: BLE001 - whatever it is, the bytes are still there
+                    _log.debug("a storage of %d bytes stays on the device: %s", entry.item.nbytes, error)
 
     def release(self, entries: Iterable[Swapped]) -> None:
         """Give host memory back."""
@@ -122,32 +127,78 @@ class TransferEngine:
         ``busy``: another session may be filling the compute stream with work, which the copies are then to pass. The
         rest follows behind the program's computation, and the host copies are released when all is back. Raises
         :class:`DeviceMemoryFull` before the program goes on, with the state intact on the host, if the device has no
-        room.
+        room. Interrupted before the program goes on it leaves a state that has ``begun``, and can be called again.
+        """
+        self.undo(state)
+        state.begun = True
+        try:
+            ready, rest, behind = self._begin(state, busy)
+        except BaseException as error:
+            self.undo(state)
+            if lacks_memory(error):
+                message = f"the device has no room for {state.nbytes} bytes of session state"
+                raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
+            raise
+        # The program's thread sees to the rest, if there is one.
+        state.depart(*([] if rest else [self._behind.posting(functools.partial(self._bring_back, state, behind))]))
+        try:
+            if ready is not None:
+                ready.synchronize()
+        finally:
+            state.land()
+
+    def undo(self, state: SwappedState) -> None:
+        """Take back what a swap-in of ``state`` that did not come to its end has begun; nothing, if none has."""
+        if state.begun:
+            for stream in (state.compute, self._in, self._in_behind):
+                if stream is not None:
+                    stream.synchronize()
+            _free(state.entries)
+            state.rewind()
+
+    def restore(self, state: SwappedState) -> bool:
+        """Bring all of ``state`` back and wait for it, on the program's thread; False, and no effect, without room."""
+        self.undo(state)
+        state.begun = True
+        try:
+            with On(state.compute):
+                batches = [*state.frontier, *state.history]
+                _allocate(batches)
+                for batch in batches:
+                    _copy_in(batch.entries)
+            if state.compute is not None:
+                state.compute.synchronize()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the host has everything
+            _log.debug("session state could not be brought back yet: %s", error)
+            self.undo(state)
+            return False
+        self._give_back(state)
+        return True
+
+    def _begin(self, state: SwappedState, busy: bool) -> tuple[torch.cuda.Event | None, list[Batch], list[Batch]]:
+        """Put what can be ahead of ready into the queues.
+
+        The event at which the frontier is there, the batches that are still to be allocated, and those that are still
+        to be copied.
         """
         compute = state.compute
         # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
         beside = busy and compute is not None
         stream = self._in if beside else compute
         first, rest = state.history[:_AHEAD], state.history[_AHEAD:]
-        try:
-            # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
-            # recycled block must wait for the work that is queued there, and that must not be the program's own.
-            with On(compute):
-                if beside:
-                    self._copy_beside(state.frontier, compute)
-                else:
-                    for batch in state.frontier:  # the first is under way while the next is allocated
-                        _allocate([batch])
-                        _copy_in(batch.entries)
-                _allocate(first)
-                if busy or len(rest) < _ASK_FROM or not self._has_room(rest):
-                    _allocate(rest)
-                    rest = []
-        except torch.OutOfMemoryError as error:
-            if stream is not None:
-                stream.synchronize()
-            _free(state.entries)
-            raise DeviceMemoryFull(f"the device has no room for {state.nbytes} bytes of session state") from error
+        # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
+        # recycled block must wait for the work that is queued there, and that must not be the program's own.
+        with On(compute):
+            if beside:
+                self._copy_beside(state.frontier, compute)
+            else:
+                for batch in state.frontier:  # the first is under way while the next is allocated
+                    _allocate([batch])
+                    _copy_in(batch.entries)
+            _allocate(first)
+            if busy or len(rest) < _ASK_FROM or not self._has_room(rest):
+                _allocate(rest)
+                rest = []
         ready, ahead = None, 0
         if stream is not None and self._in_behind is not None:
             ready = stream.record_event()
@@ -156,16 +207,9 @@ class TransferEngine:
                 follow(self._in_behind, compute)
             ahead = self._submit(state, first, until=ready)
         behind = state.history[ahead:]
-        state.depart(ready, beside=beside, allocate=functools.partial(self._allocate_rest, state, rest, behind))
-        state.go()
-        state.wake()
-        if not rest:
-            self._behind.put(functools.partial(self._bring_back, state, behind))
-        try:
-            if ready is not None:
-                ready.synchronize()
-        finally:
-            state.land()
+        allocate = functools.partial(self._allocate_rest, state, rest, behind) if rest else None
+        state.under_way(ready, beside=beside, allocate=allocate)
+        return ready, rest, behind
 
     def _has_room(self, batches: Sequence[Batch]) -> bool:
         """Whether the device surely has room for ``batches``: in torch's cache, or twice of it with what is free.
@@ -179,34 +223,33 @@ class TransferEngine:
         cached = held["reserved_bytes"]["all"]["current"] - held["allocated_bytes"]["all"]["current"]
         return bool(cached >= wanted or cached + torch.cuda.mem_get_info(self.device)[0] >= 2 * wanted)
 
-    def _allocate_rest(self, state: SwappedState, rest: Sequence[Batch], behind: Sequence[Batch], last: bool) -> bool:
+    def _allocate_rest(self, state: SwappedState, rest: Sequence[Batch], behind: Sequence[Batch]) -> bool:
         """On the program's thread: allocate ``rest`` and have the engine bring what is ``behind``; False without room.
 
-        After the ``last`` attempt the state is given up.
+        If it fails again and again for another reason the state is given up, which unwinds the program.
         """
-        if not rest:
-            return True  # RESUME did it all
         nbytes = sum(batch.nbytes for batch in rest)
-        while not self._try_to_allocate(rest, state.compute):
-            if state.make_room(nbytes):
-                continue
-            if last:
-                error = DeviceMemoryFull(f"the device has no room for {nbytes} bytes of session state")
-                self._behind.put(functools.partial(self._bring_back, state, [], error))
-            return last
+        while (error := self._try_to_allocate(rest, state.compute)) is not None:
+            state.failures += not lacks_memory(error)
+            if state.failures > _ATTEMPTS:
+                self._give_up(state, error)
+                return True
+            if not state.make_room(nbytes):
+                return False
         follow(self._in_behind, state.compute)  # somebody else may have computed since RESUME
-        self._behind.put(functools.partial(self._bring_back, state, behind))
+        self._behind.posting(functools.partial(self._bring_back, state, behind))()
         return True
 
-    def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> bool:
+    def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> Exception | None:
+        """Allocate all of ``batches``, or none and return why."""
         try:
             with On(stream):
                 _allocate(batches)
-        except torch.OutOfMemoryError:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the host has everything
             for batch in batches:
                 _free(batch.entries)
-            return False
-        return True
+            return error
+        return None
 
     def _copy_beside(self, batches: Iterable[Batch], compute: torch.cuda.Stream | None) -> None:
         _allocate(batches)
@@ -229,31 +272,39 @@ class TransferEngine:
                 count += 1
         return count
 
-    def _bring_back(self, state: SwappedState, batches: Sequence[Batch], error: Exception | None = None) -> None:
+    def _bring_back(self, state: SwappedState, batches: Sequence[Batch]) -> None:
+        """On the engine's thread: copy ``batches``, and give the host memory back when all is there.
+
+        The program's thread waits for these copies: whatever happens, it must hear of it.
+        """
         if batches:
             state.hold()
-        try:
-            self._submit(state, batches)
-            if self._in_behind is not None:
-                self._in_behind.synchronize()
-        except RuntimeError as failure:  # the program's thread waits for these copies: it must hear of it
-            error = failure
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._submit(state, [batch for batch in batches if state.lacks(batch)])
+                if self._in_behind is not None:
+                    self._in_behind.synchronize()
+                break
+            except BaseException as failure:  # noqa: BLE001
+                if attempt == _ATTEMPTS - 1:
+                    return self._give_up(state, failure)
+                time.sleep(_ATTEMPT_SECONDS)
+        self._give_back(state)
+
+    def _give_back(self, state: SwappedState) -> None:
+        """All is on the device again."""
+        state.finish()
+        self.release(state.entries)
+        state.settle()
+
+    def _give_up(self, state: SwappedState, cause: BaseException) -> None:
+        """The program can never go on: let it know, and forget the state."""
+        error = DjinnError(f"{state.nbytes} bytes of session state could not be brought back to the device: {cause}")
+        error.__cause__ = cause
         state.finish(error)
         self.release(state.entries)
         state.settle()
 
-    def _work(self) -> None:
-        while self._do_next():
-            pass
-
-    def _do_next(self) -> bool:
-        """Do what comes next, and forget it: who waits for the next job must not hold the state of the last."""
-        job = self._behind.get()
-        if job is not None:
-            job()
-        return job is not None
-
     def close(self) -> None:
         """End the engine's thread after what it was given."""
-        self._behind.put(None)
-        self._thread.join()
+        self._behind.close()

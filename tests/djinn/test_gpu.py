@@ -83,4 +83,4 @@ def test_resume_beside_a_computing_session(runtime, model, tokens):
 
 def test_arena_is_pinned(runtime):
     """The host memory is page-locked, whatever torch thinks of who allocated it."""
-    assert runtime.arena.view(runtime.arena.reserve([4096])[0], 4096).is_pinned()
+    assert runtime.arena.reserve([4096])[0].bytes.is_pinned()

@@ -383,12 +383,16 @@ def test_history_without_room_evicts_others(runtime, llama, input_ids, monkeypat
 
 
 def test_close_while_history_waits_for_room(runtime, llama, input_ids, taken_after_resume):
-    """The program is unwound, and its host memory given back."""
-    _, asked = taken_after_resume
+    """The program may touch its state when it is unwound: close() says how much waits, and ends when it is back."""
+    room, asked = taken_after_resume
     session = parked(runtime, 3, greedy, llama, input_ids, 2)
     session.io_wait()
+    waiting = session.host_bytes
     session.resume()
     assert asked.wait(30)
+    with pytest.raises(TimeoutError, match=f"no room yet for {waiting} bytes"):
+        session.close(0.1)
+    room.set()
     session.close(30)
     assert session.phase is djinn.Phase.CLOSED
     assert runtime.arena.reserved_bytes == 0

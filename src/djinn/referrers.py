@@ -1,0 +1,202 @@
+"""Chains of referrers: who, outside a set of objects that are known, leads to one of them.
+
+``gc.get_referrers`` is asked again and again, from the suspects upwards. A chain that comes to a module, a class or a
+local variable of another thread ends with somebody; one that ends in nothing ends on a value stack, which Python does
+not show. Needs nothing but the standard library.
+
+Not seen: holders that the garbage collector does not know, and the value stacks of other threads.
+"""
+
+import contextvars
+import gc
+import itertools
+import opcode
+import operator
+import sys
+import threading
+import types
+from collections.abc import Container, Iterable
+
+_SOMEBODY = (type, types.ModuleType, contextvars.Context)  # a chain need not go past these
+_TEMPORARIES = (tuple, dict, types.CellType)  # what a call keeps on the value stack, and a frame for captured variables
+_MAX_CHAIN = 5  # referrers deep; a longer chain is somebody's data structure
+_MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
+
+# These call nothing: a frame that stands at one while a younger frame runs has been interrupted by a tracer.
+_CALLING_NOTHING = frozenset(
+    opcode.opmap[name]
+    for name in ("RESUME", "NOP", "PUSH_NULL", "LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL")
+    if name in opcode.opmap
+)
+_CO_OPTIMIZED = 1  # the code of a function: its local variables lie in the frame
+
+
+class Chains:
+    """Chains from ``suspects``, by id, up to somebody; objects whose ids are ``inside`` are passed over.
+
+    ``ends`` are further types at which a chain ends with somebody, ``ignored`` types that never count as referrers.
+    ``held`` are the suspects that a chain connects with somebody; ``only_temporaries`` says whether the others are
+    referred to by nothing but temporaries of a call; ``traced`` whether local variables of another thread could not be
+    read, so that any of the others may be held by them.
+    """
+
+    def __init__(
+        self,
+        suspects: dict[int, object],
+        *,
+        inside: Container[int],
+        ends: tuple[type, ...] = (),
+        ignored: tuple[type, ...] = (),
+    ) -> None:
+        self._inside = inside
+        self._ends = (*_SOMEBODY, *ends)
+        self._ignored = ignored
+        self._objects = suspects  # and whoever refers to them: alive, so that ids stay theirs
+        self._suspects = frozenset(suspects)
+        self._leads_to: dict[
+            int, list[int]
+        ] = {}  # referrers that are not inside, and what they refer to of ``_objects``
+        self._somebody = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
+        theirs, self.traced = locals_of_other_threads()
+        self._somebody |= theirs
+        if gc.get_freeze_count():
+            gc.unfreeze()  # frozen containers are invisible to get_referrers
+        self.held = self._climb()
+        others = [key for key in self._leads_to if not self._reached([key]) <= self.held]
+        self.only_temporaries = all(
+            type(self._objects[key]) in _TEMPORARIES and self._suspects.issuperset(self._leads_to[key])
+            for key in others
+        )
+
+    def _climb(self) -> set[int]:
+        level = [key for key in [*self._suspects, *self._young_temporaries()] if not self._is_somebody(key)]
+        held = self._reached(set(self._objects).difference(level))
+        for _ in range(_MAX_CHAIN):
+            level = [key for key in level if not self._reached([key]) <= held]
+            if not level or len(level) > _MAX_REFERRERS:
+                break
+            level = self._refer_to([self._objects[key] for key in level])
+            somebody = {key for key in level if self._is_somebody(key)}
+            held |= self._reached(somebody)
+            level = [key for key in level if key not in somebody]
+        return held | self._reached(level)
+
+    def _young_temporaries(self) -> list[int]:
+        """Temporaries that refer to suspects, as far as they are easily found: asking for both at once saves a look."""
+        found = []
+        for generation in (0, 1):
+            for obj in gc.get_objects(generation=generation):
+                if type(obj) in _TEMPORARIES and self._note(obj):
+                    found.append(id(obj))
+        return found
+
+    def _refer_to(self, level: list[object]) -> list[int]:
+        """Refers to ``level`` and was not yet known."""
+        found = gc.get_referrers(*level)
+        found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
+        *counts, alone = map(sys.getrefcount, found)
+        # The call's own arguments are such a tuple. One on a value stack has a reference more.
+        return [
+            id(obj)
+            for obj, count in zip(found, counts, strict=False)
+            if obj is not level and not (type(obj) is tuple and count == alone) and self._note(obj)
+        ]
+
+    def _note(self, obj: object) -> bool:
+        """Note what ``obj`` refers to, if it is not inside; whether it was not yet known to."""
+        key = id(obj)
+        if key in self._inside or type(obj) in self._ignored or obj is self._objects:
+            return False
+        children = [id(child) for child in gc.get_referents(obj) if id(child) in self._objects]
+        if not children:
+            return False
+        known = key in self._leads_to
+        self._leads_to[key] = children
+        self._objects[key] = obj
+        return not known
+
+    def _is_somebody(self, key: int) -> bool:
+        return key in self._somebody or issubclass(type(self._objects[key]), self._ends)
+
+    def _reached(self, start: Iterable[int]) -> set[int]:
+        """The suspects that ``start`` leads to."""
+        seen: set[int] = set()
+        todo = list(start)
+        while todo:
+            key = todo.pop()
+            if key not in seen:
+                seen.add(key)
+                todo += self._leads_to.get(key, ())
+        return seen & self._suspects
+
+
+def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tuple[str, object, bool]]:
+    """Name, value and whether the frame itself holds the reference (a cell holds a captured variable's).
+
+    ``called`` tells that a younger frame runs. Up to Python 3.12 reading ``f_locals`` leaves a snapshot in the frame
+    that keeps every local alive: it is emptied here, unless the program itself holds it, from ``locals()``, or the
+    frame is being traced: Python writes the snapshot back into the frame when the trace function returns.
+    """
+    namespace = frame.f_locals
+    if namespace is frame.f_globals:
+        return []
+    code = frame.f_code
+    of_function = code.co_flags & _CO_OPTIMIZED
+    if not of_function and not issubclass(type(namespace), dict):
+        return []  # a mapping of the program's own, for a class body: it would answer by its own code
+    items = list(namespace.items() if of_function else dict.items(namespace))
+    cells = {*code.co_cellvars, *code.co_freevars}
+    found = [(name, value, name not in cells) for name, value in items]
+    if of_function and type(namespace) is dict:
+        one, instructions = (namespace,), code.co_code
+        held = map(operator.le, map(sys.getrefcount, one), (5,))  # by the frame, three times here, and by the call
+        emptied = map(dict.clear, itertools.compress(one, held))
+        # No other thread runs between this question and the end of the loop: nothing here lets go of the interpreter.
+        if frame.f_trace is None and not (
+            called and (frame.f_lasti < 0 or instructions[frame.f_lasti] in _CALLING_NOTHING)
+        ):
+            for _ in emptied:
+                pass
+    return found
+
+
+def locals_of_other_threads() -> tuple[set[int], bool]:
+    """Ids of what local variables of other threads refer to, and whether a thread is traced, whose are not read."""
+    own = threading.get_ident()
+    found: set[int] = set()
+    traced = False
+    for ident, youngest in sys._current_frames().items():
+        if ident != own:
+            theirs = _locals_of_stack(youngest)
+            traced = traced or theirs is None
+            found |= theirs or set()
+    return found, traced
+
+
+def _locals_of_stack(youngest: types.FrameType) -> set[int] | None:
+    frames: list[types.FrameType] = []
+    current: types.FrameType | None = youngest
+    while current is not None:
+        frames.append(current)
+        current = current.f_back
+    snapshots = _reading_leaves_a_snapshot()
+    if snapshots and any(_is_traced(frame, called=frame is not youngest) for frame in frames):
+        return None
+    found: set[int] = set()
+    younger: set[int] = set()
+    for frame in frames:
+        if snapshots and id(frame) in younger:
+            return None  # what it called was given the frame itself: a profiler's function
+        younger = {id(value) for _, value, _ in local_variables(frame, called=frame is not youngest)}
+        found |= younger
+    return found
+
+
+def _is_traced(frame: types.FrameType, *, called: bool) -> bool:
+    if frame.f_trace is not None:
+        return True
+    return called and (frame.f_lasti < 0 or frame.f_code.co_code[frame.f_lasti] in _CALLING_NOTHING)
+
+
+def _reading_leaves_a_snapshot() -> bool:
+    return type(sys._getframe().f_locals) is dict  # since Python 3.13 it is a view of the frame itself

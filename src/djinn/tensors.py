@@ -1,0 +1,113 @@
+"""What a tensor is, asked of torch itself: past subclasses' overrides and the modes that a program has entered.
+
+Knows which tensors cannot be emptied and refilled through their storage, and says why in plain words.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils import _python_dispatch
+
+_Tensor = (
+    torch._C.TensorBase
+)  # its methods and attributes are torch's, whatever a subclass or an instance puts in front
+_BASE, _DEVICE, _IS_NESTED, _IS_QUANTIZED, _LAYOUT = (
+    vars(_Tensor)[name] for name in ("_base", "device", "is_nested", "is_quantized", "layout")
+)
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """No mode, subclass or transform of the program's sees what is asked of torch in here."""
+    with contextlib.ExitStack() as stack:
+        for name in ("DisableTorchFunction", "_DisableFuncTorch"):
+            guard = getattr(torch._C, name, None)
+            if guard is not None:
+                stack.enter_context(guard())
+        modes = getattr(_python_dispatch, "_disable_current_modes", None)
+        if modes is not None:
+            stack.enter_context(modes())
+        yield
+
+
+def is_tensor(obj: object) -> bool:
+    """Whether ``obj`` is a tensor, by its type alone."""
+    return issubclass(type(obj), torch.Tensor)
+
+
+def device_of(tensor: torch.Tensor) -> torch.device | None:
+    """Where ``tensor`` lies; None for a subclass that answers by code of its own."""
+    if _answers_itself(tensor):
+        return None
+    device: torch.device = _DEVICE.__get__(tensor)
+    return device
+
+
+def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor of which ``tensor`` is a view, which C++ keeps alive: no Python reference shows it."""
+    if _answers_itself(tensor) or _is_transformed(tensor):
+        return None
+    base: torch.Tensor | None = _BASE.__get__(tensor)
+    return base
+
+
+def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The storage of ``tensor``, or None if it has none of its own."""
+    if _answers_itself(tensor) or _is_transformed(tensor) or not torch._C._has_storage(tensor):
+        return None
+    return _Tensor.untyped_storage(tensor)
+
+
+def not_swappable(tensor: torch.Tensor) -> str | None:
+    """Why the bytes of ``tensor`` cannot leave the device through its storage, or None if they can."""
+    subclass = None if type(tensor) is torch.Tensor else f"it is a tensor of the subclass {_qualname(type(tensor))}"
+    if _answers_itself(tensor):
+        return subclass
+    layout = _LAYOUT.__get__(tensor)
+    kinds = (
+        (_is_transformed(tensor), "it belongs to a transform of torch.func (vmap, grad, jvp)"),
+        (_IS_NESTED.__get__(tensor), "it is a nested tensor"),
+        (layout in _PARTS, "it is sparse"),
+        (layout is not torch.strided, f"its layout is {layout}"),
+        (_IS_QUANTIZED.__get__(tensor), "it is quantized"),
+    )
+    return next((reason for is_so, reason in kinds if is_so), subclass)
+
+
+def nbytes_of(tensor: torch.Tensor) -> int:
+    """Bytes that ``tensor`` holds, in its storage or in its parts; 0 if that cannot be asked."""
+    storage = storage_of(tensor)
+    if storage is not None:
+        return storage.nbytes()
+    if _answers_itself(tensor):
+        return 0  # its parts, if any, are tensors of their own
+    try:
+        if _is_transformed(tensor):
+            return nbytes_of(torch._C._functorch.get_unwrapped(tensor))
+        parts = _PARTS.get(_LAYOUT.__get__(tensor), ())
+        if parts:
+            return sum(nbytes_of(getattr(_Tensor, part)(tensor)) for part in parts)
+        return _Tensor.numel(tensor) * _Tensor.element_size(tensor)
+    except RuntimeError:
+        return 0
+
+
+def _qualname(cls: type) -> str:
+    return str(type.__dict__["__qualname__"].__get__(cls))
+
+
+def _answers_itself(tensor: torch.Tensor) -> bool:
+    """Whether torch asks a subclass, by ``__torch_dispatch__``, even for the shape and the device."""
+    return type(tensor) is not torch.Tensor and torch._C._dispatch_keys(tensor).has(torch._C.DispatchKey.Python)
+
+
+def _is_transformed(tensor: torch.Tensor) -> bool:
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

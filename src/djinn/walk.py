@@ -1,0 +1,173 @@
+"""Follows references from the layer's arguments and from the parked frames' locals to every tensor in reach.
+
+Goes through every Python container without knowing the model, in the order in which the program will need what it
+finds, and counts the references that it meets. Runs no code of the program's: see ``static`` and ``tensors``.
+
+Not read: the value stacks of running frames (Python does not show them) and anything held only by C++.
+"""
+
+import contextvars
+import functools
+import gc
+import itertools
+import logging
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from djinn.state import Rank, kv_rank
+from djinn.static import instance_dict, labels_in, module_of, name_of
+from djinn.tensors import base_of, is_tensor
+
+# Entering these would leave the session: they lead to code, to the whole process, or to the weights.
+_NEVER_ENTERED = (
+    type,
+    types.ModuleType,
+    types.CodeType,
+    types.FrameType,
+    types.BuiltinFunctionType,
+    types.MappingProxyType,
+    nn.Module,
+    threading.Thread,
+    logging.Logger,
+    weakref.ref,
+    functools._lru_cache_wrapper,
+    contextvars.Context,
+    contextvars.ContextVar,
+)
+
+
+class Node:
+    """An object met by a :class:`Walk`: where, how often, and what it refers to.
+
+    ``edges`` are references that its reference count shows; ``mentions`` are met without knowing that. ``certain``:
+    the session's own for sure, whoever else refers to it.
+    """
+
+    __slots__ = ("certain", "children", "edges", "mentions", "name", "obj", "rank")
+
+    def __init__(self, obj: object, name: str, rank: Rank, *, certain: bool = False) -> None:
+        self.obj = obj
+        self.name = name
+        self.rank = rank
+        self.certain = certain
+        self.edges = 0
+        self.mentions = 0
+        self.children: list[int] = []
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The object, which is known to be a tensor."""
+        assert is_tensor(self.obj)
+        return self.obj  # type: ignore[return-value]
+
+
+class Walk:
+    """Follows references from roots; nodes are found in order of their rank, each expanded once.
+
+    ``kv_of`` gives the decoder layer (1 .. N) whose KV an object is and the name of that, or None for any other object.
+    """
+
+    def __init__(self, *, kv_of: Callable[[object], tuple[int, str] | None], breakpoint: int) -> None:
+        self.nodes: dict[int, Node] = {}
+        self._kv_of = kv_of
+        self._breakpoint = breakpoint
+        self._waiting: dict[Rank, list[Node]] = {}
+        self._entered: dict[type, bool] = {}  # for each type that was met
+
+    def meet(self, obj: object, name: str, rank: Rank, *, counted: bool = True) -> Node | None:
+        """Note a reference to ``obj``; ``counted`` says whether it is one that the reference count shows."""
+        if not gc.is_tracked(obj) or not self._is_entered(type(obj)):
+            return None
+        node = self.nodes.get(id(obj))
+        if node is None:
+            kv = self._kv_of(obj)
+            if kv is not None:
+                layer, name = kv
+                rank = kv_rank(layer, self._breakpoint)
+            node = self._add(Node(obj, name, rank))
+        if counted:
+            node.edges += 1
+        else:
+            node.mentions += 1
+        return node
+
+    def meet_own(self, context: contextvars.Context, name: str, rank: Rank) -> None:
+        """Note the context in which the session's thread runs: its values are in the session's reach."""
+        self._add(Node(context, name, rank, certain=True))
+
+    def _add(self, node: Node) -> Node:
+        self.nodes[id(node.obj)] = node
+        self._waiting.setdefault(node.rank, []).append(node)
+        return node
+
+    def _is_entered(self, cls: type) -> bool:
+        entered = self._entered.get(cls)
+        if entered is None:
+            entered = self._entered[cls] = not issubclass(cls, _NEVER_ENTERED) and not _is_ours(module_of(cls))
+        return entered
+
+    def run(self) -> None:
+        """Expand everything that waits, nearest need first."""
+        while self._waiting:
+            rank = min(self._waiting)
+            waiting = self._waiting.pop(rank)
+            while waiting:
+                node = waiting.pop(0)
+                # What a KV cache or one of its layers leads to is of that layer; other children inherit the rank.
+                for child, name in _references(node.obj, node.name):
+                    met = self.meet(child, name, node.rank)
+                    if met is not None:
+                        node.children.append(id(child))
+                waiting += self._waiting.pop(rank, [])
+
+    def tensors(self) -> Iterator[Node]:
+        """The nodes that are tensors."""
+        return (node for node in self.nodes.values() if is_tensor(node.obj))
+
+    def reachable_from(self, start: Iterable[int]) -> set[int]:
+        """Ids of the nodes that ``start`` leads to, itself included."""
+        seen: set[int] = set()
+        todo = [key for key in start if key in self.nodes]
+        while todo:
+            key = todo.pop()
+            if key not in seen:
+                seen.add(key)
+                todo += self.nodes[key].children
+        return seen
+
+
+def _is_ours(module: str) -> bool:
+    """Whether a type defined in ``module`` is the runtime's: it is on the stack, and leads to every session."""
+    return module == __package__ or module.startswith(f"{__package__}.")
+
+
+def _references(obj: object, name: str) -> list[tuple[object, str]]:
+    """What ``obj`` refers to, each with a name."""
+    if type(obj) is types.FunctionType:  # its globals belong to everybody
+        return [(part, name) for part in (obj.__closure__, obj.__defaults__, obj.__kwdefaults__) if part is not None]
+    referents = gc.get_referents(obj)
+    if is_tensor(obj):
+        children = [(child, name) for child in referents]
+        base = base_of(obj)  # type: ignore[arg-type]
+        return children if base is None else [*children, (base, f"{name}.base")]
+    labels = labels_in(obj)
+    attributes = instance_dict(obj)
+    if attributes is not None:
+        labels.update(labels_in(attributes))
+        referents = gc.get_referents(obj)  # asking may have made the dict
+    if name_of(type(obj)).startswith("hamt"):  # a node of a context: variables behind their values
+        for value, variable in itertools.pairwise(referents):
+            if type(variable) is contextvars.ContextVar:
+                labels[id(value)] = variable.name
+    children = []
+    for child in referents:
+        label = "" if child is attributes else labels.get(id(child), "")
+        children.append((child, f"{name}.{label}" if label else name))
+    if issubclass(type(obj), (list, tuple)):
+        children.reverse()  # sequences report their last element first
+    return children
