@@ -97,6 +97,11 @@ class Program:
         return self._thread.ident is not None and not self._thread.is_alive()
 
     @property
+    def is_current(self) -> bool:
+        """Whether this is asked by the program itself."""
+        return self._thread is threading.current_thread()
+
+    @property
     def ident(self) -> int | None:
         """Its thread's."""
         return self._thread.ident

@@ -293,7 +293,8 @@ class Session:
 
     def _io_wait(self, force: bool) -> None:
         self._check_parked("IO_WAIT is possible")
-        move(self._phase, Phase.IO_WAIT)
+        if self._phase is Phase.IO_WAIT:
+            raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already")
         if force:
             self._placement.swap_out()
         self._pause = _Pause(self)
@@ -403,7 +404,7 @@ class Session:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._phase is Phase.CLOSED:
             return
-        if self._program is not None and self._program.ident == threading.get_ident():
+        if self._program is not None and self._program.is_current:
             raise IllegalMove("a session cannot be closed by its own program")
         try:
             self._serve(self._abandon, timeout)

@@ -133,19 +133,20 @@ class TransferEngine:
         state.begun = True
         try:
             ready, rest, behind = self._begin(state, busy)
-        except BaseException as error:
-            self.undo(state)
-            if lacks_memory(error):
-                message = f"the device has no room for {state.nbytes} bytes of session state"
-                raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
-            raise
-        # The program's thread sees to the rest, if there is one.
-        state.depart(*([] if rest else [self._behind.posting(functools.partial(self._bring_back, state, behind))]))
-        try:
+            # The program's thread sees to the rest, if there is one.
+            state.depart(*([] if rest else [self._behind.posting(functools.partial(self._bring_back, state, behind))]))
             if ready is not None:
                 ready.synchronize()
+        except BaseException as error:
+            if not state.departed:
+                self.undo(state)
+                if lacks_memory(error):
+                    message = f"the device has no room for {state.nbytes} bytes of session state"
+                    raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
+            raise
         finally:
-            state.land()
+            if state.departed:
+                state.land()
 
     def undo(self, state: SwappedState) -> None:
         """Take back what a swap-in of ``state`` that did not come to its end has begun; nothing, if none has."""

@@ -1,0 +1,154 @@
+"""Interrupts: an exception at any line of the runtime, and again in the clean-up, loses nothing and hangs nobody.
+
+A trace function raises KeyboardInterrupt before the n-th line of ``src/djinn`` that a signal runs on the caller's
+thread, for every n; a second one follows some lines later, in whatever cleans up after the first. A signal timer does
+the same at random moments. After each, the session is as it was or has done what was asked: it is led to its end, which
+is bit-equal, and the arena is whole and empty.
+"""
+
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import djinn
+
+SOURCES = str(Path(djinn.__file__).parent)
+PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt on this thread before line ``first`` of the runtime, and ``again`` lines after that."""
+
+    def __init__(self, first, again=0):
+        self.left = first
+        self.again = again
+        self.raised = 0
+
+    def __enter__(self):
+        sys.settrace(self.of_call)
+        return self
+
+    def __exit__(self, *exc_info):
+        sys.settrace(None)
+        return exc_info[0] is KeyboardInterrupt
+
+    def of_call(self, frame, event, arg):
+        return self.of_line if frame.f_code.co_filename.startswith(SOURCES) else None
+
+    def of_line(self, frame, event, arg):
+        if event == "line" and self.left:
+            self.left -= 1
+            if self.left == 0:
+                self.left, self.again = self.again, 0
+                self.raised += 1
+                raise KeyboardInterrupt
+        return self.of_line
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two layers of 8 units: a session takes some milliseconds."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+
+
+@pytest.fixture
+def runtime(model):
+    runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+    yield runtime
+    runtime.close(10)
+
+
+INPUT = torch.linspace(-1, 1, 32).reshape(4, 8)
+
+
+def program(model):
+    return model(INPUT * 1)
+
+
+def parked(runtime, model, *, swapped=None):
+    session = runtime.open(breakpoint=1).start(program, model)
+    assert session.wait(10) is djinn.Phase.PAUSED
+    if swapped is not None:
+        session.io_wait(force=swapped)
+    return session
+
+
+def at_its_end(session, model):
+    """Lead ``session`` to its end from wherever it is; what it computed."""
+    if session.phase is djinn.Phase.CREATED:
+        session.start(program, model)
+    if session.wait(10) is djinn.Phase.PAUSED:
+        session.io_wait()
+    if session.phase is djinn.Phase.IO_WAIT:
+        session.resume()
+    return session.result(10)
+
+
+def edit(session):
+    session.state["hidden_states"].mul_(1)
+
+
+# What is interrupted, the state that it is asked in, and whether the program still comes to its end.
+SIGNALS = {
+    "start": (lambda runtime, model: runtime.open(breakpoint=1), lambda one, model: one.start(program, model), True),
+    "wait": (parked, lambda one, model: one.wait(10), True),
+    "pause": (parked, lambda one, model: suppressed(one.pause), True),
+    "break_at": (parked, lambda one, model: one.break_at(1), True),
+    "io_wait": (parked, lambda one, model: one.io_wait(), True),
+    "io_wait unforced": (parked, lambda one, model: one.io_wait(force=False), True),
+    "resume": (lambda *call: parked(*call, swapped=True), lambda one, model: one.resume(), True),
+    "resume paused": (parked, lambda one, model: one.resume(), True),
+    "resume idle": (lambda *call: parked(*call, swapped=False), lambda one, model: one.resume(), True),
+    "edit": (lambda *call: parked(*call, swapped=True), lambda one, model: edit(one), True),
+    "edit idle": (lambda *call: parked(*call, swapped=False), lambda one, model: edit(one), True),
+    "left behind": (parked, lambda one, model: one.left_behind, True),
+    "result": (lambda runtime, model: runtime.open().start(program, model), lambda one, model: one.result(10), True),
+    "cancel": (lambda *call: parked(*call, swapped=True), lambda one, model: one.cancel(), False),
+    "close": (lambda *call: parked(*call, swapped=True), lambda one, model: one.close(10), False),
+    "close paused": (parked, lambda one, model: one.close(10), False),
+}
+
+
+def suppressed(call):
+    try:
+        call()
+    except djinn.DjinnError:
+        pass
+
+
+def check(runtime, session, model, *, ends):
+    """``session`` can be led to its end, or is closed within its timeout, and nothing stays behind."""
+    runtime.arena.check_integrity()
+    if ends:
+        assert torch.equal(at_its_end(session, model), program(model))
+    session.close(10)
+    assert session.phase is djinn.Phase.CLOSED
+    assert runtime.arena.reserved_bytes == 0
+    runtime.arena.check_integrity()
+
+
+@pytest.mark.parametrize("again", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_an_interrupt_at_any_line(runtime, model, name, again):
+    """The session is as it was, or done; a retry, a result and a close work, each within its timeout."""
+    prepare, interrupted, ends = SIGNALS[name]
+    line = 0
+    raised = 1
+    while raised:
+        line += 1
+        session = prepare(runtime, model)
+        with Interrupt(line, again) as interrupt:
+            interrupted(session, model)
+        raised = interrupt.raised
+        if name == "resume" and not again and session.phase is djinn.Phase.IO_WAIT:
+            assert session.device_bytes == 0
+        check(runtime, session, model, ends=ends)
+    assert line > 5
