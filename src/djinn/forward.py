@@ -87,7 +87,7 @@ class _Watch:
 
     def __init__(self, module: nn.Module, passages: dict[int, Passage]) -> None:
         self._module = module
-        self._passages = passages
+        self.passages = passages
         self._before = vars(module).get("forward")  # somebody else's stand-in
         self._forward = module.forward
         self.__wrapped__ = module.forward  # its signature is read, by `generate` for one
@@ -97,9 +97,10 @@ class _Watch:
         """Give the module its own ``forward`` back, unless somebody else has put another in place since."""
         own = vars(self._module)
         if own.get("forward") is self:
-            del own["forward"]
             if self._before is not None:
                 own["forward"] = self._before
+            else:
+                del own["forward"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         # A copy of the module is not watched.
@@ -117,7 +118,7 @@ class _LayerWatch(_Watch):
         self._number = number
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        passage = self._passages.get(threading.get_native_id())
+        passage = self.passages.get(threading.get_native_id())
         if passage is None:
             return self._forward(*args, **kwargs)
         passage.enter_layer(self._number, args, kwargs)
@@ -130,7 +131,7 @@ class _ModelWatch(_Watch):
     """Tells the passage of the model's end, also if it raised."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        passage = self._passages.get(threading.get_native_id())
+        passage = self.passages.get(threading.get_native_id())
         if passage is None:
             return self._forward(*args, **kwargs)
         try:
@@ -143,7 +144,7 @@ class _PartWatch(_Watch):
     """Tells the passage of a part beside the layers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        passage = self._passages.get(threading.get_native_id())
+        passage = self.passages.get(threading.get_native_id())
         if passage is None:
             return self._forward(*args, **kwargs)
         passage.enter_part(args, kwargs)
@@ -160,14 +161,20 @@ class Watches:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
-        _refuse_compiled_and_watched(model)
         # By the system's number of a thread: a fork of a session's thread has another, and nobody there to resume it.
         self._passages: dict[int, Passage] = {}
-        self._watches: list[_Watch] = [
-            _LayerWatch(layer, self._passages, number) for number, layer in enumerate(layers, start=1)
-        ]
-        self._watches += [_PartWatch(part, self._passages) for part in parts_beside(model, frozenset(layers))]
-        self._watches.append(_ModelWatch(model, self._passages))
+        self._model = model
+        self._layers = layers
+        self._parts = list(parts_beside(model, frozenset(layers)))
+
+    def put_on(self) -> None:
+        """Watch the model; what is there already when this fails is taken off by :meth:`remove`."""
+        _refuse_compiled_and_watched(self._model)
+        for number, layer in enumerate(self._layers, start=1):
+            _LayerWatch(layer, self._passages, number)
+        for part in self._parts:
+            _PartWatch(part, self._passages)
+        _ModelWatch(self._model, self._passages)
 
     def attach(self, passage: Passage) -> None:
         """Route the current thread's passes through the model to ``passage``."""
@@ -179,8 +186,12 @@ class Watches:
 
     def remove(self) -> None:
         """Take everything off the model."""
-        for watch in reversed(self._watches):  # a module may be watched twice
-            watch.remove()
+        for module in (*self._layers, *self._parts, self._model):
+            while (watch := vars(module).get("forward")) is not None and self._is_ours(watch):
+                watch.remove()  # a module may be watched twice
+
+    def _is_ours(self, watch: object) -> bool:
+        return isinstance(watch, _Watch) and watch.passages is self._passages
 
 
 def _refuse_compiled_and_watched(model: nn.Module) -> None:
@@ -213,13 +224,9 @@ class KvLayers:
         another model's, as in assisted generation, is like any other object.
         """
         found: dict[int, tuple[int, str]] = {}
-        caches: dict[type, bool] = {}
 
         def kv_of(obj: object) -> tuple[int, str] | None:
-            cls = type(obj)
-            if cls not in caches:
-                caches[cls] = is_named(cls, "Cache", "transformers.cache_utils")
-            if caches[cls] and not found:
+            if not found and is_named(type(obj), "Cache", "transformers.cache_utils"):
                 for cache, part in _caches_in(obj):
                     for index, layer in enumerate(elements_of(_attributes(cache).get("layers"))):
                         if index in self._number_at:

@@ -52,7 +52,6 @@ _REFUSED = {
     torch.Tensor.requires_grad_: "cannot be a leaf of autograd",
     torch.Tensor.requires_grad.__set__: "cannot be a leaf of autograd",  # type: ignore[attr-defined]
     torch.Tensor.register_hook: "cannot have hooks",
-    torch.Tensor.set_: "cannot be put over another storage",
     torch.Tensor.data.__set__: "cannot be put over another storage",  # type: ignore[attr-defined]
     torch.Tensor.resize_: "cannot be resized",
     torch.Tensor.resize_as_: "cannot be resized",
@@ -116,6 +115,10 @@ class GuardedTensor(torch.Tensor):
         """The same for operators that are called past ``__torch_function__``."""
         return _use(func, args, kwargs or {})
 
+    def set_(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Refused, as what else would change the tensor itself; torch does not ask ``__torch_function__`` for it."""
+        raise _refusal(self, "cannot be put over another storage")
+
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter(self.unbind(0))
 
@@ -130,9 +133,13 @@ class GuardedTensor(torch.Tensor):
 def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     guards = [part for part in tree_iter((args, kwargs)) if isinstance(part, GuardedTensor)]
     if (what := _REFUSED.get(func)) is not None:
-        raise IllegalMove(f"{guards[0]._name} {what}, for it is the state of a session: clone() it first")
+        raise _refusal(guards[0], what)
     sources = sorted({guard._source for guard in guards}, key=lambda source: source.number)
     return _under([source.lock for source in sources], functools.partial(_on_plain_tensors, func, args, kwargs, sources))
+
+
+def _refusal(guard: GuardedTensor, what: str) -> IllegalMove:
+    return IllegalMove(f"{guard._name} {what}, for it is the state of a session: clone() it first")
 
 
 def _under(locks: list[AbstractContextManager[object]], function: Callable[[], Any]) -> Any:

@@ -115,6 +115,7 @@ class Hands:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._working = True
         self._bell = Bell()
+        self._asked = threading.local()  # for the job of each thread that has not returned from asking
         # Not a threading.Thread: its start can be interrupted half-way, and it would be traced as others are.
         self._ident = _thread.start_new_thread(self._work, ())
 
@@ -122,19 +123,20 @@ class Hands:
         """``function()``, done there; raises what it raises.
 
         ``TimeoutError`` after ``timeout`` seconds: then it is done later. Who is interrupted before it has begun leaves
-        nothing behind; after that it is done to its end, for which an interrupted caller waits. Raises
-        :class:`IllegalMove` after :meth:`close`.
+        nothing behind; after that it is done to its end, for which an interrupted caller waits: if he is interrupted in
+        that too, at his next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
         """
         if self._ident == threading.get_ident():
             return function()
-        job = _Job(function)
+        self.settle()
+        job = self._asked.job = _Job(function)
         try:
             self._jobs.put(job)
             job.wait(timeout, given_up=self._has_ended)
         except BaseException:
-            if not job.call_off():
-                job.wait(_SETTLE_SECONDS, given_up=self._has_ended)
+            self.settle()
             raise
+        self._asked.job = None
         try:
             if job.error is not None:
                 raise job.error
@@ -143,6 +145,14 @@ class Hands:
             return job.value
         finally:
             del job  # its error's traceback holds this frame
+
+    def settle(self) -> None:
+        """Call off what the current thread was interrupted in asking for, or wait for its end if it has begun."""
+        job = getattr(self._asked, "job", None)
+        if job is not None:
+            if not job.call_off():
+                job.wait(_SETTLE_SECONDS, given_up=self._has_ended)
+            self._asked.job = None
 
     def _has_ended(self) -> bool:
         return not self._working

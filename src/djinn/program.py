@@ -4,6 +4,7 @@ The thread finds the caller's surroundings, computes by turns with the other ses
 that is on its way back. It only waits and computes: the thread that signals does the copying (``session``).
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -93,8 +94,8 @@ class Program:
 
     @property
     def died(self) -> bool:
-        """Whether its thread has ended."""
-        return self._thread.ident is not None and not self._thread.is_alive()
+        """Whether its thread has ended; asked of the interpreter, for ``Thread.is_alive`` must not be interrupted."""
+        return self._thread.ident is not None and self._thread.ident not in sys._current_frames()
 
     @property
     def is_current(self) -> bool:

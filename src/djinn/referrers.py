@@ -18,7 +18,8 @@ import types
 from collections.abc import Container, Iterable
 
 _SOMEBODY = (type, types.ModuleType, contextvars.Context)  # a chain need not go past these
-_TEMPORARIES = (tuple, dict, types.CellType)  # what a call keeps on the value stack, and a frame for captured variables
+# By id, for a class may answer ``==`` itself: what a call keeps on the value stack, and a frame for captured variables.
+_TEMPORARIES = frozenset((id(tuple), id(dict), id(types.CellType)))
 _MAX_CHAIN = 5  # referrers deep; a longer chain is somebody's data structure
 _MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
 
@@ -50,7 +51,7 @@ class Chains:
     ) -> None:
         self._inside = inside
         self._ends = (*_SOMEBODY, *ends)
-        self._ignored = ignored
+        self._ignored = frozenset(map(id, ignored))
         self._objects = suspects  # and whoever refers to them: alive, so that ids stay theirs
         self._suspects = frozenset(suspects)
         self._leads_to: dict[
@@ -64,7 +65,7 @@ class Chains:
         self.held = self._climb()
         others = [key for key in self._leads_to if not self._reached([key]) <= self.held]
         self.only_temporaries = all(
-            type(self._objects[key]) in _TEMPORARIES and self._suspects.issuperset(self._leads_to[key])
+            id(type(self._objects[key])) in _TEMPORARIES and self._suspects.issuperset(self._leads_to[key])
             for key in others
         )
 
@@ -86,7 +87,7 @@ class Chains:
         found = []
         for generation in (0, 1):
             for obj in gc.get_objects(generation=generation):
-                if type(obj) in _TEMPORARIES and self._note(obj):
+                if id(type(obj)) in _TEMPORARIES and self._note(obj):
                     found.append(id(obj))
         return found
 
@@ -105,7 +106,7 @@ class Chains:
     def _note(self, obj: object) -> bool:
         """Note what ``obj`` refers to, if it is not inside; whether it was not yet known to."""
         key = id(obj)
-        if key in self._inside or type(obj) in self._ignored or obj is self._objects:
+        if key in self._inside or id(type(obj)) in self._ignored or obj is self._objects:
             return False
         children = [id(child) for child in gc.get_referents(obj) if id(child) in self._objects]
         if not children:
@@ -162,14 +163,14 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
 
 def locals_of_other_threads() -> tuple[set[int], bool]:
     """Ids of what local variables of other threads refer to, and whether a thread is traced, whose are not read."""
-    own = threading.get_ident()
+    youngest = sys._current_frames()
+    del youngest[threading.get_ident()]  # a frame with a variable for itself keeps its whole stack alive
     found: set[int] = set()
     traced = False
-    for ident, youngest in sys._current_frames().items():
-        if ident != own:
-            theirs = _locals_of_stack(youngest)
-            traced = traced or theirs is None
-            found |= theirs or set()
+    for frame in youngest.values():
+        theirs = _locals_of_stack(frame)
+        traced = traced or theirs is None
+        found |= theirs or set()
     return found, traced
 
 

@@ -7,7 +7,6 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
@@ -118,18 +117,23 @@ class Runtime:
         model_storages = frozenset(storage._cdata for storage in storages_of_model(model))
         self._discovery = Discovery(device, KvLayers(found), model_storages)
         self._turn = Turn(device)
-        with ExitStack() as undo:
-            # The watch first: a model that another runtime has is refused before memory is taken.
-            self._watches = Watches(model, found)
-            undo.callback(self._watches.remove)
+        self._watches = Watches(model, found)
+        made: list[HostArena | TransferEngine | Hands] = []
+        try:
+            self._watches.put_on()  # first: a model that another runtime has is refused before memory is taken
             self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
-            undo.callback(self.arena.close)
+            made.append(self.arena)
             self._engine = TransferEngine(device, self.arena)
-            undo.callback(self._engine.close)
+            made.append(self._engine)
             self._hands = Hands()
-            undo.pop_all()
-        self._at_exit = functools.partial(_leave, weakref.ref(self))
-        atexit.register(self._at_exit)
+            made.append(self._hands)
+            self._at_exit = functools.partial(_leave, weakref.ref(self))
+            atexit.register(self._at_exit)
+        except BaseException:
+            self._watches.remove()
+            for part in made:
+                part.close()
+            raise
 
     def open(self, *, breakpoint: int | None = None, visit: int = 1) -> Session:
         """A session that parks after decoder layer ``breakpoint`` (1 .. N), the ``visit``-th time it gets there.

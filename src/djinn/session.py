@@ -121,6 +121,7 @@ class Session:
     @property
     def phase(self) -> Phase:
         """Where the session stands now."""
+        self._hands.settle()
         return self._phase
 
     @property
@@ -154,7 +155,7 @@ class Session:
         The thread computes as the caller would: same CUDA stream, grad and inference mode, autocast, default device,
         context variables and random state.
         """
-        self._check_process()
+        self._enter()
         prepared = Program(
             (program, args, kwargs),
             name=f"djinn-{self.number}",
@@ -195,7 +196,7 @@ class Session:
         FINISHED means that the program ended without reaching its breakpoint. Raises :class:`IllegalMove` in a program
         that would wait for itself, or for a session that waits for the device which the program holds.
         """
-        self._check_process()
+        self._enter()
         self._wait(lambda: not self._moves, timeout)
         return self._phase
 
@@ -207,7 +208,7 @@ class Session:
         go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
         :class:`IllegalMove` unless the session is parked.
         """
-        self._check_process()
+        self._enter()
         state = self._check_parked("the state can be read")
         assert self.layer is not None
         same = weakref.ref(state)  # a view that somebody keeps must not hold the storages
@@ -246,7 +247,7 @@ class Session:
 
         Raises :class:`IllegalMove` unless the session is parked.
         """
-        self._check_process()
+        self._enter()
         self._check_parked("what was left behind is known")
         return self._placement.left
 
@@ -256,7 +257,7 @@ class Session:
 
         For checkers, who call them when RESUME has returned. Raises :class:`IllegalMove` unless the session is parked.
         """
-        self._check_process()
+        self._enter()
         items = self._check_parked("the frontier can be read").frontier
         return {item.views[0].name: functools.partial(_as_the_device_holds_it, item) for item in items}
 
@@ -308,7 +309,7 @@ class Session:
         :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If somebody takes the device memory
         that it counted on for the history before the program can, the program waits until there is room.
         """
-        self._check_process()
+        self._enter()
         while True:
             try:
                 return holding(self._lock, self._resume)
@@ -357,7 +358,7 @@ class Session:
         Raises :class:`IllegalMove` if the session is parked, or parks before its end: it would never come to it; and
         :class:`SessionCancelled` if it was cancelled or closed.
         """
-        self._check_process()
+        self._enter()
         self._wait(lambda: not self._moves, timeout)
         outcome = self._outcome  # value and error together; whoever closes the session labels it before they go
         if outcome is not None:
@@ -400,7 +401,7 @@ class Session:
         A program that has not ended is cancelled and waited for: ``TimeoutError`` if it has not come to its next layer
         after ``timeout`` seconds, or if the device has no room for the state that it may touch on its way out.
         """
-        self._check_process()
+        self._enter()
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._phase is Phase.CLOSED:
             return
@@ -466,7 +467,7 @@ class Session:
 
     def _serve(self, signal: Callable[[], None], timeout: float | None = None) -> None:
         """Have ``signal`` served on the runtime's thread, under the lock."""
-        self._check_process()
+        self._enter()
         self._hands.do(functools.partial(holding, self._lock, signal), timeout)
 
     @property
@@ -482,7 +483,7 @@ class Session:
 
         def looked() -> bool:
             program = self._program
-            if self._moves and program is not None and program.died:
+            if not happened() and self._moves and program is not None and program.died:
                 self._hands.do(self._bury)
             return happened()
 
@@ -499,11 +500,13 @@ class Session:
                 self._turn.take_from(self._its.ident)
                 self._ended(None, DjinnError("the session's thread has died"))
 
-    def _check_process(self) -> None:
+    def _enter(self) -> None:
+        """What each call begins with: it is in the session's process, and an earlier one of this thread is settled."""
         if self._process != os.getpid():
             raise DjinnError(
                 f"this session lives in process {self._process}; a fork has neither its thread nor its state"
             )
+        self._hands.settle()
 
     def _check_parked(self, what: str) -> SessionState:
         state, program = self._placement.state, self._program

@@ -60,21 +60,20 @@ def instance_dict(obj: object) -> dict[Any, Any] | None:
 def labels_in(obj: Any) -> dict[int, str]:
     """Ids of the elements of a dict, list or tuple, with what they are called in it: plain keys and positions only."""
     cls = type(obj)
-    if issubclass(cls, dict):
-        items = dict.copy(obj).items()  # at once: another thread may change it meanwhile
-        return {id(value): f"{key}" for key, value in items if type(key) is str or type(key) is int}
-    if issubclass(cls, list):
-        return {id(value): str(index) for index, value in enumerate(list.__iter__(obj))}
-    if issubclass(cls, tuple):
-        return {id(value): str(index) for index, value in enumerate(tuple.__iter__(obj))}
-    return {}
+    if not issubclass(cls, dict):
+        return {id(value): str(index) for index, value in enumerate(elements_of(obj))}
+    try:
+        items = list(dict.items(obj))
+    except RuntimeError:  # another thread changes it at this moment
+        return {}
+    return {id(value): f"{key}" for key, value in items if type(key) is str or type(key) is int}
 
 
 def elements_of(obj: Any) -> tuple[object, ...]:
     """What a dict (its values), list or tuple holds, in order; nothing of any other object."""
     cls = type(obj)
     if issubclass(cls, dict):
-        return tuple(dict.copy(obj).values())
+        return tuple(dict.values(obj))
     if issubclass(cls, list):
         return tuple(list.__iter__(obj))
     if issubclass(cls, tuple):

@@ -169,7 +169,7 @@ class TransferEngine:
                     _copy_in(batch.entries)
             if state.compute is not None:
                 state.compute.synchronize()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the host has everything
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the host has everything
             _log.debug("session state could not be brought back yet: %s", error)
             self.undo(state)
             return False
@@ -241,12 +241,12 @@ class TransferEngine:
         self._behind.posting(functools.partial(self._bring_back, state, behind))()
         return True
 
-    def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> Exception | None:
+    def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> BaseException | None:
         """Allocate all of ``batches``, or none and return why."""
         try:
             with On(stream):
                 _allocate(batches)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the host has everything
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the host has everything
             for batch in batches:
                 _free(batch.entries)
             return error

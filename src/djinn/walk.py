@@ -77,7 +77,7 @@ class Walk:
         self._kv_of = kv_of
         self._breakpoint = breakpoint
         self._waiting: dict[Rank, list[Node]] = {}
-        self._entered: dict[type, bool] = {}  # for each type that was met
+        self._entered: dict[int, tuple[bool, type]] = {}  # by the id of each type that was met, which stays its own
 
     def meet(self, obj: object, name: str, rank: Rank, *, counted: bool = True) -> Node | None:
         """Note a reference to ``obj``; ``counted`` says whether it is one that the reference count shows."""
@@ -106,10 +106,10 @@ class Walk:
         return node
 
     def _is_entered(self, cls: type) -> bool:
-        entered = self._entered.get(cls)
-        if entered is None:
-            entered = self._entered[cls] = not issubclass(cls, _NEVER_ENTERED) and not _is_ours(module_of(cls))
-        return entered
+        if id(cls) not in self._entered:  # a type may have a hash of its own
+            entered = not issubclass(cls, _NEVER_ENTERED) and not _is_ours(module_of(cls))
+            self._entered[id(cls)] = entered, cls
+        return self._entered[id(cls)][0]
 
     def run(self) -> None:
         """Expand everything that waits, nearest need first."""

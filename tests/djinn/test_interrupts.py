@@ -73,6 +73,11 @@ def program(model):
     return model(INPUT * 1)
 
 
+def slow(model):
+    time.sleep(2e-3)
+    return program(model)
+
+
 def parked(runtime, model, *, swapped=None):
     session = runtime.open(breakpoint=1).start(program, model)
     assert session.wait(10) is djinn.Phase.PAUSED
@@ -99,7 +104,7 @@ def edit(session):
 # What is interrupted, the state that it is asked in, and whether the program still comes to its end.
 SIGNALS = {
     "start": (lambda runtime, model: runtime.open(breakpoint=1), lambda one, model: one.start(program, model), True),
-    "wait": (parked, lambda one, model: one.wait(10), True),
+    "wait": (lambda runtime, model: runtime.open(breakpoint=1).start(slow, model), lambda one, model: one.wait(10), True),
     "pause": (parked, lambda one, model: suppressed(one.pause), True),
     "break_at": (parked, lambda one, model: one.break_at(1), True),
     "io_wait": (parked, lambda one, model: one.io_wait(), True),
@@ -110,7 +115,7 @@ SIGNALS = {
     "edit": (lambda *call: parked(*call, swapped=True), lambda one, model: edit(one), True),
     "edit idle": (lambda *call: parked(*call, swapped=False), lambda one, model: edit(one), True),
     "left behind": (parked, lambda one, model: one.left_behind, True),
-    "result": (lambda runtime, model: runtime.open().start(program, model), lambda one, model: one.result(10), True),
+    "result": (lambda runtime, model: runtime.open().start(slow, model), lambda one, model: one.result(10), True),
     "cancel": (lambda *call: parked(*call, swapped=True), lambda one, model: one.cancel(), False),
     "close": (lambda *call: parked(*call, swapped=True), lambda one, model: one.close(10), False),
     "close paused": (parked, lambda one, model: one.close(10), False),
@@ -152,3 +157,90 @@ def test_an_interrupt_at_any_line(runtime, model, name, again):
             assert session.device_bytes == 0
         check(runtime, session, model, ends=ends)
     assert line > 5
+
+
+@pytest.mark.parametrize("again", [0, 1, 3])
+def test_closing_a_runtime_can_be_interrupted(model, again):
+    """At any line; a second close ends all sessions and gives the model back."""
+    line, raised = 0, 1
+    while raised:
+        line += 1 + again  # a half and a quarter of the lines for the second interrupt: each takes a runtime
+        runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+        sessions = [parked(runtime, model, swapped=True), runtime.open()]
+        with Interrupt(line, again) as interrupt:
+            runtime.close(10)
+        raised = interrupt.raised
+        runtime.close(10)
+        assert {session.phase for session in sessions} == {djinn.Phase.CLOSED}
+        assert runtime.arena.reserved_bytes == 0
+        assert not any("forward" in vars(module) for module in model.modules())
+    assert line > 50
+
+
+def test_making_a_runtime_can_be_interrupted(model):
+    """At any line; the model is free for another one."""
+    line, raised = 0, 1
+    while raised:
+        line += 1
+        runtime = None
+        with Interrupt(line) as interrupt:
+            runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+        raised = interrupt.raised
+        if runtime is not None:
+            runtime.close(10)
+        assert not any("forward" in vars(module) for module in model.modules())
+    assert line > 50
+
+
+@pytest.mark.parametrize("name", ["open", "status", "make_room"])
+def test_what_a_runtime_is_asked_can_be_interrupted(runtime, model, name):
+    """Opening, looking and making room leave the sessions as they were, or have done their work."""
+    calls = {"open": lambda: runtime.open(breakpoint=1), "status": runtime.status, "make_room": lambda: runtime.make_room(1)}
+    line, raised = 0, 1
+    while raised:
+        line += 1
+        session = parked(runtime, model, swapped=False)
+        with Interrupt(line) as interrupt:
+            calls[name]()
+        raised = interrupt.raised
+        check(runtime, session, model, ends=True)
+        for opened in list(runtime._sessions.values()):
+            opened.close()
+
+
+ARMED = []
+
+
+def raise_in_the_runtime(signum, frame):
+    """A signal's handler; the test itself is spared."""
+    while frame is not None and ARMED:
+        if frame.f_code.co_filename.startswith(SOURCES):
+            raise KeyboardInterrupt
+        frame = frame.f_back
+
+
+def test_an_interrupt_at_any_moment(runtime, model, monkeypatch):
+    """The same by a timer's signals, which come between any two bytecodes, one after another."""
+    # Some come in callbacks of weak references, in the standard library, where they are reported and lost.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    chance = random.Random(5)
+    before = signal.signal(signal.SIGALRM, raise_in_the_runtime)
+    raised = 0
+    try:
+        for round_ in range(40 * len(SIGNALS)):
+            prepare, interrupted, ends = SIGNALS[list(SIGNALS)[round_ % len(SIGNALS)]]
+            session = prepare(runtime, model)
+            ARMED.append(True)
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-4), 1e-4)
+            try:
+                interrupted(session, model)
+            except KeyboardInterrupt:
+                raised += 1
+            ARMED.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            check(runtime, session, model, ends=ends)
+    finally:
+        ARMED.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert raised > 100

@@ -1,0 +1,326 @@
+"""Tensors of a session's state in the hands of its caller: void when the session moves on, and nobody else's bytes."""
+
+import copy
+import io
+import operator
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from tests.programs import greedy, prefill
+
+import djinn
+
+
+@pytest.fixture
+def runtime(llama):
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+        yield runtime
+        for session in runtime._sessions.values():
+            session.close()
+        runtime.arena.check_integrity()
+
+
+def parked(runtime, *call, layer=3):
+    session = runtime.open(breakpoint=layer).start(*call)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    return session
+
+
+def equal(left, right):
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+USES = {
+    "repr": repr,
+    "str": str,
+    "format": lambda t: f"{t}",
+    "sum": lambda t: t.sum(),
+    "sum of torch": torch.sum,
+    "add": lambda t: t + 1,
+    "reflected": lambda t: 1 - t,
+    "in place": lambda t: t.mul_(2),
+    "augmented": lambda t: operator.imul(t, 2),
+    "as an argument": lambda t: torch.ones(2, 24, 64).add_(t),
+    "as an output": lambda t: torch.add(1, 1, out=t),
+    "in a list": lambda t: torch.stack([t, t]),
+    "index": lambda t: t[0],
+    "index put": lambda t: operator.setitem(t, 0, 1.0),
+    "iterate": lambda t: list(t),
+    "unpack": lambda t: (lambda a, b: a)(*t),
+    "view": lambda t: t.view(-1),
+    "detach": lambda t: t.detach(),
+    "data": lambda t: t.data,
+    "clone": lambda t: t.clone(),
+    "contiguous": lambda t: t.contiguous(),
+    "to": lambda t: t.to(torch.float64),
+    "item": lambda t: t.max().item(),
+    "tolist": lambda t: t.tolist(),
+    "equal": lambda t: torch.equal(t, t),
+    "comparison": lambda t: t == t,
+    "numpy": lambda t: t.numpy(),
+    "asarray": np.asarray,
+    "DLPack": torch.from_dlpack,
+    "DLPack in numpy": np.from_dlpack,
+    "DLPack capsule": lambda t: t.__dlpack__(),
+    "storage": lambda t: t.untyped_storage(),
+    "data pointer": lambda t: t.data_ptr(),
+    "module": lambda t: torch.nn.functional.layer_norm(t, (64,)),
+    "operator": lambda t: torch.ops.aten.mul.Tensor(t, 2),
+    "einsum": lambda t: torch.einsum("bth->bh", t),
+    "pickle": pickle.dumps,
+    "save": lambda t: torch.save(t, io.BytesIO()),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "as_subclass": lambda t: t.as_subclass(torch.Tensor),
+    "pin": lambda t: torch.Tensor.copy_(torch.empty(2, 24, 64), t),
+}
+
+
+@pytest.mark.parametrize("how", ["io_wait", "resume", "close", "resume after io_wait", "close of the runtime"])
+def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
+    """Each use raises IllegalMove with the tensor's name; shape, dtype and device are still known."""
+    runtime = djinn.Runtime(llama, host_memory_bytes=32 << 20)
+    session = parked(runtime, prefill, llama, input_ids)
+    if how == "resume after io_wait":
+        session.io_wait()
+    kept = session.state["hidden_states"]
+    views = {"itself": kept, "view": kept[:, :], "slice": next(iter(kept.split(2)))}
+    if how == "close of the runtime":
+        runtime.close()
+    else:
+        getattr(session, how.split()[0])()
+    for name, use in USES.items():
+        for tensor in views.values():
+            with pytest.raises(djinn.IllegalMove, match="hidden_states of session 1 is void"):
+                pytest.fail(f"{name} gave {use(tensor)!r}")
+    assert (kept.shape, kept.dtype, kept.device.type, len(kept), kept.dim()) == ((2, 24, 64), torch.float32, "cpu", 2, 3)
+    if how.startswith(("io_wait", "resume")):
+        if how == "io_wait":
+            session.resume()
+        assert torch.equal(session.result(30), prefill(llama, input_ids))
+    runtime.close()
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
+@pytest.mark.parametrize("name", [name for name in USES if name not in ("as an output", "in place", "augmented", "index put")])
+def test_a_guarded_tensor_is_used_like_any_other(runtime, llama, input_ids, name, swapped):
+    """What a plain tensor gives it gives, while the session is parked, and the program is undisturbed."""
+    session = parked(runtime, prefill, llama, input_ids)
+    if swapped:
+        session.io_wait()
+    guarded = session.state["hidden_states"]
+    found, expected = USES[name](guarded), USES[name](guarded.clone())
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, np.ndarray):
+        assert np.array_equal(found, expected)
+    elif isinstance(expected, (str, float, bool)):
+        assert found == expected
+    del found
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_what_shares_the_bytes_is_guarded_and_the_rest_is_plain(runtime, llama, input_ids):
+    """Views of any kind are void with their tensor; results and clones outlive it."""
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    tensor = session.state["hidden_states"]
+    views = [tensor[0], tensor.view(-1), tensor.detach(), tensor.data, tensor.transpose(0, 1), *tensor.unbind(), tensor.mT]
+    results = [tensor * 2, tensor.clone(), tensor.sum(), tensor.double()]
+    expected = [result.clone() for result in results]
+    before = [view.clone() for view in views]
+    assert all(torch.equal(view, old) for view, old in zip(views, before, strict=True))
+    session.resume()
+    for view in views:
+        with pytest.raises(djinn.IllegalMove, match="void"):
+            view.sum()
+    assert equal(results, expected)
+
+
+def test_a_tensor_cannot_be_made_something_else(runtime, llama, input_ids):
+    """What would change the tensor itself and not its bytes is refused by name."""
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    tensor = session.state["hidden_states"]
+    for change in (
+        lambda: tensor.requires_grad_(),
+        lambda: setattr(tensor, "requires_grad", True),
+        lambda: tensor.set_(),
+        lambda: setattr(tensor, "data", torch.ones(1)),
+        lambda: tensor.resize_(1_000_000),
+        lambda: tensor.share_memory_(),
+    ):
+        with pytest.raises(djinn.IllegalMove, match="hidden_states cannot be .* clone"):
+            change()
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
+def test_saved_state_is_a_plain_tensor_of_its_own_size(runtime, llama, input_ids, swapped):
+    """torch.save, pickle and deepcopy: no byte of the arena or of another session, loads without djinn."""
+    session, other = (parked(runtime, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
+    other.io_wait()
+    if swapped:
+        session.io_wait()
+    secret = other.state["hidden_states"].clone().numpy().tobytes()[:64]
+    for tensor in (session.state["hidden_states"], session.state["hidden_states"][:, 3]):
+        file = io.BytesIO()
+        torch.save({"state": tensor}, file)
+        assert len(file.getvalue()) < tensor.nbytes + 4096
+        for saved in (file.getvalue(), pickle.dumps(tensor)):
+            assert secret not in saved
+            assert b"djinn" not in saved
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)["state"]
+        for plain in (loaded, pickle.loads(pickle.dumps(tensor)), copy.deepcopy(tensor)):
+            assert type(plain) is torch.Tensor
+            assert plain.untyped_storage().nbytes() == tensor.nbytes
+            assert torch.equal(plain, tensor)
+
+
+OUTSIDE = {
+    "numpy array": lambda t: t.numpy(),
+    "part of a numpy array": lambda t: t.numpy()[:, 1:],
+    "memoryview": lambda t: memoryview(t.numpy()),
+    "DLPack consumer": torch.from_dlpack,
+    "DLPack capsule": lambda t: t.__dlpack__(),
+    "storage": lambda t: t.untyped_storage(),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_bytes_that_somebody_holds_are_nobody_else_s(llama, input_ids, name):
+    """Held outside the guard they are set aside, counted, never handed out, and free when they are let go."""
+    session_bytes = 60_000
+    with djinn.Runtime(llama, host_memory_bytes=2 * session_bytes) as runtime:
+        session = parked(runtime, prefill, llama, input_ids)
+        session.io_wait()
+        assert session.host_bytes < session_bytes
+        held = OUTSIDE[name](session.state["hidden_states"])
+        session.resume()
+        session.result(30)
+        session.close()
+        assert runtime.arena.reserved_bytes == 0
+        assert runtime.status().set_aside_bytes == 12_288
+        assert "still held by arrays or tensors" in str(runtime.status())
+        for shift in range(1, 4):
+            ids = (input_ids + shift) % 128
+            other = parked(runtime, prefill, llama, ids)
+            other.io_wait()
+            if isinstance(held, np.ndarray):
+                held[:] = 7
+            other.resume()
+            assert torch.equal(other.result(30), prefill(llama, ids))
+            other.close()
+        del held
+        assert runtime.status().set_aside_bytes == 0
+        assert "still held" not in str(runtime.status())
+        runtime.arena.check_integrity()
+
+
+def test_an_arena_that_is_full_of_held_bytes_says_so(llama, input_ids):
+    """HostMemoryFull names what would be free."""
+    with djinn.Runtime(llama, host_memory_bytes=50_000) as runtime:
+        session = parked(runtime, prefill, llama, input_ids)
+        session.io_wait()
+        held = session.state["hidden_states"].numpy()
+        session.resume()
+        session.result(30)
+        session = parked(runtime, prefill, llama, input_ids)
+        with pytest.raises(djinn.HostMemoryFull, match="12288 more are free when the numpy arrays or tensors"):
+            session.io_wait()
+        del held
+        session.io_wait()
+        session.resume()
+        assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_got_hold_of_after_the_park_stays_on_the_device(runtime, llama, input_ids, name):
+    """IO_WAIT leaves it, says why, takes the rest, and the program goes on to the same numbers."""
+    session = parked(runtime, prefill, llama, input_ids)
+    held = OUTSIDE[name](session.state["hidden_states"])
+    session.io_wait()
+    if name != "storage":  # which looks empty meanwhile
+        (line,) = [line for line in session.left_behind if line.name == "hidden_states"]
+        assert line.nbytes == 12_288
+        assert line.reason in ("numpy, DLPack or shared memory holds its bytes", "somebody has got hold of it since the pause")
+        assert session.device_bytes == 12_288
+        assert session.host_bytes > 0
+        assert line.reason in repr(session.state)
+        assert runtime.status()[0].left_bytes >= 12_288
+    assert torch.equal(session.state["hidden_states"], session.state["hidden_states"].clone())
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+    del held
+
+
+def test_a_graph_that_saved_the_state_keeps_it(runtime, llama, input_ids):
+    """A gradient that the caller takes through the state of a paused session is right after the pause as well."""
+    session = parked(runtime, prefill, llama, input_ids)
+    weight = torch.ones(64, requires_grad=True)
+    with torch.enable_grad():
+        hidden = session.state["hidden_states"]
+        expected = hidden.clone().sum((0, 1))
+        loss = (weight * hidden).sum()
+    session.io_wait()
+    loss.backward()
+    assert torch.allclose(weight.grad, expected)
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
+    """A signal waits for an edit that has begun: it is there whole, or refused."""
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    begun = threading.Event()
+    editor = threading.Thread(target=lambda: session.state["hidden_states"].apply_(lambda value: begun.set() or value * 2))
+    editor.start()
+    begun.wait(10)
+    session.resume()
+    editor.join(10)
+    doubled = parked(runtime, prefill, llama, input_ids)
+    doubled.state["hidden_states"].mul_(2)
+    doubled.resume()
+    assert torch.equal(session.result(30), doubled.result(30))
+
+
+def test_tensors_of_two_sessions_in_one_operator(runtime, llama, input_ids):
+    """Both are looked after; a difference between two sessions is one line."""
+    first, second = (parked(runtime, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
+    for session in (first, second):
+        session.io_wait()
+    one, two = first.state["hidden_states"], second.state["hidden_states"]
+    difference = one - two
+    assert torch.equal(difference, one.clone() - two.clone())
+    two.copy_(one)
+    first.resume()
+    with pytest.raises(djinn.IllegalMove, match="session 1 is void"):
+        two - one
+    second.resume()
+    assert torch.equal(second.result(30), first.result(30))
+
+
+def test_a_kept_view_of_the_state_holds_nothing(runtime, llama, input_ids):
+    """A StateView that somebody keeps does not make the next pause leave its storages behind."""
+    session = parked(runtime, greedy, llama, input_ids, 3, layer=2)
+    taken = sum(session.storage_sizes)
+    view = session.state
+    tensor = view["kv.1.keys"]
+    session.break_at(3)
+    session.resume()
+    session.wait(30)
+    assert sum(session.storage_sizes) > taken
+    assert {"kv.1.keys", "hidden_states"} <= set(session.state)
+    with pytest.raises(djinn.IllegalMove, match="void"):
+        view["kv.1.keys"]
+    with pytest.raises(djinn.IllegalMove, match="void"):
+        tensor.sum()
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 3))
