@@ -1,4 +1,4 @@
-# make paper_figures | make test | make preview | make check | make clean
+# make paper_figures | make test | make test-pythons | make preview | make check | make clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
 
 PYTHON ?= python3
@@ -9,13 +9,35 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --n
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures test preview check clean
+.PHONY: paper_figures test test-pythons preview check clean
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
 
 test: $(VENV)/installed-dev
 	$(RUN) python -m pytest --numprocesses 2 --dist loadgroup
+
+# The system's tests on every Python from 3.11 on that is there, or on those that PYTHONS names, each in its own .venv.
+PYTHONS ?= $(shell $(PYTHON) tests/pythons.py)
+RUNNER = $$(grep -E '^(pytest|pluggy|iniconfig)==' envs/requirements-dev.txt)
+
+test-pythons:
+	@failed=; tested=; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print(*sys.version_info[:2], sep=".")') || \
+			{ echo "error: $$python does not start"; failed="$$failed $$python"; continue; }; \
+		venv=$(VENV)-pythons/$$version; tested="$$tested $$version"; \
+		if [ ! $$venv/installed -nt envs/requirements.txt ] || [ ! $$venv/installed -nt envs/requirements-dev.txt ]; then \
+			$$python -m venv --clear $$venv && \
+			$$venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+				-r envs/requirements.txt $(RUNNER) && touch $$venv/installed || \
+				{ echo "error: Python $$version: not every version pinned in envs/ can be installed"; \
+				failed="$$failed $$version"; continue; }; \
+		fi; \
+		PYTHONPATH=src $$venv/bin/python -m pytest tests/djinn || failed="$$failed $$version"; \
+	done; \
+	[ -n "$$tested" ] || { echo "error: no Python to test on"; exit 1; }; \
+	[ -z "$$failed" ] || { echo "error: failed on:$$failed"; exit 1; }; \
+	echo "passed on:$$tested"
 
 # Needs TeX, as nothing else does: see evaluation.paper_preview.
 preview: $(VENV)/installed
@@ -44,4 +66,4 @@ $(VENV)/installed-dev: $(VENV)/installed envs/requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake logs results/local results/*.csv paper_figures/local
+	rm -rf $(VENV) $(VENV)-pythons .snakemake logs results/local results/*.csv paper_figures/local

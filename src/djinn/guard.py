@@ -7,8 +7,8 @@ still be asked for.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ class Source(Protocol):
     """One parked session, up to the next signal that voids its tensors."""
 
     number: int
-    lock: AbstractContextManager[object]
+    lock: "threading.RLock"
 
     def check(self, name: str) -> None:
         """Raise :class:`IllegalMove`, which says that ``name`` is void, if the session has gone on."""
@@ -37,10 +37,10 @@ class Source(Protocol):
 Look = Callable[[], torch.Tensor]  # a plain tensor over the bytes, now
 
 # What a tensor says of itself without its bytes: properties, as torch asks for them, and methods.
-_PROPERTIES = ("shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "is_cuda", "is_cpu", "is_meta")
-_PROPERTIES += ("is_sparse", "is_quantized", "is_nested", "is_mps", "is_xpu")
-_METHODS = ("size", "stride", "storage_offset", "numel", "nelement", "dim", "ndimension", "element_size")
-_METHODS += ("is_contiguous", "is_floating_point", "is_complex", "__len__", "__hash__")
+_PROPERTIES = ["shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "is_cuda", "is_cpu", "is_meta"]
+_PROPERTIES += ["is_sparse", "is_quantized", "is_nested", "is_mps", "is_xpu"]
+_METHODS = ["size", "stride", "storage_offset", "numel", "nelement", "dim", "ndimension", "element_size"]
+_METHODS += ["is_contiguous", "is_floating_point", "is_complex", "__len__", "__hash__"]
 _OF_ITSELF = frozenset(
     [getattr(torch.Tensor, name).__get__ for name in _PROPERTIES]
     + [getattr(torch.Tensor, name) for name in _METHODS]
@@ -84,7 +84,8 @@ class GuardedTensor(torch.Tensor):
         dtype: torch.dtype,
         device: torch.device,
     ) -> "GuardedTensor":
-        self: GuardedTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        """Without bytes; ``stride`` and ``offset`` are in elements."""
+        self: GuardedTensor = torch.Tensor._make_wrapper_subclass(
             cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=device
         )
         self._source, self._name, self._look = source, name, look
@@ -109,7 +110,7 @@ class GuardedTensor(torch.Tensor):
         return _use(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stubs lack the class
         cls, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """The same for operators that are called past ``__torch_function__``."""
@@ -135,14 +136,15 @@ def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     if (what := _REFUSED.get(func)) is not None:
         raise _refusal(guards[0], what)
     sources = sorted({guard._source for guard in guards}, key=lambda source: source.number)
-    return _under([source.lock for source in sources], functools.partial(_on_plain_tensors, func, args, kwargs, sources))
+    use = functools.partial(_on_plain_tensors, func, args, kwargs, sources)
+    return _under([source.lock for source in sources], use)
 
 
 def _refusal(guard: GuardedTensor, what: str) -> IllegalMove:
     return IllegalMove(f"{guard._name} {what}, for it is the state of a session: clone() it first")
 
 
-def _under(locks: list[AbstractContextManager[object]], function: Callable[[], Any]) -> Any:
+def _under(locks: list["threading.RLock"], function: Callable[[], Any]) -> Any:
     if not locks:
         return function()
     return holding(locks[0], functools.partial(_under, locks[1:], function))

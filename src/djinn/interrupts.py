@@ -1,7 +1,7 @@
 """What an interrupt cannot break: several steps as one, a call under a lock, waiting, and work on a thread of ours.
 
-Python raises what a signal's handler raises (KeyboardInterrupt, an alarm's error) on the main thread, between any two of
-its bytecodes; a trace function raises at any line. The standard library's Condition, Event and Thread.join do not
+Python raises what a signal's handler raises (KeyboardInterrupt, an alarm's error) on the main thread, between any two
+of its bytecodes; a trace function raises at any line. The standard library's Condition, Event and Thread.join do not
 survive that. What is here does, as the tests show on every line:
 
 - :func:`at_once`: steps that are C functions, in one call of a C function. Nothing comes between them.

@@ -31,8 +31,8 @@ class Program:
     On that thread ``parked`` is told of the layer after which it stands and of its state, and raises
     :class:`SessionAbandoned` if it is to end instead; ``restore`` is asked to bring back what was swapped out, for it
     is to be unwound, and says whether there was room; ``ended`` is told of the value that the call returned, or of what
-    it raised. While it is parked its thread waits for ``gate``, which whoever sends it on releases once; what is
-    ``restoring`` then is what it goes on behind.
+    it raised. Before it begins, and while it is parked, its thread waits for ``gate``, which whoever sends it on
+    releases once; what is ``restoring`` then is what it goes on behind.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Program:
     # -- on other threads --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Start its thread, which waits at the gate. Raises ``RuntimeError`` if the system refuses one."""
         self._thread.start()
 
     def break_at(self, layer: int | None, visit: int) -> None:
@@ -114,6 +114,7 @@ class Program:
         function, args, kwargs = self._call
         value: Any = None
         error: BaseException | None = None
+        self.gate.acquire()
         try:
             self._turn.take(self._random_state)
             self._watches.attach(self)

@@ -57,20 +57,18 @@ class StatusTable(tuple[Status, ...]):
     set_aside_bytes: int
 
     def __new__(cls, rows: Iterable[Status], *, arena_bytes: int, set_aside_bytes: int) -> "StatusTable":
+        """A tuple of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.set_aside_bytes = arena_bytes, set_aside_bytes
         return table
 
     def __str__(self) -> str:
-        lines = [
-            f"{'session':>7}  {'phase':<8}  {'layer':>5}  {'tier':<11}  {'device':>10}  {'host':>10}  {'left':>10}  {'age':>9}"
-        ]
+        form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}"
+        lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age")]
         for row in self:
-            device, host, left = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
-            lines.append(
-                f"{row.number:>7}  {row.phase.value:<8}  {row.layer or '-':>5}  {row.tier:<11}  "
-                f"{device:>10}  {host:>10}  {left:>10}  {row.age_seconds:>7.1f} s"
-            )
+            sizes = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
+            age = f"{row.age_seconds:.1f} s"
+            lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age))
         used = sum(row.host_bytes for row in self)
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
         if self.set_aside_bytes:
@@ -209,8 +207,8 @@ class Runtime:
     def close(self, timeout: float | None = None) -> None:
         """Close every session, take the watch off the model and give the host memory back; can be called again.
 
-        Programs that have not ended are cancelled and waited for: ``TimeoutError`` after ``timeout`` seconds, for all of
-        them together, and the runtime stays as it is but for the sessions that are closed by then.
+        Programs that have not ended are cancelled and waited for: ``TimeoutError`` after ``timeout`` seconds, for all
+        of them together, and the runtime stays as it is but for the sessions that are closed by then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._closed = True

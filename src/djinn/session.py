@@ -177,6 +177,7 @@ class Session:
         program.start()  # before anything is noted: the system may refuse the thread
         self._program = program
         self._move(Phase.RUNNING)
+        program.gate.release()
 
     def pause(self) -> None:
         """Park after the layer that the program is in, or the next one; returns at once, :meth:`wait` waits for it.
@@ -414,7 +415,7 @@ class Session:
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
             if nbytes := self._placement.host_bytes:
-                reason = f"the device has no room yet for {nbytes} bytes of state, which its program may touch at its end"
+                reason = f"the device has no room yet for {nbytes} bytes of state, which its program may still touch"
             else:
                 reason = "the program has not come to its next layer"
             raise TimeoutError(f"session {self.number} is not closed after {timeout} seconds: {reason}") from None
@@ -474,9 +475,7 @@ class Session:
     def _moves(self) -> bool:
         """Whether its program computes, or is about to be unwound."""
         program = self._program
-        return self._phase is Phase.RUNNING or (
-            self._phase in _PARKED and program is not None and program.abandoned
-        )
+        return self._phase is Phase.RUNNING or (self._phase in _PARKED and program is not None and program.abandoned)
 
     def _wait(self, happened: Callable[[], bool], timeout: float | None) -> bool:
         """Block until ``happened()``, at most ``timeout`` seconds; whether it has."""
@@ -515,9 +514,9 @@ class Session:
             if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
                 missed = f": it never came to its breakpoint, layer {program.missed_breakpoint}"
             outcome = self._outcome
-            raise IllegalMove(
-                f"{what} while a session is parked; this one is {self._phase.value}{missed}"
-            ) from outcome and outcome[1]
+            raise IllegalMove(f"{what} while a session is parked; this one is {self._phase.value}{missed}") from (
+                outcome and outcome[1]
+            )
         if program is not None and program.abandoned:
             raise IllegalMove(f"{what} while a session is parked; this one was cancelled")
         return state

@@ -98,7 +98,7 @@ class StateView(Mapping[str, torch.Tensor]):
 
     def __repr__(self) -> str:
         left = self._left
-        width = max((len(line.name) for line in (*self.entries, *left)), default=0)
+        width = max((len(name) for name in [*self, *(line.name for line in left)]), default=0)
         lines = [
             f"{entry.name:<{width}}  {entry.dtype!s:<14}  {list(entry.shape)}"
             + ("" if entry.layer is None else f"  layer {entry.layer}")

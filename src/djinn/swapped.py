@@ -66,9 +66,10 @@ class SwappedState:
     """State of one session in host memory, and then on its way back.
 
     Whatever a swap-in needs is brought here at the pause: ``compute`` is the stream of the program (None on the CPU);
-    ``depart`` sends the program on (set once it is prepared), and ``make_room`` is called with the bytes of device memory that are lacking: it
-    returns how many it freed. The ``wait`` methods order the calling thread's stream behind the copies, not the host,
-    except for copies that are not in the queue yet; they unwind the program if the state cannot come back.
+    ``depart``, set once it is prepared, sends the program on, and ``make_room`` is called with the bytes of device
+    memory that are lacking: it returns how many it freed. The ``wait`` methods order the calling thread's stream behind
+    the copies, not the host, except for copies that are not in the queue yet; they unwind the program if the state
+    cannot come back.
 
     A swap-in that was not brought to its end has ``begun``; the host has everything, and :meth:`rewind` makes what is
     noted here as it was before.
@@ -134,9 +135,7 @@ class SwappedState:
         """Whether nobody is about to bring it back, or what is left of it."""
         return not self.departed or self._allocate is not None
 
-    def under_way(
-        self, ready: torch.cuda.Event | None, *, beside: bool, allocate: Callable[[], bool] | None
-    ) -> None:
+    def under_way(self, ready: torch.cuda.Event | None, *, beside: bool, allocate: Callable[[], bool] | None) -> None:
         """Note that the frontier's copies are in the queue and end with ``ready`` (None: they have ended).
 
         ``beside``: they are not on the program's own stream. ``allocate`` is what :meth:`allocate_rest` does, if RESUME

@@ -286,9 +286,10 @@ class TransferEngine:
                 if self._in_behind is not None:
                     self._in_behind.synchronize()
                 break
-            except BaseException as failure:  # noqa: BLE001
+            except BaseException as failure:  # noqa: BLE001 - see above
                 if attempt == _ATTEMPTS - 1:
-                    return self._give_up(state, failure)
+                    self._give_up(state, failure)
+                    return
                 time.sleep(_ATTEMPT_SECONDS)
         self._give_back(state)
 

@@ -48,8 +48,8 @@ USES = {
     "in a list": lambda t: torch.stack([t, t]),
     "index": lambda t: t[0],
     "index put": lambda t: operator.setitem(t, 0, 1.0),
-    "iterate": lambda t: list(t),
-    "unpack": lambda t: (lambda a, b: a)(*t),
+    "iterate": list,
+    "unpack": lambda t: print(*t, file=io.StringIO()),
     "view": lambda t: t.view(-1),
     "detach": lambda t: t.detach(),
     "data": lambda t: t.data,
@@ -59,7 +59,7 @@ USES = {
     "item": lambda t: t.max().item(),
     "tolist": lambda t: t.tolist(),
     "equal": lambda t: torch.equal(t, t),
-    "comparison": lambda t: t == t,
+    "comparison": lambda t: t == 0,
     "numpy": lambda t: t.numpy(),
     "asarray": np.asarray,
     "DLPack": torch.from_dlpack,
@@ -79,6 +79,9 @@ USES = {
 }
 
 
+CHANGES = ("as an output", "in place", "augmented", "index put")
+
+
 @pytest.mark.parametrize("how", ["io_wait", "resume", "close", "resume after io_wait", "close of the runtime"])
 def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
     """Each use raises IllegalMove with the tensor's name; shape, dtype and device are still known."""
@@ -96,7 +99,8 @@ def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
         for tensor in views.values():
             with pytest.raises(djinn.IllegalMove, match="hidden_states of session 1 is void"):
                 pytest.fail(f"{name} gave {use(tensor)!r}")
-    assert (kept.shape, kept.dtype, kept.device.type, len(kept), kept.dim()) == ((2, 24, 64), torch.float32, "cpu", 2, 3)
+    assert (kept.shape, kept.dtype, kept.device.type) == ((2, 24, 64), torch.float32, "cpu")
+    assert (len(kept), kept.dim(), kept.numel()) == (2, 3, 3072)
     if how.startswith(("io_wait", "resume")):
         if how == "io_wait":
             session.resume()
@@ -105,7 +109,7 @@ def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
-@pytest.mark.parametrize("name", [name for name in USES if name not in ("as an output", "in place", "augmented", "index put")])
+@pytest.mark.parametrize("name", [name for name in USES if name not in CHANGES])
 def test_a_guarded_tensor_is_used_like_any_other(runtime, llama, input_ids, name, swapped):
     """What a plain tensor gives it gives, while the session is parked, and the program is undisturbed."""
     session = parked(runtime, prefill, llama, input_ids)
@@ -129,7 +133,8 @@ def test_what_shares_the_bytes_is_guarded_and_the_rest_is_plain(runtime, llama, 
     session = parked(runtime, prefill, llama, input_ids)
     session.io_wait()
     tensor = session.state["hidden_states"]
-    views = [tensor[0], tensor.view(-1), tensor.detach(), tensor.data, tensor.transpose(0, 1), *tensor.unbind(), tensor.mT]
+    views = [tensor[0], tensor.view(-1), tensor.detach(), tensor.data, tensor.transpose(0, 1), tensor.mT]
+    views += tensor.unbind()
     results = [tensor * 2, tensor.clone(), tensor.sum(), tensor.double()]
     expected = [result.clone() for result in results]
     before = [view.clone() for view in views]
@@ -147,12 +152,12 @@ def test_a_tensor_cannot_be_made_something_else(runtime, llama, input_ids):
     session.io_wait()
     tensor = session.state["hidden_states"]
     for change in (
-        lambda: tensor.requires_grad_(),
+        tensor.requires_grad_,
         lambda: setattr(tensor, "requires_grad", True),
-        lambda: tensor.set_(),
+        tensor.set_,
         lambda: setattr(tensor, "data", torch.ones(1)),
         lambda: tensor.resize_(1_000_000),
-        lambda: tensor.share_memory_(),
+        tensor.share_memory_,
     ):
         with pytest.raises(djinn.IllegalMove, match="hidden_states cannot be .* clone"):
             change()
@@ -249,7 +254,7 @@ def test_what_is_got_hold_of_after_the_park_stays_on_the_device(runtime, llama, 
     if name != "storage":  # which looks empty meanwhile
         (line,) = [line for line in session.left_behind if line.name == "hidden_states"]
         assert line.nbytes == 12_288
-        assert line.reason in ("numpy, DLPack or shared memory holds its bytes", "somebody has got hold of it since the pause")
+        assert line.reason.startswith(("numpy, DLPack or shared memory", "somebody has got hold of it"))
         assert session.device_bytes == 12_288
         assert session.host_bytes > 0
         assert line.reason in repr(session.state)
@@ -280,7 +285,12 @@ def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
     session = parked(runtime, prefill, llama, input_ids)
     session.io_wait()
     begun = threading.Event()
-    editor = threading.Thread(target=lambda: session.state["hidden_states"].apply_(lambda value: begun.set() or value * 2))
+
+    def double(value):
+        begun.set()
+        return value * 2
+
+    editor = threading.Thread(target=lambda: session.state["hidden_states"].apply_(double))
     editor.start()
     begun.wait(10)
     session.resume()

@@ -9,8 +9,8 @@ is bit-equal, and the arena is whole and empty.
 import random
 import signal
 import sys
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,7 +104,7 @@ def edit(session):
 # What is interrupted, the state that it is asked in, and whether the program still comes to its end.
 SIGNALS = {
     "start": (lambda runtime, model: runtime.open(breakpoint=1), lambda one, model: one.start(program, model), True),
-    "wait": (lambda runtime, model: runtime.open(breakpoint=1).start(slow, model), lambda one, model: one.wait(10), True),
+    "wait": (lambda runtime, model: runtime.open().start(slow, model), lambda one, model: one.wait(10), True),
     "pause": (parked, lambda one, model: suppressed(one.pause), True),
     "break_at": (parked, lambda one, model: one.break_at(1), True),
     "io_wait": (parked, lambda one, model: one.io_wait(), True),
@@ -123,10 +123,8 @@ SIGNALS = {
 
 
 def suppressed(call):
-    try:
+    with suppress(djinn.DjinnError):
         call()
-    except djinn.DjinnError:
-        pass
 
 
 def check(runtime, session, model, *, ends):
@@ -195,7 +193,11 @@ def test_making_a_runtime_can_be_interrupted(model):
 @pytest.mark.parametrize("name", ["open", "status", "make_room"])
 def test_what_a_runtime_is_asked_can_be_interrupted(runtime, model, name):
     """Opening, looking and making room leave the sessions as they were, or have done their work."""
-    calls = {"open": lambda: runtime.open(breakpoint=1), "status": runtime.status, "make_room": lambda: runtime.make_room(1)}
+    calls = {
+        "open": lambda: runtime.open(breakpoint=1),
+        "status": runtime.status,
+        "make_room": lambda: runtime.make_room(1),
+    }
     line, raised = 0, 1
     while raised:
         line += 1
