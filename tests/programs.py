@@ -18,6 +18,11 @@ def greedy(model, input_ids, steps):
     return logits
 
 
+def without_climb(monkeypatch):
+    """Ask no longer who else holds what, tens of milliseconds a session, where the test is about something else."""
+    monkeypatch.setattr("djinn.ownership.Ownership._held", lambda *args: (set(), set()))
+
+
 def spoil(sizes):
     """Overwrite memory of these sizes that the allocator may hand out next."""
     blocks = [torch.full((size,), 0xFF, dtype=torch.uint8) for size in sizes]

@@ -19,6 +19,7 @@ from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
+from djinn.tensors import storage_of
 
 _ROOM_SECONDS = 0.01  # between attempts to allocate, if what RESUME counted on has been taken meanwhile
 
@@ -177,8 +178,9 @@ class Program:
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
         if self.restoring is not None:
             for tensor in tensors:
-                if type(tensor) is torch.Tensor:
-                    self.restoring.wait(tensor.untyped_storage()._cdata)
+                storage = storage_of(tensor)
+                if storage is not None:
+                    self.restoring.wait(storage._cdata)
 
     def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         self.leave_model()

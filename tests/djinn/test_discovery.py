@@ -452,6 +452,7 @@ def test_a_transform_of_torch_func_parks(input_ids, transform):
         assert state.hidden_states is not None
         assert torch._C._functorch.is_functorch_wrapped_tensor(state.hidden_states)
         del state
+        session.io_wait()
         session.resume()
         assert torch.equal(session.result(30), expected)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from tests.programs import greedy, prefill
+from tests.programs import greedy, prefill, without_climb
 from torch import nn
 
 import djinn
@@ -68,6 +68,11 @@ class Fault:
 
     def at(self, count, error):
         self.left, self.error = count, error
+
+
+@pytest.fixture(autouse=True)
+def _without_climb(monkeypatch):
+    without_climb(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.programs import without_climb
 from torch import nn
 
 import djinn
@@ -50,6 +51,11 @@ class Interrupt:
                 self.raised += 1
                 raise KeyboardInterrupt
         return self.of_line
+
+
+@pytest.fixture(autouse=True)
+def _without_climb(monkeypatch):
+    without_climb(monkeypatch)
 
 
 @pytest.fixture(scope="module")
