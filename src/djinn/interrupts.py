@@ -10,7 +10,6 @@ survive that. What is here does, as the tests show on every line:
 - :class:`Hands`: a thread on which no signal is delivered. Whoever asks it for something only waits for the answer.
 """
 
-import _thread
 import threading
 import time
 from collections import deque
@@ -47,7 +46,7 @@ class Bell:
     """Wakes those who wait for something to have happened; whoever makes it happen rings afterwards."""
 
     def __init__(self) -> None:
-        self._asleep: set[_thread.LockType] = set()
+        self._asleep: set[threading.Lock] = set()
 
     def ring(self) -> None:
         """Wake all who wait, so that they look."""
@@ -111,13 +110,16 @@ class _Job:
 class Hands:
     """A thread that does one thing after another for all the others; ended by :meth:`close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._working = True
         self._bell = Bell()
         self._asked = threading.local()  # for the job of each thread that has not returned from asking
-        # Not a threading.Thread: its start can be interrupted half-way, and it would be traced as others are.
-        self._ident = _thread.start_new_thread(self._work, ())
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; interrupted in this, :meth:`close` ends it. ``RuntimeError`` if the system refuses one."""
+        self._thread.start()
 
     def do(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
         """``function()``, done there; raises what it raises.
@@ -126,7 +128,7 @@ class Hands:
         nothing behind; after that it is done to its end, for which an interrupted caller waits: if he is interrupted in
         that too, at his next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
         """
-        if self._ident == threading.get_ident():
+        if self._thread.ident == threading.get_ident():
             return function()
         self.settle()
         job = self._asked.job = _Job(function)
@@ -177,4 +179,5 @@ class Hands:
     def close(self) -> None:
         """End the thread after what it was asked for until now."""
         self._jobs.put(None)
-        self._bell.wait(lambda: not self._working, _SETTLE_SECONDS)
+        if self._thread.ident is not None:
+            self._bell.wait(self._has_ended, _SETTLE_SECONDS)

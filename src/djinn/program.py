@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch._C._dynamo.eval_frame import set_eval_frame
 
 from djinn.caller import Surroundings, Turn
 from djinn.core import SessionAbandoned, SessionCancelled
@@ -183,6 +184,13 @@ class Program:
                     self.restoring.wait(storage._cdata)
 
     def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        tracing = set_eval_frame(None)
+        try:
+            self._stand_still(layer, args, kwargs, output)
+        finally:
+            set_eval_frame(tracing)
+
+    def _stand_still(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         self.leave_model()
         if self.restored is not None:
             self.restored.wait_resident()

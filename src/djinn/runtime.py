@@ -123,8 +123,10 @@ class Runtime:
             made.append(self.arena)
             self._engine = TransferEngine(device, self.arena)
             made.append(self._engine)
-            self._hands = Hands()
+            self._engine.start()
+            self._hands = Hands("djinn-signals")
             made.append(self._hands)
+            self._hands.start()
             self._at_exit = functools.partial(_leave, weakref.ref(self))
             atexit.register(self._at_exit)
         except BaseException:

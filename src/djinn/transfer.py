@@ -77,7 +77,11 @@ class TransferEngine:
         # Two streams inwards: a frontier must not queue behind the gigabytes of another session's history.
         self._in = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._in_behind = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._behind = Hands()
+        self._behind = Hands("djinn-transfer")
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._behind.start()
 
     def copy_out(self, items: Sequence[StateStorage], *, compute: torch.cuda.Stream | None) -> list[Swapped]:
         """Copies of ``items`` in host memory, in the queue of a stream: :meth:`free` waits for them.

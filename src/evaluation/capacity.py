@@ -28,11 +28,11 @@ import torch
 from djinn.host_memory import available_bytes
 from evaluation.benchmark_vanilla import Vanilla
 from evaluation.device_memory import allocated_bytes, is_out_of_memory, synchronize
-from evaluation.harness import NotBitExact, Record
+from evaluation.harness import NotBitExact, Record, check_kept
 from evaluation.job import Report, run_method_job
 from evaluation.method import HostFull, Method
 from evaluation.models import Subject, build, input_tokens
-from evaluation.programs import Logits, digest, equal, generate_greedily
+from evaluation.programs import Logits, digest, equal, generate_greedily, least_bytes_of_prefill
 from evaluation.study import Study, Workload
 
 _WITHOUT_GAPS = "expandable_segments:True"  # as it is by default, 0.5 GiB of them beside each session of 1.6 GiB
@@ -72,6 +72,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
     study = replace(study, host_arena_gib=_arena_gib(study, subject))
     prompts = [input_tokens(subject, study, workload, index) for index in range(_PROMPTS)]
     expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]
+    least = least_bytes_of_prefill(subject.model, subject.layers[-1], prompts[0], workload.kv_cache)
     first = kind(subject, study, workload, layer=len(subject.layers), input_ids=prompts[0])
     paused: list[Method] = []
     room = None if kind.frees_memory else _room_to_finish(first, subject.device)
@@ -83,6 +84,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
             session.abandon()
             gc.collect()  # the error's traceback held what had been made
         else:
+            check_kept(session, least, f"capacity: {kind.__name__} ({kind.variant})")
             paused.append(session)
     del room
     order = list(range(len(paused)))

@@ -20,7 +20,7 @@ from evaluation.clocks import Clocks, Reading, now_ms
 from evaluation.device_memory import overwrite_free_memory, synchronize
 from evaluation.method import Method
 from evaluation.models import Subject, input_tokens
-from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors
+from evaluation.programs import Logits, argument_tensors, generate_greedily, kv_tensors, least_bytes
 from evaluation.study import Study, Workload
 
 # Of logits from the program's, for arithmetic in another order: 0.09 on a 13B model in bfloat16, whether one layer is
@@ -52,6 +52,7 @@ class Harness:
         self._workload = workload
         self._layer = layer
         self.input_ids = input_tokens(subject, study, workload)
+        self._least_bytes = 0  # that a pause must keep, if it keeps the state
         self._reference, self._frontier = self._uninterrupted()
         self._own_references: dict[type[Method], tuple[Logits, dict[str, torch.Tensor]]] = {}
         self._clocks = Clocks(subject, layer)
@@ -65,6 +66,7 @@ class Harness:
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
             if next(passes) == workload.decode_step:
+                self._least_bytes = least_bytes(output, kwargs)
                 kv = kv_tensors(kwargs.get("past_key_values"), layer + 1)
                 for name, tensor in {"hidden_states": output, **argument_tensors(kwargs), **kv}.items():
                     frontier[name] = tensor.clone()
@@ -162,6 +164,7 @@ class Harness:
         start = now_ms()
         method.pause()
         pause_ms = now_ms() - start
+        check_kept(method, self._least_bytes, self._where(method))
         after = method.device_bytes()
         kept = None if before is None or after is None else max(after - before, 0)
         record = {
@@ -220,6 +223,17 @@ class Harness:
 def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Euclidean distance over the norm of ``expected``."""
     return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def check_kept(method: Method, least_bytes: int, where: str) -> None:
+    """Raise :class:`NotBitExact` if the paused ``method`` left state on the device without saying so.
+
+    What it keeps in host memory, and on the device by its own word, is at least the frontier and the KV cache, of which
+    ``least_bytes`` were counted in an uninterrupted run: a pause that took next to nothing would resume in no time.
+    """
+    kept = method.host_bytes() + method.device_bytes_by_policy()
+    if method.frees_memory and method.keeps_state and kept < least_bytes:
+        raise NotBitExact(f"{where}: the pause kept {kept} bytes of a state of at least {least_bytes}")
 
 
 def measure(

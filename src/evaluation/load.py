@@ -22,7 +22,7 @@ from evaluation.device_memory import allocated_bytes, synchronize
 from evaluation.harness import NotBitExact, Record
 from evaluation.job import run_side_job
 from evaluation.models import Subject
-from evaluation.programs import digest, equal, generate_greedily
+from evaluation.programs import digest, equal, generate_greedily, least_bytes_of_prefill
 from evaluation.statistics import median_interval, quantile
 from evaluation.study import ConfigError, Load, Study
 
@@ -40,6 +40,7 @@ class _Sessions:
         shape = (count, workload.batch, workload.tokens)
         self._tokens = torch.randint(subject.model.config.vocab_size, shape, generator=generator).to(subject.device)
         self._expected = [self._program(index) for index in range(count)]
+        self._least = least_bytes_of_prefill(subject.model, subject.layers[-1], self._tokens[0], True)
         self.open: dict[int, djinn.Session] = {}
 
     def _program(self, index: int) -> list[torch.Tensor]:
@@ -53,6 +54,11 @@ class _Sessions:
             session.result()  # raises what went wrong
         self.open[index] = session
         session.io_wait()
+        if session.host_bytes < self._least:
+            raise NotBitExact(
+                f"load: the pause kept {session.host_bytes} bytes of a state of at least {self._least}: "
+                f"{session.left_behind}"
+            )
 
     def device_bytes(self) -> int | None:
         """Bytes of device memory in use by tensors; None on the CPU."""

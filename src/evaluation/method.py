@@ -99,6 +99,10 @@ class Method(ABC):
         """Host memory that the paused session takes, in bytes."""
         return 0
 
+    def device_bytes_by_policy(self) -> int:
+        """Bytes of the state that the paused session keeps on the device because it is meant to."""
+        return 0
+
     def beside(self, input_ids: torch.Tensor) -> "Method":
         """The same method for one more session, of ``input_ids``, while this one may be paused."""
         return type(self)(self.subject, self.study, self.workload, layer=self.layer, input_ids=input_ids)

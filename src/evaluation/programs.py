@@ -107,6 +107,33 @@ class Stopped:
                 self.arguments[head] = tensor
 
 
+def least_bytes(hidden_states: torch.Tensor, arguments: dict[str, Any]) -> int:
+    """Bytes of the frontier and of the whole KV cache after a layer that was given ``arguments``.
+
+    A pause that keeps the session's state, and keeps less than that, has left it on the device.
+    """
+    cache = arguments.get("past_key_values")
+    kept = [hidden_states, *argument_tensors(arguments).values()]
+    for number in range(1, len(cache.layers) + 1 if cache is not None else 1):
+        kept += kv_tensors(cache, number).values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def least_bytes_of_prefill(model: LlamaForCausalLM, layer: nn.Module, input_ids: torch.Tensor, kv_cache: bool) -> int:
+    """:func:`least_bytes` after ``layer`` of ``model`` in a prefill of ``input_ids``, which is run for that."""
+    found: list[int] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+        found.append(least_bytes(output, kwargs))
+
+    handle = layer.register_forward_hook(note, with_kwargs=True)
+    try:
+        generate_greedily(model, input_ids, kv_cache, 0, whole_prefill=False)
+    finally:
+        handle.remove()
+    return found[0]
+
+
 def kv_tensors(cache: Any, number: int) -> dict[str, torch.Tensor]:
     """Keys and values of decoder layer ``number`` (1 .. N) by name; empty if ``cache`` holds none of it."""
     layers = cache.layers if cache is not None else []

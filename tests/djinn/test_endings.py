@@ -234,10 +234,26 @@ def test_a_program_may_signal(runtime, llama, input_ids):
         assert torch.equal(one.result(30), prefill(llama, input_ids))
 
 
+class Blocked:
+    """A program that waits for something else than the runtime."""
+
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.begun.set()
+        self.go.wait(30)
+
+    def start(self, runtime):
+        session = runtime.open().start(self)
+        assert self.begun.wait(30)
+        return session
+
+
 def test_timeouts_bound_the_whole_call(runtime):
     """Also behind another thread that waits for the same."""
-    go = threading.Event()
-    session = runtime.open().start(go.wait, 30)
+    program = Blocked()
+    session = program.start(runtime)
     closer = threading.Thread(target=session.close)
     closer.start()
     start = time.monotonic()
@@ -247,7 +263,7 @@ def test_timeouts_bound_the_whole_call(runtime):
         session.result(0.1)
     session.cancel()
     assert time.monotonic() - start < 5
-    go.set()
+    program.go.set()
     closer.join(10)
     assert session.phase is djinn.Phase.CLOSED
 
@@ -255,18 +271,18 @@ def test_timeouts_bound_the_whole_call(runtime):
 def test_an_error_comes_through_a_program_that_blocks(llama, monkeypatch):
     """Leaving a ``with`` by an error does not wait for ever for a program that comes to no layer."""
     monkeypatch.setattr("djinn.runtime._EXIT_SECONDS", 0.2)
-    go = threading.Event()
+    program = Blocked()
     runtime = djinn.Runtime(llama, host_memory_bytes=1 << 20)
 
     def fail():
         with runtime:
-            runtime.open().start(go.wait, 30)
+            program.start(runtime)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:
         fail()
     assert "next layer" in caught.value.__notes__[0]
-    go.set()
+    program.go.set()
     runtime.close(10)
 
 

@@ -166,7 +166,6 @@ def refuse_threads(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    monkeypatch.setattr("_thread.start_new_thread", refuse)
 
 
 def test_a_thread_that_cannot_start_changes_nothing(llama, input_ids, monkeypatch):

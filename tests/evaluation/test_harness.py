@@ -283,7 +283,7 @@ def copy_nothing(entries):
     return None
 
 
-def skip_history(engine, state, batches, error=None):
+def skip_history(engine, state, batches):
     for batch in state.history:
         state.submitted(batch)
     state.finish()
@@ -295,11 +295,14 @@ def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate([*state.frontier, *state.history])
     state.land()
-    engine._behind.put(lambda: time.sleep(0.05))
-    engine._behind.put(lambda: [transfer._copy_in(batch.entries) for batch in state.frontier])
-    engine._behind.put(lambda: engine._bring_back(state, state.history))
-    state.go()
-    state.wake()
+
+    def late():
+        time.sleep(0.05)
+        for batch in state.frontier:
+            transfer._copy_in(batch.entries)
+        engine._bring_back(state, state.history)
+
+    state.depart(engine._behind.posting(late))
 
 
 @pytest.mark.parametrize(
@@ -314,6 +317,22 @@ def test_djinn_mutants_are_caught(subject, study, monkeypatch, owner, name, muta
     """A runtime that copies nothing, skips the history, or signals early fails the job."""
     monkeypatch.setattr(owner, name, mutant)
     with pytest.raises(NotBitExact, match="Djinn"):
+        run(subject, study, Djinn)
+
+
+def take_little(ownership, walk, by_storage, **kwargs):
+    """Everything but the position ids seems to be somebody else's."""
+    return {
+        address: "somebody holds it"
+        for address, nodes in by_storage.items()
+        if not any("position_ids" in node.name for node in nodes)
+    }
+
+
+def test_a_pause_that_leaves_the_state_on_the_device_is_caught(subject, study, monkeypatch):
+    """It would resume in no time, bit-exact: what it keeps in host memory is less than frontier and KV cache."""
+    monkeypatch.setattr("djinn.ownership.Ownership.left", take_little)
+    with pytest.raises(NotBitExact, match=r"Djinn.*the pause kept \d+ bytes of a state of at least \d+"):
         run(subject, study, Djinn)
 
 
