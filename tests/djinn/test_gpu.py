@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.interrupt import Interrupt
 from tests.programs import greedy, prefill
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,3 +85,100 @@ def test_resume_beside_a_computing_session(runtime, model, tokens):
 def test_arena_is_pinned(runtime):
     """The host memory is page-locked, whatever torch thinks of who allocated it."""
     assert runtime.arena.reserve([4096])[0].bytes.is_pinned()
+
+
+def bit_equal(found, expected):
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
+def test_an_edit_is_what_the_program_finds(runtime, model, tokens, swapped):
+    """On the device or in host memory, on a stream of the caller's, through guarded tensors, as a plain hook's edit."""
+
+    def edit(hidden_states):
+        hidden_states[:, -1] *= 1.5
+        hidden_states[:, :7].add_(1)
+
+    handle = model.model.layers[3].register_forward_hook(lambda module, args, output: edit(output))
+    expected = prefill(model, tokens)
+    handle.remove()
+    session = runtime.open(breakpoint=4).start(prefill, model, tokens)
+    session.wait(60)
+    if swapped:
+        session.io_wait()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        hidden_states = session.state["hidden_states"]
+        edit(hidden_states)
+    assert hidden_states.device.type == ("cpu" if swapped else "cuda")
+    session.resume()
+    with pytest.raises(djinn.IllegalMove, match="void"):
+        hidden_states.sum()
+    assert torch.equal(session.result(60), expected)
+
+
+def test_what_the_caller_holds_on_the_device_stays(runtime, model, tokens):
+    """A DLPack consumer of a paused tensor keeps its bytes; the rest leaves."""
+    session = runtime.open(breakpoint=4).start(prefill, model, tokens)
+    session.wait(60)
+    held = torch.from_dlpack(session.state["hidden_states"])
+    before = held.clone()
+    session.io_wait()
+    assert [line.name for line in session.left_behind if "since the pause" in line.reason] == ["hidden_states"]
+    assert torch.equal(held, before)
+    session.resume()
+    assert torch.equal(session.result(60), prefill(model, tokens))
+
+
+@pytest.mark.parametrize("again", [0, 3])
+def test_a_resume_is_interrupted_at_any_line(runtime, model, tokens, again):
+    """Copies that are in flight are waited for and made again, or the program is on its way: bit-equal."""
+    expected = greedy(model, tokens, 1)
+    line, raised = 0, 1
+    while raised:
+        line += 1
+        session = swapped_out(runtime, 4, greedy, model, tokens, 1)
+        with Interrupt(line, again) as interrupt:
+            session.resume()
+        raised = interrupt.raised
+        if session.phase is djinn.Phase.IO_WAIT:
+            session.resume()
+        assert bit_equal(session.result(60), expected)
+        session.close(60)
+        assert runtime.arena.reserved_bytes == 0
+    assert line > 50
+
+
+def test_without_room_on_the_device_nothing_is_lost(runtime, model, tokens):
+    """RESUME raises, a cancelled program stays parked, and both go on when there is room: the real device is full."""
+    seen = []
+
+    def program():
+        embedded = model.model.embed_tokens(tokens) * 1
+        try:
+            return model(inputs_embeds=embedded, use_cache=True).logits
+        finally:
+            seen.append(embedded.clone())
+
+    kept, cancelled = (swapped_out(runtime, 8, program) for _ in range(2))
+    torch.cuda.empty_cache()
+    full = []
+    nbytes = 1 << 30
+    while nbytes >= 1 << 20:
+        try:
+            full.append(torch.empty(nbytes, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
+            nbytes >>= 1
+    with pytest.raises(djinn.DeviceMemoryFull):
+        kept.resume()
+    assert kept.phase is djinn.Phase.IO_WAIT
+    with pytest.raises(TimeoutError, match="no room yet for"):
+        cancelled.close(0.5)
+    assert not seen
+    full.clear()
+    torch.cuda.empty_cache()
+    cancelled.close(60)
+    kept.resume()
+    expected = model.model.embed_tokens(tokens)
+    assert torch.equal(kept.result(60), model(inputs_embeds=expected, use_cache=True).logits)
+    assert len(seen) == 2
+    assert all(torch.equal(one, expected) for one in seen)
