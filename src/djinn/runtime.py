@@ -234,9 +234,10 @@ class Runtime:
         deadline = time.monotonic() + _EXIT_SECONDS
         sessions = list(self._sessions.values())
         for session in sessions:
-            session.leave()
+            session._leave()
         for session in sessions:
-            session.wait_left(max(deadline - time.monotonic(), 0))
+            session._wait_left(max(deadline - time.monotonic(), 0))
+        self._hands.close()
         self._engine.close()
 
     def __enter__(self) -> "Runtime":

@@ -453,13 +453,13 @@ class Session:
                     self._placement.swap_out(keep)
             return self.host_bytes - before
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """The interpreter ends: let a program that computes be unwound at its next layer."""
         if self._phase is Phase.RUNNING:
             self._its.abandoned = True
 
-    def wait_left(self, timeout: float) -> None:
-        """Wait for the thread of a program that was told to :meth:`leave`."""
+    def _wait_left(self, timeout: float) -> None:
+        """Wait for the thread of a program that was told to :meth:`_leave`."""
         program = self._program
         if program is not None and program.abandoned:
             program.join(timeout)
