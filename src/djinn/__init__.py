@@ -23,6 +23,7 @@ from djinn.core import (
 )
 from djinn.runtime import Runtime, Status, StatusTable
 from djinn.session import Session
+from djinn.state import LeftBehind
 from djinn.state_view import StateEntry, StateView
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "HostMemoryFull",
     "IllegalMove",
     "LayersNotFound",
+    "LeftBehind",
     "Phase",
     "Runtime",
     "Session",

@@ -49,7 +49,7 @@ def _signature(value: Callable[..., object]) -> str:
 def _plain(docstring: str | None) -> str:
     """Cleaned, with the roles of cross-references as plain code."""
     text = inspect.cleandoc(docstring or "")
-    for role in ("class", "meth", "func", "mod"):
+    for role in ("class", "meth", "func", "mod", "attr"):
         text = text.replace(f":{role}:`", "`")
     return text.replace("``", "`") + "\n"
 

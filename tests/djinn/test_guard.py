@@ -280,6 +280,50 @@ def test_a_graph_that_saved_the_state_keeps_it(runtime, llama, input_ids):
     assert torch.equal(session.result(30), prefill(llama, input_ids))
 
 
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "io_wait"])
+def test_an_edit_in_grad_mode_is_autograd_s_business(runtime, llama, input_ids, swapped):
+    """Logits and gradients are those of a plain hook that makes the edit; so is what autograd refuses."""
+
+    def edit(hidden_states):
+        hidden_states[:, -1] *= 1.5
+
+    embedded = llama.model.embed_tokens(input_ids).detach()
+
+    def loss(leaf):
+        return llama(inputs_embeds=leaf * 1, use_cache=False).logits.pow(2).sum()
+
+    with torch.enable_grad():
+        plain, leaf = (embedded.clone().requires_grad_() for _ in range(2))
+        handle = llama.model.layers[2].register_forward_hook(lambda module, args, output: edit(output))
+        expected = loss(plain)
+        handle.remove()
+        session = parked(runtime, loss, leaf)
+        if swapped:
+            session.io_wait()
+        hidden_states = session.state["hidden_states"]
+        assert hidden_states.requires_grad
+        assert hidden_states.grad_fn is not None
+        edit(hidden_states)
+        session.resume()
+        found = session.result(30)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(value, at)[0] for value, at in ((found, leaf), (expected, plain))))
+
+
+def test_what_autograd_refuses_is_refused():
+    """Hidden states that autograd has saved cannot be edited in place: its own error at the backward pass."""
+
+    with torch.enable_grad():
+        model = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(4, 4))
+        with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small:
+            x = torch.ones(2, 4, requires_grad=True)
+            session = parked(small, lambda: model(x * 1).sum(), layer=1)
+            session.state["hidden_states"].mul_(2)
+            session.resume()
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                session.result(30).backward()
+
+
 def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
     """A signal waits for an edit that has begun: it is there whole, or refused."""
     session = parked(runtime, prefill, llama, input_ids)
