@@ -77,11 +77,17 @@ class Turn:
         """Wait for the turn, then put up ``random_state``."""
         self._lock.acquire()
         self._holder = threading.get_ident()
-        self._outside = self.random_state()
-        self._put(random_state)
+        try:
+            self._outside = self.random_state()
+            self._put(random_state)
+        except BaseException:
+            self.take_from(threading.get_ident())
+            raise
 
     def give_up(self) -> list[torch.Tensor]:
-        """Let the next session compute; the random state that this one has reached."""
+        """Let the next session compute; the random state that this one has reached. Nothing if it has no turn."""
+        if not self.is_mine:
+            return []
         try:
             reached = self.random_state()
             self._put(self._outside)

@@ -17,7 +17,7 @@ from djinn.forward import KvLayers
 from djinn.ownership import Ownership
 from djinn.referrers import local_variables
 from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage
-from djinn.static import elements_of, name_of
+from djinn.static import elements_of, instance_dict, name_of
 from djinn.tensors import device_of, is_tensor, nbytes_of, not_swappable, plain_torch, storage_of
 from djinn.walk import Node, Walk
 
@@ -89,7 +89,8 @@ class Discovery:
         if hidden_states is not None:
             storage = storage_of(hidden_states)
             if storage is not None and storage._cdata in by_storage:
-                hidden_states = None
+                if not torch.is_grad_enabled():
+                    hidden_states = None
             elif not any(entry.name == _HIDDEN_STATES for entry in left):
                 left.insert(0, self._not_listed(hidden_states))
         return SessionState(
@@ -131,7 +132,7 @@ class Discovery:
 
 
 def first_tensor(output: object) -> torch.Tensor | None:
-    """The hidden states in what a layer returned: the first tensor, depth first, in tuples, lists and dicts."""
+    """The hidden states in what a layer returned: the first tensor, depth first, in containers and attributes."""
     seen: set[int] = set()
     todo = [output]
     while todo:
@@ -140,7 +141,7 @@ def first_tensor(output: object) -> torch.Tensor | None:
             return value  # type: ignore[return-value]
         if id(value) not in seen:
             seen.add(id(value))
-            todo += reversed(elements_of(value))
+            todo += reversed(elements_of(value) or tuple((instance_dict(value) or {}).values()))
     return None
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from djinn.core import DjinnError, LayersNotFound
 from djinn.static import elements_of, instance_dict, is_named
+from djinn.tensors import is_tensor, plain_torch, storage_of
 
 
 class Passage(Protocol):
@@ -75,11 +76,13 @@ def parts_beside(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Modul
 
 def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
     """Storages of parameters, buffers and plain tensor attributes of every module: never session state."""
-    for module in model.modules():
-        held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-        for tensor in held:
-            if isinstance(tensor, torch.Tensor):
-                yield tensor.untyped_storage()
+    with plain_torch():
+        for module in model.modules():
+            held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+            for tensor in held:
+                storage = storage_of(tensor) if is_tensor(tensor) else None
+                if storage is not None:
+                    yield storage
 
 
 class _Watch:

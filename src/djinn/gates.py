@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from djinn.static import elements_of
+from djinn.tensors import is_tensor
+
 
 def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """Tensors in nested tuples, lists and dictionaries: the forms in which operators and layers take them."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if is_tensor(part):
+            yield part  # type: ignore[misc]
+        elif (elements := elements_of(part)) and id(part) not in seen:
+            seen.add(id(part))
+            todo += elements
 
 
 class GapGate(TorchDispatchMode):

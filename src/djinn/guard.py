@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from djinn.core import IllegalMove
 from djinn.interrupts import holding
+from djinn.tensors import storage_of
 
 
 class Source(Protocol):
@@ -23,6 +24,7 @@ class Source(Protocol):
 
     number: int
     lock: "threading.RLock"
+    paused: bool  # its state is on the device, and has not been offered to anybody
 
     def check(self, name: str) -> None:
         """Raise :class:`IllegalMove`, which says that ``name`` is void, if the session has gone on."""
@@ -70,6 +72,7 @@ class GuardedTensor(torch.Tensor):
     _source: Source
     _name: str
     _look: Look
+    _own: bool  # whether it is, or is a view of, a tensor that the program itself has
 
     @staticmethod
     def __new__(
@@ -83,21 +86,16 @@ class GuardedTensor(torch.Tensor):
         offset: int,
         dtype: torch.dtype,
         device: torch.device,
+        own: bool = False,
     ) -> "GuardedTensor":
         """Without bytes; ``stride`` and ``offset`` are in elements."""
         self: GuardedTensor = torch.Tensor._make_wrapper_subclass(
             cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=device
         )
-        self._source, self._name, self._look = source, name, look
+        # What asks neither ``__torch_function__`` nor a dispatcher for the bytes is told that there are none.
+        torch._C._set_throw_on_mutable_data_ptr(self)
+        self._source, self._name, self._look, self._own = source, name, look, own
         return self
-
-    @classmethod
-    def over(cls, tensor: torch.Tensor, source: Source, name: str, look: Look) -> "GuardedTensor":
-        """One that looks like ``tensor``."""
-        shape, stride, offset = tensor.shape, tensor.stride(), int(tensor.storage_offset())
-        return cls(
-            source, name, look, shape=shape, stride=stride, offset=offset, dtype=tensor.dtype, device=tensor.device
-        )
 
     @classmethod
     def __torch_function__(
@@ -131,11 +129,30 @@ class GuardedTensor(torch.Tensor):
         return copied
 
 
+def guarded(tensor: torch.Tensor, source: Source, name: str, look: Look | None = None) -> torch.Tensor:
+    """A guard of ``tensor``, which ``look`` finds again; without ``look`` it is the program's own.
+
+    A tensor that has no shape or strides, sparse or nested, cannot be guarded: it is returned as it is. It never leaves
+    the device, and nothing of it is moved.
+    """
+    own = look is None
+    look = look or (lambda: tensor)
+    try:
+        shape, stride, offset = tensor.shape, tensor.stride(), int(tensor.storage_offset())
+    except (RuntimeError, NotImplementedError):
+        return tensor
+    form = {"shape": shape, "stride": stride, "offset": offset, "dtype": tensor.dtype, "device": tensor.device}
+    return GuardedTensor(source, name, look, own=own, **form)  # type: ignore[arg-type]
+
+
 def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     guards = [part for part in tree_iter((args, kwargs)) if isinstance(part, GuardedTensor)]
+    if not guards:  # they lie in a container that is not looked into: torch will find them, and ask again
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
     if (what := _REFUSED.get(func)) is not None:
         raise _refusal(guards[0], what)
-    sources = sorted({guard._source for guard in guards}, key=lambda source: source.number)
+    sources = sorted({guard._source for guard in guards}, key=lambda source: (source.number, id(source.lock)))
     use = functools.partial(_on_plain_tensors, func, args, kwargs, sources)
     return _under([source.lock for source in sources], use)
 
@@ -150,44 +167,95 @@ def _under(locks: list["threading.RLock"], function: Callable[[], Any]) -> Any:
     return holding(locks[0], functools.partial(_under, locks[1:], function))
 
 
+class _Used:
+    """A guarded tensor in the hands of one operator: the plain one, and how it was before."""
+
+    def __init__(self, guard: GuardedTensor, tensor: torch.Tensor) -> None:
+        self.guard = guard
+        self.tensor = tensor
+        storage = storage_of(tensor)
+        self.address = storage._cdata if storage is not None else None
+        self._nbytes = storage.nbytes() if storage is not None else 0
+        self._form = self._now()
+
+    def _now(self) -> tuple[object, ...]:
+        return self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset(), self.tensor.dtype
+
+    def check(self) -> None:
+        """Raise if the operator has made the tensor something else instead of editing it; the state is as before."""
+        storage = storage_of(self.tensor)
+        if storage is not None and storage._cdata == self.address and storage.nbytes() != self._nbytes:
+            storage.resize_(self._nbytes)
+        if self._now() != self._form or (storage._cdata if storage is not None else None) != self.address:
+            raise _refusal(self.guard, "cannot be given another shape or other bytes in place")
+
+
 def _on_plain_tensors(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], sources: list[Source]
 ) -> Any:
-    guard_of: dict[int, tuple[GuardedTensor, torch.Tensor]] = {}  # of each plain tensor, by its identity
+    used: list[_Used] = []
+    gradients = torch.is_grad_enabled() and any(
+        isinstance(part, torch.Tensor) and not isinstance(part, GuardedTensor) and part.requires_grad
+        for part in tree_iter((args, kwargs))
+    )
 
     def plain(part: Any) -> Any:
         if not isinstance(part, GuardedTensor):
             return part
         part._source.check(part._name)
         tensor = part._look()
-        guard_of[id(tensor)] = part, tensor
+        if gradients and not part._own:
+            if _writes(func, kwargs):
+                raise _refusal(part, "cannot be edited by what has gradients")
+            return tensor.clone()  # what autograd saves must not change with the state
+        used.append(_Used(part, tensor))
         return tensor
 
-    args, kwargs = tree_map(plain, (args, kwargs))
-    for source in sources:
-        source.before_use()
-    result = func(*args, **kwargs)
-    for source in sources:
-        source.after_use()
-    return tree_map(lambda part: _guarded(part, guard_of), result)
+    try:
+        args, kwargs = tree_map(plain, (args, kwargs))
+        for source in sources:
+            source.before_use()
+        result = func(*args, **kwargs)
+        for source in sources:
+            source.after_use()
+        for one in used:
+            one.check()
+        return tree_map(lambda part: _guarded(part, used), result)
+    finally:
+        # The traceback of an error holds this frame, and a tensor in it would keep the state from leaving.
+        args, kwargs, result = (), {}, None
+        used.clear()
 
 
-def _guarded(part: Any, guard_of: dict[int, tuple[GuardedTensor, torch.Tensor]]) -> Any:
+def _writes(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    """Whether ``func`` writes into one of its arguments, by its name."""
+    name = getattr(func, "__name__", "").split(".")[0]
+    return (
+        name in ("__setitem__", "set_")
+        or name.startswith("__i")
+        or "out" in kwargs
+        or (name.endswith("_") and not name.endswith("__"))
+    )
+
+
+def _guarded(part: Any, used: list[_Used]) -> Any:
     """``part`` of a result: guarded, if it shares bytes with a tensor of a session."""
-    if not isinstance(part, torch.Tensor) or isinstance(part, GuardedTensor) or part.layout is not torch.strided:
+    if not isinstance(part, torch.Tensor) or isinstance(part, GuardedTensor):
         return part
-    if (same := guard_of.get(id(part))) is not None:
-        return same[0]
-    for guard, tensor in guard_of.values():
-        if part.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
-            return GuardedTensor.over(part, guard._source, guard._name, _again(guard._look, part))
+    for one in used:
+        if part is one.tensor:
+            return one.guard
+    storage = storage_of(part)
+    for one in used:
+        if storage is not None and storage._cdata == one.address:
+            guard = one.guard
+            look = None if guard._own else _again(guard._look, part)
+            return guarded(part, guard._source, guard._name, look)
     return part
 
 
 def _again(look: Look, view: torch.Tensor) -> Look:
-    """Finds ``view`` again over the bytes that ``look`` finds: itself if autograd knows it, else by where it lies."""
-    if view.requires_grad:
-        return lambda: view
+    """Finds ``view`` again, by where it lies, over the bytes that ``look`` finds."""
     dtype, shape, stride, offset = view.dtype, view.shape, view.stride(), view.storage_offset()
 
     def find() -> torch.Tensor:

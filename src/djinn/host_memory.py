@@ -12,14 +12,14 @@ import mmap
 import resource
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from djinn.core import HostMemoryFull
-from djinn.interrupts import holding
 
 _ALIGNMENT = 512  # bytes; what the copy engines like, and enough for every dtype
 
@@ -89,6 +89,23 @@ def memory_lock_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """Who has what of an arena: ``aside`` was given back, and is still held by somebody."""
+
+    free: tuple[Gap, ...]
+    reserved: frozenset[Extent]
+    aside: frozenset[Extent]
+
+    def collected(self) -> "_State":
+        """The same, with what is held by nobody any more among the free."""
+        let_go = [extent for extent in self.aside if not extent.held]
+        if not let_go:
+            return self
+        gaps = [(extent.offset, extent.nbytes) for extent in let_go]
+        return replace(self, free=_merged([*self.free, *gaps]), aside=self.aside.difference(let_go))
+
+
 class HostArena:
     """``nbytes`` of host memory, page-locked if ``pinned`` (which needs CUDA).
 
@@ -100,9 +117,7 @@ class HostArena:
             raise ValueError(f"a host arena needs a positive size, not {nbytes} bytes")
         self.nbytes = _round_up(nbytes)
         self._lock = threading.Lock()
-        self._free: list[Gap] = [(0, self.nbytes)]
-        self._reserved: frozenset[Extent] = frozenset()
-        self._aside: frozenset[Extent] = frozenset()  # given back, and still held by somebody
+        self._state = _State(free=((0, self.nbytes),), reserved=frozenset(), aside=frozenset())
         try:
             self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
@@ -123,69 +138,84 @@ class HostArena:
             )
         return everything.data_ptr()
 
+    def _change(self, changed: Callable[["_State"], "_State"]) -> None:
+        """Put ``changed(state)`` in the place of the state, again if another thread was faster.
+
+        Nothing is allocated under the lock: a garbage collection may run finalisers, and one may close a session.
+        """
+        done = False
+        while not done:
+            before = self._state
+            after = changed(before)
+            with self._lock:
+                if self._state is before:
+                    self._state = after
+                    done = True
+
     def reserve(self, sizes: Sequence[int]) -> list[Extent]:
         """Reserve a range of each of ``sizes`` (bytes, > 0): all of them, or none.
 
         Raises :class:`HostMemoryFull` if they do not fit.
         """
-        with self._lock:
-            self._collect()
-            free = list(self._free)
-            extents = [Extent(self._map, self._take(free, nbytes, sizes), nbytes) for nbytes in sizes]
-            self._free, self._reserved = free, self._reserved.union(extents)
+        extents: list[Extent] = []
+
+        def reserved(state: _State) -> _State:
+            state = state.collected()
+            free = list(state.free)
+            extents[:] = [Extent(self._map, self._take(free, nbytes, sizes, state), nbytes) for nbytes in sizes]
+            return replace(state, free=tuple(free), reserved=state.reserved.union(extents))
+
+        self._change(reserved)
         return extents
 
-    def _take(self, free: list[Gap], nbytes: int, sizes: Sequence[int]) -> int:
+    def _take(self, free: list[Gap], nbytes: int, sizes: Sequence[int], state: "_State") -> int:
         """Take ``nbytes`` out of the first gap of ``free`` that has them; the offset."""
         wanted = _round_up(nbytes)
         for index, (offset, room) in enumerate(free):
             if room >= wanted:
                 free[index : index + 1] = [(offset + wanted, room - wanted)] if room > wanted else []
                 return offset
-        aside = sum(extent.nbytes for extent in self._aside)
+        aside = sum(extent.nbytes for extent in state.aside)
         raise HostMemoryFull(
             f"the host arena of {self.nbytes} bytes has no room for {sum(map(_round_up, sizes))} bytes in ranges of up "
-            f"to {max(map(_round_up, sizes))} bytes ({sum(room for _, room in self._free)} bytes are free, "
-            f"{max((room for _, room in self._free), default=0)} of them in one piece"
+            f"to {max(map(_round_up, sizes))} bytes ({sum(room for _, room in state.free)} bytes are free, "
+            f"{max((room for _, room in state.free), default=0)} of them in one piece"
             + (f"; {aside} more are free when the numpy arrays or tensors over them are gone)" if aside else ")")
         )
 
     def release(self, extents: Sequence[Extent]) -> None:
         """Give ``extents`` back. Raises ``ValueError``, and releases none, if one of them is not reserved."""
-        with self._lock:
-            if strangers := [extent for extent in extents if extent not in self._reserved]:
-                raise ValueError(f"the range of {strangers[0].nbytes} bytes at {strangers[0].offset} is not reserved")
-            for extent in extents:
-                extent.drop()
-            self._aside, self._reserved = self._aside.union(extents), self._reserved.difference(extents)
-            self._collect()
 
-    def _collect(self) -> None:
-        """Let what was set aside be free where nobody holds it any more."""
-        let_go = [extent for extent in self._aside if not extent.held]
-        if let_go:
-            self._free = _merged([*self._free, *((extent.offset, extent.nbytes) for extent in let_go)])
-            self._aside = self._aside.difference(let_go)
+        def released(state: _State) -> _State:
+            if strangers := [extent for extent in extents if extent not in state.reserved]:
+                raise ValueError(f"the range of {strangers[0].nbytes} bytes at {strangers[0].offset} is not reserved")
+            return replace(state, reserved=state.reserved.difference(extents), aside=state.aside.union(extents))
+
+        self._change(released)
+        for extent in extents:
+            extent.drop()
+        self._change(_State.collected)
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes reserved now, rounding to 512 bytes included."""
-        return sum(extent.nbytes for extent in self._reserved)
+        return sum(extent.nbytes for extent in self._state.reserved)
 
     @property
     def set_aside_bytes(self) -> int:
         """Bytes that were given back and that somebody still holds."""
-        return sum(extent.nbytes for extent in self._aside if extent.held)
+        return sum(extent.nbytes for extent in self._state.aside if extent.held)
 
     def check_integrity(self) -> None:
         """Assert that free, reserved and set-aside ranges tile the arena and that no two free ranges touch."""
-        free, reserved, aside = holding(self._lock, lambda: (self._free, self._reserved, self._aside))
+        state = self._state
+        used = ((extent.offset, extent.nbytes) for extent in (*state.reserved, *state.aside))
         position = 0
-        for offset, nbytes in sorted([*free, *((extent.offset, extent.nbytes) for extent in (*reserved, *aside))]):
+        for offset, nbytes in sorted([*state.free, *used]):
             assert offset == position, f"hole or overlap at {position}: {nbytes} bytes at {offset}"
             position += nbytes
         assert position == self.nbytes
-        assert free == _merged(free), "free ranges that touch were not merged"
+        assert state.free == _merged(state.free), "free ranges that touch were not merged"
 
     def close(self) -> None:
         """Unpin the memory. The mapping goes when the last tensor over it goes."""
@@ -194,7 +224,7 @@ class HostArena:
             torch.cuda.cudart().cudaHostUnregister(address)
 
 
-def _merged(gaps: Iterable[Gap]) -> list[Gap]:
+def _merged(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
     """``gaps`` in order, neighbours made one."""
     merged: list[Gap] = []
     for offset, nbytes in sorted(gaps):
@@ -202,4 +232,4 @@ def _merged(gaps: Iterable[Gap]) -> list[Gap]:
             merged[-1] = (merged[-1][0], merged[-1][1] + nbytes)
         else:
             merged.append((offset, nbytes))
-    return merged
+    return tuple(merged)

@@ -10,8 +10,10 @@ survive that. What is here does, as the tests show on every line:
 - :class:`Hands`: a thread on which no signal is delivered. Whoever asks it for something only waits for the answer.
 """
 
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -85,6 +87,7 @@ class _Job:
         self._claim = threading.Lock()  # whoever takes it first decides whether the job is done
         self._bell = Bell()
         self.ended = False
+        self.asked_in: types.FrameType | None = None  # the call that waits for it
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -129,16 +132,21 @@ class Hands:
         that too, at his next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
         """
         if self._thread.ident == threading.get_ident():
-            return function()
+            raise IllegalMove("a signal was asked for in the middle of another, by a finaliser")
         self.settle()
-        job = self._asked.job = _Job(function)
+        outer = getattr(self._asked, "job", None)  # of the call that a handler or a finaliser has come into
+        job = _Job(function)
+        job.asked_in = sys._getframe()
         try:
-            self._jobs.put(job)
+            # In one step: a job that is noted and not in the queue would never end.
+            at_once(partial(setattr, self._asked, "job", job), partial(self._jobs.put, job))
             job.wait(timeout, given_up=self._has_ended)
         except BaseException:
+            job.asked_in = None
             self.settle()
+            self._asked.job = outer
             raise
-        self._asked.job = None
+        self._asked.job, job.asked_in = outer, None
         try:
             if job.error is not None:
                 raise job.error
@@ -149,12 +157,22 @@ class Hands:
             del job  # its error's traceback holds this frame
 
     def settle(self) -> None:
-        """Call off what the current thread was interrupted in asking for, or wait for its end if it has begun."""
+        """Call off what the current thread was interrupted in asking for, or wait for its end if it has begun.
+
+        Not what it is still asking for: a signal's handler, or a finaliser, may call this in the middle of that.
+        """
         job = getattr(self._asked, "job", None)
-        if job is not None:
+        if job is not None and not _is_running(job.asked_in):
             if not job.call_off():
                 job.wait(_SETTLE_SECONDS, given_up=self._has_ended)
             self._asked.job = None
+
+    def drain(self, timeout: float) -> None:
+        """Wait until what was asked for until now is done, at most ``timeout`` seconds."""
+        if self._thread.ident is not None:
+            barrier = _Job(lambda: None)
+            self._jobs.put(barrier)
+            barrier.wait(timeout, given_up=self._has_ended)
 
     def _has_ended(self) -> bool:
         return not self._working
@@ -181,3 +199,11 @@ class Hands:
         self._jobs.put(None)
         if self._thread.ident is not None:
             self._bell.wait(self._has_ended, _SETTLE_SECONDS)
+
+
+def _is_running(call: types.FrameType | None) -> bool:
+    """Whether ``call`` is one of those in which the current thread is."""
+    frame: types.FrameType | None = sys._getframe(1) if call is not None else None
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is not None

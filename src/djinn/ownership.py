@@ -22,8 +22,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from djinn.referrers import Chains
-from djinn.tensors import base_of, storage_of
+from djinn.referrers import Chains, young_temporaries
+from djinn.tensors import base_of, is_emptied_and_refilled, storage_of
 from djinn.walk import Node, Walk
 
 _ENDS = (nn.Module, torch._C._FunctionBase)  # somebody's: C++ may hold such an object without showing where
@@ -35,7 +35,8 @@ class Ownership:
     """Decides which storages to leave, for all sessions of one runtime; remembers its answers by call site."""
 
     def __init__(self) -> None:
-        self._held_at: dict[Signature, frozenset[int]] = {}  # which of the suspects, by position
+        # Which of the suspects, by position, and the temporaries on which that rests.
+        self._held_at: dict[Signature, tuple[frozenset[int], object]] = {}
         self._canary = torch.empty(1, device="cpu")  # a tensor that nobody else has: what its counts show is the least
 
     def left(
@@ -67,15 +68,16 @@ class Ownership:
         """The suspects that somebody else holds, and those of which it cannot be told."""
         met = ((walk.nodes[key], surplus) for key, surplus in suspects.items())
         signature = (site, tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met))
-        positions = self._held_at.get(signature)
-        if positions is None:
-            objects = {key: walk.nodes[key].obj for key in suspects}
+        objects = {key: walk.nodes[key].obj for key in suspects}
+        temporaries = young_temporaries(objects)
+        positions, rested_on = self._held_at.get(signature, (frozenset[int](), None))
+        if rested_on is None or rested_on != temporaries:
             chains = Chains(objects, inside=walk.nodes, ends=_ENDS, ignored=(Node,))
             if chains.traced:
                 return chains.held, set(suspects) - chains.held
             positions = frozenset(index for index, key in enumerate(suspects) if key in chains.held)
             if chains.only_temporaries:
-                self._held_at[signature] = positions
+                self._held_at[signature] = positions, temporaries
         return {key for index, key in enumerate(suspects) if index in positions}, set()
 
     def _held_in_c(self, nodes: list[Node]) -> str | None:
@@ -84,7 +86,7 @@ class Ownership:
         storage, alone = storage_of(tensors[0]), storage_of(self._canary)
         assert storage is not None
         assert alone is not None
-        if not storage.resizable():
+        if not is_emptied_and_refilled(tensors[0], storage):
             return "numpy, DLPack or shared memory holds its bytes"
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             # Autograd may have saved it; of one that requires none, it keeps a use that is counted below.

@@ -4,6 +4,7 @@ The thread finds the caller's surroundings, computes by turns with the other ses
 that is on its way back. It only waits and computes: the thread that signals does the copying (``session``).
 """
 
+import ctypes
 import sys
 import threading
 import time
@@ -64,6 +65,7 @@ class Program:
         self.stream = self._surroundings.stream  # on which it computes; None on the CPU
         self.pause_asked = False
         self.abandoned = False
+        self.leaving = False  # the interpreter ends
         self._breakpoint: int | None = None
         self._visits_left = 0
         self.gate = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
@@ -89,6 +91,12 @@ class Program:
     def missed_breakpoint(self) -> int | None:
         """The breakpoint that it has not come to yet."""
         return self._breakpoint if self._visits_left > 0 else None
+
+    def interrupt(self) -> None:
+        """Raise :class:`SessionAbandoned` in it between two bytecodes, for it may never come to a layer."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SessionAbandoned)
+        )
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of its thread."""
@@ -178,8 +186,9 @@ class Program:
 
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
         if self.restoring is not None:
-            for tensor in tensors:
-                storage = storage_of(tensor)
+            with torch._C.DisableTorchFunction():  # it is nobody's operator that is asked here
+                storages = [storage_of(tensor) for tensor in tensors]
+            for storage in storages:
                 if storage is not None:
                     self.restoring.wait(storage._cdata)
 
@@ -217,6 +226,8 @@ class Program:
             self._turn.take(self._random_state)
         while not self._is_back():
             self._random_state = self._turn.give_up()  # whoever computes meanwhile may make room
+            if self.leaving:
+                self.gate.acquire()  # for ever: a thread that only waits is none that the interpreter's end disturbs
             time.sleep(_ROOM_SECONDS)
             self._turn.take(self._random_state)
         if self.abandoned:

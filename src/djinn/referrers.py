@@ -15,7 +15,7 @@ import operator
 import sys
 import threading
 import types
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 
 _SOMEBODY = (type, types.ModuleType, contextvars.Context)  # a chain need not go past these
 # By id, for a class may answer ``==`` itself: what a call keeps on the value stack, and a frame for captured variables.
@@ -54,9 +54,9 @@ class Chains:
         self._ignored = frozenset(map(id, ignored))
         self._objects = suspects  # and whoever refers to them: alive, so that ids stay theirs
         self._suspects = frozenset(suspects)
-        self._leads_to: dict[
-            int, list[int]
-        ] = {}  # referrers that are not inside, and what they refer to of ``_objects``
+        self._leads_to: dict[int, list[int]] = {}  # referrers that are not inside: what they refer to of ``_objects``
+        self._refused: set[int] = set()  # those that something inside refers to, which would not be entered
+        self._young: frozenset[int] = frozenset()
         self._somebody = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
         theirs, self.traced = locals_of_other_threads()
         self._somebody |= theirs
@@ -64,35 +64,31 @@ class Chains:
             gc.unfreeze()  # frozen containers are invisible to get_referrers
         self.held = self._climb()
         others = [key for key in self._leads_to if not self._reached([key]) <= self.held]
-        self.only_temporaries = all(
-            id(type(self._objects[key])) in _TEMPORARIES and self._suspects.issuperset(self._leads_to[key])
-            for key in others
+        self.only_temporaries = self._young.issuperset(others) and all(
+            self._suspects.issuperset(self._leads_to[key]) for key in others
         )
 
     def _climb(self) -> set[int]:
-        level = [key for key in [*self._suspects, *self._young_temporaries()] if not self._is_somebody(key)]
-        held = self._reached(set(self._objects).difference(level))
+        self._young = frozenset(self._young_temporaries())
+        level = [key for key in [*self._suspects, *self._young] if not self._is_somebody(key)]
+        ends = set(self._objects).difference(level)
+        held = self._reached(ends)
         for _ in range(_MAX_CHAIN):
             level = [key for key in level if not self._reached([key]) <= held]
             if not level or len(level) > _MAX_REFERRERS:
                 break
             level = self._refer_to([self._objects[key] for key in level])
-            somebody = {key for key in level if self._is_somebody(key)}
-            held |= self._reached(somebody)
-            level = [key for key in level if key not in somebody]
+            ends |= {key for key in level if self._is_somebody(key)} | self._refused
+            held = self._reached(ends)
+            level = [key for key in level if key not in ends]
         return held | self._reached(level)
 
     def _young_temporaries(self) -> list[int]:
         """Temporaries that refer to suspects, as far as they are easily found: asking for both at once saves a look."""
-        found = []
-        for generation in (0, 1):
-            for obj in gc.get_objects(generation=generation):
-                if id(type(obj)) in _TEMPORARIES and self._note(obj):
-                    found.append(id(obj))
-        return found
+        return [id(obj) for obj in _young() if self._note(obj)]
 
     def _refer_to(self, level: list[object]) -> list[int]:
-        """Refers to ``level`` and was not yet known."""
+        """Refers to ``level`` and was not yet known to refer to as much."""
         found = gc.get_referrers(*level)
         found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
         *counts, alone = map(sys.getrefcount, found)
@@ -104,17 +100,20 @@ class Chains:
         ]
 
     def _note(self, obj: object) -> bool:
-        """Note what ``obj`` refers to, if it is not inside; whether it was not yet known to."""
+        """Note what ``obj`` refers to, if it is not inside; whether that is more than was known."""
         key = id(obj)
-        if key in self._inside or id(type(obj)) in self._ignored or obj is self._objects:
+        if key in self._inside:
+            # What it refers to and is not inside would not be entered: it belongs to this object's holders.
+            self._refused.update(id(child) for child in gc.get_referents(obj) if id(child) in self._leads_to)
+            return False
+        if id(type(obj)) in self._ignored or obj is self._objects:
             return False
         children = [id(child) for child in gc.get_referents(obj) if id(child) in self._objects]
-        if not children:
+        if not children or self._leads_to.get(key) == children:
             return False
-        known = key in self._leads_to
         self._leads_to[key] = children
         self._objects[key] = obj
-        return not known
+        return True
 
     def _is_somebody(self, key: int) -> bool:
         return key in self._somebody or issubclass(type(self._objects[key]), self._ends)
@@ -129,6 +128,29 @@ class Chains:
                 seen.add(key)
                 todo += self._leads_to.get(key, ())
         return seen & self._suspects
+
+
+def _young() -> Iterator[object]:
+    """Objects of the kinds that a call keeps on the value stack, as far as they were made lately."""
+    for generation in (0, 1):
+        for obj in gc.get_objects(generation=generation):
+            if id(type(obj)) in _TEMPORARIES:
+                yield obj
+
+
+def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+    """Of each that refers to a suspect: its kind, the references to it, and the positions of the suspects.
+
+    Asked at one place of the code only, so that the references are comparable.
+    """
+    positions = {key: position for position, key in enumerate(suspects)}
+    found = []
+    for obj in _young():
+        if obj is not suspects:
+            reached = [positions[id(child)] for child in gc.get_referents(obj) if id(child) in positions]
+            if reached:
+                found.append((type(obj).__name__, sys.getrefcount(obj), tuple(reached)))
+    return tuple(sorted(found))
 
 
 def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tuple[str, object, bool]]:

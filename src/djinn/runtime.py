@@ -18,7 +18,7 @@ from djinn.forward import KvLayers, Watches, find_layers, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.interrupts import Hands
 from djinn.policy import Eviction, Idle, evictions, over_budget
-from djinn.session import Session
+from djinn.session import Session, check_breakpoint
 from djinn.transfer import TransferEngine
 
 _EXIT_SECONDS = 5.0  # for programs to come to their next layer, when the interpreter or a failed block ends
@@ -144,11 +144,13 @@ class Runtime:
         """
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
-        if self._closed:
-            raise IllegalMove("the runtime is closed: make another one for its model")
+        self._check_open()
+        if breakpoint is not None:
+            check_breakpoint(breakpoint, visit, self.depth)
         number = next(self._numbers)
         session = Session(
             number,
+            breakpoint=(breakpoint, visit),
             depth=self.depth,
             watches=self._watches,
             engine=self._engine,
@@ -158,12 +160,15 @@ class Runtime:
             make_room=functools.partial(self._make_room, sparing=number),
             keep_budget=self._keep_budget,
         )
-        if breakpoint is not None:
-            session.break_at(breakpoint, visit=visit)
         self._sessions[number] = session
+        self._check_open()  # again: whoever closed it meanwhile may not have seen this one
         for closed in [one for one, other in list(self._sessions.items()) if other.phase is Phase.CLOSED]:
             self._sessions.pop(closed, None)
         return session
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise IllegalMove("the runtime is closed: make another one for its model")
 
     def status(self) -> StatusTable:
         """Where every session stands that is not closed."""
@@ -212,6 +217,8 @@ class Runtime:
         Programs that have not ended are cancelled and waited for: ``TimeoutError`` after ``timeout`` seconds, for all
         of them together, and the runtime stays as it is but for the sessions that are closed by then.
         """
+        if self._process != os.getpid():
+            raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._closed = True
         sessions = list(self._sessions.values())
@@ -237,13 +244,15 @@ class Runtime:
             session._leave()
         for session in sessions:
             session._wait_left(max(deadline - time.monotonic(), 0))
-        self._hands.close()
-        self._engine.close()
+        self._hands.drain(_EXIT_SECONDS)
+        self._engine.drain(_EXIT_SECONDS)
 
     def __enter__(self) -> "Runtime":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if self._process != os.getpid():
+            return self._watches.remove()  # a fork has nothing else to give back
         if error is None:
             return self.close()
         try:

@@ -43,7 +43,17 @@ from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
+_EVICT_SECONDS = 1.0  # that an eviction waits for a session which is being resumed or looked at
+_INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that comes to no layer when the interpreter ends
 _ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
+
+
+def check_breakpoint(layer: int, visit: int, depth: int) -> None:
+    """Raise ``ValueError`` unless there are a decoder layer ``layer`` (1 .. ``depth``) and a ``visit`` from 1 on."""
+    if not 1 <= layer <= depth:
+        raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {depth}")
+    if visit < 1:
+        raise ValueError(f"visit {visit}: the first time is visit 1")
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
@@ -53,8 +63,9 @@ def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
 class _Pause:
     """The time between two signals, for tensors of the state: void when the session has moved on."""
 
-    def __init__(self, session: "Session") -> None:
+    def __init__(self, session: "Session", *, paused: bool) -> None:
         self.number = session.number
+        self.paused = paused
         self.lock = session._lock
         self._session = session
 
@@ -86,6 +97,7 @@ class Session:
         self,
         number: int,
         *,
+        breakpoint: tuple[int | None, int],
         depth: int,
         watches: Watches,
         engine: TransferEngine,
@@ -111,7 +123,7 @@ class Session:
         self._changed = Bell()
         self._lock = threading.RLock()
         self._pause: _Pause | None = None  # whose tensors are not void
-        self._breakpoint: tuple[int | None, int] = (None, 1)  # layer and visit, until the program is there to be told
+        self._breakpoint = breakpoint  # layer and visit, until the program is there to be told
         self._program: Program | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
         self._placement = Placement(engine, make_room=make_room, departure=self._departure)
@@ -135,10 +147,7 @@ class Session:
         Replaces a breakpoint that is still to come; for a session that is parked or not yet started. Raises
         ``ValueError`` for a layer that the model lacks, :class:`IllegalMove` while the program computes or has ended.
         """
-        if not 1 <= layer <= self._depth:
-            raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {self._depth}")
-        if visit < 1:
-            raise ValueError(f"visit {visit}: the first time is visit 1")
+        check_breakpoint(layer, visit, self._depth)
         self._serve(functools.partial(self._break_at, layer, visit))
         return self
 
@@ -299,7 +308,7 @@ class Session:
             raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already")
         if force:
             self._placement.swap_out()
-        self._pause = _Pause(self)
+        self._pause = _Pause(self, paused=False)
         self._move(Phase.IO_WAIT)
 
     def resume(self) -> None:
@@ -361,17 +370,18 @@ class Session:
         """
         self._enter()
         self._wait(lambda: not self._moves, timeout)
-        outcome = self._outcome  # value and error together; whoever closes the session labels it before they go
+        # Phase first: the outcome, value and error together, is there before the label and goes after it.
+        phase, moves, outcome = self._phase, self._moves, self._outcome
         if outcome is not None:
             value, error = outcome
             if error is not None:
                 raise error
             return value
-        if self._phase is Phase.CLOSED:
+        if phase in _ENDED or self._phase is Phase.CLOSED:
             raise SessionCancelled("the session is closed")
-        if self._moves:
+        if moves:
             raise TimeoutError(f"the program has not ended after {timeout} seconds")
-        raise IllegalMove(f"a session that is {self._phase.value} has no result yet")
+        raise IllegalMove(f"a session that is {phase.value} has no result yet")
 
     def cancel(self) -> None:
         """Unwind the program by an exception where it is parked or at its next layer; does not wait for its end.
@@ -409,8 +419,8 @@ class Session:
         if self._program is not None and self._program.is_current:
             raise IllegalMove("a session cannot be closed by its own program")
         try:
-            self._serve(self._abandon, timeout)
-            if not self._wait(lambda: self._phase in (Phase.CREATED, *_ENDED), _left(deadline)):
+            self._serve(self._begin_to_close, timeout)
+            if not self._wait(lambda: self._phase in _ENDED, _left(deadline)):
                 raise TimeoutError
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
@@ -420,10 +430,13 @@ class Session:
                 reason = "the program has not come to its next layer"
             raise TimeoutError(f"session {self.number} is not closed after {timeout} seconds: {reason}") from None
 
+    def _begin_to_close(self) -> None:
+        if self._phase is Phase.CREATED:
+            self._move(Phase.CLOSED)
+        self._abandon()
+
     def _close(self) -> None:
         """On the runtime's thread; nobody else moves a session whose program has ended."""
-        if self._phase not in (Phase.CREATED, *_ENDED):
-            raise TimeoutError
         if self._program is not None:
             self._program.join()
         self._placement.clear()
@@ -446,29 +459,44 @@ class Session:
 
         0 if the host arena is full or its copies fail: the state is where it was.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_EVICT_SECONDS):
+            return 0  # whoever resumes it, or uses a tensor of it, may be waiting for this very call
+        try:
             before = self.host_bytes
             if self.idle() is not None:
                 with suppress(RuntimeError, MemoryError):
                     self._placement.swap_out(keep)
             return self.host_bytes - before
+        finally:
+            self._lock.release()
 
     def _leave(self) -> None:
         """The interpreter ends: let a program that computes be unwound at its next layer."""
-        if self._phase is Phase.RUNNING:
-            self._its.abandoned = True
+        program = self._program
+        if program is not None and self._phase not in _ENDED:
+            program.leaving = True
+            program.abandoned = program.abandoned or self._phase is Phase.RUNNING
 
     def _wait_left(self, timeout: float) -> None:
-        """Wait for the thread of a program that was told to :meth:`_leave`."""
+        """Wait for the thread of a program that computed when it was told to :meth:`_leave`.
+
+        One that has come to no layer in the first fifth of that time is interrupted wherever it is.
+        """
         program = self._program
-        if program is not None and program.abandoned:
-            program.join(timeout)
+        if program is not None and self._phase is Phase.RUNNING:
+            program.join(timeout / 5)
+            until = time.monotonic() + timeout * 4 / 5
+            while not program.died and time.monotonic() < until:
+                program.interrupt()
+                program.join(_INTERRUPT_SECONDS)
 
     # -- helpers of both ----------------------------------------------------------------------------------------------
 
     def _serve(self, signal: Callable[[], None], timeout: float | None = None) -> None:
         """Have ``signal`` served on the runtime's thread, under the lock."""
         self._enter()
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the stubs
+            raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser")
         self._hands.do(functools.partial(holding, self._lock, signal), timeout)
 
     @property
@@ -536,7 +564,7 @@ class Session:
             self.layer = layer
             self._its.pause_asked = False
             self._placement.park(state, self._its.stream)
-            self._pause = _Pause(self)
+            self._pause = _Pause(self, paused=True)
             self._move(Phase.PAUSED)
 
     def _restore(self) -> bool:

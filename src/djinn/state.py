@@ -66,8 +66,8 @@ class LeftBehind:
 class SessionState:
     """The storages of one parked session in the order of need, and what was found but is ``left`` on the device.
 
-    ``hidden_states`` is the tensor that the layer returned, itself, where its storage is left; otherwise None: then it
-    is among the storages.
+    ``hidden_states`` is the tensor that the layer returned, itself, where its storage is left, or where autograd is to
+    see an edit; otherwise None: then it is among the storages.
     """
 
     storages: tuple[StateStorage, ...]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from djinn.guard import GuardedTensor, Source
+from djinn.guard import GuardedTensor, Source, guarded
 from djinn.state import LeftBehind, NamedView, SessionState, layer_of
+
+_HIDDEN_STATES = "hidden_states"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,9 @@ class StateView(Mapping[str, torch.Tensor]):
     the next signal, IO_WAIT included: using one then raises :class:`djinn.IllegalMove`. So ``clone()`` what is to be
     kept. ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same. ``entries`` tells names,
     shapes, dtypes and layers without touching a byte, and so does printing the view, which says what stays on the
-    device besides. ``hidden_states`` is always there; where it stays on the device (see
-    :attr:`djinn.Session.left_behind`) it is the program's own tensor, with its gradients.
+    device besides. ``hidden_states`` is always there. Where it stays on the device (see
+    :attr:`djinn.Session.left_behind`), and in grad mode while PAUSED, it is the program's own tensor: autograd sees an
+    edit, and refuses what it would refuse. Everywhere else an edit that brings in gradients is refused.
     """
 
     def __init__(
@@ -47,25 +50,24 @@ class StateView(Mapping[str, torch.Tensor]):
         self._views: dict[str, tuple[int, NamedView]] = {}  # which storage of the state, and where in it
         self.entries: list[StateEntry] = []
         self._own = state.hidden_states
-        if self._own is not None:
-            own = self._own
-            self.entries.append(StateEntry(name="hidden_states", shape=tuple(own.shape), dtype=own.dtype, layer=None))
         for index, item in enumerate(state.storages):
             for view in item.views:
                 name, count = view.name, 2
-                while name in self._views or (self._own is not None and name == "hidden_states"):
+                while name in self._views:
                     name, count = f"{view.name}~{count}", count + 1
                 self._views[name] = (index, view)
                 layer = layer_of(item.rank, breakpoint)
                 self.entries.append(StateEntry(name=name, shape=tuple(view.shape), dtype=view.dtype, layer=layer))
+        if self._own is not None and _HIDDEN_STATES not in self._views:
+            own = StateEntry(name=_HIDDEN_STATES, shape=_shape_of(self._own), dtype=self._own.dtype, layer=None)
+            self.entries.insert(0, own)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self:
             raise KeyError(f"no tensor {name!r} in the session's state; it has: {', '.join(self)}")
-        source = self._source()
-        own, bytes_of = self._own, self._bytes_of
-        if name not in self._views and own is not None:
-            return GuardedTensor.over(own, source, name, lambda: own)
+        source, own, bytes_of = self._source(), self._own, self._bytes_of
+        if name == _HIDDEN_STATES and own is not None and (source.paused or name not in self._views):
+            return guarded(own, source, name)
         index, view = self._views[name]
         return GuardedTensor(
             source,
@@ -80,6 +82,8 @@ class StateView(Mapping[str, torch.Tensor]):
 
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
         target = self[name]
+        if target is value:
+            return  # what ``view[name] *= 2`` comes to
         if value.shape != target.shape or value.dtype != target.dtype:
             raise ValueError(
                 f"{name} is {target.dtype} {list(target.shape)}; "
@@ -88,7 +92,7 @@ class StateView(Mapping[str, torch.Tensor]):
         target.copy_(value)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._views or (self._own is not None and name == "hidden_states")
+        return name in self._views or (self._own is not None and name == _HIDDEN_STATES)
 
     def __iter__(self) -> Iterator[str]:
         return (entry.name for entry in self.entries)
@@ -108,3 +112,11 @@ class StateView(Mapping[str, torch.Tensor]):
             lines.append(f"left on the device: {sum(line.nbytes for line in left)} bytes")
             lines += [f"{line.name:<{width}}  {line.nbytes} bytes: {line.reason}" for line in left]
         return "\n".join(lines)
+
+
+def _shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Its shape; of a nested tensor, which has none, nothing."""
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError:
+        return ()

@@ -66,6 +66,13 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     return _Tensor.untyped_storage(tensor)
 
 
+def is_emptied_and_refilled(tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:
+    """Whether the bytes of ``tensor``'s ``storage`` are the allocator's, and can go and come."""
+    shared = storage.device.type == "cpu" and storage.is_shared()  # on a GPU that says nothing
+    lazily_copied: bool = torch._C._is_cow_tensor(tensor)  # type: ignore[attr-defined]  # not in torch's stubs
+    return storage.resizable() and not shared and not lazily_copied
+
+
 def not_swappable(tensor: torch.Tensor) -> str | None:
     """Why the bytes of ``tensor`` cannot leave the device through its storage, or None if they can."""
     subclass = None if type(tensor) is torch.Tensor else f"it is a tensor of the subclass {_qualname(type(tensor))}"

@@ -93,17 +93,21 @@ class TransferEngine:
         with ExitStack() as undo:
             extents = self._arena.reserve([item.nbytes for item in items])
             undo.callback(self._arena.release, extents)
+            undo.callback(entries.clear)
             if self._out is not None:
                 undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
             follow(self._out, compute)
             with On(self._out):
                 for item, extent in zip(items, extents, strict=True):
                     device = raw_bytes(item.storage)
-                    extent.bytes.copy_(device, non_blocking=True)
-                    copied = self._out.record_event() if self._out is not None else None
-                    entries.append(Swapped(item=item, extent=extent, device=device, copied=copied))
+                    try:
+                        extent.bytes.copy_(device, non_blocking=True)
+                        copied = self._out.record_event() if self._out is not None else None
+                        entries.append(Swapped(item=item, extent=extent, device=device, copied=copied))
+                    finally:
+                        del device  # the traceback of an error would hold it, and keep the storage from leaving
             undo.pop_all()
-        return entries
+            return entries
 
     def free(self, entries: Sequence[Swapped]) -> None:
         """Free the device memory of ``entries``, each when its copy has ended; of as many as can be.
@@ -300,16 +304,27 @@ class TransferEngine:
     def _give_back(self, state: SwappedState) -> None:
         """All is on the device again."""
         state.finish()
-        self.release(state.entries)
-        state.settle()
+        self._settle(state)
+
+    def _settle(self, state: SwappedState) -> None:
+        """Give the host memory back; whatever comes of that, who waits for its end is told."""
+        try:
+            self.release(state.entries)
+        except MemoryError:
+            self.release(state.entries)
+        finally:
+            state.settle()
 
     def _give_up(self, state: SwappedState, cause: BaseException) -> None:
         """The program can never go on: let it know, and forget the state."""
         error = DjinnError(f"{state.nbytes} bytes of session state could not be brought back to the device: {cause}")
         error.__cause__ = cause
         state.finish(error)
-        self.release(state.entries)
-        state.settle()
+        self._settle(state)
+
+    def drain(self, timeout: float) -> None:
+        """Wait for what the engine's thread was given, at most ``timeout`` seconds."""
+        self._behind.drain(timeout)
 
     def close(self) -> None:
         """End the engine's thread after what it was given."""

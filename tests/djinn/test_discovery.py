@@ -875,3 +875,126 @@ def test_what_the_layer_was_given_is_named_for_that():
     (state,), _ = discover(program)
     ranks = {item.views[0].name: item.in_frontier for item in state.storages}
     assert ranks == {"hidden_states": True, "position_embeddings.0": True, "position_embeddings.1.0": True}
+
+
+# -- odd things on the way, after the pause and around it --------------------------------------------------------------
+
+
+class Passes(nn.Module):
+    """A layer that takes what it does not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x, extra):
+        return self.linear(x)
+
+
+class Carries(nn.Module):
+    """Gives ``extra()`` to each of its layers while much state is on its way back."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.layers = nn.ModuleList(Passes() for _ in range(3))
+        self.extra = extra
+
+    def forward(self, x):
+        big = [torch.rand(1 << 16) for _ in range(30)]
+        extra = self.extra()
+        for layer in self.layers:
+            x = layer(x, extra=extra)
+        return x + big[0].sum() * 0
+
+
+def in_a_circle():
+    circle = []
+    circle.append(circle)
+    return circle
+
+
+def very_deep():
+    value = []
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+class OddDict(dict):
+    def values(self):
+        ran()
+
+
+class OddList(list):
+    def __iter__(self):
+        ran()
+
+
+@pytest.mark.parametrize(
+    "extra", [in_a_circle, very_deep, lambda: OddDict(a=1), lambda: OddList([1]), lambda: Everything(1)]
+)
+def test_what_a_layer_is_given_is_looked_at_without_running_it(extra):
+    """After RESUME too, while layers wait for what they read: nothing of the program's runs, nothing ends it."""
+    torch.manual_seed(0)
+    model = Carries(extra).eval()
+    x = torch.rand(4, 8)
+    RAN.clear()
+    with djinn.Runtime(model, host_memory_bytes=32 << 20) as runtime:
+        session = runtime.open(breakpoint=1).start(model, x)
+        assert session.wait(30) is djinn.Phase.PAUSED
+        session.io_wait()
+        session.resume()
+        assert torch.equal(session.result(30), model(x))
+    assert not RAN
+
+
+@pytest.mark.parametrize(
+    "buffer", [lambda: torch.eye(8).to_sparse(), lambda: torch.eye(8).to_sparse_csr(), lambda: torch.eye(8).to_mkldnn()]
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_a_model_may_keep_tensors_without_a_storage(buffer):
+    """Sparse and other buffers do not keep a runtime from being made."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+    model.odd = buffer()
+    with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as runtime:
+        session = runtime.open(breakpoint=1).start(model, torch.ones(2, 8))
+        assert session.wait(30) is djinn.Phase.PAUSED
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_view_of_a_state_with_nested_hidden_states():
+    """They have no shape: the entry has none, and the name gives the program's own tensor."""
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 3).eval()
+    tokens, padding = torch.rand(2, 6, 16), torch.tensor([[False] * 4 + [True] * 2, [False] * 6])
+    with djinn.Runtime(model, host_memory_bytes=1 << 20) as runtime:
+        session = runtime.open(breakpoint=2).start(model, tokens, src_key_padding_mask=padding)
+        session.wait(30)
+        assert session.state.entries[0].name == "hidden_states"
+        assert session.state["hidden_states"].is_nested
+        assert "nested tensor" in repr(session.state)
+        session.resume()
+        assert torch.equal(session.result(30), model(tokens, src_key_padding_mask=padding))
+
+
+class Shares(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        kept = x.sin().share_memory_()  # as torch.multiprocessing does with what it sends
+        for layer in self.layers:
+            x = layer(x)
+        return x + kept
+
+
+def test_shared_memory_stays():
+    """A storage whose bytes are not the allocator's cannot go and come back; it says so."""
+    model, x = Shares().eval(), torch.rand(4, 8)
+    with djinn.Runtime(model, host_memory_bytes=1 << 20) as runtime:
+        session = runtime.open(breakpoint=2).start(model, x)
+        session.wait(30)
+        session.io_wait()
+        assert "numpy, DLPack or shared memory holds its bytes" in [line.reason for line in session.left_behind]
+        session.resume()
+        assert torch.equal(session.result(30), model(x))

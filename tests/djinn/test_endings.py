@@ -1,11 +1,14 @@
 """How sessions, runtimes and the interpreter end: cancelled while parked, parking or swapped out, in bounded time."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -324,3 +327,249 @@ def test_the_interpreter_ends_while_a_session_computes(last, code):
     )
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ("my own mistake" in ended.stderr) if code == 1 else not ended.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["while True: a = (a @ a).clamp(-1, 1)", "while True: (a.requires_grad_() ** 2).sum().backward()"],
+    ids=["loop", "autograd"],
+)
+def test_the_interpreter_ends_while_a_program_comes_to_no_layer(program):
+    """It is interrupted wherever it is, and the exit code is the script's."""
+    script = f"""
+        import sys, time, torch, djinn
+        from torch import nn
+        djinn.runtime._EXIT_SECONDS = 2.0
+        model = nn.Sequential(nn.Linear(8, 8))
+        runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+        def program():
+            a = torch.randn(64, 64)
+            {program}
+        runtime.open().start(program)
+        time.sleep(0.2)
+        sys.exit(5)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (5, "")
+
+
+def test_the_interpreter_ends_while_a_session_waits_for_room():
+    """A cancelled program that the device has no room for does not disturb the end."""
+    script = """
+        import sys, time, torch, djinn
+        from torch import nn
+        from djinn import transfer
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+        with torch.no_grad():
+            session = runtime.open(breakpoint=1).start(lambda: model(torch.ones(4, 8) * 1))
+        session.wait(30)
+        session.io_wait()
+        def refuse(batches):
+            raise torch.OutOfMemoryError("no room")
+        transfer._allocate = refuse
+        session.cancel()
+        sys.exit(5)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (5, "")
+
+
+def test_an_exit_handler_of_the_user_s_may_end_a_session():
+    """One that was registered before the runtime runs after the runtime's own, and still resumes."""
+    script = """
+        import atexit, torch
+        box = {}
+        @atexit.register
+        def bye():
+            box["session"].resume()
+            print(box["session"].result(30).sum().item() != 0)
+            box["session"].close(30)
+        import djinn
+        from torch import nn
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
+        with torch.no_grad():
+            session = runtime.open(breakpoint=1).start(lambda: model(torch.ones(4, 8) * 1))
+        box["session"] = session
+        session.wait(30)
+        session.io_wait()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "True", "")
+
+
+def test_a_fork_leaves_its_block_at_once(llama, input_ids):
+    """With its own exit code: there is nothing in it to close."""
+    start = time.monotonic()
+    with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
+        parked(runtime, prefill, llama, input_ids)
+        child = os.fork()
+        if child == 0:
+            code = 2
+            try:
+                with runtime:
+                    raise SystemExit(3)
+            except SystemExit as end:
+                code = end.code
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert time.monotonic() - start < 9
+
+
+def busy(runtime, seconds):
+    """Keep the thread that serves signals busy."""
+    thread = threading.Thread(target=lambda: runtime._hands.do(lambda: time.sleep(seconds)))
+    thread.start()
+    time.sleep(0.05)
+    return thread
+
+
+def test_a_handler_may_look_while_a_signal_is_served(runtime, llama, input_ids):
+    """A signal's handler that reads the status does not call off what it has interrupted."""
+    session = parked(runtime, prefill, llama, input_ids)
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *args: seen.append((runtime.status()[0].phase, session.phase)))
+    thread = busy(runtime, 0.3)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        session.io_wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        thread.join(10)
+    assert seen == [(djinn.Phase.PAUSED,) * 2]
+    assert session.phase is djinn.Phase.IO_WAIT
+    assert session.host_bytes > 0
+
+
+def test_a_handler_cannot_signal_in_the_middle_of_a_resume(runtime, llama, input_ids, monkeypatch):
+    """It is refused instead of waiting for itself; the resume goes on."""
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    copy_in = transfer._copy_in
+    refused = []
+
+    def handler(*args):
+        try:
+            session.cancel()
+        except djinn.IllegalMove as error:
+            refused.append(error)
+
+    def slow(entries):
+        signal.raise_signal(signal.SIGALRM)
+        copy_in(entries)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(transfer, "_copy_in", lambda entries: slow(entries) if not refused else copy_in(entries))
+            session.resume()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert refused
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_a_finaliser_may_close_its_session(runtime, llama, input_ids, monkeypatch):
+    """Wherever a garbage collection comes, on whichever thread: nothing waits for itself."""
+
+    class Agent:
+        def __init__(self, session):
+            self.session, self.me = session, self
+
+        def __del__(self):
+            with suppress(djinn.IllegalMove):
+                self.session.close(5)
+
+    make = djinn.host_memory.Extent.__init__
+
+    def collecting(extent, *args):
+        gc.collect()
+        make(extent, *args)
+
+    monkeypatch.setattr(djinn.host_memory.Extent, "__init__", collecting)
+    other = parked(runtime, prefill, llama, input_ids)
+    Agent(other)
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_a_result_is_never_missed(runtime):
+    """Whoever polls gets the value, whenever the program ends."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            session = runtime.open().start(lambda: 42)
+            value = None
+            while value is None:
+                with suppress(TimeoutError):
+                    value = session.result(0)
+            assert value == 42
+            session.close()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_session_that_is_being_closed_cannot_start(runtime, llama, input_ids, monkeypatch):
+    """Whichever comes first: it runs and is cancelled, or never begins."""
+    session = runtime.open(breakpoint=2)
+    wait = djinn.Session._wait
+
+    def start_meanwhile(self, *args):
+        waited = wait(self, *args)
+        with pytest.raises(djinn.IllegalMove, match="started once"):
+            self.start(greedy, llama, input_ids, 2)
+        return waited
+
+    with monkeypatch.context() as patched:
+        patched.setattr(djinn.Session, "_wait", start_meanwhile)
+        session.close(10)
+    assert session.phase is djinn.Phase.CLOSED
+
+
+def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypatch):
+    """A program whose random state cannot be put up fails by itself; the others compute."""
+    random_state = djinn.caller.Turn.random_state
+    failed = []
+
+    def fail(self):
+        if threading.current_thread().name.startswith("djinn-") and not failed:
+            failed.append(True)
+            raise MemoryError
+        return random_state(self)
+
+    monkeypatch.setattr(djinn.caller.Turn, "random_state", fail)
+    with pytest.raises(MemoryError):
+        runtime.open().start(prefill, llama, input_ids).result(30)
+    assert torch.equal(runtime.open().start(prefill, llama, input_ids).result(30), prefill(llama, input_ids))
+
+
+def test_host_memory_that_cannot_be_given_back_at_once(runtime, llama, input_ids, monkeypatch):
+    """It is tried again, and nobody waits for ever."""
+    release = djinn.host_memory.HostArena.release
+    failed = []
+
+    def fail(arena, extents):
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        release(arena, extents)
+
+    session = parked(runtime, prefill, llama, input_ids)
+    session.io_wait()
+    monkeypatch.setattr(djinn.host_memory.HostArena, "release", fail)
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+    session.close(10)
+    assert failed
+    assert runtime.arena.reserved_bytes == 0

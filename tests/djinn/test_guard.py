@@ -324,6 +324,156 @@ def test_what_autograd_refuses_is_refused():
                 session.result(30).backward()
 
 
+def hook_of(edit, vector):
+    def hook(module, args, output):
+        edit(output, vector)
+
+    return hook
+
+
+def test_an_edit_that_brings_in_gradients():
+    """While PAUSED a steering vector gets its gradient, as by a hook; where that cannot be the edit is refused."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3))).requires_grad_(False)
+    x = torch.ones(4, 8)
+    edits = [
+        lambda h, v: h.add_(v),
+        lambda h, v: h.copy_(h.clone() * v),
+        lambda h, v: operator.setitem(h, slice(1, 3), h[1:3].clone() * v),
+        lambda h, v: h[1:3].add_(v),
+    ]
+    with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small, torch.enable_grad():
+        for edit in edits:
+            steer, hooked = (torch.ones(8, requires_grad=True) for _ in range(2))
+            handle = model[1].register_forward_hook(hook_of(edit, hooked))
+            model(x).sum().backward()
+            handle.remove()
+            session = parked(small, model, x, layer=2)
+            edit(session.state["hidden_states"], steer)
+            session.resume()
+            session.result(30).sum().backward()
+            assert torch.equal(steer.grad, hooked.grad)
+            session = parked(small, model, x, layer=2)
+            session.io_wait()
+            with pytest.raises(djinn.IllegalMove, match="cannot be edited by what has gradients"):
+                edit(session.state["hidden_states"], steer)
+            session.close()
+
+
+def test_an_edit_through_an_alias_is_seen_by_autograd():
+    """``detach()`` and views of the program's own tensor share its version: the backward pass refuses as it would."""
+    model = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(4, 4))
+    with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small, torch.enable_grad():
+        for alias in (lambda h: h.detach(), lambda h: h.detach()[1:], lambda h: h.data):
+            x = torch.ones(2, 4, requires_grad=True)
+            session = parked(small, lambda x=x: model(x * 1).sum(), layer=1)
+            alias(session.state["hidden_states"]).mul_(2)
+            session.resume()
+            try:
+                session.result(30).backward()
+            except RuntimeError as error:
+                assert "modified by an inplace operation" in str(error)
+            else:
+                plain = torch.ones(2, 4, requires_grad=True)
+                out = model[0](plain * 1)
+                alias(out).mul_(2)
+                model[1](out).sum().backward()
+                assert torch.equal(x.grad, plain.grad)
+            session.close()
+
+
+RESHAPING = {
+    "output that grows": lambda t: torch.add(torch.zeros(30_000), 1, out=t),
+    "resize by the operator": lambda t: torch.ops.aten.resize_(t, [100_000]),
+    "transpose in place": lambda t: t.transpose_(0, 1),
+    "squeeze in place": lambda t: t[:1].squeeze_(0),
+    "unsqueeze in place": lambda t: t.unsqueeze_(0),
+    "strides in place": lambda t: t.as_strided_((2, 2), (1, 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
+@pytest.mark.parametrize("name", RESHAPING)
+def test_the_state_cannot_be_given_another_shape(runtime, llama, input_ids, name, swapped):
+    """What would change more than bytes is refused, and the state is as before."""
+    session = parked(runtime, prefill, llama, input_ids)
+    if swapped:
+        session.io_wait()
+    tensor = session.state["hidden_states"]
+    before, sizes = tensor.clone(), session.device_bytes
+    with pytest.raises((djinn.IllegalMove, RuntimeError)):
+        RESHAPING[name](tensor)
+    assert session.device_bytes == sizes
+    if name != "output that grows":  # which may have been written
+        assert torch.equal(tensor, before)
+    tensor.copy_(before)
+    if not swapped:
+        session.io_wait()
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_capsules_past_every_override_are_refused(runtime, llama, input_ids):
+    """torch's oldest entry for DLPack asks nobody: it finds no bytes, void or not."""
+    session = parked(runtime, prefill, llama, input_ids)
+    tensor = session.state["hidden_states"]
+    for signal in (session.io_wait, session.resume):
+        with pytest.raises(RuntimeError, match="data pointer"):
+            torch.utils.dlpack.to_dlpack(tensor)
+        signal()
+    with pytest.raises(RuntimeError, match="data pointer"):
+        torch.utils.dlpack.to_dlpack(tensor)
+
+
+class OddList(list):
+    """A container that torch looks into and the guard does not."""
+
+
+def test_guards_in_containers_of_any_kind(runtime, llama, input_ids):
+    """They are found by torch, and asked then."""
+    session = parked(runtime, prefill, llama, input_ids)
+    tensor = session.state["hidden_states"]
+    assert torch.equal(torch.stack(OddList([tensor, tensor]))[0], tensor)
+    session.io_wait()
+    with pytest.raises(djinn.IllegalMove, match="void"):
+        torch.stack(OddList([tensor, tensor]))
+
+
+def test_an_error_that_somebody_keeps_holds_nothing(runtime, llama, input_ids):
+    """An operator that failed, as in a notebook, does not keep the state on the device."""
+    session = parked(runtime, prefill, llama, input_ids)
+    with pytest.raises(RuntimeError) as kept:
+        session.state["hidden_states"] @ torch.zeros(7, 7)
+    session.io_wait()
+    assert session.device_bytes == 0
+    assert kept is not None
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+
+
+def test_guards_of_two_runtimes_do_not_wait_for_each_other(llama, input_ids):
+    """Two threads that use them in either order always come to an end."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    x = torch.ones(2, 8)
+    with (
+        djinn.Runtime(llama, host_memory_bytes=1 << 20) as large,
+        djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small,
+    ):
+        first = parked(large, prefill, llama, input_ids).state["hidden_states"][0, :2, :8]
+        second = parked(small, model, x, layer=1).state["hidden_states"]
+
+        def add(a, b):
+            for _ in range(300):
+                a + b
+
+        threads = [threading.Thread(target=add, args=pair) for pair in ((first, second), (second, first))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
 def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
     """A signal waits for an edit that has begun: it is there whole, or refused."""
     session = parked(runtime, prefill, llama, input_ids)

@@ -191,10 +191,14 @@ ARMED = []
 
 def raise_in_the_runtime(signum, frame):
     """A signal's handler; the test itself is spared."""
-    while frame is not None and ARMED:
-        if frame.f_code.co_filename.startswith(SOURCES):
-            raise KeyboardInterrupt
+    inside = False
+    while frame is not None and ARMED and not inside:
+        inside = frame.f_code.co_filename.startswith(SOURCES)
         frame = frame.f_back
+    if ARMED:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4)  # the next one, when this one is over
+    if inside:
+        raise KeyboardInterrupt
 
 
 def test_an_interrupt_at_any_moment(runtime, model, monkeypatch):
@@ -209,7 +213,7 @@ def test_an_interrupt_at_any_moment(runtime, model, monkeypatch):
             prepare, interrupted, ends = SIGNALS[list(SIGNALS)[round_ % len(SIGNALS)]]
             session = prepare(runtime, model)
             ARMED.append(True)
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-4), 1e-4)
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-4))
             try:
                 interrupted(session, model)
             except KeyboardInterrupt:

@@ -606,7 +606,7 @@ def cleared(runtime, llama, input_ids):
         assert run(runtime, llama, input_ids, FREE["nobody"])
     if collecting:
         gc.enable()
-    assert list(answers.values()) == [frozenset()]  # of all suspects none was held
+    assert [held for held, _ in answers.values()] == [frozenset()]  # of all suspects none was held
     return dict(answers)
 
 
@@ -729,3 +729,97 @@ def test_an_emptied_tensor_says_so_where_torch_can(runtime, llama, input_ids):
     del tensor
     session.resume()
     session.result(30)
+
+
+# -- holders at the end of a chain that is known already, or behind what is not entered ------------------------------
+
+
+class Log:
+    def __init__(self):
+        self.kept = []
+
+
+class Server:
+    """Embeds by functions that remember; its method is the program."""
+
+    def __init__(self, model, tokens):
+        self.model = model
+        self.tokens = tokens
+        self.log = Log()
+        self.embed = functools.lru_cache(maxsize=None)(
+            lambda factor: self.model.model.embed_tokens(self.tokens) * factor
+        )
+
+    def cached(self):
+        return self.model(inputs_embeds=self.embed(1)).logits
+
+    def logged(self):
+        embedded = self.model.model.embed_tokens(self.tokens) * 1
+        self.log.kept.append(embedded)
+        return self.model(inputs_embeds=embedded).logits
+
+    def memoised(self):
+        self.embed_into.memo["here"] = self.model.model.embed_tokens(self.tokens) * 1
+        return self.model(inputs_embeds=self.embed_into.memo["here"]).logits
+
+    def proxied(self):
+        self.proxy = types.MappingProxyType({"here": self.model.model.embed_tokens(self.tokens) * 1})
+        return self.model(inputs_embeds=self.proxy["here"]).logits
+
+    def embed_into(self):
+        """Remembers in an attribute of its own."""
+
+    embed_into.memo = {}  # noqa: RUF012 - an attribute of the function
+
+
+KEPT_BY = {
+    "cached": lambda server: server.embed(1),
+    "logged": lambda server: server.log.kept[0],
+    "memoised": lambda server: server.embed_into.memo["here"],
+    "proxied": lambda server: server.proxy["here"],
+}
+SERVERS = []
+
+
+@pytest.mark.parametrize("in_module", [False, True], ids=["local", "module global"])
+@pytest.mark.parametrize("name", KEPT_BY)
+def test_what_the_caller_s_objects_keep_stays(runtime, llama, input_ids, name, in_module):
+    """Also behind a cache, a function's attributes or a proxy, and where another of their tensors is met first."""
+    server = Server(llama, input_ids)
+    SERVERS[:] = [server] if in_module else []
+    gc.collect()
+    session, taken = parked(runtime, getattr(server, name))
+    assert KEPT_BY[name](server).data_ptr() not in taken
+    session.io_wait()
+    assert torch.equal(KEPT_BY[name](server), llama.model.embed_tokens(input_ids))
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+    session.close()
+    SERVERS.clear()
+
+
+def batch(model, tokens, last):
+    pair = (model.model.embed_tokens(tokens) * 1, 0)
+    if last is not None:
+        last.append(pair)
+    return pair
+
+
+def unpacked(model, tokens, last):
+    return prefill_of(model, *batch(model, tokens, last))
+
+
+def prefill_of(model, embedded, rest):
+    return model(inputs_embeds=embedded).logits
+
+
+def test_a_temporary_that_somebody_keeps_is_no_temporary(runtime, llama, input_ids, answers, no_collection):
+    """The tuple that an earlier session held on its stack alone: now somebody has it, and the tensor in it stays."""
+    WORLD.held = []
+    for last in (None, WORLD.held):
+        session, taken = parked(runtime, unpacked, llama, input_ids, last)
+        if last is not None:
+            assert last[0][0].data_ptr() not in taken
+        session.resume()
+        session.result(30)
+        session.close()

@@ -121,8 +121,9 @@ def test_timeouts(runtime, llama, input_ids):
     session.resume()
     assert torch.equal(session.result(30), prefill(llama, input_ids))
 
-    stuck = threading.Event()
-    other = runtime.open().start(stuck.wait, 30)
+    begun, stuck = threading.Event(), threading.Event()
+    other = runtime.open().start(lambda: begun.set() or stuck.wait(30))
+    assert begun.wait(30)
     with pytest.raises(TimeoutError, match="next layer"):
         other.close(timeout=0.01)
     stuck.set()
