@@ -117,7 +117,7 @@ class Hands:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._working = True
         self._bell = Bell()
-        self._asked = threading.local()  # for the job of each thread that has not returned from asking
+        self._asked: dict[int, _Job] = {}  # by thread: what it has not returned from asking for
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
@@ -134,19 +134,20 @@ class Hands:
         if self._thread.ident == threading.get_ident():
             raise IllegalMove("a signal was asked for in the middle of another, by a finaliser")
         self.settle()
-        outer = getattr(self._asked, "job", None)  # of the call that a handler or a finaliser has come into
+        thread = threading.get_ident()
+        outer = self._asked.get(thread)  # of the call that a handler or a finaliser has come into
         job = _Job(function)
         job.asked_in = sys._getframe()
         try:
             # In one step: a job that is noted and not in the queue would never end.
-            at_once(partial(setattr, self._asked, "job", job), partial(self._jobs.put, job))
+            at_once(partial(self._asked.__setitem__, thread, job), partial(self._jobs.put, job))
             job.wait(timeout, given_up=self._has_ended)
         except BaseException:
             job.asked_in = None
             self.settle()
-            self._asked.job = outer
+            self._forget(job, outer)
             raise
-        self._asked.job, job.asked_in = outer, None
+        self._forget(job, outer)
         try:
             if job.error is not None:
                 raise job.error
@@ -161,11 +162,19 @@ class Hands:
 
         Not what it is still asking for: a signal's handler, or a finaliser, may call this in the middle of that.
         """
-        job = getattr(self._asked, "job", None)
+        job = self._asked.get(threading.get_ident())
         if job is not None and not _is_running(job.asked_in):
             if not job.call_off():
                 job.wait(_SETTLE_SECONDS, given_up=self._has_ended)
-            self._asked.job = None
+            self._forget(job, None)
+
+    def _forget(self, job: _Job, outer: _Job | None) -> None:
+        """The current thread no longer asks for ``job``, but for ``outer`` again, if it did."""
+        job.asked_in = None  # it holds the job
+        if outer is None:
+            self._asked.pop(threading.get_ident(), None)
+        else:
+            self._asked[threading.get_ident()] = outer
 
     def drain(self, timeout: float) -> None:
         """Wait until what was asked for until now is done, at most ``timeout`` seconds."""

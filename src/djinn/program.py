@@ -5,7 +5,6 @@ that is on its way back. It only waits and computes: the thread that signals doe
 """
 
 import ctypes
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from djinn.core import SessionAbandoned, SessionCancelled
 from djinn.discovery import Discovery
 from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
+from djinn.referrers import current_frames
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
 from djinn.tensors import storage_of
@@ -105,7 +105,7 @@ class Program:
     @property
     def died(self) -> bool:
         """Whether its thread has ended; asked of the interpreter, for ``Thread.is_alive`` must not be interrupted."""
-        return self._thread.ident is not None and self._thread.ident not in sys._current_frames()
+        return self._thread.ident is not None and self._thread.ident not in current_frames()
 
     @property
     def is_current(self) -> bool:

@@ -15,7 +15,8 @@ import operator
 import sys
 import threading
 import types
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any
 
 _SOMEBODY = (type, types.ModuleType, contextvars.Context)  # a chain need not go past these
 # By id, for a class may answer ``==`` itself: what a call keeps on the value stack, and a frame for captured variables.
@@ -183,9 +184,22 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
     return found
 
 
+def current_frames() -> dict[int, types.FrameType]:
+    """The youngest frame of each thread, by the thread's number.
+
+    Up to Python 3.11 a garbage collection may come while the interpreter's list of threads is locked for this; one that
+    meets a ``threading.local`` would wait for that lock for ever. So none comes: in one C call no other thread runs.
+    """
+    if not gc.isenabled():
+        return sys._current_frames()
+    steps: tuple[Callable[[], Any], ...] = (gc.disable, sys._current_frames, gc.enable)
+    frames: dict[int, types.FrameType] = list(map(operator.call, steps))[1]
+    return frames
+
+
 def locals_of_other_threads() -> tuple[set[int], bool]:
     """Ids of what local variables of other threads refer to, and whether a thread is traced, whose are not read."""
-    youngest = sys._current_frames()
+    youngest = current_frames()
     del youngest[threading.get_ident()]  # a frame with a variable for itself keeps its whole stack alive
     found: set[int] = set()
     traced = False
