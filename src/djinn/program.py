@@ -18,7 +18,7 @@ from djinn.core import SessionAbandoned, SessionCancelled
 from djinn.discovery import Discovery
 from djinn.forward import Watches
 from djinn.gates import GapGate, tensors_in
-from djinn.referrers import current_frames
+from djinn.referrers import frames_of_other_threads
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
 from djinn.tensors import storage_of
@@ -105,7 +105,8 @@ class Program:
     @property
     def died(self) -> bool:
         """Whether its thread has ended; asked of the interpreter, for ``Thread.is_alive`` must not be interrupted."""
-        return self._thread.ident is not None and self._thread.ident not in current_frames()
+        ident = self._thread.ident
+        return ident not in (None, threading.get_ident()) and ident not in frames_of_other_threads()
 
     @property
     def is_current(self) -> bool:

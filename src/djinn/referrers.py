@@ -58,6 +58,7 @@ class Chains:
         self._leads_to: dict[int, list[int]] = {}  # referrers that are not inside: what they refer to of ``_objects``
         self._refused: set[int] = set()  # those that something inside refers to, which would not be entered
         self._young: frozenset[int] = frozenset()
+        self._asked: set[int] = set()  # whose referrers are known
         self._somebody = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
         theirs, self.traced = locals_of_other_threads()
         self._somebody |= theirs
@@ -78,6 +79,7 @@ class Chains:
             level = [key for key in level if not self._reached([key]) <= held]
             if not level or len(level) > _MAX_REFERRERS:
                 break
+            self._asked.update(level)
             level = self._refer_to([self._objects[key] for key in level])
             ends |= {key for key in level if self._is_somebody(key)} | self._refused
             held = self._reached(ends)
@@ -89,7 +91,7 @@ class Chains:
         return [id(obj) for obj in _young() if self._note(obj)]
 
     def _refer_to(self, level: list[object]) -> list[int]:
-        """Refers to ``level`` and was not yet known to refer to as much."""
+        """Refers to ``level``, and its own referrers are not known."""
         found = gc.get_referrers(*level)
         found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
         *counts, alone = map(sys.getrefcount, found)
@@ -101,7 +103,7 @@ class Chains:
         ]
 
     def _note(self, obj: object) -> bool:
-        """Note what ``obj`` refers to, if it is not inside; whether that is more than was known."""
+        """Note what ``obj`` refers to, if it is not inside; whether that is news, and its own referrers are not known."""
         key = id(obj)
         if key in self._inside:
             # What it refers to and is not inside would not be entered: it belongs to this object's holders.
@@ -114,7 +116,7 @@ class Chains:
             return False
         self._leads_to[key] = children
         self._objects[key] = obj
-        return True
+        return key not in self._asked
 
     def _is_somebody(self, key: int) -> bool:
         return key in self._somebody or issubclass(type(self._objects[key]), self._ends)
@@ -184,23 +186,23 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
     return found
 
 
-def current_frames() -> dict[int, types.FrameType]:
-    """The youngest frame of each thread, by the thread's number.
+def frames_of_other_threads() -> dict[int, types.FrameType]:
+    """The youngest frame of each thread but the current one, by the thread's number.
 
     Up to Python 3.11 a garbage collection may come while the interpreter's list of threads is locked for this; one that
     meets a ``threading.local`` would wait for that lock for ever. So none comes: in one C call no other thread runs.
     """
-    if not gc.isenabled():
-        return sys._current_frames()
     steps: tuple[Callable[[], Any], ...] = (gc.disable, sys._current_frames, gc.enable)
+    if not gc.isenabled():
+        steps = (gc.isenabled, sys._current_frames)
     frames: dict[int, types.FrameType] = list(map(operator.call, steps))[1]
+    del frames[threading.get_ident()]  # a frame with a variable for itself keeps its whole stack alive
     return frames
 
 
 def locals_of_other_threads() -> tuple[set[int], bool]:
     """Ids of what local variables of other threads refer to, and whether a thread is traced, whose are not read."""
-    youngest = current_frames()
-    del youngest[threading.get_ident()]  # a frame with a variable for itself keeps its whole stack alive
+    youngest = frames_of_other_threads()
     found: set[int] = set()
     traced = False
     for frame in youngest.values():
