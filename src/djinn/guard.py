@@ -103,8 +103,7 @@ class GuardedTensor(torch.Tensor):
     ) -> Any:
         """Look, then call ``func`` on plain tensors."""
         if func in _OF_ITSELF:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
+            return _as_torch_does(func, args, kwargs or {})
         return _use(func, args, kwargs or {})
 
     @classmethod
@@ -148,13 +147,17 @@ def guarded(tensor: torch.Tensor, source: Source, name: str, look: Look | None =
 def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     guards = [part for part in tree_iter((args, kwargs)) if isinstance(part, GuardedTensor)]
     if not guards:  # they lie in a container that is not looked into: torch will find them, and ask again
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+        return _as_torch_does(func, args, kwargs)
     if (what := _REFUSED.get(func)) is not None:
         raise _refusal(guards[0], what)
     sources = sorted({guard._source for guard in guards}, key=lambda source: (source.number, id(source.lock)))
     use = functools.partial(_on_plain_tensors, func, args, kwargs, sources)
     return _under([source.lock for source in sources], use)
+
+
+def _as_torch_does(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``func`` without asking ``__torch_function__``; whatever happens, it is asked again afterwards."""
+    return holding(torch._C.DisableTorchFunctionSubclass(), functools.partial(func, *args, **kwargs))
 
 
 def _refusal(guard: GuardedTensor, what: str) -> IllegalMove:
@@ -260,7 +263,9 @@ def _again(look: Look, view: torch.Tensor) -> Look:
 
     def find() -> torch.Tensor:
         storage = look().untyped_storage()
-        with torch.inference_mode(False):
-            return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
+        return holding(
+            torch.inference_mode(False),
+            lambda: torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride),
+        )
 
     return find

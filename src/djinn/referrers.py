@@ -103,7 +103,7 @@ class Chains:
         ]
 
     def _note(self, obj: object) -> bool:
-        """Note what ``obj`` refers to, if it is not inside; whether that is news, and its own referrers are not known."""
+        """Note what ``obj`` refers to, if it is not inside; whether that is news and its own are not known."""
         key = id(obj)
         if key in self._inside:
             # What it refers to and is not inside would not be entered: it belongs to this object's holders.

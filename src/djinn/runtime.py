@@ -112,8 +112,6 @@ class Runtime:
         self._closed = False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
-        model_storages = frozenset(storage._cdata for storage in storages_of_model(model))
-        self._discovery = Discovery(device, KvLayers(found), model_storages)
         self._turn = Turn(device)
         self._watches = Watches(model, found)
         made: list[HostArena | TransferEngine | Hands] = []
@@ -127,6 +125,8 @@ class Runtime:
             self._hands = Hands("djinn-signals")
             made.append(self._hands)
             self._hands.start()
+            model_storages = self._hands.do(lambda: frozenset(one._cdata for one in storages_of_model(model)))
+            self._discovery = Discovery(device, KvLayers(found), model_storages)
             self._at_exit = functools.partial(_leave, weakref.ref(self))
             atexit.register(self._at_exit)
         except BaseException:

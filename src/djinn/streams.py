@@ -3,6 +3,17 @@
 import torch
 
 
+def current_stream(device: torch.device) -> tuple[int, int, int] | None:
+    """The current thread's stream on ``device``, for :func:`put_back`; None on the CPU."""
+    return torch._C._cuda_getCurrentStream(device.index or 0) if device.type == "cuda" else None
+
+
+def put_back(stream: tuple[int, int, int] | None) -> None:
+    """Make ``stream`` the current one again."""
+    if stream is not None:
+        torch._C._cuda_setStream(*stream)
+
+
 class On:
     """Makes ``stream`` the current one: ``torch.cuda.stream`` for less, and for nothing where it already is."""
 

@@ -15,7 +15,7 @@ import torch
 
 from djinn.core import SessionAbandoned
 from djinn.host_memory import Extent
-from djinn.interrupts import Bell, at_once
+from djinn.interrupts import Bell, at_once, holding
 from djinn.state import REST, StateStorage
 
 _HOLD_SECONDS = 0.1  # longest that others keep out of the way of a RESUME, should nobody end it
@@ -51,8 +51,9 @@ class Batch:
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     """The bytes of ``storage`` as a uint8 tensor that aliases it, writable in every mode."""
-    with torch.inference_mode(False):
-        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    return holding(
+        torch.inference_mode(False), lambda: torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    )
 
 
 class Depart(Protocol):

@@ -28,7 +28,7 @@ from djinn.core import DeviceMemoryFull, DjinnError
 from djinn.host_memory import HostArena
 from djinn.interrupts import Hands
 from djinn.state import StateStorage
-from djinn.streams import On, follow
+from djinn.streams import On, current_stream, follow, put_back
 from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
 
 _log = logging.getLogger("djinn")
@@ -138,6 +138,7 @@ class TransferEngine:
         room. Interrupted before the program goes on it leaves a state that has ``begun``, and can be called again.
         """
         self.undo(state)
+        before = current_stream(self.device)
         state.begun = True
         try:
             ready, rest, behind = self._begin(state, busy)
@@ -153,6 +154,7 @@ class TransferEngine:
                     raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
             raise
         finally:
+            put_back(before)  # an interrupt may have come between two streams
             if state.departed:
                 state.land()
 

@@ -103,8 +103,19 @@ def suppressed(call):
         call()
 
 
+def modes():
+    """What an interrupt might leave switched on or off on the caller's thread."""
+    with torch.device("meta"):
+        function = torch.empty(1).device.type
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch._C._is_torch_function_enabled(), function
+
+
+MODES = (False, False, True, "meta")
+
+
 def check(runtime, session, model, *, ends):
     """``session`` can be led to its end, or is closed within its timeout, and nothing stays behind."""
+    assert modes() == MODES
     runtime.arena.check_integrity()
     if ends:
         assert torch.equal(at_its_end(session, model), program(model))
