@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from djinn.referrers import Chains, young_temporaries
-from djinn.tensors import base_of, is_emptied_and_refilled, storage_of
+from djinn.tensors import base_of, is_lazily_copied, is_the_allocator_s, storage_of
 from djinn.walk import Node, Walk
 
 _ENDS = (nn.Module, torch._C._FunctionBase)  # somebody's: C++ may hold such an object without showing where
@@ -86,7 +86,7 @@ class Ownership:
         storage, alone = storage_of(tensors[0]), storage_of(self._canary)
         assert storage is not None
         assert alone is not None
-        if not is_emptied_and_refilled(tensors[0], storage):
+        if not is_the_allocator_s(storage) or is_lazily_copied(tensors[0]):
             return "numpy, DLPack or shared memory holds its bytes"
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             # Autograd may have saved it; of one that requires none, it keeps a use that is counted below.

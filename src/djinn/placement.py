@@ -9,7 +9,7 @@ import torch
 
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.swapped import Depart, Swapped, SwappedState, raw_bytes
-from djinn.tensors import is_emptied_and_refilled
+from djinn.tensors import is_the_allocator_s
 from djinn.transfer import TransferEngine
 
 
@@ -122,7 +122,7 @@ class Placement:
 
     def _can_leave(self, item: StateStorage) -> bool:
         reason = ""
-        if not is_emptied_and_refilled(raw_bytes(item.storage), item.storage):
+        if not is_the_allocator_s(item.storage):
             reason = "numpy, DLPack or shared memory holds its bytes"
         elif _uses(item) > self._uses[id(item)]:
             reason = "somebody has got hold of it since the pause"

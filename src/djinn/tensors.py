@@ -66,11 +66,14 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     return _Tensor.untyped_storage(tensor)
 
 
-def is_emptied_and_refilled(tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:
-    """Whether the bytes of ``tensor``'s ``storage`` are the allocator's, and can go and come."""
-    shared = storage.device.type == "cpu" and storage.is_shared()  # on a GPU that says nothing
-    lazily_copied: bool = torch._C._is_cow_tensor(tensor)  # type: ignore[attr-defined]  # not in torch's stubs
-    return storage.resizable() and not shared and not lazily_copied
+def is_the_allocator_s(storage: torch.UntypedStorage) -> bool:
+    """Whether the bytes of ``storage`` can be given back to torch's allocator, and come again."""
+    return storage.resizable() and not (storage.device.type == "cpu" and storage.is_shared())  # on a GPU: always shared
+
+
+def is_lazily_copied(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` shares its bytes until somebody writes."""
+    return bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]  # not in torch's stubs
 
 
 def not_swappable(tensor: torch.Tensor) -> str | None:

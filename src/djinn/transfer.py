@@ -147,6 +147,7 @@ class TransferEngine:
             if ready is not None:
                 ready.synchronize()
         except BaseException as error:
+            put_back(before)  # an interrupt may have come between two streams
             if not state.departed:
                 self.undo(state)
                 if lacks_memory(error):
@@ -154,7 +155,6 @@ class TransferEngine:
                     raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
             raise
         finally:
-            put_back(before)  # an interrupt may have come between two streams
             if state.departed:
                 state.land()
 
