@@ -66,6 +66,7 @@ class Program:
         self.pause_asked = False
         self.abandoned = False
         self.leaving = False  # the interpreter ends
+        self.resting = False  # and this thread will do nothing more
         self._breakpoint: int | None = None
         self._visits_left = 0
         self.gate = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
@@ -228,6 +229,7 @@ class Program:
         while not self._is_back():
             self._random_state = self._turn.give_up()  # whoever computes meanwhile may make room
             if self.leaving:
+                self.resting = True
                 self.gate.acquire()  # for ever: a thread that only waits is none that the interpreter's end disturbs
             time.sleep(_ROOM_SECONDS)
             self._turn.take(self._random_state)

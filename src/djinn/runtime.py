@@ -161,7 +161,9 @@ class Runtime:
             keep_budget=self._keep_budget,
         )
         self._sessions[number] = session
-        self._check_open()  # again: whoever closed it meanwhile may not have seen this one
+        if self._closed:  # meanwhile, and whoever closed it may not have seen this one, which nobody else has
+            self._sessions.pop(number, None)
+        self._check_open()
         for closed in [one for one, other in list(self._sessions.items()) if other.phase is Phase.CLOSED]:
             self._sessions.pop(closed, None)
         return session

@@ -483,10 +483,14 @@ class Session:
         One that has come to no layer in the first fifth of that time is interrupted wherever it is.
         """
         program = self._program
+        if program is not None and program.abandoned and self._phase in _PARKED:  # it waits for room
+            until = time.monotonic() + timeout
+            while not (program.resting or program.died) and time.monotonic() < until:
+                program.join(_INTERRUPT_SECONDS / 10)
         if program is not None and self._phase is Phase.RUNNING:
             program.join(timeout / 5)
             until = time.monotonic() + timeout * 4 / 5
-            while not program.died and time.monotonic() < until:
+            while not (program.died or program.resting) and time.monotonic() < until:
                 program.interrupt()
                 program.join(_INTERRUPT_SECONDS)
 

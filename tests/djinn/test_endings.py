@@ -573,3 +573,20 @@ def test_host_memory_that_cannot_be_given_back_at_once(runtime, llama, input_ids
     session.close(10)
     assert failed
     assert runtime.arena.reserved_bytes == 0
+
+
+def test_a_session_opened_while_its_runtime_closes_is_refused(llama, monkeypatch):
+    """And the runtime can be closed again: nothing is left that nobody can end."""
+    runtime = djinn.Runtime(llama, host_memory_bytes=1 << 20)
+    make = djinn.runtime.Session
+
+    def make_late(*args, **kwargs):
+        session = make(*args, **kwargs)
+        runtime.close(10)
+        return session
+
+    monkeypatch.setattr(djinn.runtime, "Session", make_late)
+    with pytest.raises(djinn.IllegalMove, match="closed"):
+        runtime.open(breakpoint=2)
+    runtime.close(10)
+    assert not any("forward" in vars(module) for module in llama.modules())
