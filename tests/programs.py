@@ -18,6 +18,11 @@ def greedy(model, input_ids, steps):
     return logits
 
 
+def equal(left, right):
+    """Whether two lists of tensors are the same in every bit."""
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
 def without_climb(monkeypatch):
     """Ask no longer who else holds what, tens of milliseconds a session, where the test is about something else."""
     monkeypatch.setattr("djinn.ownership.Ownership._held", lambda *args: (set(), set()))

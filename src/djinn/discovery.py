@@ -138,7 +138,7 @@ def first_tensor(output: object) -> torch.Tensor | None:
     while todo:
         value = todo.pop()
         if is_tensor(value):
-            return value  # type: ignore[return-value]
+            return value
         if id(value) not in seen:
             seen.add(id(value))
             todo += reversed(elements_of(value) or tuple((instance_dict(value) or {}).values()))

@@ -21,7 +21,7 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
     while todo:
         part = todo.pop()
         if is_tensor(part):
-            yield part  # type: ignore[misc]
+            yield part
         elif (elements := elements_of(part)) and id(part) not in seen:
             seen.add(id(part))
             todo += elements

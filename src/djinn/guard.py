@@ -52,9 +52,9 @@ _OF_ITSELF = frozenset(
 # These would change what a plain tensor is, and that one is gone after the operator.
 _REFUSED = {
     torch.Tensor.requires_grad_: "cannot be a leaf of autograd",
-    torch.Tensor.requires_grad.__set__: "cannot be a leaf of autograd",  # type: ignore[attr-defined]
+    torch.Tensor.requires_grad.__set__: "cannot be a leaf of autograd",  # type: ignore[attr-defined]  # the stubs lack it
     torch.Tensor.register_hook: "cannot have hooks",
-    torch.Tensor.data.__set__: "cannot be put over another storage",  # type: ignore[attr-defined]
+    torch.Tensor.data.__set__: "cannot be put over another storage",  # type: ignore[attr-defined]  # likewise
     torch.Tensor.resize_: "cannot be resized",
     torch.Tensor.resize_as_: "cannot be resized",
     torch.Tensor.share_memory_: "cannot be moved to shared memory",
@@ -140,8 +140,10 @@ def guarded(tensor: torch.Tensor, source: Source, name: str, look: Look | None =
         shape, stride, offset = tensor.shape, tensor.stride(), int(tensor.storage_offset())
     except (RuntimeError, NotImplementedError):
         return tensor
-    form = {"shape": shape, "stride": stride, "offset": offset, "dtype": tensor.dtype, "device": tensor.device}
-    return GuardedTensor(source, name, look, own=own, **form)  # type: ignore[arg-type]
+    dtype, device = tensor.dtype, tensor.device
+    return GuardedTensor(
+        source, name, look, shape=shape, stride=stride, offset=offset, dtype=dtype, device=device, own=own
+    )
 
 
 def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

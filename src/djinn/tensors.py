@@ -5,6 +5,7 @@ Knows which tensors cannot be emptied and refilled through their storage, and sa
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch.utils import _python_dispatch
@@ -38,7 +39,7 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def is_tensor(obj: object) -> bool:
+def is_tensor(obj: object) -> TypeGuard[torch.Tensor]:
     """Whether ``obj`` is a tensor, by its type alone."""
     return issubclass(type(obj), torch.Tensor)
 

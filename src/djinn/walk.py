@@ -63,7 +63,7 @@ class Node:
     def tensor(self) -> torch.Tensor:
         """The object, which is known to be a tensor."""
         assert is_tensor(self.obj)
-        return self.obj  # type: ignore[return-value]
+        return self.obj
 
 
 class Walk:
@@ -153,7 +153,7 @@ def _references(obj: object, name: str) -> list[tuple[object, str]]:
     referents = gc.get_referents(obj)
     if is_tensor(obj):
         children = [(child, name) for child in referents]
-        base = base_of(obj)  # type: ignore[arg-type]
+        base = base_of(obj)
         return children if base is None else [*children, (base, f"{name}.base")]
     labels = labels_in(obj)
     attributes = instance_dict(obj)

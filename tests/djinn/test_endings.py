@@ -304,6 +304,13 @@ def test_a_closed_runtime_opens_nothing(llama):
         runtime.open()
 
 
+def run_to_its_end(script):
+    """Run ``script`` in an interpreter of its own; its exit code and what it wrote."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 @pytest.mark.parametrize(("last", "code"), [("", 0), ("raise ValueError('my own mistake')", 1), ("sys.exit(3)", 3)])
 def test_the_interpreter_ends_while_a_session_computes(last, code):
     """With its own exit code, and no other word than the error's."""
@@ -322,9 +329,7 @@ def test_the_interpreter_ends_while_a_session_computes(last, code):
         time.sleep(0.1)
         {last}
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run_to_its_end(script)
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ("my own mistake" in ended.stderr) if code == 1 else not ended.stderr
 
@@ -349,9 +354,7 @@ def test_the_interpreter_ends_while_a_program_comes_to_no_layer(program):
         time.sleep(0.2)
         sys.exit(5)
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run_to_its_end(script)
     assert (ended.returncode, ended.stderr) == (5, "")
 
 
@@ -373,9 +376,7 @@ def test_the_interpreter_ends_while_a_session_waits_for_room():
         session.cancel()
         sys.exit(5)
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run_to_its_end(script)
     assert (ended.returncode, ended.stderr) == (5, "")
 
 
@@ -399,9 +400,7 @@ def test_an_exit_handler_of_the_user_s_may_end_a_session():
         session.wait(30)
         session.io_wait()
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run_to_its_end(script)
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "True", "")
 
 

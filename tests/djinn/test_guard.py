@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.programs import greedy, prefill
+from tests.programs import equal, greedy, prefill
 
 import djinn
 
@@ -27,10 +27,6 @@ def parked(runtime, *call, layer=3):
     session = runtime.open(breakpoint=layer).start(*call)
     assert session.wait(30) is djinn.Phase.PAUSED
     return session
-
-
-def equal(left, right):
-    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 USES = {

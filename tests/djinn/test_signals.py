@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from tests.programs import greedy, prefill, spoil
+from tests.programs import equal, greedy, prefill, spoil
 
 import djinn
 from djinn import transfer
@@ -26,10 +26,6 @@ def parked(runtime, layer, program, *args, visit=1):
     session = runtime.open(breakpoint=layer, visit=visit).start(program, *args)
     assert session.wait(30) is djinn.Phase.PAUSED
     return session
-
-
-def equal(left, right):
-    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def test_pause_stops_at_the_next_layer(runtime, llama, input_ids):
