@@ -39,9 +39,9 @@ test-pythons:
 	[ -z "$$failed" ] || { echo "error: failed on:$$failed"; exit 1; }; \
 	echo "passed on:$$tested"
 
-# Needs TeX, as nothing else does: see evaluation.paper_preview.
+# Needs TeX, as nothing else does: see evaluation.paper.preview.
 preview: $(VENV)/installed
-	$(RUN) python -m evaluation.paper_preview --out paper_figures/local/preview.pdf
+	$(RUN) python -m evaluation.paper.preview --out paper_figures/local/preview.pdf
 
 check: $(VENV)/installed-dev
 	$(RUN) ruff check .

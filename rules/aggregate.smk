@@ -4,9 +4,10 @@
 rule aggregate:
     input:
         expand(
-            "src/evaluation/{name}.py",
-            name=["aggregate", "outcomes", "runs", "statistics", "summary"],
+            "src/evaluation/analysis/{name}.py",
+            name=["aggregate", "outcomes", "statistics", "summary"],
         ),
+        module("records/runs"),
         [record(job) for job in STUDY.jobs()],
         # not in the table, but of the run, which is refused if its parts were measured by different code
         side_records(),
@@ -31,4 +32,4 @@ rule aggregate:
         folder=lambda wildcards, output: os.path.dirname(output.summary),
         runs=[run_directory(run) for run in [*PUBLISHED, "local"]],
     shell:
-        "python3 -m evaluation.aggregate --out {params.folder} {params.runs} > {log} 2>&1"
+        "python3 -m evaluation.analysis.aggregate --out {params.folder} {params.runs} > {log} 2>&1"

@@ -23,10 +23,10 @@ os.environ.update(
 # Where the environment forbids it, each job compiles torch and transformers anew: 11 of 18 s, 20 times and more.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from evaluation.devices import DeviceError
-from evaluation.provenance import measuring_sources
-from evaluation.config import check, resolve
-from evaluation.study import ConfigError
+from evaluation.study.devices import DeviceError
+from evaluation.records.provenance import measuring_sources
+from evaluation.study.config import check, resolve
+from evaluation.study.plan import ConfigError
 
 
 def as_in_a_file(value):
@@ -120,9 +120,9 @@ def place_in_order(wildcards):
 
 # Of resume latency over depth: what draws them, and of which workload.
 FIGURES = {
-    "crossover": ("figure", "activation"),
+    "crossover": ("crossover", "activation"),
     "clocks": ("clocks", "session"),
-    "crossover_decode": ("figure", "decode"),
+    "crossover_decode": ("crossover", "decode"),
 }
 
 

@@ -21,7 +21,7 @@ rule measure:
     resources:
         gpu=1,
     shell:
-        "python3 -m evaluation.benchmark_{wildcards.method} --layer {wildcards.layer}"
+        "python3 -m evaluation.methods.benchmark_{wildcards.method} --layer {wildcards.layer}"
         " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"
 
 
@@ -42,7 +42,7 @@ rule side_measure:
     resources:
         gpu=1,
     shell:
-        "python3 -m evaluation.{wildcards.kind} --study {input.study} --out {output} > {log} 2>&1"
+        "python3 -m evaluation.experiments.{wildcards.kind} --study {input.study} --out {output} > {log} 2>&1"
 
 
 rule method_measure:
@@ -64,7 +64,7 @@ rule method_measure:
     resources:
         gpu=1,
     shell:
-        "python3 -m evaluation.{wildcards.kind} --method {wildcards.method} --study {input.study}"
+        "python3 -m evaluation.experiments.{wildcards.kind} --method {wildcards.method} --study {input.study}"
         " --out {output} > {log} 2>&1"
 
 

@@ -9,10 +9,10 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             name:
                 f"{figure}_{run}"
             input:
-                module("paper"),
+                module("analysis/findings"),
                 [
-                    module(f"paper_{name}")
-                    for name in sorted({"drawing", "figure", drawing})
+                    module(f"figures/{name}")
+                    for name in sorted({"style", "crossover", drawing})
                 ],
                 summary="results/summary.csv",
                 machine=f"{run_directory(run)}/machine.json",
@@ -32,7 +32,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 run=run,
                 workload=workload,
             shell:
-                "python3 -m evaluation.paper_{params.drawing} --summary {input.summary} --run {params.run}"
+                "python3 -m evaluation.figures.{params.drawing} --summary {input.summary} --run {params.run}"
                 " --workload {params.workload} --machine {input.machine}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
@@ -42,8 +42,8 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             name:
                 f"memory_wall_{run}"
             input:
-                module("paper_drawing"),
-                module("paper_wall"),
+                module("figures/style"),
+                module("figures/memory_wall"),
                 # not read, but written when every record of the run has been checked
                 "results/capacity.csv",
             output:
@@ -56,7 +56,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             params:
                 folder=run_directory(run),
             shell:
-                "python3 -m evaluation.paper_wall --run {params.folder}"
+                "python3 -m evaluation.figures.memory_wall --run {params.folder}"
                 " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
     for kind in ("load", "sweep"):
@@ -66,10 +66,10 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                 name:
                     f"{kind}_{run}"
                 input:
-                    module("outcomes"),
-                    module("paper"),
-                    module("paper_drawing"),
-                    module(f"paper_{kind}"),
+                    module("analysis/outcomes"),
+                    module("analysis/findings"),
+                    module("figures/style"),
+                    module(f"figures/{kind}"),
                     table=f"results/{kind}.csv",
                     machine=f"{run_directory(run)}/machine.json",
                 output:
@@ -83,16 +83,16 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
                     kind=kind,
                     run=run,
                 shell:
-                    "python3 -m evaluation.paper_{params.kind} --{params.kind} {input.table} --run {params.run}"
+                    "python3 -m evaluation.figures.{params.kind} --{params.kind} {input.table} --run {params.run}"
                     " --machine {input.machine} --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
     rule:
         name:
             f"samples_{run}"
         input:
-            module("paper"),
-            module("paper_drawing"),
-            module("paper_samples"),
+            module("analysis/findings"),
+            module("figures/style"),
+            module("figures/samples"),
             # not read, but written when every record of the run has been checked
             "results/summary.csv",
         output:
@@ -105,18 +105,18 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             folder=run_directory(run),
         shell:
-            "python3 -m evaluation.paper_samples --run {params.folder}"
+            "python3 -m evaluation.figures.samples --run {params.folder}"
             " --out-pdf {output.pdf} --out-png {output.png} > {log} 2>&1"
 
     rule:
         name:
             f"setup_{run}"
         input:
-            module("paper"),
-            module("paper_setup"),
-            module("paper_table"),
-            "src/evaluation/templates/setup.tex.j2",
-            "src/evaluation/templates/methods.tex.j2",
+            module("analysis/findings"),
+            module("text/setup"),
+            module("text/capabilities"),
+            "src/evaluation/text/templates/setup.tex.j2",
+            "src/evaluation/text/templates/methods.tex.j2",
             "results/summary.csv",
         output:
             setup=shown(f"{paper_directory(run)}/setup.tex", "setup", run),
@@ -128,15 +128,15 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             folder=run_directory(run),
         shell:
-            "python3 -m evaluation.paper_setup --run {params.folder}"
+            "python3 -m evaluation.text.setup --run {params.folder}"
             " --out-setup {output.setup} --out-methods {output.methods} > {log} 2>&1"
 
     rule:
         name:
             f"experiments_{run}"
         input:
-            module("paper"),
-            module("paper_experiments"),
+            module("analysis/findings"),
+            module("text/experiments"),
             "results/summary.csv",
         output:
             shown(f"{paper_directory(run)}/experiments.md", "experiments", run),
@@ -147,16 +147,16 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             folder=run_directory(run),
         shell:
-            "python3 -m evaluation.paper_experiments --run {params.folder} --out {output} > {log} 2>&1"
+            "python3 -m evaluation.text.experiments --run {params.folder} --out {output} > {log} 2>&1"
 
     rule:
         name:
             f"table_{run}"
         input:
-            module("paper"),
-            module("paper_table"),
-            module("outcomes"),
-            "src/evaluation/templates/capabilities.tex.j2",
+            module("analysis/findings"),
+            module("text/capabilities"),
+            module("analysis/outcomes"),
+            "src/evaluation/text/templates/capabilities.tex.j2",
             summary="results/summary.csv",
             capacity="results/capacity.csv",
             capabilities="results/capabilities.csv",
@@ -170,7 +170,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             run=run,
         shell:
-            "python3 -m evaluation.paper_table --summary {input.summary} --run {params.run}"
+            "python3 -m evaluation.text.capabilities --summary {input.summary} --run {params.run}"
             " --capacity {input.capacity} --capabilities {input.capabilities}"
             " --machine {input.machine} --out {output} > {log} 2>&1"
 
@@ -178,12 +178,12 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         name:
             f"numbers_{run}"
         input:
-            module("outcomes"),
-            module("paper"),
-            module("paper_macro"),
-            module("paper_numbers"),
-            module("paper_numbers_of_use"),
-            module("statistics"),
+            module("analysis/outcomes"),
+            module("analysis/findings"),
+            module("text/macro"),
+            module("text/numbers"),
+            module("text/numbers_of_use"),
+            module("analysis/statistics"),
             f"{run_directory(run)}/study.json",
             [f"results/{table}.csv" for table in BESIDE_SUMMARY],
             summary="results/summary.csv",
@@ -198,7 +198,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             run=run,
         shell:
-            "python3 -m evaluation.paper_numbers --summary {input.summary} --run {params.run}"
+            "python3 -m evaluation.text.numbers --summary {input.summary} --run {params.run}"
             " --machine {input.machine}"
             " --out-tex {output.tex} --out-json {output.json} > {log} 2>&1"
 
@@ -209,12 +209,18 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
             [
                 module(name)
                 for name in (
-                    *("aggregate", "claim", "claims", "claims_of_use", "memo"),
-                    *("paper", "paper_claims", "program_lines"),
-                    *("statistics", "trends"),
+                    *(
+                        "claims/claim",
+                        "claims/of_time",
+                        "claims/of_use",
+                        "claims/memo",
+                    ),
+                    *("text/claims", "study/program_lines"),
+                    *(f"analysis/{part}" for part in ("aggregate", "findings")),
+                    *(f"analysis/{part}" for part in ("statistics", "trends")),
                 )
             ],
-            "src/evaluation/templates/claims.tex.j2",
+            "src/evaluation/text/templates/claims.tex.j2",
             # whose lines are counted
             "examples/debug_djinn.py",
             "examples/debug_vanilla.py",
@@ -232,7 +238,7 @@ for run in ["local", *([PAPER_RUN] if PAPER_RUN in PUBLISHED else [])]:
         params:
             folder=run_directory(run),
         shell:
-            "python3 -m evaluation.paper_claims --run {params.folder} --out-json {output.json}"
+            "python3 -m evaluation.text.claims --run {params.folder} --out-json {output.json}"
             " --out-md {output.md} --out-tex {output.tex} > {log} 2>&1"
 
 
@@ -240,8 +246,8 @@ if PAPER_RUN in PUBLISHED:
 
     rule reproduction:
         input:
-            module("paper"),
-            module("paper_reproduction"),
+            module("analysis/findings"),
+            module("text/reproduction"),
             summary="results/summary.csv",
             claims=[
                 f"{paper_directory(run)}/claims.json" for run in ("local", PAPER_RUN)
@@ -258,7 +264,7 @@ if PAPER_RUN in PUBLISHED:
         params:
             run=PAPER_RUN,
         shell:
-            "python3 -m evaluation.paper_reproduction --summary {input.summary} --published {params.run}"
+            "python3 -m evaluation.text.reproduction --summary {input.summary} --published {params.run}"
             " --local-claims {input.claims[0]} --published-claims {input.claims[1]}"
             " --local-machine {input.machines[0]} --published-machine {input.machines[1]}"
             " --out {output} > {log} 2>&1"

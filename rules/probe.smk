@@ -19,7 +19,7 @@ rule study:
 
 rule probe:
     input:
-        module("probe"),
+        module("records/probe"),
     output:
         f"{LOCAL}/machine.json",
     log:
@@ -32,4 +32,4 @@ rule probe:
     params:
         device=STUDY.device,
     shell:
-        "python3 -m evaluation.probe --device {params.device} --out {output} > {log} 2>&1"
+        "python3 -m evaluation.records.probe --device {params.device} --out {output} > {log} 2>&1"

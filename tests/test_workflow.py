@@ -219,7 +219,7 @@ def test_edits_rerun_what_depends_on_them(finished):
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
         plan = planned_after_edit("djinn/transfer.py", target)
         assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (8, 3, 8)
-    drawing = planned_after_edit("evaluation/paper_figure.py")
+    drawing = planned_after_edit("evaluation/figures/crossover.py")
     assert "measure" not in drawing
     assert drawing["crossover_local"] == 1
 
@@ -229,8 +229,8 @@ DUMMY = '''
 
 import sys
 
-from evaluation.benchmark_vanilla import Vanilla
-from evaluation.job import run_job
+from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.measure.job import run_job
 
 
 def variants(workload):
@@ -247,7 +247,7 @@ def test_a_method_is_one_module_and_a_workload_one_row(copy, tmp_path):
     """A module and its name in the configuration bring a method into table and figure; a row brings a workload."""
     folder = tmp_path / "copy"
     shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".snakemake", "local"))
-    (folder / "src/evaluation/benchmark_keep_twice.py").write_text(DUMMY)
+    (folder / "src/evaluation/methods/benchmark_keep_twice.py").write_text(DUMMY)
     row = {"name": "chat", "batch": 1, "tokens": 16, "kv_cache": True, "decode_step": 2}
     config = {**TINY, "layers": [3], "methods": ["vanilla", "keep_twice"], "workloads": [TINY["workloads"][0], row]}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))

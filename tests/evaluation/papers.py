@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.aggregate import summarise
-from evaluation.outcomes import (
+from evaluation.analysis.aggregate import summarise
+from evaluation.analysis.findings import Findings
+from evaluation.analysis.outcomes import (
     Capability,
     Capacity,
     Crossing,
@@ -17,9 +18,8 @@ from evaluation.outcomes import (
     resumes,
     write_outcomes,
 )
-from evaluation.paper import Findings
-from evaluation.runs import Run, load_run
-from evaluation.summary import write_summary
+from evaluation.analysis.summary import write_summary
+from evaluation.records.runs import Run, load_run
 from tests.evaluation.synthetic import Synthetic
 
 

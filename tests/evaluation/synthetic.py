@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.runs import side_records
+from evaluation.records.runs import side_records
 
 Json = dict[str, Any]
 

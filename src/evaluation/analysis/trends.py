@@ -1,0 +1,139 @@
+"""What is fitted over depth: straight lines with intervals, how much they rise, and where two of them cross.
+
+Pure functions over numbers. A line goes through the medians of the places, as latencies have long tails; its
+intervals are of a bootstrap that resamples the values of each place, process by process
+(:mod:`evaluation.analysis.statistics`). The places themselves are chosen by the study and not drawn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.analysis.statistics import Estimate, Groups, Values, linear_fit, percentiles, resampled_medians
+
+# Values by place, as the layer, in groups by process.
+Series = Mapping[int, Groups]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """The line through the medians of a series; ``slope`` is in units of the values per unit of the place.
+
+    ``r2`` is the share of the medians' variance that the line explains. Resampling adds scatter, so that the interval
+    of ``r2`` lies too low if anything: its lower end is safe to rely on, its upper end may be below ``value``.
+    """
+
+    slope: Estimate
+    intercept: Estimate
+    r2: Estimate
+
+    def rise(self, span: float) -> Estimate:
+        """By how much the line rises over ``span`` units of the place, in the unit of the values."""
+        return self.slope.times(span)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossover:
+    """Where two lines meet between the first place and the last, or who is lower at both ends.
+
+    One of the two is None; both are if the lines are one. ``depth`` is clipped to the places: an end of its interval
+    that is the first or the last place says that the lines may not cross at all. ``lower`` is the name of the series
+    that is lower throughout. ``certain``: the interval is inside the places, or the same one is lower in as large a
+    share of the resamples as the confidence asks for.
+    """
+
+    depth: Estimate | None
+    lower: str | None
+    certain: bool
+
+
+def trend(series: Series, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Trend:
+    """The line through the medians of ``series``, with percentile intervals; the same ``seed``, the same intervals.
+
+    Raises ValueError unless there are two places, each with a value, and all values are finite.
+    """
+    places = sorted(series)
+    fit = linear_fit(places, _medians(series))
+    slopes, intercepts, shares = _lines(places, _drawn(series, resamples, np.random.default_rng(seed)))
+
+    def estimate(value: float, resampled: Values) -> Estimate:
+        low, high = percentiles(resampled, confidence)
+        return Estimate(value=value, low=low, high=high)
+
+    return Trend(
+        slope=estimate(fit.slope, slopes),
+        intercept=estimate(fit.intercept, intercepts),
+        r2=estimate(fit.r2, shares),
+    )
+
+
+def crossover(
+    first: tuple[str, Series],
+    second: tuple[str, Series],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Crossover:
+    """Where the lines through two named series cross, or who is lower throughout; see :class:`Crossover`.
+
+    Between the first and the last place that both have. Raises ValueError as :func:`trend` does, if they have fewer
+    than two places in common.
+    """
+    (first_name, one), (second_name, other) = first, second
+    common = sorted(set(one) & set(other))
+    if len(common) < 2:
+        raise ValueError("two lines can be compared over two common places or more")
+    ends = np.array([common[0], common[-1]], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+
+    def heights(series: Series) -> tuple[Values, Values]:
+        """The line at both ends: from all values, and resampled (one row each)."""
+        places = sorted(series)
+        fit = linear_fit(places, _medians(series))
+        slopes, intercepts, _ = _lines(places, _drawn(series, resamples, generator))
+        return fit.intercept + fit.slope * ends, intercepts[:, None] + slopes[:, None] * ends
+
+    (whole_one, drawn_one), (whole_other, drawn_other) = heights(one), heights(other)
+    gap, gaps = whole_one - whole_other, drawn_one - drawn_other
+    if not np.any(gap):
+        return Crossover(depth=None, lower=None, certain=False)
+    crossing = gap[0] * gap[1] <= 0
+    if not crossing:
+        same_side = np.mean(np.all(np.sign(gaps) == np.sign(gap), axis=1))
+        lower = first_name if gap[0] < 0 else second_name
+        return Crossover(depth=None, lower=lower, certain=bool(same_side >= confidence))
+    low, high = percentiles(_meeting(gaps, ends), confidence)
+    depth = Estimate(value=float(_meeting(gap[None], ends)[0]), low=low, high=high)
+    return Crossover(depth=depth, lower=None, certain=bool(ends[0] < low and high < ends[1]))
+
+
+def _meeting(gaps: Values, ends: Values) -> Values:
+    """The place where each row's gap is 0: between ``ends``, or the end that is nearer to it."""
+    before, after = gaps[:, 0], gaps[:, 1]
+    apart = before - after
+    apart = np.where(apart == 0, 1.0, apart)  # parallel lines: any place is as near, the first is taken
+    share = np.clip(before / apart, 0.0, 1.0)
+    return np.asarray(ends[0] + np.where(before == after, 0.0, share) * (ends[1] - ends[0]))
+
+
+def _medians(series: Series) -> list[float]:
+    return [float(np.median(np.concatenate([np.asarray(group) for group in series[x]]))) for x in sorted(series)]
+
+
+def _drawn(series: Series, resamples: int, generator: np.random.Generator) -> Values:
+    """Resampled medians: a row each, a column for each place."""
+    return np.stack([resampled_medians(series[place], resamples, generator) for place in sorted(series)], axis=1)
+
+
+def _lines(places: list[int], medians: Values) -> tuple[Values, Values, Values]:
+    """Slope, intercept and R2 of the line through each row of ``medians``."""
+    x = np.array(places, dtype=np.float64)
+    dx = x - x.mean()
+    dy = medians - medians.mean(axis=1, keepdims=True)
+    slopes = (dy * dx).sum(axis=1) / (dx * dx).sum()
+    residual = ((dy - slopes[:, None] * dx) ** 2).sum(axis=1)
+    total = (dy**2).sum(axis=1)
+    explained = np.where(total > 0, 1 - residual / np.where(total > 0, total, 1.0), 0.0)
+    return slopes, medians.mean(axis=1) - slopes * x.mean(), explained

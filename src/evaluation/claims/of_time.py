@@ -1,0 +1,231 @@
+"""Decides the claims C1 to C8 from the records of a run; those of time, C1 to C5, are decided here.
+
+One small function each, from raw samples to a :class:`~evaluation.claims.claim.Judgement`; the rules and margins are in
+:mod:`evaluation.claims.claim`, and what has no clock is in :mod:`evaluation.claims.of_use`. A claim has one verdict for
+each clock and workload. Every interval is a bootstrap from a fixed seed, so that the same records give the same
+verdicts. No verdict corrects for the number of claims: each stands for itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+
+from evaluation.analysis.aggregate import PAIRED, pairs_of
+from evaluation.analysis.findings import significant
+from evaluation.analysis.statistics import Interval, ratio_interval, ratio_of_medians, stratified_median
+from evaluation.analysis.summary import CLOCKS
+from evaluation.analysis.trends import crossover, trend
+from evaluation.claims.claim import (
+    AS_FAST_UP_TO,
+    FLAT_WITHIN,
+    LAYERS_FOR_A_LINE,
+    R2_AT_LEAST,
+    TIMES_FASTER,
+    Claim,
+    Figure,
+    Judgement,
+    Measurements,
+    Undecided,
+    judged,
+    printed,
+    verdict_of,
+)
+from evaluation.claims.of_use import claims_of_use
+from evaluation.records.runs import Run
+
+_ALL_CLOCKS = [clock.removesuffix("_ms") for clock in CLOCKS]
+_NEXT_LAYER = ["ready", "first_kernel"]  # clocks that end when layer L+1 can compute, or has begun to
+_RESUMED = [*_NEXT_LAYER, "resident"]  # and all that a method restores; ``result`` is the forward pass's business
+_RATIO_OF = {"ready": "paired_ratio", "first_kernel": "paired_first_kernel_ratio", "resident": "paired_resident_ratio"}
+
+Decider = Callable[[Measurements, str, str], Judgement]
+
+
+def decide(run: Run) -> list[Claim]:
+    """Every claim, by number, then workload, then clock, in the order of the study."""
+    return [*_claims_of_time(run), *claims_of_use(run)]
+
+
+def _claims_of_time(run: Run) -> Iterator[Claim]:
+    measured = Measurements(run=run)
+    every, history = measured.workloads(), measured.workloads(kv_cache=True)
+    plan: list[tuple[str, Decider, list[tuple[str, list[str]]]]] = [
+        ("C1", linear, [(name, _NEXT_LAYER) for name in measured.workloads(prefill=True)]),
+        ("C2", partial(flat, "manual_offload"), [(name, _NEXT_LAYER) for name in measured.workloads(kv_cache=False)]),
+        ("C3", partial(flat, "djinn"), [(name, _RESUMED) for name in every]),
+        ("C4", as_fast, [(name, _RESUMED if name in history else _NEXT_LAYER) for name in every]),
+        ("C5", faster, [(name, _ALL_CLOCKS) for name in every]),
+    ]
+    for name, decider, places in plan:
+        if not places:
+            yield judged(name, None, None, _no_such_workload)
+        for workload, clocks in places:
+            for clock in clocks:
+                yield judged(name, clock, workload, partial(_of_time, decider, measured, workload, clock))
+
+
+def _no_such_workload() -> Judgement:
+    raise Undecided("The study has no workload that this claim is about.")
+
+
+def _of_time(decider: Decider, measured: Measurements, workload: str, clock: str) -> Judgement:
+    if measured.run.functional:
+        raise Undecided("A functional run says nothing about speed.")
+    return decider(measured, workload, clock)
+
+
+def _line_needs_layers(measured: Measurements) -> None:
+    if len(measured.layers) < LAYERS_FOR_A_LINE:
+        raise Undecided(f"A line through {len(measured.layers)} layers says nothing; {LAYERS_FOR_A_LINE} are needed.")
+
+
+def linear(measured: Measurements, workload: str, clock: str) -> Judgement:
+    """C1: recompute over depth."""
+    _line_needs_layers(measured)
+    fit = trend(measured.series("recompute", workload, clock))
+    return Judgement(
+        verdict=verdict_of(
+            supported=fit.slope.low > 0 and fit.r2.low >= R2_AT_LEAST,
+            # Resampling lowers R2: its upper end alone would refute too soon.
+            refuted=fit.slope.high <= 0 or max(fit.r2.value, fit.r2.high) < R2_AT_LEAST,
+        ),
+        figures={
+            "slope": Figure.of(fit.slope, "ms per layer"),
+            "intercept": Figure.of(fit.intercept, "ms"),
+            "r2": Figure.of(fit.r2, ""),
+        },
+        lead=f"R2 {printed(Figure.of(fit.r2, ''))}",
+    )
+
+
+def flat(method: str, measured: Measurements, workload: str, clock: str) -> Judgement:
+    """C2 and C3: ``method`` over depth."""
+    _line_needs_layers(measured)
+    series = measured.series(method, workload, clock)
+    fit = trend(series)
+    rise = fit.rise(measured.run.records[0]["model"]["layers"] - 1)
+    medians = {layer: float(np.median(np.concatenate(groups))) for layer, groups in series.items()}
+    median = float(np.median(np.concatenate([group for groups in series.values() for group in groups])))
+    if median == 0:
+        raise Undecided(f"The median of {method} is 0 ms, of which there is no share.")
+    allowed = FLAT_WITHIN * median
+    share = Figure.of(rise.times(100 / median), "%")
+    apart = max(medians.values()) - min(medians.values())
+    supported = -allowed <= rise.low and rise.high <= allowed
+    remarks = []
+    state, frontier = (_moved(measured, method, workload, part) for part in ("state", "frontier"))
+    if clock == "resident":
+        remarks.append(f"The state that is back by then: {_ends(state)}.")
+    elif method == "djinn" and min(frontier.values()) < (1 - FLAT_WITHIN) * max(frontier.values()):
+        remarks.append(f"The frontier that this clock waits for: {_ends(frontier)}.")
+    if supported and apart > allowed:
+        remarks.append("The line is flat, but single layers differ by more than the margin: see layers_apart.")
+    return Judgement(
+        verdict=verdict_of(supported=supported, refuted=rise.low > allowed or rise.high < -allowed),
+        figures={
+            "slope": Figure.of(fit.slope, "ms per layer"),
+            "rise": Figure.of(rise, "ms"),
+            "median": Figure(value=median, unit="ms"),
+            "rise_of_median": share,
+            "layers_apart": Figure(value=apart, unit="ms"),
+        },
+        lead=printed(share),
+        remark=" ".join(remarks),
+    )
+
+
+def _moved(measured: Measurements, method: str, workload: str, part: str) -> dict[int, float]:
+    """Megabytes of the state or of its frontier, at the shallowest and the deepest layer."""
+    return {
+        layer: max(cell[f"{part}_bytes"] for cell in measured.cells(method, workload, layer)) / 1e6
+        for layer in (measured.layers[0], measured.layers[-1])
+    }
+
+
+def _ends(megabytes: dict[int, float]) -> str:
+    return ", ".join(f"{significant(size)} MB at layer {layer}" for layer, size in megabytes.items())
+
+
+def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
+    """C4: Djinn over the hand-written offload of its pairs."""
+    clock_ms, partners = PAIRED[_RATIO_OF[clock]]
+    ratios: dict[int, Interval] = {}
+    strata = []
+    for layer in measured.layers:
+        pairs = pairs_of(measured.cells("djinn", workload, layer), clock_ms, partners)
+        if not pairs:
+            raise Undecided(f"Djinn at layer {layer}, {workload}, was not paired with {' or '.join(partners)}.")
+        if not all(partner for _, partner, _ in pairs):
+            raise Undecided(f"A hand-written offload at layer {layer} took 0 ms, to which there is no ratio.")
+        ratios[layer] = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
+        rounds = sorted({number for _, _, number in pairs})
+        strata.append([[own / other for own, other, found in pairs if found == number] for number in rounds])
+    slower = [layer for layer, ratio in ratios.items() if ratio.low > AS_FAST_UP_TO]
+    faster_at = [layer for layer, ratio in ratios.items() if ratio.high < 1]
+    fast = [layer for layer, ratio in ratios.items() if ratio.high <= AS_FAST_UP_TO and layer not in faster_at]
+    unclear = [layer for layer in ratios if layer not in (*slower, *faster_at, *fast)]
+    # The end of an interval that decides: the lower ones may refute, or else the upper ones must hold.
+    worst = max(ratios, key=lambda layer: ratios[layer].low if slower else ratios[layer].high)
+    found = {"Faster": faster_at, "As fast": fast, "Slower": slower, "Undecided": unclear}
+    return Judgement(
+        verdict=verdict_of(supported=not slower and not unclear, refuted=bool(slower)),
+        figures={
+            "worst_ratio": Figure.of(ratios[worst], "ratio"),
+            "worst_layer": Figure(value=worst, unit=""),
+            "pooled_ratio": Figure.of(stratified_median(strata), "ratio"),
+            **{f"ratio_layer_{layer}": Figure.of(ratio, "ratio") for layer, ratio in ratios.items()},
+        },
+        lead=f"{printed(Figure.of(ratios[worst], 'ratio'))} at L{worst}",
+        remark=f"{'; '.join(_at(word, layers) for word, layers in found.items() if layers)}.",
+    )
+
+
+def _at(word: str, layers: list[int]) -> str:
+    return f"{word} at layer{'s' if len(layers) > 1 else ''} {', '.join(str(layer) for layer in layers)}"
+
+
+def faster(measured: Measurements, workload: str, clock: str) -> Judgement:
+    """C5: recompute over Djinn, and from which depth on Djinn is ahead."""
+    series = {method: measured.series(method, workload, clock) for method in ("recompute", "djinn")}
+    deepest = measured.layers[-1]
+    recompute, djinn = series["recompute"][deepest], series["djinn"][deepest]
+    if min(min(group) for group in djinn) <= 0:
+        raise Undecided("Djinn took 0 ms, to which there is no ratio.")
+    ratio = ratio_of_medians(recompute, djinn)
+    crossing, remark = _crossing(series)
+    variants = measured.other_variants("recompute", workload, clock, deepest)
+    beside = {variant: ratio_of_medians(groups, djinn) for variant, groups in variants.items()}
+    slower = [variant for variant, other in beside.items() if other.low < TIMES_FASTER <= ratio.low]
+    if slower:
+        remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
+    return Judgement(
+        verdict=verdict_of(supported=ratio.low >= TIMES_FASTER, refuted=ratio.high < TIMES_FASTER),
+        figures={
+            "ratio": Figure.of(ratio, "times"),
+            "recompute": Figure(value=float(np.median(np.concatenate(recompute))), unit="ms"),
+            "djinn": Figure(value=float(np.median(np.concatenate(djinn))), unit="ms"),
+            "layer": Figure(value=deepest, unit=""),
+            **crossing,
+            **{f"ratio_{variant}": Figure.of(other, "times") for variant, other in beside.items()},
+        },
+        lead=printed(Figure.of(ratio, "times")),
+        remark=remark,
+    )
+
+
+def _crossing(series: Mapping[str, dict[int, list[list[float]]]]) -> tuple[dict[str, Figure], str]:
+    """Where the lines of recompute and Djinn cross, as a figure or as the sentence that they do not."""
+    recompute, djinn = series["recompute"], series["djinn"]
+    first, last = min(djinn), max(djinn)
+    if first == last:
+        return {}, ""
+    found = crossover(("recompute", recompute), ("Djinn", djinn))
+    if found.depth is not None:
+        doubt = "" if found.certain else " By its interval it may lie beyond the layers that were measured."
+        return {"crossover_layer": Figure.of(found.depth, "layer")}, f"Their lines cross: see crossover_layer.{doubt}"
+    if found.lower is None:
+        return {}, "No crossover: their lines are one."
+    sure = "" if found.certain else ", though not in 95 % of the resamples"
+    winner = "recompute" if found.lower == "recompute" else "Djinn"
+    return {}, f"No crossover: by their lines {winner} is faster from layer {first} to {last}{sure}."

@@ -1,0 +1,191 @@
+"""Decides the claims that no clock decides: how many sessions fit (C6), edits (C7), lines of the program (C8).
+
+C6 and C7 are read from what was measured besides, the records of capacity and capabilities. C8 is decided by the
+example programs as they are here, and holds as far as they reach: that this program needs no change to the code of its
+model, which comes from transformers as it is, and not that no program ever will. So that a run is never judged by
+another program than it had, the count in its record must be the count of the program here.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import partial
+
+from evaluation.claims.claim import SESSIONS, Claim, Figure, Judgement, Undecided, Verdict, judged, printed, verdict_of
+from evaluation.records.runs import Json, Run
+from evaluation.study.program_lines import example, state_lines
+
+# The one definition of the example programs that asks for the pause. All else is the user's: model, call and edit.
+_DEBUGGING = "run"
+_EDITABLE = ("vanilla", "manual_offload", "djinn")
+
+
+def claims_of_use(run: Run) -> Iterator[Claim]:
+    """C6, C7 and C8 of ``run``."""
+    workload = next((w["name"] for w in run.study["workloads"] if w["kv_cache"]), run.study["workloads"][0]["name"])
+    yield judged("C6", None, workload, partial(sessions, run))
+    yield judged("C7", None, workload, partial(edits, run))
+    yield judged("C8", None, None, partial(lines, run))
+
+
+def cell_of(run: Run, kind: str, method: str, variant: str | None = None) -> Json | None:
+    """The cell of ``variant``, or of the headline variant; None if it was not measured."""
+    cells: list[Json] = run.beside.get(f"{kind}/{method}.json", {"cells": []})["cells"]
+    return next((c for c in cells if (c["headline"] if variant is None else c["variant"] == variant)), None)
+
+
+def sessions(run: Run) -> Judgement:
+    """C6: Djinn beside vanilla with shared weights; each refutes alone, and both must be there to support."""
+    if run.functional:
+        raise Undecided("A functional run says nothing about speed or a GPU's memory.")
+    djinn, vanilla = cell_of(run, "capacity", "djinn"), cell_of(run, "capacity", "vanilla")
+    figures = {}
+    for name, cell in {
+        "djinn": djinn,
+        "vanilla": vanilla,
+        "vanilla_own_process": cell_of(run, "capacity", "vanilla", "own_process"),
+    }.items():
+        if cell is not None:
+            at_least = cell["stopped_by"] == "cap"
+            figures[f"{name}_sessions"] = Figure(value=cell["sessions"], unit="sessions", at_least=at_least)
+            figures[f"{name}_stopped_by"] = Figure(value=cell["stopped_by"], unit="")
+    verdicts, remarks = zip(_holds_enough(djinn), _stops_early(vanilla), strict=True)
+    return Judgement(
+        verdict=verdict_of(
+            supported=all(verdict is Verdict.SUPPORTED for verdict in verdicts),
+            refuted=Verdict.REFUTED in verdicts,
+        ),
+        figures=figures,
+        lead=", ".join(
+            f"{name} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
+            for name in ("vanilla", "djinn")
+            if f"{name}_sessions" in figures
+        ),
+        remark=" ".join(filter(None, remarks)),
+    )
+
+
+def _holds_enough(cell: Json | None) -> tuple[Verdict, str]:
+    if cell is None:
+        return Verdict.UNDECIDED, "No capacity record of Djinn."
+    if "bit_exact" not in cell:
+        return Verdict.UNDECIDED, "Djinn's capacity record does not say whether all sessions were resumed in every bit."
+    if not cell["bit_exact"]:
+        return Verdict.REFUTED, "Not all of Djinn's sessions were resumed in every bit."
+    if cell["sessions"] >= SESSIONS:
+        end = "; only the cap ended the count" if cell["stopped_by"] == "cap" else ""
+        return Verdict.SUPPORTED, f"Djinn's sessions were all resumed in every bit{end}."
+    if cell["stopped_by"] == "cap":
+        return Verdict.UNDECIDED, f"Djinn was not asked for {SESSIONS} sessions."
+    who = "the device" if cell["stopped_by"] == "device_oom" else "the host's memory"
+    return Verdict.REFUTED, f"Djinn was stopped by {who}."
+
+
+def _stops_early(cell: Json | None) -> tuple[Verdict, str]:
+    if cell is None:
+        return Verdict.UNDECIDED, "No capacity record of vanilla with shared weights."
+    if cell["sessions"] >= SESSIONS:
+        return Verdict.REFUTED, "Vanilla holds as many."
+    if cell["stopped_by"] != "device_oom":
+        return Verdict.UNDECIDED, f"Vanilla was not stopped by the device but by: {cell['stopped_by']}."
+    return Verdict.SUPPORTED, ""
+
+
+def edits(run: Run) -> Judgement:
+    """C7: every variant that was asked."""
+    probes, wrong, missing = {}, [], []
+    wanted = [*((method, None) for method in _EDITABLE), ("recompute", None), ("recompute", "replay")]
+    for method, variant in wanted:
+        if cell_of(run, "capabilities", method, variant) is None:
+            missing.append(f"{method} {variant}" if variant else method)
+    for method in dict.fromkeys(method for method, _ in wanted):
+        for cell in run.beside.get(f"capabilities/{method}.json", {"cells": []})["cells"]:
+            name = f"{method}_{cell['variant']}"
+            found = "exact" if cell["edit_exact"] else "inexact" if cell["edit_survives"] else "lost"
+            probes[name] = Figure(value=found, unit="")
+            if found != ("lost" if method == "recompute" and cell["variant"] != "replay" else "exact"):
+                wrong.append(f"{name} ({found})")
+    agree = len(probes) - len(wrong)
+    figures = {
+        "probes_as_claimed": Figure(value=agree, unit="probes"),
+        "probes": Figure(value=len(probes), unit="probes"),
+        **probes,
+    }
+    remarks = [
+        f"Not as claimed: {', '.join(wrong)}." if wrong else "",
+        f"No capabilities record of {', '.join(missing)}." if missing else "",
+    ]
+    return Judgement(
+        verdict=verdict_of(supported=not wrong and not missing, refuted=bool(wrong)),
+        figures=figures,
+        lead=f"{agree} of {len(probes)} probes",
+        remark=" ".join(filter(None, remarks)),
+    )
+
+
+def lines(run: Run) -> Judgement:
+    """C8: Djinn's example program beside vanilla's."""
+    paths = {method: example(method) for method in ("vanilla", "djinn")}
+    if lacking := [method for method, path in paths.items() if path is None]:
+        raise Undecided(f"No example program of {', '.join(lacking)}.")
+    vanilla, djinn = (path.read_text(encoding="utf-8") for path in paths.values() if path is not None)
+    cells = {method: cell_of(run, "capabilities", method) for method in ("djinn", "manual_offload")}
+    if cells["djinn"] is None:
+        raise Undecided("No capabilities record of djinn, which counts the lines of its program.")
+    counted, here = cells["djinn"]["state_lines"], state_lines(djinn, vanilla)
+    if counted is None:
+        raise Undecided("The run's capabilities record of djinn counts no lines.")
+    if counted != here:
+        raise Undecided(f"The run's program had {counted} lines that differ, the one here has {here}.")
+    changed = changed_parts(djinn, vanilla)
+    outside = [name for name in changed if name not in (_DEBUGGING, IMPORTS)]
+    figures = {
+        "lines_changed": Figure(value=here, unit="lines"),
+        "definitions_changed_outside": Figure(value=len(outside), unit="definitions"),
+    }
+    if cells["manual_offload"] is not None and cells["manual_offload"]["state_lines"] is not None:
+        figures["lines_changed_manual_offload"] = Figure(value=cells["manual_offload"]["state_lines"], unit="lines")
+    return Judgement(
+        verdict=verdict_of(supported=not outside, refuted=bool(outside)),
+        figures=figures,
+        lead=f"{here} lines, in {' and '.join(changed) or 'none'}",
+        remark=(
+            f"Changed outside the function that asks for the pause: {', '.join(outside)}."
+            if outside
+            else f"What differs is in {' and '.join(changed)}. Decided by the example program alone: it shows that "
+            "this program needs no change to its model, not that none will."
+        ),
+    )
+
+
+IMPORTS = "imports"
+
+
+def changed_parts(program: str, vanilla: str) -> list[str]:
+    """Top-level definitions of either text that the other has not or has otherwise, and ``imports`` if those differ.
+
+    What is neither an import nor a definition goes by its first words. Comments, layout and docstrings do not count.
+    Raises ``SyntaxError``.
+    """
+    ours, theirs = _parts(program), _parts(vanilla)
+    names = dict.fromkeys([*ours, *theirs])
+    return [name for name in names if name not in ours or name not in theirs or _differ(ours[name], theirs[name])]
+
+
+def _differ(part: str, other: str) -> bool:
+    return bool(state_lines(part, other) or state_lines(other, part))
+
+
+def _parts(source: str) -> dict[str, str]:
+    parts: dict[str, list[str]] = {}
+    for node in ast.parse(source).body:
+        text = ast.unparse(node)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            name = IMPORTS
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        else:
+            name = text.partition("\n")[0]
+        parts.setdefault(name, []).append(text)
+    return {name: "\n".join(texts) for name, texts in parts.items()}

@@ -1,0 +1,1 @@
+"""What is measured once per run or method: memory wall, edits, load, overhead, sizes of the prompt. Draws nothing."""

@@ -1,0 +1,157 @@
+"""What a user can do to a paused session: whether an edit of its hidden states survives, and in every bit.
+
+Each variant of a method runs the program to the middle of the model, pauses, lets the user edit the hidden states, and
+goes on; a variant that keeps nothing while it is paused (``keeps_state``) is edited just before. What was freed is
+overwritten meanwhile. The logits of the prefill and of all decode steps are compared with two uninterrupted runs: the
+plain one, and an oracle, in which a plain forward hook of torch makes the same edit. A cell holds
+
+- ``edit_survives``: the logits are not those of the plain run,
+- ``edit_exact``: they are the oracle's in every bit,
+- ``resume_ms``: for each edited run, milliseconds from the request until the device can compute the next layer,
+- ``state_lines``: see :mod:`evaluation.study.program_lines`; None for a variant whose program nobody has written down.
+
+Nothing is written, and :class:`NotBitExact` raised, where this would decide nothing: if the edit changes nothing in the
+oracle, if a variant that is not edited differs from the plain run, or if its edited runs differ from each other.
+"""
+
+import gc
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import nn
+
+from evaluation.measure.clocks import now_ms
+from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.harness import NotBitExact, Record
+from evaluation.measure.job import Report, run_method_job
+from evaluation.measure.method import Change, Method
+from evaluation.measure.models import Subject, input_tokens
+from evaluation.measure.programs import Logits, equal, generate_greedily
+from evaluation.study.plan import Study, Workload
+from evaluation.study.program_lines import example, state_lines
+
+_SAMPLES = 5
+
+
+def steer(hidden_states: torch.Tensor) -> None:
+    """The edit: the last token's state is scaled, and pushed aside by a ramp, which no norm undoes."""
+    last = hidden_states[:, -1]
+    ramp = torch.linspace(-1, 1, last.shape[-1], device="cpu")  # there always: devices may round it differently
+    last *= 1.5
+    last += ramp.to(last)
+
+
+def take(method: str, study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
+    """One cell for each variant that the method's module offers as ``probed``, or as ``variants``."""
+    module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
+    workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
+    subject = make_subject()
+    probe = _Probe(
+        subject=subject,
+        study=study,
+        workload=workload,
+        layer=max(1, len(subject.layers) // 2),
+        input_ids=input_tokens(subject, study, workload),
+    )
+    report("uninterrupted runs")
+    plain, oracle = probe.uninterrupted(), probe.uninterrupted(steer)
+    if equal(plain, oracle):
+        raise NotBitExact(f"capabilities: the edit after layer {probe.layer} changes nothing, which decides nothing")
+    cells = []
+    offered = getattr(module, "probed", None) or module.variants
+    for kind in offered(workload):
+        if kind.unsupported(subject.device):
+            continue
+        report(kind.variant)
+        lines = _state_lines(method, None if kind.headline else kind.variant)
+        about = {"variant": kind.variant, "headline": kind.headline, "state_lines": lines}
+        cells.append({**about, **probe.verdict(kind, plain, oracle)})
+    return {"workload": workload.name, "layer": probe.layer, "cells": cells}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """``workload`` on ``input_ids`` ([batch, tokens]), to be edited after decoder layer ``layer`` (1 .. N)."""
+
+    subject: Subject
+    study: Study
+    workload: Workload
+    layer: int
+    input_ids: torch.Tensor
+
+    def uninterrupted(self, change: Change | None = None) -> Logits:
+        """Logits of a run that never stops; a hook makes ``change`` in the pass in which the others are paused."""
+        passes = count()
+
+        def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
+            if change is not None and next(passes) == self.workload.decode_step:
+                change(output)
+
+        handle = self.subject.layers[self.layer - 1].register_forward_hook(hook)
+        try:
+            return generate_greedily(
+                self.subject.model,
+                self.input_ids,
+                self.workload.kv_cache,
+                self.workload.decode_step + self.study.measurement.decode_steps,
+                whole_prefill=not self.workload.decode_step,
+            )
+        finally:
+            handle.remove()
+
+    def verdict(self, kind: type[Method], plain: Logits, oracle: Logits) -> Record:
+        """What becomes of the edit under ``kind``."""
+        method = kind(self.subject, self.study, self.workload, layer=self.layer, input_ids=self.input_ids)
+        where = f"{kind.__name__} ({kind.variant}), layer {self.layer}, workload {self.workload.name}"
+        try:
+            found, _ = self._interrupted(method)  # also warms up
+            if not equal(found, plain):
+                raise NotBitExact(f"{where}: without an edit the logits differ from the uninterrupted run")
+            found, first_ms = self._interrupted(method, steer)
+            samples = [first_ms]
+            while len(samples) < _SAMPLES:
+                again, resume_ms = self._interrupted(method, steer)
+                samples.append(resume_ms)
+                if not equal(again, found):
+                    raise NotBitExact(f"{where}: the same edit gives other logits in run {len(samples)}")
+        finally:
+            method.close()
+        return {"edit_survives": not equal(found, plain), "edit_exact": equal(found, oracle), "resume_ms": samples}
+
+    def _interrupted(self, method: Method, change: Change | None = None) -> tuple[Logits, float]:
+        """Logits of one run that is paused and resumed, and the milliseconds of the resume."""
+        device = self.subject.device
+        method.prepare()
+        if change is not None and not method.keeps_state:
+            method.edit(change)
+        synchronize(device)
+        freed = method.state_sizes() if method.frees_memory else []
+        method.pause()
+        overwrite_free_memory(device, freed)
+        if change is not None and method.keeps_state:
+            method.edit(change)
+        synchronize(device)
+        time.sleep(self.study.measurement.think_time_ms / 1000)
+        gc.disable()  # a collection would fall into the resume
+        try:
+            start = now_ms()
+            method.resume()
+            resume_ms = now_ms() - start
+        finally:
+            gc.enable()
+        return method.finish(), resume_ms
+
+
+def _state_lines(method: str, variant: str | None) -> int | None:
+    program, vanilla = example(method, variant), example("vanilla")
+    assert vanilla is not None
+    return None if program is None else state_lines(program.read_text(), vanilla.read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(run_method_job("capabilities", __doc__, take))

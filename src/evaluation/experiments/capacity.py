@@ -1,0 +1,270 @@
+"""The memory wall: paused sessions are opened one after another until something refuses, or a cap is reached.
+
+All stop at the deepest layer with their KV cache, and stay paused together. What refuses is the device or the host
+itself, never a computation of sizes: an out-of-memory error is caught and kept with the memory figures of that moment.
+Only a host that would be exhausted does not refuse, it kills; there the last bytes are left alone (``_LEFT_FREE``).
+Then every session is resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
+
+Vanilla PyTorch is run in two forms: ``default``, sessions that share the weights in one process, and ``own_process``,
+one process with its own weights per session, as separate notebooks do; both with torch's allocator set to map memory
+page by page, which leaves no gaps between sessions.
+"""
+
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+import torch
+
+from djinn.host_memory import available_bytes
+from evaluation.measure.device_memory import allocated_bytes, is_out_of_memory, synchronize
+from evaluation.measure.harness import NotBitExact, Record, check_kept
+from evaluation.measure.job import Report, run_method_job
+from evaluation.measure.method import HostFull, Method
+from evaluation.measure.models import Subject, build, input_tokens
+from evaluation.measure.programs import Logits, digest, equal, generate_greedily, least_bytes_of_prefill
+from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.study.plan import Study, Workload
+
+_WITHOUT_GAPS = "expandable_segments:True"  # as it is by default, 0.5 GiB of them beside each session of 1.6 GiB
+_LEFT_FREE = 6 << 30  # bytes of host memory under which no session is opened
+_PROMPTS = 8  # sessions take these by turns: one that got another's state would differ
+
+
+def take(method: str, study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
+    """The cells of ``method``: one for each variant that holds another amount of memory while paused."""
+    workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
+    workload = replace(workload, decode_step=0)
+    if method == "vanilla":
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", _WITHOUT_GAPS)  # read when a process starts
+        return {"cells": [_own_processes(study, workload, report), _sharing_weights(study, workload, report)]}
+    subject = make_subject()
+    kinds = importlib.import_module(f"evaluation.methods.benchmark_{method}").variants(workload)
+    # The headline last: page-locked memory that torch has in its cache is not given back to the host.
+    counted = [kind for kind in sorted(kinds, key=lambda kind: kind.headline) if kind.headline or kind.counted_apart]
+    return {"cells": [_fill(kind, subject, study, workload, report) for kind in counted]}
+
+
+def _sharing_weights(study: Study, workload: Workload, report: Report) -> Record:
+    """Vanilla sessions of one process, a new one: its allocator is another than that of this one."""
+    report("default: pausing and resuming")
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_fill_there, json.dumps(study.to_json()), workload).result()
+
+
+def _fill_there(study_json: str, workload: Workload) -> Record:
+    study = Study.from_json(json.loads(study_json))
+    return _fill(Vanilla, build(study), study, workload, lambda line: None)
+
+
+@torch.no_grad()
+def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
+    """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
+    study = replace(study, host_arena_gib=_arena_gib(study, subject))
+    prompts = [input_tokens(subject, study, workload, index) for index in range(_PROMPTS)]
+    expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]
+    least = least_bytes_of_prefill(subject.model, subject.layers[-1], prompts[0], workload.kv_cache)
+    first = kind(subject, study, workload, layer=len(subject.layers), input_ids=prompts[0])
+    paused: list[Method] = []
+    room = None if kind.frees_memory else _room_to_finish(first, subject.device)
+    wall = _Wall(kind.variant, headline=kind.headline)
+    while wall.stopped_by == "cap" and len(paused) < study.capacity.sessions:
+        report(f"{kind.variant}: pausing")
+        session = first.beside(prompts[len(paused) % _PROMPTS])
+        if wall.met(*_open(session, subject.device, paused)):
+            session.abandon()
+            gc.collect()  # the error's traceback held what had been made
+        else:
+            check_kept(session, least, f"capacity: {kind.__name__} ({kind.variant})")
+            paused.append(session)
+    del room
+    order = list(range(len(paused)))
+    random.Random(study.order_seed).shuffle(order)
+    for index in order:
+        report(f"{kind.variant}: resuming")
+        paused[index].resume()
+        if not equal(digest(paused[index].finish()), expected[index % _PROMPTS]):
+            raise NotBitExact(f"capacity: {kind.__name__} ({kind.variant}): session {index} of {len(paused)} differs")
+    first.close()
+    return {**wall.cell(), "expandable_segments": _maps_by_page(subject.device)}
+
+
+def _maps_by_page(device: torch.device) -> bool:
+    """Whether torch's allocator on ``device`` does."""
+    return device.type == "cuda" and any(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
+
+
+def _room_to_finish(session: Method, device: torch.device) -> torch.Tensor:
+    """As many bytes of device memory as ``session`` takes to come from its pause to its end, measured.
+
+    They are kept free while sessions fill the device: none is paused that could not go on.
+    """
+    session.prepare()
+    session.pause()
+    before = allocated_bytes(device)
+    if before is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+    session.resume()
+    digest(session.finish())
+    taken = 0 if before is None else torch.cuda.max_memory_allocated(device) - before
+    return torch.empty(taken, dtype=torch.uint8, device=device)
+
+
+def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[str, str, Record]:
+    """Run ``session`` to its breakpoint and pause it beside ``paused``.
+
+    "cap", or what refused and its message; and the memory figures of that moment.
+    """
+    if device.type == "cuda" and available_bytes() < _LEFT_FREE:
+        return "host_full", f"less than {_LEFT_FREE} bytes of host memory are available", _memory(device, paused)
+    try:
+        session.prepare()
+        synchronize(device)
+        session.pause()
+        return "cap", "", _memory(device, [*paused, session])
+    except HostFull as error:
+        return "host_full", str(error), _memory(device, paused)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return "device_oom", str(error).splitlines()[0], _memory(device, paused)
+
+
+class _Wall:
+    """What came of each session that was opened, up to the one that was refused."""
+
+    def __init__(self, variant: str, *, headline: bool) -> None:
+        self.stopped_by = "cap"
+        self._variant = variant
+        self._headline = headline
+        self._message = ""
+        self._figures: list[Record] = []
+
+    def met(self, outcome: str, message: str, figures: Record) -> bool:
+        """Note one session; whether it was refused."""
+        self.stopped_by, self._message = outcome, message
+        self._figures.append(figures)
+        return outcome != "cap"
+
+    def cell(self) -> Record:
+        """The entry of the record; the last of ``figures`` are those of the refusal, if there was one."""
+        return {
+            "variant": self._variant,
+            "headline": self._headline,
+            "sessions": self._figures[-1]["sessions"],
+            "stopped_by": self.stopped_by,
+            "message": self._message,
+            "figures": self._figures,
+            "bit_exact": True,
+        }
+
+
+def _own_processes(study: Study, workload: Workload, report: Report) -> Record:
+    """Vanilla sessions in a process each, with weights of their own, up to the wall; then all are resumed."""
+    spawn = multiprocessing.get_context("spawn")
+    wall = _Wall("own_process", headline=False)
+    children: list[multiprocessing.process.BaseProcess] = []
+    paused: list[Connection] = []
+    try:
+        while wall.stopped_by == "cap" and len(paused) < study.capacity.processes:
+            report("own_process: pausing")
+            ours, theirs = spawn.Pipe()
+            arguments = (theirs, json.dumps(study.to_json()), workload, len(paused))
+            children.append(spawn.Process(target=_in_a_process, args=arguments))
+            children[-1].start()
+            theirs.close()
+            if wall.met(*_answer(ours, children[-1], len(paused))):
+                children[-1].join()  # the device is full until it has gone, and the others need room to compute
+            else:
+                paused.append(ours)
+        for connection, child in zip(paused, children, strict=False):
+            report("own_process: resuming")
+            connection.send("resume")
+            outcome, message, _ = _answer(connection, child, 0)
+            if outcome != "exact":
+                raise NotBitExact(f"capacity: a vanilla session in a process of its own: {outcome} {message}".rstrip())
+    finally:
+        for connection in paused:
+            connection.close()  # which ends a child that still waits
+        for child in children:
+            child.join(timeout=60)
+            child.kill()
+    return wall.cell()
+
+
+def _answer(connection: Connection, child: multiprocessing.process.BaseProcess, others: int) -> tuple[str, str, Record]:
+    """What ``child`` says, beside ``others`` that are paused; one that is killed was too much for the host."""
+    try:
+        outcome, message, figures = connection.recv()
+    except EOFError as error:
+        child.join()
+        if child.exitcode != -signal.SIGKILL:
+            raise RuntimeError("capacity: a process of its own failed; what went wrong stands above") from error
+        return "host_full", "the system killed the process", {"sessions": others, **_host_memory([])}
+    return outcome, message, {**figures, "sessions": others + (outcome == "cap")}
+
+
+def _in_a_process(connection: Connection, study_json: str, workload: Workload, index: int) -> None:
+    """One vanilla session: says what came of it, waits for the word, goes on and compares."""
+    study = Study.from_json(json.loads(study_json))
+    device = torch.device(study.device)
+    try:
+        with torch.no_grad():
+            subject = build(study)
+            prompt = input_tokens(subject, study, workload, index)
+            expected = _uninterrupted(subject, study, workload, prompt)
+            session = Vanilla(subject, study, workload, layer=len(subject.layers), input_ids=prompt)
+            outcome, message, figures = _open(session, subject.device, [])
+            connection.send((outcome, message, figures))
+            if outcome != "cap":
+                return
+            connection.recv()
+            session.resume()
+            exact = equal(digest(session.finish()), expected)
+            connection.send(("exact" if exact else "differs", "", {}))
+    except EOFError:  # the others could not be resumed: nobody waits for this one
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        connection.send(("device_oom", str(error).splitlines()[0], _memory(device, [])))
+
+
+def _uninterrupted(subject: Subject, study: Study, workload: Workload, prompt: torch.Tensor) -> Logits:
+    steps = study.measurement.decode_steps if workload.kv_cache else 0
+    return digest(generate_greedily(subject.model, prompt, workload.kv_cache, steps))
+
+
+def _memory(device: torch.device, paused: list[Method]) -> Record:
+    """Bytes in use on the device, by everybody (None where there is no GPU), and in host memory."""
+    used = None
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch only holds in reserve would still be there for a session
+        free, total = torch.cuda.mem_get_info(device)
+        used = total - free
+    return {"sessions": len(paused), "device_bytes": used, **_host_memory(paused)}
+
+
+def _host_memory(paused: list[Method]) -> Record:
+    """Bytes that the sessions say they hold, and that the host has available."""
+    return {"host_bytes": sum(session.host_bytes() for session in paused), "host_available_bytes": available_bytes()}
+
+
+def _arena_gib(study: Study, subject: Subject) -> float:
+    """What Djinn reserves: as configured for many sessions, or less where the machine has less."""
+    if subject.device.type != "cuda":
+        return study.load_host_arena_gib
+    return min(study.load_host_arena_gib, (available_bytes() - _LEFT_FREE) / 2**30)
+
+
+if __name__ == "__main__":
+    sys.exit(run_method_job("capacity", __doc__, take))

@@ -1,0 +1,67 @@
+"""The session's figure: when its frontier, the first work and all of its state are back, a panel for each clock.
+
+As Plot 1 (:mod:`evaluation.figures.crossover`), over the breakpoint's depth, but across both columns and with one axis
+of latency, so that a line can be followed from clock to clock. The link's bound is what the clock waits for, the
+frontier or all of the state as Djinn moves it, over the pinned host-to-device bandwidth that the probe measured.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from evaluation.analysis.findings import Findings
+from evaluation.figures.crossover import Curve, curves, label, plot, scale
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, draw_from_summary, mark_functional
+from evaluation.records.runs import Json
+
+CLOCKS = {
+    "ready": "Ready: what the next layer needs",
+    "first_kernel": "First kernel of the next layer done",
+    "resident": "Resident: all state",
+}
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.065, 0.845, 0.165, 0.91  # of the figure; what is right of it is for labels
+_BETWEEN = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """What one clock shows."""
+
+    title: str
+    lines: Sequence[Curve]
+
+
+def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
+    """One per clock; raises SummaryError if the run lacks ``workload`` or has no time by one of them."""
+    return [Panel(title=title, lines=curves(findings, workload, machine, clock)) for clock, title in CLOCKS.items()]
+
+
+def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
+    """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
+    width = (_RIGHT - _LEFT - _BETWEEN * (len(shown) - 1)) / len(shown)
+    everything = [line for panel in shown for line in panel.lines]
+    for number, panel in enumerate(shown):
+        axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
+        plot(axes, panel.lines)
+        scale(axes, everything, room=1.6)
+        axes.set_title(panel.title, size=FONT_PT, pad=3)
+        if number:
+            axes.tick_params(labelleft=False)
+        if functional:
+            mark_functional(axes, size=11)
+    figure.axes[0].set_ylabel("Resume latency (ms)", labelpad=2)
+    figure.axes[len(shown) // 2].set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    label(figure.axes[-1], shown[-1].lines)
+    return figure
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
+    return draw_from_summary("clocks", __doc__, panels, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

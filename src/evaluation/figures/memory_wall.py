@@ -1,0 +1,121 @@
+"""The memory wall: device memory in use against the number of paused sessions, one line per method.
+
+Each line ends where its method was stopped, by the device (a cross), by the host (a bar) or by the cap (an arrow), and
+says so; the horizontal line is all memory of the device. Drawn from the capacity records of a run, whose figures were
+read from the device after each pause; nothing in it is computed from sizes. A functional run has no device memory to
+show, and no such figure.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evaluation.analysis.findings import plain_name
+from evaluation.analysis.summary import SummaryError
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, draw_from_run, spread
+from evaluation.records.runs import Run
+
+_GIB = 2**30
+_AXES = (0.135, 0.165, 0.385, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
+_OWN_PROCESS: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("vanilla", "own_process"): (
+        "Vanilla, own weights",
+        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (1, 1.4)), "markersize": 4},
+    ),
+}
+# Without their state on the device all methods coincide: the wider lines lie under the narrower ones.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "recompute": {"linewidth": 3.0, "markersize": 5},
+    "manual_offload": {"linewidth": 1.8, "markersize": 5},
+}
+_STOPS = {"device_oom": ("x", 5, "OOM"), "host_full": ("|", 10, "host"), "cap": (">", 5, "cap")}  # marker, size, word
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wall:
+    """One line: GiB in use on the device with 1 .. n paused sessions, and what stopped it."""
+
+    label: str
+    style: dict[str, Any]
+    sessions: list[int]
+    gib: list[float]
+    stopped_by: str
+
+
+def walls(run: Run) -> list[Wall]:
+    """The lines of ``run``, as many sessions as were paused; raises :class:`SummaryError` if it has none."""
+    found = []
+    for (method, variant), (label, style) in {**_OWN_PROCESS, **STYLES}.items():
+        record = run.beside.get(f"capacity/{method}.json", {"cells": []})
+        for cell in record["cells"]:
+            if (cell["headline"] if variant is None else cell["variant"] == variant) and cell["sessions"]:
+                paused = [one for one in cell["figures"] if one.get("device_bytes")][: cell["sessions"]]
+                if paused:
+                    found.append(
+                        Wall(
+                            label=label or plain_name(method),
+                            style={"linewidth": 1.0, **style, **_SHAPES.get(method, {})},
+                            sessions=[one["sessions"] for one in paused],
+                            gib=[one["device_bytes"] / _GIB for one in paused],
+                            stopped_by=cell["stopped_by"],
+                        )
+                    )
+    if not found:
+        raise SummaryError(f"run {run.name}: no capacity record holds device memory")
+    return found
+
+
+def _device_gib(run: Run) -> float:
+    nbytes = (run.machine.get("gpu") or {}).get("memory_bytes")
+    if not isinstance(nbytes, int):
+        raise SummaryError(f"run {run.name}: machine.json does not say how much memory the device has: {nbytes}")
+    return nbytes / _GIB
+
+
+def draw(lines: list[Wall], total_gib: float) -> Figure:
+    """The figure of ``lines`` on a device of ``total_gib``."""
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    axes = figure.add_axes(_AXES)
+    most = max(line.sessions[-1] for line in lines)
+    for number, line in enumerate(lines):
+        axes.plot(line.sessions, line.gib, clip_on=False, **{**line.style, "marker": None})
+        # Lines that coincide are told apart by their markers, which stand at other sessions for each.
+        step = max(most // 2, 1)
+        between = slice((2 * number + 1) * step // (2 * len(lines)), -1, step)
+        alone = {**line.style, "linestyle": "none", "clip_on": False, "zorder": 3}
+        axes.plot(line.sessions[between], line.gib[between], **alone)
+        end, size, _ = _STOPS[line.stopped_by]
+        axes.plot(line.sessions[-1:], line.gib[-1:], **{**alone, "marker": end, "markersize": size})
+    axes.axhline(total_gib, color="0.35", linewidth=0.6)
+    axes.text(0.02 * most, total_gib * 1.015, f"device memory, {total_gib:.0f} GiB", size=FONT_PT - 1, color="0.35")
+    axes.set_xlim(0, most * 1.04)
+    axes.set_ylim(0, total_gib * 1.12)
+    axes.set_xlabel("Paused sessions", labelpad=2)
+    axes.set_ylabel("Device memory in use (GiB)", labelpad=2)
+    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
+    heights = [line.gib[-1] / (total_gib * 1.12) for line in lines]
+    for line, height in zip(lines, spread(heights, gap), strict=True):
+        *_, why = _STOPS[line.stopped_by]
+        text = f"{line.label}: {line.sessions[-1]} ({why})"
+        right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.045, 1.095, 1.145], [height] * 3, markevery=[1], **line.style, **right)
+        axes.text(1.17, height, text, va="center_baseline", color=line.style["color"], size=FONT_PT - 0.5, **right)
+    return figure
+
+
+def measured(run: Run) -> Callable[[], Figure]:
+    """What draws ``run``; raises as it is told above."""
+    lines, total_gib = walls(run), _device_gib(run)
+    return lambda: draw(lines, total_gib)
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
+    return draw_from_run("memory_wall", __doc__, measured)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""What all figures of the paper share: their looks, files without dates, and the command lines that draw them.
+
+Drawn at the width of a USENIX column, or of both. The same rows give the same bytes: nothing in the files depends on
+the time, the user's matplotlib settings or its version string.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.analysis.findings import FUSED, ONE_TOKEN, ORDERED, Findings, parser, read_machine
+from evaluation.analysis.summary import SummaryError
+from evaluation.records.atomic import write_bytes
+from evaluation.records.runs import Json, Run, RunError, load_run
+
+WIDTH_IN = 3.335  # one column of the USENIX style
+BOTH_COLUMNS_IN = 7.0
+HEIGHT_IN = 2.15
+FUNCTIONAL = "functional CPU run\nnot a performance result"
+FONT_PT = 7.5
+
+_RC = {
+    "font.family": "STIXGeneral",  # Times-like and shipped with matplotlib: the same glyphs on every machine
+    "font.size": FONT_PT,
+    "axes.labelsize": FONT_PT,
+    "xtick.labelsize": FONT_PT - 0.5,
+    "ytick.labelsize": FONT_PT - 0.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+
+# In drawing order. Manual offload and Djinn coincide, or one token rerun, so the former is wide and open, the latter
+# small and on top: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
+STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("recompute", None): (
+        "Recompute",
+        {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
+    ),
+    ("recompute", FUSED): (
+        "Fused layers",
+        {"color": "#C1440E", "marker": "<", "linestyle": (0, (5, 1.2)), "markersize": 3.5, "mfc": "white"},
+    ),
+    ("manual_offload", None): (
+        "Manual offload",
+        {
+            "color": "#2A7AB5",
+            "marker": "s",
+            "linestyle": "-",
+            "linewidth": 2.0,
+            "markersize": 6,
+            "mfc": "white",
+        },
+    ),
+    ("manual_offload", ORDERED): (
+        "Manual, ordered",
+        {
+            "color": "#2A7AB5",
+            "marker": "D",
+            "linestyle": "--",
+            "linewidth": 2.0,
+            "markersize": 5.5,
+            "mfc": "white",
+        },
+    ),
+    ("recompute", ONE_TOKEN): (
+        "Rerun one token",
+        {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 3.5, "mfc": "white"},
+    ),
+    ("djinn", None): (
+        "Djinn",
+        {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3},
+    ),
+    ("vanilla", None): (
+        "Vanilla",
+        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
+    ),
+}
+# Manual offload into pageable memory: of the size sweep, not of Plot 1, whose lines are those of STYLES.
+PAGEABLE: tuple[str, dict[str, Any]] = (
+    "Manual, pageable",
+    {"color": "#2A7AB5", "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
+)
+# For methods that the paper does not know, in turn.
+OTHERS: list[dict[str, Any]] = [
+    {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},
+    {"color": "#7B4FA3", "marker": "X", "linestyle": ":", "markersize": 4.5},
+]
+
+
+def mark_functional(axes: Axes, size: float = 13) -> None:
+    """Say across ``axes``, in letters of ``size`` points, that its times are no performance results."""
+    axes.text(
+        0.5, 0.5, FUNCTIONAL, transform=axes.transAxes, ha="center", va="center", rotation=18, size=size,
+        color="0.80", zorder=0, linespacing=1.4,
+    )  # fmt: skip
+
+
+def spread(positions: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
+    """``positions`` moved as little as possible (least squares) so that any two are ``gap`` apart, within 0
+    to ``top``.
+
+    The order is kept, and where there are ties the later one goes below. If they cannot all fit, ``top`` is
+    exceeded.
+    """
+    order = sorted(range(len(positions)), key=lambda i: (positions[i], -i))
+    # [sum, count] of neighbours that touch: the pool-adjacent-violators algorithm.
+    blocks: list[list[float]] = []
+    for rank, index in enumerate(order):
+        blocks.append([positions[index] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    bases = [total / count for total, count in blocks for _ in range(int(count))]
+    limit = max(top - (len(positions) - 1) * gap, 0.0)
+    moved = [0.0] * len(positions)
+    for rank, index in enumerate(order):
+        moved[index] = min(max(bases[rank], 0.0), limit) + rank * gap
+    return moved
+
+
+@contextmanager
+def private_style() -> Iterator[None]:
+    """The figure's settings over matplotlib's defaults; the user's own are back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def printed(drawn: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    """What ``drawn`` returns, in the private style, as PDF and as PNG, without dates and version strings."""
+    pdf, png = io.BytesIO(), io.BytesIO()
+    with private_style():
+        figure = drawn()
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, format="png", metadata={"Software": None})
+    return pdf.getvalue(), png.getvalue()
+
+
+def draw_from_table(
+    name: str,
+    description: str | None,
+    measured: Callable[..., Sequence[Any]],
+    draw: Callable[[Any], Figure],
+) -> int:
+    """The command line of ``figures.<name>``, which draws a run's rows in ``<name>.csv``; returns the exit status.
+
+    ``measured`` is given the table, the run and whether it is ``functional``, and raises :class:`SummaryError` for rows
+    that cannot be drawn.
+    """
+    arguments = _parser(name, description)
+    arguments.add_argument(
+        f"--{name}", type=Path, required=True, dest="table", help=f"{name}.csv, by evaluation.analysis.aggregate"
+    )
+    arguments.add_argument("--run", required=True, help="name of the run in that table")
+    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+
+    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
+        rows = measured(given.table, given.run, functional=read_machine(given.machine)["functional"])
+        return lambda: draw(rows)
+
+    return _command(arguments, drawing)
+
+
+def draw_from_run(name: str, description: str | None, measured: Callable[[Run], Callable[[], Figure]]) -> int:
+    """The command line of ``figures.<name>``, which draws the records of a run; returns the exit status.
+
+    ``measured`` is given the run, raises :class:`SummaryError` if it cannot be drawn, and returns what draws it.
+    """
+    arguments = _parser(name, description)
+    arguments.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    return _command(arguments, lambda given: measured(load_run(given.run)))
+
+
+def draw_from_summary(
+    name: str,
+    description: str | None,
+    measured: Callable[[Findings, str, Json], Sequence[Any]],
+    draw: Callable[..., Figure],
+) -> int:
+    """The command line of ``figures.<name>``, which draws a workload's rows in the summary; returns the exit status.
+
+    ``measured`` is given the run's rows, the workload and the machine, and raises :class:`SummaryError` for what cannot
+    be drawn; ``draw`` takes what it returns, and whether the run is ``functional``.
+    """
+    arguments = parser(f"figures.{name}", description)
+    arguments.add_argument("--workload", required=True, help="which workload of the run to draw, as activation")
+    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
+
+    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
+        machine = read_machine(given.machine)
+        shown = measured(Findings.read(given.summary, given.run), given.workload, machine)
+        return lambda: draw(shown, functional=machine["functional"])
+
+    return _command(arguments, drawing)
+
+
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m evaluation.figures.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _command(arguments: argparse.ArgumentParser, drawing: Callable[[argparse.Namespace], Callable[[], Figure]]) -> int:
+    """Write the figure to two files; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
+    arguments.add_argument("--out-pdf", type=Path, required=True)
+    arguments.add_argument("--out-png", type=Path, required=True)
+    given = arguments.parse_args()
+    try:
+        drawn = drawing(given)
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    pdf, png = printed(drawn)
+    write_bytes(given.out_pdf, pdf)
+    write_bytes(given.out_png, png)
+    return 0

@@ -1,0 +1,122 @@
+"""Where recompute and hand-written copies cross: resume latency against the size of the prompt, a panel for each depth.
+
+The clock is ready; points are medians with 95 % intervals over batch x tokens, both axes logarithmic and the same in
+all panels. Which is the quicker at each size is in :mod:`evaluation.text.numbers`. Drawn from ``sweep.csv`` alone. A
+functional run's times mean nothing, and it has no such figure.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from evaluation.analysis.outcomes import Crossing, read_rows
+from evaluation.analysis.summary import SummaryError
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, draw_from_table, spread
+
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
+_BETWEEN = 0.03
+# By method and variant. Manual offload is drawn thinner than where Djinn must show through it.
+_LINES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("recompute", "default"): STYLES["recompute", None],
+    ("manual_offload", "pageable"): PAGEABLE,
+    ("manual_offload", "pinned"): (
+        "Manual, pinned",
+        {**STYLES["manual_offload", None][1], "linewidth": 1.2, "markersize": 4.5},
+    ),
+}
+
+
+def measured(table: Path, run: str, *, functional: bool) -> list[Crossing]:
+    """The rows of ``run`` in ``sweep.csv`` that have numbers; raises :class:`SummaryError` if they cannot be drawn."""
+    if functional:
+        raise SummaryError(f"run {run} is functional: made without a GPU, its size sweep is not drawn")
+    rows = [row for row in read_rows(table, Crossing, run) if row.ready_ms is not None]
+    if not any((row.method, row.variant) in _LINES for row in rows):
+        raise SummaryError(f"{table}: run {run!r} has no ready_ms of recompute or of a copy by hand")
+    return rows
+
+
+def draw(rows: Sequence[Crossing]) -> Figure:
+    """The figure of the rows of one run, all of which have numbers."""
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    layers = sorted({row.layer for row in rows})
+    width = (_RIGHT - _LEFT - _BETWEEN * (len(layers) - 1)) / len(layers)
+    low, high = (end(_ends(rows)) for end in (min, max))
+    for number, layer in enumerate(layers):
+        axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
+        _panel(axes, [row for row in rows if row.layer == layer])
+        _scale(axes, rows, (low / 1.5, high * 1.5))
+        axes.set_title(f"Paused after layer {layer}", size=FONT_PT, pad=3)
+        if number:
+            axes.tick_params(labelleft=False)
+    figure.axes[0].set_ylabel("Resume latency, ready (ms)", labelpad=2)
+    figure.text(
+        (_LEFT + _RIGHT) / 2,
+        0.02,
+        "Tokens in the prompt (batch \N{MULTIPLICATION SIGN} length)",
+        ha="center",
+        va="bottom",
+    )
+    _label(figure.axes[-1], [row for row in rows if row.layer == layers[-1]])
+    return figure
+
+
+def _ends(rows: Sequence[Crossing]) -> list[float]:
+    return [value for row in rows for value in (row.ci_low, row.ready_ms, row.ci_high) if value is not None]
+
+
+def _line(rows: Sequence[Crossing], key: tuple[str, str]) -> list[Crossing]:
+    mine = [row for row in rows if (row.method, row.variant) == key]
+    return sorted(mine, key=lambda row: (row.batch * row.tokens, row.batch))
+
+
+def _panel(axes: Axes, rows: Sequence[Crossing]) -> None:
+    for key, (_, style) in _LINES.items():
+        if line := _line(rows, key):
+            sizes = [row.batch * row.tokens for row in line]
+            medians, lows, highs = (
+                [float(getattr(row, column)) for row in line] for column in ("ready_ms", "ci_low", "ci_high")
+            )
+            axes.plot(sizes, medians, clip_on=False, **{"linewidth": 1.0, **style})
+            below = [median - low for median, low in zip(medians, lows, strict=True)]
+            above = [high - median for median, high in zip(medians, highs, strict=True)]
+            axes.errorbar(sizes, medians, (below, above), fmt="none", ecolor=style["color"], elinewidth=0.8, zorder=1.5)
+
+
+def _scale(axes: Axes, rows: Sequence[Crossing], limits: tuple[float, float]) -> None:
+    """The same in all panels, with ticks at the sizes measured."""
+    sizes = sorted({row.batch * row.tokens for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+    axes.set_ylim(*limits)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(axes: Axes, rows: Sequence[Crossing]) -> None:
+    """Name each line at its right end; names of ends that are close move apart, tied by thin leaders."""
+    lines = {label: (line[-1], style) for key, (label, style) in _LINES.items() if (line := _line(rows, key))}
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [to_axes.transform((row.batch * row.tokens, row.ready_ms or 0)) for row, _ in lines.values()]
+    heights = spread([float(y) for _, y in ends], 1.25 * FONT_PT / 72 / (HEIGHT_IN * (_TOP - _BOTTOM)))
+    for (label, (_, style)), (x, y), height in zip(lines.items(), ends, heights, strict=True):
+        place: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([x + 0.06, 1.03], [y, height], color="0.55", linewidth=0.4, zorder=1, **place)
+        axes.text(1.06, height, label, va="center_baseline", size=FONT_PT - 0.5, color=style["color"], **place)
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
+    return draw_from_table("sweep", __doc__, measured, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""Takes the samples of one job: every workload, every variant, each sample finished and compared bit for bit.
+
+A sample is: run to the breakpoint; pause; overwrite the memory that was freed; wait for the think time; time the
+resume; finish; compare with an uninterrupted run. Before it a raw copy of the same bytes is timed, after the same wait.
+What a pause gave back to the driver is overwritten in validations alone, where nobody is timed.
+Variants take turns, so that drift falls on all of them alike. Nothing of a sample that differs is kept: the job fails.
+"""
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from evaluation.measure.clocks import Clocks, Reading, now_ms
+from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.method import Method
+from evaluation.measure.models import Subject, input_tokens
+from evaluation.measure.programs import Logits, argument_tensors, generate_greedily, kv_tensors, least_bytes
+from evaluation.study.plan import Study, Workload
+
+# Of logits from the program's, for arithmetic in another order: 0.09 on a 13B model in bfloat16, whether one layer is
+# fused or all 40; other weights give more than 1.
+_DEVIATION = 0.2
+
+Variants = Callable[[Workload], Sequence[type[Method]]]
+Record = dict[str, Any]
+
+
+class NotBitExact(Exception):
+    """A resumed session computed something else than the uninterrupted run, or was not ready when it said so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a validation saw of a session's state: bytes of the frontier, and of each piece of the whole."""
+
+    frontier_bytes: int
+    sizes: list[int]
+
+
+class Harness:
+    """Samples one ``workload`` at breakpoint ``layer``."""
+
+    def __init__(self, subject: Subject, study: Study, workload: Workload, layer: int) -> None:
+        self._subject = subject
+        self._study = study
+        self._workload = workload
+        self._layer = layer
+        self.input_ids = input_tokens(subject, study, workload)
+        self._least_bytes = 0  # that a pause must keep, if it keeps the state
+        self._reference, self._frontier = self._uninterrupted()
+        self._own_references: dict[type[Method], tuple[Logits, dict[str, torch.Tensor]]] = {}
+        self._clocks = Clocks(subject, layer)
+        self._floor_source = torch.empty(0, dtype=torch.uint8)
+
+    def _uninterrupted(self) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """Logits of the program run without a pause, and a copy of the frontier taken by a plain hook on the way."""
+        frontier: dict[str, torch.Tensor] = {}
+        measurement, workload, layer = self._study.measurement, self._workload, self._layer
+        passes = itertools.count()
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            if next(passes) == workload.decode_step:
+                self._least_bytes = least_bytes(output, kwargs)
+                kv = kv_tensors(kwargs.get("past_key_values"), layer + 1)
+                for name, tensor in {"hidden_states": output, **argument_tensors(kwargs), **kv}.items():
+                    frontier[name] = tensor.clone()
+
+        handle = self._subject.layers[layer - 1].register_forward_hook(note, with_kwargs=True)
+        try:
+            logits = generate_greedily(
+                self._subject.model,
+                self.input_ids,
+                workload.kv_cache,
+                workload.decode_step + measurement.decode_steps,
+                whole_prefill=not workload.decode_step,
+            )
+        finally:
+            handle.remove()
+        return logits, frontier
+
+    def method(self, kind: type[Method]) -> Method:
+        """``kind`` for this workload and breakpoint."""
+        return kind(self._subject, self._study, self._workload, layer=self._layer, input_ids=self.input_ids)
+
+    def close(self) -> None:
+        """Take the clocks' hooks off the model."""
+        self._clocks.remove()
+
+    def sample(self, method: Method) -> Record:
+        """One timed sample of a method that was validated, as a record keeps it, but for its floor and partners."""
+        paused, _ = self._pause(method)
+        gc.disable()  # a collection would fall on whoever is being timed
+        try:
+            reading, logits = self._clocks.time_resume(
+                think=self._think,
+                resume=method.resume,
+                wait_resident=method.wait_resident if method.restores_behind else None,
+                aside=method.computes_aside,
+                finish=method.finish,
+            )
+        finally:
+            gc.enable()
+        self._compare(method, logits)
+        if not method.becomes_resident:
+            reading = replace(reading, resident_ms=None)
+        return {**paused, **asdict(reading), "bit_exact": True}
+
+    def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
+        """A floor, and a sample of ``method`` next to one of each partner, before or after them."""
+        kept = ["pause_ms", *(field.name for field in fields(Reading)), "bit_exact"]
+        floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
+        own = self.sample(method) if first else None
+        paired = {}
+        for partner in partners:
+            taken = self.sample(partner)
+            paired[partner.variant] = {"djinn_first": first, **{name: taken[name] for name in kept}}
+        return {**(own or self.sample(method)), "floor_ms": floor_ms, "paired": paired or None}
+
+    def validate(self, method: Method) -> Seen:
+        """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
+        frontier = self._expected(method)[1]
+        _, sizes = self._pause(method)
+        method.overwrite_given_back()
+        held = {name: torch.empty_like(tensor) for name, tensor in frontier.items()}
+        synchronize(self._subject.device)
+        self._think()
+        method.resume()
+        own = method.frontier()
+        seen = Seen(frontier_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own.values()), sizes=sizes)
+        self._copy_aside(held, own)
+        del own
+        logits = method.finish()
+        for name, expected in frontier.items():
+            if not torch.equal(held[name], expected):
+                raise NotBitExact(f"{self._where(method)}: {name} was not on the device when ready was signalled")
+        self._compare(method, logits)
+        return seen
+
+    def _copy_aside(self, targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor]) -> None:
+        """Copy ``sources`` as they are now, on a stream that waits for no other."""
+        if missing := targets.keys() - sources.keys():
+            raise NotBitExact(f"the frontier lacks {', '.join(sorted(missing))}")
+        aside = torch.cuda.Stream(self._subject.device) if self._subject.device.type == "cuda" else None
+        with torch.cuda.stream(aside):
+            for name, target in targets.items():
+                target.copy_(sources[name], non_blocking=True)
+        if aside is not None:
+            aside.synchronize()
+
+    def _pause(self, method: Method) -> tuple[Record, list[int]]:
+        """Run to the breakpoint and pause; what that took and left, as a record keeps it, and the state's sizes."""
+        device = self._subject.device
+        before = method.device_bytes()
+        method.prepare()
+        synchronize(device)
+        sizes = method.state_sizes()
+        freed = sizes if method.frees_memory else []
+        start = now_ms()
+        method.pause()
+        pause_ms = now_ms() - start
+        check_kept(method, self._least_bytes, self._where(method))
+        after = method.device_bytes()
+        kept = None if before is None or after is None else max(after - before, 0)
+        record = {
+            "pause_ms": pause_ms,
+            "device_bytes_paused": kept,
+            "host_bytes_paused": method.host_bytes(),
+            "overwritten_bytes": overwrite_free_memory(device, freed),
+        }
+        return record, sizes
+
+    def _think(self) -> None:
+        time.sleep(self._study.measurement.think_time_ms / 1000)
+
+    def _floor_ms(self, nbytes: int) -> float:
+        """Time of one raw pinned copy of ``nbytes`` to the device, after the same wait."""
+        device = self._subject.device
+        if self._floor_source.numel() < nbytes:
+            self._floor_source = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        source = self._floor_source[:nbytes]
+        target = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        synchronize(device)
+        self._think()
+        start = now_ms()
+        target.copy_(source, non_blocking=True)
+        synchronize(device)
+        return now_ms() - start
+
+    def _expected(self, method: Method) -> tuple[Logits, dict[str, torch.Tensor]]:
+        """Logits and frontier of an uninterrupted run: the user's program, or the method's own if its bits differ."""
+        if not method.own_reference:
+            return self._reference, self._frontier
+        kind = type(method)
+        if kind not in self._own_references:
+            method.prepare()
+            frontier = {name: tensor.clone() for name, tensor in method.frontier().items()}
+            logits = method.finish()
+            deviation = _deviation(logits[0], self._reference[0])
+            if not deviation <= _DEVIATION:
+                raise NotBitExact(f"{self._where(method)}: it computes something else: {deviation:.2g} off the program")
+            self._own_references[kind] = logits, frontier
+        return self._own_references[kind]
+
+    def _compare(self, method: Method, logits: Logits) -> None:
+        reference, _ = self._expected(method)
+        if len(logits) != len(reference):
+            raise NotBitExact(f"{self._where(method)}: {len(logits)} outputs instead of {len(reference)}")
+        for step, (found, expected) in enumerate(zip(logits, reference, strict=True)):
+            if not torch.equal(found, expected):
+                what = "the prefill" if step == 0 else f"decode step {step}"
+                raise NotBitExact(f"{self._where(method)}: the logits of {what} differ from the uninterrupted run")
+
+    def _where(self, method: Method) -> str:
+        return f"{type(method).__name__} ({method.variant}), layer {self._layer}, workload {self._workload.name}"
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Euclidean distance over the norm of ``expected``."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def check_kept(method: Method, least_bytes: int, where: str) -> None:
+    """Raise :class:`NotBitExact` if the paused ``method`` left state on the device without saying so.
+
+    What it keeps in host memory, and on the device by its own word, is at least the frontier and the KV cache, of which
+    ``least_bytes`` were counted in an uninterrupted run: a pause that took next to nothing would resume in no time.
+    """
+    kept = method.host_bytes() + method.device_bytes_by_policy()
+    if method.frees_memory and method.keeps_state and kept < least_bytes:
+        raise NotBitExact(f"{where}: the pause kept {kept} bytes of a state of at least {least_bytes}")
+
+
+def measure(
+    subject: Subject,
+    study: Study,
+    layer: int,
+    *,
+    variants: Variants,
+    partners: Variants,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Record]:
+    """The cells of one job, for every workload of ``study``: see ``record.schema.json``.
+
+    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done.
+    Raises :class:`NotBitExact`; running out of device memory is an outcome of the cell.
+    """
+    cells = []
+    with torch.no_grad():
+        for workload in study.workloads:
+            kinds, beside = [], partners(workload)
+            for kind in variants(workload):
+                if reason := kind.unsupported(subject.device):
+                    cells.append(_refused(workload, kind, "unsupported", reason))
+                else:
+                    kinds.append(kind)
+            try:
+                cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
+            except torch.OutOfMemoryError as error:
+                message = str(error).splitlines()[0]
+                cells += [_refused(workload, kind, "out_of_memory", message) for kind in kinds]
+    return cells
+
+
+def _measure_workload(
+    subject: Subject,
+    study: Study,
+    workload: Workload,
+    layer: int,
+    kinds: Sequence[type[Method]],
+    beside: Sequence[type[Method]],
+    report: Callable[[str], None],
+) -> list[Record]:
+    harness = Harness(subject, study, workload, layer)
+    methods = [harness.method(kind) for kind in kinds]
+    partners = [harness.method(kind) for kind in beside]
+    samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
+    counts = study.measurement
+    try:
+        cells = []
+        for method in methods:
+            seen = harness.validate(method)
+            report(f"{workload.name}: validation")
+            cells.append(_cell(workload, method, seen, counts.validation_samples))
+            for partner in partners:
+                partner.match(seen.sizes)
+        again = methods * (counts.validation_samples - 1)
+        for method in [*again, *partners * counts.validation_samples]:
+            harness.validate(method)
+            report(f"{workload.name}: validation")
+        for index in range(-counts.warmup_samples, counts.samples):
+            for method in methods:
+                if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
+                    continue
+                taken = harness.paired_sample(method, partners, first=index % 2 == 0)
+                report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
+                if index >= 0:
+                    samples[method.variant].append(taken)
+    finally:
+        harness.close()
+        for method in [*methods, *partners]:
+            method.close()
+    return [{**cell, "samples": samples[cell["variant"]]} for cell in cells]
+
+
+def _cell(workload: Workload, method: Method, seen: Seen, validated: int) -> Record:
+    """The entry of ``method``, without samples."""
+    return {
+        "workload": workload.name,
+        "variant": method.variant,
+        "headline": method.headline,
+        "outcome": "ok",
+        "message": "",
+        "frontier_bytes": seen.frontier_bytes,
+        "state_bytes": sum(seen.sizes),
+        "recompute_flops": method.flops(),
+        "validation_samples": validated,
+    }
+
+
+def _has_turn(index: int, wanted: int, rounds: int) -> bool:
+    """Whether one who takes ``wanted`` samples, spread over ``rounds``, takes one in round ``index``; all warm up."""
+    return index < 0 or (index + 1) * wanted // rounds > index * wanted // rounds
+
+
+def _refused(workload: Workload, kind: type[Method], outcome: str, message: str) -> Record:
+    """The cell of a variant for which the device had no room, or that cannot run at all."""
+    return {
+        "workload": workload.name,
+        "variant": kind.variant,
+        "headline": kind.headline,
+        "outcome": outcome,
+        "message": message,
+        "frontier_bytes": 0,
+        "state_bytes": 0,
+        "recompute_flops": None,
+        "validation_samples": 0,
+        "samples": [],
+    }

@@ -1,0 +1,1 @@
+"""What the paper consists of, and what draws it."""

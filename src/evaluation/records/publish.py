@@ -1,0 +1,133 @@
+"""Puts a complete local run among the published ones, with checksums; the only tool that writes there.
+
+A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged, with
+what was measured besides (overhead, load, capacity, capabilities, sweep, peers), what each job took of the machine
+(Snakemake's benchmark files), and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder appears
+whole or not at all.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import (
+    CHECKSUMS,
+    Json,
+    Run,
+    RunError,
+    benchmark_path,
+    load_run,
+    record_paths,
+    sha256,
+    side_records,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
+
+
+def publish(source: Path, published: Path, name: str, *, replace: bool = False) -> Path:
+    """Copy the run in ``source`` to ``published / name`` and return that folder.
+
+    Raises :class:`RunError`, and leaves ``published`` as it was, for a name that is not letters, digits and
+    single dashes or is taken (unless ``replace``), and for a run that cannot be published.
+    """
+    if not _NAME.fullmatch(name):
+        raise RunError(f"--name {name!r}: only letters, digits and single dashes between them")
+    if name == "local":
+        raise RunError("--name 'local': that is what this machine's own run is called everywhere")
+    target = published / name
+    if target.exists() and not replace:
+        raise RunError(f"{target}: exists already; --replace to put this run in its place")
+    run = load_run(source)
+    check_publishable(source, run)
+    published.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=published, prefix=f".{name}."))
+    try:
+        fresh, old = staging / name, staging / "replaced"
+        beside = [source / name for name in ("machine.json", "study.json", *side_records(run.study))]
+        records = [*(path for path in beside if path.exists()), *record_paths(source, run.study)]
+        costs = [benchmark_path(source, path) for path in records]
+        _copy(source, fresh, [*records, *(path for path in costs if path.exists())])
+        load_run(fresh)  # what was copied is what was checked
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    finally:
+        shutil.rmtree(staging)
+    return target
+
+
+def check_publishable(source: Path, run: Run) -> None:
+    """Raise :class:`RunError` if ``run`` is functional or lacks a job, a cell or a sample of its study."""
+    if run.functional:
+        raise RunError(f"{source}: a functional run, made without a GPU, is not published")
+    if missing := [path for path in record_paths(source, run.study) if not path.exists()]:
+        raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
+    variants: dict[str, set[tuple[str, str]]] = {}
+    for path, record in zip(record_paths(source, run.study), run.records, strict=True):
+        _check_cells(path, record, run.study)
+        cells = {(cell["workload"], cell["variant"]) for cell in record["cells"]}
+        if cells != variants.setdefault(record["method"], cells):
+            odd = sorted(cells ^ variants[record["method"]])[0]
+            raise RunError(f"{path}: workload and variant {odd} are not in every record of {record['method']}")
+
+
+def _check_cells(path: Path, record: Json, study: Json) -> None:
+    counts = study["measurement"]
+    for workload in study["workloads"]:
+        if not any(cell["workload"] == workload["name"] and cell["headline"] for cell in record["cells"]):
+            raise RunError(f"{path}: no headline cell of workload {workload['name']}")
+    for cell in record["cells"]:
+        taken, wanted = len(cell["samples"]), counts["samples" if cell["headline"] else "other_samples"]
+        if cell["outcome"] == "ok" and taken < wanted:
+            where = f"workload {cell['workload']}, variant {cell['variant']}"
+            raise RunError(f"{path}: {where}: {taken} samples of the {wanted} that the study asks for")
+
+
+def _copy(source: Path, target: Path, paths: Iterable[Path]) -> None:
+    lines = []
+    for path in sorted(paths, key=lambda path: path.relative_to(source).as_posix()):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        lines.append(f"{sha256(copy)}  {copy.relative_to(target).as_posix()}\n")
+    write_text(target / CHECKSUMS, "".join(lines))
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for what is not published."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.records.publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--name", required=True, help="of the machine, as h100-sxm-80gb: letters, digits, dashes")
+    parser.add_argument("--run", type=Path, default=Path("results/local"), help="default: results/local")
+    parser.add_argument("--published", type=Path, default=Path("results/published"), help="default: results/published")
+    parser.add_argument("--replace", action="store_true", help="put this run in the place of one of the same name")
+    given = parser.parse_args()
+    try:
+        target = publish(given.run, given.published, given.name, replace=given.replace)
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"published {target}")
+    for name in side_records(load_run(target).study):
+        if not (target / name).exists():
+            print(f"without {name}: it was not measured")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

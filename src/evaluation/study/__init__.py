@@ -1,0 +1,1 @@
+"""What will be measured: the configuration, checked and resolved for one machine. Measures nothing, reads no record."""

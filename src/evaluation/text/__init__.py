@@ -1,0 +1,1 @@
+"""The tables, macros and pages of the paper, as LaTeX, Markdown and JSON. Decides nothing."""

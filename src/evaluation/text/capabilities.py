@@ -1,0 +1,201 @@
+"""Plot 2: the capabilities table, as LaTeX that needs booktabs. With three workloads it fits one column.
+
+Resume latency is the clock ready at the deepest breakpoint, for the headline variant of each method, one
+column per workload. Concurrent sessions are those that stayed paused until something refused; state editing is what
+the probe found. Every number comes from the summary and the two tables beside it; what was not measured prints ``--``.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.analysis.findings import (
+    ORDERED,
+    Findings,
+    Latex,
+    decimals,
+    environment,
+    latex,
+    machine_beside,
+    parser,
+    plain_name,
+    read_machine,
+    significant,
+)
+from evaluation.analysis.outcomes import Capability, Capacity, read_outcomes
+from evaluation.analysis.summary import Row, SummaryError
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import RunError
+
+UNMEASURED = Latex("--")
+REFUSED = Latex("OOM")
+_LABELS = {
+    "vanilla": (Latex("Vanilla"), Latex("PyTorch")),
+    "recompute": (Latex("Recompute"), Latex("")),
+    "manual_offload": (Latex("Manual"), Latex("Offload")),
+    "djinn": (Latex(r"\sys{}"), Latex("(Ours)")),
+}
+_MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
+_IN_A_COLUMN = 3  # workloads; more take the width of the page
+
+
+_SAMPLES_FOR_95 = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A latency as the table prints it."""
+
+    workload: str
+    median: str
+    interval: str
+
+    @classmethod
+    def of(cls, workload: str, row: Row | None) -> "Cell":
+        """The cell of ``row``: ``--`` if there is none, OOM if the device had no room."""
+        if row is None:
+            return cls(workload=workload, median=UNMEASURED, interval="")
+        if row.median is None or row.ci_low is None or row.ci_high is None:
+            return cls(workload=workload, median=REFUSED, interval="")
+        shown = min(decimals(row.median), _MOST_DECIMALS)
+        places = max(shown, 1)  # the ends as fine as the median, and never 118--118
+        interval = Latex(f"{row.ci_low:.{places}f}--{row.ci_high:.{places}f}")
+        return cls(workload=workload, median=f"{row.median:.{shown}f}", interval=interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method of the table; ``below`` is the rest of its name, ``stopped_by`` and ``lines`` what stands under sessions
+    and editing.
+    """
+
+    label: Latex
+    below: Latex
+    cells: list[Cell]
+    sessions: Latex
+    stopped_by: str
+    editing: Latex
+    lines: str
+
+
+_STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
+
+
+def label(method: str) -> tuple[Latex, Latex]:
+    """The name of a method in the two rows that it has, so that it takes the width of one word."""
+    first, _, rest = plain_name(method).partition(" ")
+    return _LABELS.get(method) or (latex(first), latex(rest))
+
+
+def _sessions(row: Capacity | None) -> Latex:
+    """How many stayed paused; more might have where only the cap ended it."""
+    if row is None:
+        return UNMEASURED
+    return Latex(rf"$\geq$\,{row.sessions}" if row.stopped_by == "cap" else str(row.sessions))
+
+
+def _editing(row: Capability | None) -> Latex:
+    """Whether the edit survives."""
+    if row is None:
+        return UNMEASURED
+    return Latex("Yes" if row.edit_exact else "Inexact" if row.edit_survives else "No")
+
+
+def _lines(row: Capability | None) -> str:
+    """What the edit takes in the user's program."""
+    return "" if row is None or row.state_lines is None else f"+{row.state_lines}"
+
+
+def table(
+    findings: Findings,
+    capacity: Mapping[str, Sequence[Capacity]],
+    capability: Mapping[str, Sequence[Capability]],
+    *,
+    functional: bool,
+) -> str:
+    """The table of ``findings`` as LaTeX source; the other two by method, headline variant first."""
+    workloads, layer = findings.workloads, findings.deepest
+
+    def cells(method: str, variant: str | None = None) -> list[Cell]:
+        return [Cell.of(name, findings.at(name, method, "ready_ms", layer, variant)) for name in workloads]
+
+    def of(rows: Mapping[str, Sequence[Any]], method: str, variant: str | None = None) -> Any:
+        return next((row for row in rows.get(method, ()) if variant in (None, row.variant)), None)
+
+    lines = [
+        Line(
+            label=label(method)[0],
+            below=label(method)[1],
+            cells=cells(method),
+            sessions=_sessions(row := of(capacity, method)),
+            stopped_by=_STOPS[row.stopped_by] if row else "",
+            editing=_editing(probed := of(capability, method)),
+            lines=_lines(probed),
+        )
+        for method in findings.methods
+    ]
+    own_process = of(capacity, "vanilla", "own_process")
+    replay, plain = of(capability, "recompute", "replay"), of(capability, "recompute")
+    counts = {
+        row.n
+        for name in workloads
+        for method in findings.methods
+        if (row := findings.at(name, method, "ready_ms", layer)) and row.n
+    }
+    return (
+        environment()
+        .get_template("capabilities.tex.j2")
+        .render(
+            run=findings.run,
+            functional=functional,
+            float="table" if len(workloads) <= _IN_A_COLUMN else "table*",
+            workloads=workloads,
+            layer=layer,
+            lines=lines,
+            own_process=own_process and {"sessions": _sessions(own_process), "by": _STOPS[own_process.stopped_by]},
+            replay=replay and {"editing": _editing(replay), "lines": _lines(replay)},
+            replay_ms=[significant(replay.resume_ms), significant(plain.resume_ms)] if replay and plain else None,
+            edited=any(line.editing != UNMEASURED for line in lines),
+            counted=any(line.sessions != UNMEASURED for line in lines),
+            gaps=any(UNMEASURED in (line.sessions, line.editing, *(c.median for c in line.cells)) for line in lines),
+            ordered=[cell for cell in cells("manual_offload", ORDERED) if cell.interval],
+            # Fewer than six values have no rank interval of 95 %: the rows hold their extremes.
+            spread=Latex(r"95\,\% interval" if min(counts, default=0) >= _SAMPLES_FOR_95 else "range"),
+            samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
+            out_of_memory=any(cell.median == REFUSED for line in lines for cell in line.cells),
+            unmeasured=UNMEASURED,
+            refused=REFUSED,
+        )
+    )
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for data that make no table."""
+    arguments = parser("text.capabilities", __doc__)
+    arguments.add_argument("--out", type=Path, required=True, help="the LaTeX file, as capabilities.tex")
+    arguments.add_argument(
+        "--machine", type=Path, help="the machine.json of the run; default: sought in the summary's folder"
+    )
+    for name in ("capacity", "capabilities"):
+        arguments.add_argument(f"--{name}", type=Path, help=f"default: {name}.csv in the summary's folder")
+    given = arguments.parse_args()
+    beside = given.summary.parent
+    try:
+        machine = read_machine(given.machine or machine_beside(given.summary, given.run))
+        text = table(
+            Findings.read(given.summary, given.run),
+            read_outcomes(given.capacity or beside / "capacity.csv", Capacity, given.run),
+            read_outcomes(given.capabilities or beside / "capabilities.csv", Capability, given.run),
+            functional=machine["functional"],
+        )
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(given.out, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Writes the claims of a run, as they were decided: ``claims.json``, ``claims.md`` and ``claims.tex``.
+
+JSON holds everything; Markdown the same to be read, with every rule and a sentence on each expected value that differs;
+LaTeX two tables of one column that need booktabs. Everything comes from :mod:`evaluation.claims.of_time` and
+:mod:`evaluation.claims.memo`; nothing is decided here. The same records give the same bytes: numbers are kept to six
+digits, for the last ones of a fit depend on the processor.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from evaluation.analysis.findings import Latex, environment, latex, markdown, markdown_table
+from evaluation.claims.claim import Claim, Figure, printed
+from evaluation.claims.memo import OF_CLAIM, Expectation, expectations
+from evaluation.claims.of_time import decide
+from evaluation.records.atomic import write_json, write_text
+from evaluation.records.runs import Json, Run, RunError, load_run
+
+_FUNCTIONAL = "Functional CPU run: not a performance result."
+_NOT_COMPARED = "--"
+
+
+def expected(claim: Claim) -> str | None:
+    """What the memo says of ``claim``; it knows one clock, ready."""
+    return OF_CLAIM.get(claim.id) if claim.clock in (None, "ready") else None
+
+
+def processes(run: Run) -> str:
+    """What the intervals of ``run`` hold, by how often each layer was measured in a process of its own."""
+    rounds = run.study["rounds"]
+    if rounds == 1:
+        return (
+            "Each layer was measured in one process: intervals hold what varies within it, not what differs between "
+            "processes, which may look like depth."
+        )
+    return f"Each layer was measured in {rounds} processes, which the intervals resample."
+
+
+def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> Json:
+    """Everything, in the order in which it was decided."""
+    return {
+        "run": run.name,
+        "functional": run.functional,
+        "intervals": processes(run),
+        "claims": [
+            {
+                "id": claim.id,
+                "claim": claim.claim,
+                "rule": claim.rule,
+                "clock": claim.clock,
+                "workload": claim.workload,
+                "verdict": str(claim.verdict),
+                "figures": {name: _figure(figure) for name, figure in claim.judgement.figures.items()},
+                "expected": expected(claim),
+                "remark": claim.judgement.remark,
+            }
+            for claim in claims
+        ],
+        "expectations": [
+            {**vars(one), "measured": None if one.measured is None else _figure(one.measured)} for one in memo
+        ],
+    }
+
+
+def _figure(figure: Figure) -> Json:
+    """Value and unit, and what else the figure has."""
+    kept = {name: value for name, value in vars(figure).items() if value not in (None, False) or name == "value"}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in kept.items()}
+
+
+def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
+    """A page: one table for each claim, one of the memo's expectations, and a sentence for each that differs."""
+    page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
+    if run.functional:
+        page += [f"**{_FUNCTIONAL}**", ""]
+    page += ["Written by `evaluation.paper_claims`; do not edit. Intervals are of 95 %.", processes(run), ""]
+    for _, group in groupby(claims, key=lambda claim: claim.id):
+        page += _section(list(group))
+    page += [
+        "## What the memo expected",
+        "",
+        *markdown_table(("", "workload", "memo", "measured", "differs"), _rows(memo)),
+        "",
+    ]
+    sentences = [
+        f"- {markdown(one.quantity)}{f' ({markdown(one.workload)})' if one.workload else ''}: {markdown(one.sentence)}"
+        for one in memo
+        if one.differs
+    ]
+    return "\n".join([*page, *sentences]) + "\n"
+
+
+def _section(claims: Sequence[Claim]) -> list[str]:
+    first = claims[0]
+    rows = [
+        (
+            claim.workload or "",
+            _clock(claim),
+            f"**{claim.verdict}**",
+            claim.judgement.lead,
+            claim.judgement.remark,
+            "; ".join(f"{name} {printed(figure)}" for name, figure in claim.judgement.figures.items()),
+        )
+        for claim in claims
+    ]
+    return [
+        f"## {first.id}: {first.claim}",
+        "",
+        f"Rule: {markdown(first.rule)}.",
+        f"The memo: {OF_CLAIM[first.id]}.",
+        "",
+        *markdown_table(("workload", "clock", "verdict", "decided by", "remark", "all figures"), rows),
+        "",
+    ]
+
+
+def _rows(memo: Iterable[Expectation]) -> list[tuple[str, ...]]:
+    answers = {None: "not compared", True: "yes", False: "no"}
+    return [(one.quantity, one.workload or "", one.memo, _measured(one), answers[one.differs]) for one in memo]
+
+
+def _clock(claim: Claim) -> str:
+    return (claim.clock or "").replace("_", " ")
+
+
+def _measured(one: Expectation) -> str:
+    return _NOT_COMPARED if one.measured is None else printed(one.measured)
+
+
+def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
+    """Two tables of one column each."""
+    groups = [(key, list(group)) for key, group in groupby(claims, key=lambda claim: (claim.id, claim.claim))]
+    workloads = [(name, list(group)) for name, group in groupby(memo, key=lambda one: one.workload)]
+    return (
+        environment()
+        .get_template("claims.tex.j2")
+        .render(
+            run=run.name,
+            functional=_FUNCTIONAL if run.functional else "",
+            processes=processes(run),
+            claims=[
+                {
+                    "id": name,
+                    "words": words,
+                    "rows": [
+                        {
+                            "workload": claim.workload or "",
+                            "clock": _clock(claim),
+                            "figure": ranged(claim.judgement.lead),
+                            "verdict": str(claim.verdict),
+                        }
+                        for claim in group
+                    ],
+                }
+                for (name, words), group in groups
+            ],
+            workloads=[
+                {
+                    "name": name or "",
+                    "rows": [
+                        {
+                            "quantity": one.quantity,
+                            "memo": ranged(one.memo),
+                            "measured": ranged(_measured(one)),
+                            "differs": bool(one.differs),
+                        }
+                        for one in group
+                    ],
+                }
+                for name, group in workloads
+            ],
+        )
+    )
+
+
+def ranged(text: str) -> Latex:
+    """Plain figures as LaTeX sets them."""
+    dashed = re.sub(r"(?<=[0-9]) to (?=[0-9])", "--", latex(text))  # between negative figures a dash reads as a sign
+    words = re.sub(r"(?<![A-Za-z0-9-])-(?=[0-9])", "$-$", dashed)
+    return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.text.claims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    for kind in ("json", "md", "tex"):
+        parser.add_argument(f"--out-{kind}", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        run = load_run(given.run)
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    claims = decide(run)
+    memo = expectations(run, claims)
+    write_json(given.out_json, as_json(run, claims, memo))
+    write_text(given.out_md, as_markdown(run, claims, memo))
+    write_text(given.out_tex, as_latex(run, claims, memo))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""What each experiment took of the machine: a row each of jobs, time, host memory and disk, and what they add up to.
+
+Times and memory are those of Snakemake's benchmark files beside the records of a run, disk is the size of the records;
+nothing is typed in. Which claims an experiment decides is what :mod:`evaluation.claims.of_time` reads of it. Probe,
+tables and figures have no benchmark file and are not counted.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from evaluation.analysis.findings import markdown, significant
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import Json, Run, RunError, benchmark_path, load_run, record_paths, side_records
+
+_MIB = 2**20  # what Snakemake calls MB
+_GIB = 2**30
+_NOT_SAMPLED = ("NA", "-")  # how Snakemake writes what it did not see
+_MISSING = "--"
+_HEAD = ("", "claims", "what", "command", "output", "jobs", "machine time", "one job", "peak memory", "disk")
+_LATENCY = "raw/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """``records`` is the folder or file of its records in a run, ``made`` what the pipeline makes of them."""
+
+    claims: tuple[str, ...] = ()
+    what: str
+    records: str
+    made: tuple[str, ...]
+
+
+EXPERIMENTS = {
+    "E1": Experiment(
+        claims=("C1", "C2", "C3", "C4", "C5"),
+        what="resume latency over depth: a process for each method, layer and round",
+        records=_LATENCY,
+        made=("results/summary.csv", "crossover*.pdf", "clocks.pdf"),
+    ),
+    "E2": Experiment(
+        claims=("C6",),
+        what="the memory wall: paused sessions until something refuses, all resumed and compared",
+        records="capacity/",
+        made=("results/capacity.csv", "memory_wall.pdf"),
+    ),
+    "E3": Experiment(
+        claims=("C7", "C8"),
+        what="an edit of the paused state, against a plain hook in an uninterrupted run, and the lines it takes",
+        records="capabilities/",
+        made=("results/capabilities.csv", "capabilities.tex"),
+    ),
+    "E4": Experiment(
+        what="resumes of random ones among paused sessions", records="load.json", made=("results/load.csv", "load.pdf")
+    ),
+    "E5": Experiment(what="the cost of Djinn where nothing is paused", records="overhead.json", made=("numbers.json",)),
+    "E6": Experiment(
+        what="prompts at which recompute and copies cross",
+        records="sweep.json",
+        made=("results/sweep.csv", "sweep.pdf"),
+    ),
+    "E7": Experiment(
+        what="what a user would pick instead, at the deepest layer", records="peers/", made=("results/peers.csv",)
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What one job took: seconds of the wall clock, and the most host memory, or None where Snakemake saw none."""
+
+    seconds: float
+    peak_bytes: int | None
+
+    @classmethod
+    def read(cls, path: Path) -> "Benchmark":
+        """Raises RunError if the file at ``path`` is not what Snakemake writes of one job."""
+        try:
+            head, values = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+            columns = dict(zip(head, values, strict=True))
+            seconds, rss = _quantity(columns["s"]), columns["max_rss"]
+            peak_bytes = None if rss in _NOT_SAMPLED else round(_quantity(rss) * _MIB)
+        except (ValueError, KeyError) as error:
+            raise RunError(
+                f"{path}: damaged; Snakemake writes a head and a row, seconds in s, MB in max_rss"
+            ) from error
+        return cls(seconds=seconds, peak_bytes=peak_bytes)
+
+
+def _quantity(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(text)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the jobs of some records took; None where no job says."""
+
+    asked: int  # records that the study asks for
+    jobs: int  # of them, those that are there
+    timed: int  # of them, those with a benchmark file
+    seconds: float | None  # sum of the timed jobs
+    median_seconds: float | None  # of a timed job
+    peak_bytes: int | None  # host memory, the most of any job
+    disk_bytes: int  # of the records
+
+    @classmethod
+    def of(cls, folder: Path, records: Sequence[Path]) -> "Cost":
+        """Of ``records`` of the run ``folder``, there or not. Raises RunError for a damaged benchmark file."""
+        there = [path for path in records if path.exists()]
+        files = [path for path in (benchmark_path(folder, record) for record in there) if path.exists()]
+        benchmarks = [Benchmark.read(path) for path in files]
+        seconds = [one.seconds for one in benchmarks]
+        return cls(
+            asked=len(records),
+            jobs=len(there),
+            timed=len(benchmarks),
+            seconds=math.fsum(seconds) if seconds else None,
+            median_seconds=median(seconds) if seconds else None,
+            peak_bytes=max((one.peak_bytes for one in benchmarks if one.peak_bytes is not None), default=None),
+            disk_bytes=sum(path.stat().st_size for path in there),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: an experiment, the jobs of one ``method`` in it, or the total."""
+
+    name: str
+    method: str = ""
+    claims: tuple[str, ...] = ()
+    what: str
+    command: str  # makes the first of the outputs; empty where the study asks for nothing
+    outputs: tuple[str, ...]
+    cost: Cost
+
+
+def rows(folder: Path, study: Json) -> list[Row]:
+    """The table of the run in ``folder``, the total last. Raises RunError for a damaged benchmark file."""
+    records = [*record_paths(folder, study), *(folder / name for name in side_records(study))]
+    table = []
+    for name, one in EXPERIMENTS.items():
+        own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
+        outputs = (f"results/local/{one.records}", *one.made)
+        command, cost = _command(folder, one.records, own), Cost.of(folder, own)
+        table.append(Row(name=name, claims=one.claims, what=one.what, command=command, outputs=outputs, cost=cost))
+        for method in study["methods"] if one.records == _LATENCY else ():
+            of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
+            what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
+            command = f"python -m evaluation.benchmark_{method} --layer {max(study['layers'])} --out r.json"
+            table.append(Row(name=name, method=method, what=what, command=command, outputs=outputs, cost=cost))
+    outputs, cost = ("results/", "paper_figures/"), Cost.of(folder, records)
+    return [*table, Row(name="total", what="", command="make paper_figures", outputs=outputs, cost=cost)]
+
+
+def _command(folder: Path, place: str, records: Sequence[Path]) -> str:
+    """Makes these records and, but for the study, nothing else; those of latency are too many to name."""
+    if place == _LATENCY:
+        return "snakemake --cores 1 --until measure"
+    targets = [path.relative_to(folder).as_posix() for path in records]
+    if len(targets) > 1:
+        targets = [f"{place}{{{','.join(path.stem for path in records)}}}.json"]
+    return f"snakemake --cores 1 results/local/{targets[0]}" if targets else ""
+
+
+def page(run: Run, table: Sequence[Row]) -> str:
+    """The whole page, as Markdown."""
+    lines = [f"# What each experiment of the run {markdown(run.name)} took", "", _machine(run), ""]
+    lines += [f"| {' | '.join(cells)} |" for cells in (_HEAD, ["---"] * len(_HEAD), *map(_cells, table))]
+    remarks = [*_remarks(table[-1].cost), *_origins(run)]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
+
+
+def _machine(run: Run) -> str:
+    host, gpu = (run.machine.get(name) or {} for name in ("host", "gpu"))
+    cores = next((host[name] for name in ("cores_usable", "cores") if isinstance(host.get(name), int)), None)
+    known = gpu["name"] if isinstance(gpu.get("name"), str) else "a GPU whose name the probe could not read"
+    device = "**Functional CPU run: not a performance result.**" if run.functional else f"Machine: {markdown(known)}."
+    return device if cores is None else f"{device} CPU cores: {cores}."
+
+
+def _cells(row: Row) -> list[str]:
+    cost = row.cost
+    partly = f" ({cost.timed} jobs)" if cost.timed < cost.jobs else ""
+    jobs = str(cost.jobs) if cost.jobs == cost.asked else f"{cost.jobs} of {cost.asked}"
+    return [
+        "" if row.method else f"**{row.name}**",
+        ", ".join(row.claims),
+        markdown(row.what),
+        f"`{row.command}`" if row.command else _MISSING,
+        ", ".join(f"`{output}`" for output in row.outputs),
+        jobs if cost.jobs else "not measured",
+        _MISSING if cost.seconds is None else f"{_duration(cost.seconds)}{partly}",
+        _MISSING if cost.median_seconds is None else _duration(cost.median_seconds),
+        _MISSING if cost.peak_bytes is None else f"{significant(cost.peak_bytes / _GIB)} GiB",
+        f"{significant(cost.disk_bytes / 1000)} kB" if cost.jobs else _MISSING,
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{significant(seconds)} s" if seconds < 120 else f"{significant(seconds / 60)} min"
+
+
+def _remarks(total: Cost) -> Iterator[str]:
+    yield (
+        "Machine time is the sum of the jobs' seconds, from the start of each process to its end; one job is their "
+        "median. Peak memory is the host's, of the processes of one job together, as Snakemake sampled it: what comes "
+        "and goes between samples escapes it, and a job it never saw is left out. Disk is the size of the records. "
+        "Probe, tables and figures are not counted."
+    )
+    yield "A command makes the records, the first of its outputs; `make paper_figures` makes the rest."
+    if total.jobs < total.asked:
+        yield f"{total.asked - total.jobs} of the {total.asked} jobs of the study were not measured."
+    if total.timed < total.jobs:
+        untimed = total.jobs - total.timed
+        yield f"Times and memory are missing for {untimed} of {total.jobs} jobs, which have no benchmark file."
+
+
+def _origins(run: Run) -> Iterator[str]:
+    """By which state of the measuring sources, and on which days, each experiment was measured."""
+    measured: dict[str, list[tuple[str, str]]] = {}  # by the digest, experiments and days
+    for name, one in EXPERIMENTS.items():
+        beside = [record for path, record in run.beside.items() if path.startswith(one.records)]
+        for record in run.records if one.records == _LATENCY else beside:
+            origin = record["provenance"]
+            measured.setdefault(origin["source_sha256"], []).append((name, origin["started"].split("T")[0]))
+    for digest, pairs in measured.items():
+        names, days = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+        when = " to ".join(dict.fromkeys([min(days), max(days)]))
+        yield f"Measuring sources with the digest `{digest[:8]}`, {when}: {', '.join(names)}."
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.text.experiments", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    parser.add_argument("--out", type=Path, required=True, help="where the page goes")
+    given = parser.parse_args()
+    try:
+        run = load_run(given.run)
+        write_text(given.out, page(run, rows(given.run, run.study)))
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

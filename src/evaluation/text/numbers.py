@@ -1,0 +1,210 @@
+r"""Every number that prose may use, as a LaTeX macro each, and with its source as JSON.
+
+Names say what they are, in words because LaTeX allows letters only:
+\<Method><Workload><Quantity>Layer<Number>, as in \DjinnActivationReadyMsLayerForty, always of the headline
+variant. Quantities are ReadyMs, FirstKernelMs, ResidentMs and ResultMs; PairedReadyRatio and
+PairedFirstKernelRatio (Djinn over the hand-written offload beside it; with Low and High appended, the ends of
+the 95 % interval). What compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty,
+\RecomputeActivationReadyMsPerLayer and \RecomputeActivationReadyRSquared. What describes the run: \GpuName,
+\ModelName, \ModelDtype, \DeepestLayer, \SamplesPerCell.
+
+Under load, with so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive and
+PNinetyNine appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. Of \DjinnLoadMostSessions over
+\DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median, the figure that decides
+whether it is flat, and \DjinnLoadReadyMedianRatio the median over the median.
+
+Of what Djinn holds while paused: \DjinnSessionPauseMsLayerForty and \DjinnSessionStateMbLayerForty, in 10^6 bytes.
+
+Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" where only the cap ended the count;
+\VanillaOwnProcessSessions. Of an edit: \DjinnProgramLines beyond vanilla's, \RecomputeReplayEditResumeMs. Of a run
+without a pause: \DjinnOverheadDecodeRatio, with Low and High. Of a peer: \PeerMemorySaverSessionReadyMs and PauseMs.
+
+Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
+ManualOffloadPinned and ManualOffloadPageable too; \SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight, the
+depth from which recompute takes longer; and of all sizes in words \SweepOrderLayerTen, the quickest first.
+
+A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
+about it does not compile. A gap in what was measured stops the build.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from evaluation.analysis.findings import Findings, parser, read_machine
+from evaluation.analysis.statistics import linear_fit
+from evaluation.analysis.summary import CLOCKS, Row, SummaryError
+from evaluation.records.atomic import write_json, write_text
+from evaluation.records.runs import Json, RunError, read_object
+from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, measured, plain
+from evaluation.text.numbers_of_use import Tables, numbers_of_use
+
+_PAIRED = {
+    "paired_ratio": "PairedReadyRatio",
+    "paired_first_kernel_ratio": "PairedFirstKernelRatio",
+    "paired_resident_ratio": "PairedResidentRatio",
+}
+_STATE = {"pause_ms": "PauseMs", "state_bytes": "StateMb"}
+_SOURCE = ("run", "workload", "method", "variant", "layer", "metric")
+
+
+def numbers(
+    findings: Findings,
+    machine: Json,
+    study: Json,
+    tables: Tables | None = None,
+) -> list[Number]:
+    """All numbers of a run; raises SummaryError for a missing value and for two numbers of one name."""
+    found = [*_of_run(findings, machine, study)]
+    for workload in findings.workloads:
+        for method, variant in _variants(findings, workload):
+            for clock in CLOCKS:
+                found += _of_series(findings, workload, method, clock, camel(clock), variant=variant)
+        for metric, quantity in _PAIRED.items():
+            if metric != "paired_resident_ratio" or findings.series(workload, "djinn", metric):  # not without a history
+                found += _of_series(findings, workload, "djinn", metric, quantity, with_interval=True)
+        for metric, quantity in _STATE.items():
+            found += _of_series(findings, workload, "djinn", metric, quantity)
+        found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
+    found += numbers_of_use(tables or Tables())
+    names = [number.name for number in found]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise SummaryError(f"two numbers of one name: {', '.join(sorted(repeated))}")
+    return found
+
+
+def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
+    counts = [row for row in findings.rows if row.metric == "ready_ms" and row.headline and row.n]
+    if not counts:
+        raise SummaryError(f"run {findings.run} has no sample")
+    fewest = min(counts, key=lambda row: row.n)
+    yield plain("SamplesPerCell", fewest.n, _source(fewest, "n"))
+    yield plain("DeepestLayer", findings.deepest, {"run": findings.run, "column": "layer"})
+    gpu = machine.get("gpu", {}).get("name")
+    if machine["functional"]:
+        gpu = "none (functional CPU run)"
+    yield plain("GpuName", gpu, {"file": "machine.json", "key": "gpu.name"})
+    for key in ("name", "dtype"):
+        value = study.get("model", {}).get(key)
+        yield plain(f"Model{camel(key)}", value, {"file": "study.json", "key": f"model.{key}"})
+
+
+def _variants(findings: Findings, workload: str) -> Iterator[tuple[str, str | None]]:
+    """Each method and, after its headline variant (None), its other ones."""
+    for method in findings.methods:
+        yield method, None
+        own = [row for row in findings.rows if (row.workload, row.method) == (workload, method)]
+        yield from ((method, variant) for variant in sorted({row.variant for row in own if not row.headline}))
+
+
+def _of_series(
+    findings: Findings,
+    workload: str,
+    method: str,
+    metric: str,
+    quantity: str,
+    *,
+    variant: str | None = None,
+    with_interval: bool = False,
+) -> Iterator[Number]:
+    columns = {"": "median", "Low": "ci_low", "High": "ci_high"} if with_interval else {"": "median"}
+    for row in _measured(findings, workload, method, metric, variant):
+        name = f"{camel(method)}{camel(variant or '')}{camel(workload)}{quantity}Layer{in_words(row.layer)}"
+        for ending, column in columns.items():
+            value, unit = _value(row, column), row.unit
+            if unit == "bytes":
+                value, unit = value / 1e6, "MB"
+            yield measured(name + ending, value, unit, _source(row, column))
+
+
+def _measured(findings: Findings, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
+    """Rows of ``metric`` at every layer of the run, less those where ``method`` was refused by the device.
+
+    Empty if ``method`` is not part of the run, or its other ``variant`` has no such clock. Raises SummaryError for a
+    gap.
+    """
+    if all(row.method != method for row in findings.rows):
+        return []
+    rows = {row.layer: row for row in findings.series(workload, method, metric, variant)}
+    if variant is not None and not rows:
+        return []
+    kept = []
+    for layer in sorted({row.layer for row in findings.rows}):
+        ready = findings.at(workload, method, "ready_ms", layer, variant)
+        if ready is not None and ready.n == 0:
+            continue
+        if layer not in rows:
+            raise SummaryError(f"run {findings.run}: no {metric} of {method}, workload {workload}, layer {layer}")
+        kept.append(rows[layer])
+    return kept
+
+
+def _value(row: Row, column: str) -> float:
+    value = getattr(row, column)
+    if value is None:
+        raise SummaryError(f"no value: {_source(row, column)}")
+    return float(value)
+
+
+def _source(row: Row, column: str) -> Json:
+    return {**{key: getattr(row, key) for key in _SOURCE}, "column": column}
+
+
+def _recompute_over_djinn(findings: Findings, workload: str) -> Iterator[Number]:
+    layer = findings.deepest
+    for clock in CLOCKS:
+        pair = [
+            row
+            for method in ("recompute", "djinn")
+            for row in _measured(findings, workload, method, clock)
+            if row.layer == layer
+        ]
+        if len(pair) < 2:
+            continue
+        recompute, djinn = (_value(row, "median") for row in pair)
+        if djinn == 0:
+            raise SummaryError(f"a ratio to 0 has no value: {_source(pair[1], 'median')}")
+        quantity = camel(clock).removesuffix("Ms") + "Ratio"
+        name = f"RecomputeOverDjinn{camel(workload)}{quantity}Layer{in_words(layer)}"
+        yield measured(name, recompute / djinn, "ratio", *(_source(row, "median") for row in pair))
+
+
+def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:
+    """The line through the medians; through two points it would say nothing."""
+    rows = _measured(findings, workload, "recompute", "ready_ms")
+    if len(rows) < 3:
+        return
+    fit = linear_fit([row.layer for row in rows], [_value(row, "median") for row in rows])
+    name = f"Recompute{camel(workload)}Ready"
+    source = [_source(row, "median") for row in rows]
+    yield measured(f"{name}MsPerLayer", fit.slope, "ms", *source)
+    yield Number(name=f"{name}RSquared", value=fit.r2, text=f"{fit.r2:.4f}", unit="", source=source)
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a value that is missing."""
+    arguments = parser("text.numbers", __doc__)
+    arguments.add_argument(
+        "--machine",
+        type=Path,
+        required=True,
+        help="the machine.json of the run; study.json and overhead.json are read from beside it",
+    )
+    arguments.add_argument("--out-tex", type=Path, required=True)
+    arguments.add_argument("--out-json", type=Path, required=True)
+    given = arguments.parse_args()
+    try:
+        machine = read_machine(given.machine)
+        study = read_object(given.machine.with_name("study.json"))
+        tables = Tables.read(given.summary.parent, given.run, given.machine.with_name("overhead.json"))
+        found = numbers(Findings.read(given.summary, given.run), machine, study, tables)
+    except (SummaryError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(given.out_tex, as_latex(found, given.run))
+    write_json(given.out_json, as_json(found, given.run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+r"""The numbers beside latency over depth: load, sizes of the prompt, capacity, edits, overhead and peers.
+
+Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.analysis.findings import Latex, latex
+from evaluation.analysis.outcomes import (
+    Capability,
+    Capacity,
+    Crossing,
+    PeerMetric,
+    Resumes,
+    by_paused,
+    growth,
+    orders,
+    read_rows,
+)
+from evaluation.analysis.statistics import ratio_interval
+from evaluation.records.runs import Json, read_object
+from evaluation.text.macro import Number, camel, in_words, measured, plain
+
+_HEADLINES = ("default", "pinned")  # of their methods
+_OF_A_PEER = ("ready_ms", "pause_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What was measured of one run besides latency over depth; empty where it was not."""
+
+    load: Sequence[Resumes] = ()
+    sweep: Sequence[Crossing] = ()
+    capacity: Sequence[Capacity] = ()
+    capabilities: Sequence[Capability] = ()
+    peers: Sequence[PeerMetric] = ()
+    overhead: Json | None = None
+
+    @classmethod
+    def read(cls, tables: Path, run: str, overhead: Path) -> "Tables":
+        """The rows of ``run`` in the CSV files of the folder ``tables``, and the record ``overhead`` if there is one.
+
+        Raises :class:`SummaryError` and :class:`RunError`.
+        """
+        return cls(
+            load=read_rows(tables / "load.csv", Resumes, run),
+            sweep=read_rows(tables / "sweep.csv", Crossing, run),
+            capacity=read_rows(tables / "capacity.csv", Capacity, run),
+            capabilities=read_rows(tables / "capabilities.csv", Capability, run),
+            peers=read_rows(tables / "peers.csv", PeerMetric, run),
+            overhead=read_object(overhead) if overhead.exists() else None,
+        )
+
+
+def numbers_of_use(tables: Tables) -> Iterator[Number]:
+    """All numbers of ``tables``."""
+    yield from _of_load(tables.load)
+    yield from _of_sweep(tables.sweep)
+    yield from _of_capacity(tables.capacity)
+    yield from _of_capabilities(tables.capabilities)
+    yield from _of_overhead(tables.overhead)
+    yield from _of_peers(tables.peers)
+
+
+def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
+    columns = {"": "median", "Low": "ci_low", "High": "ci_high", "PNinetyFive": "p95", "PNinetyNine": "p99"}
+    for clock in ("ready_ms", "resident_ms"):
+        rows = by_paused(load, clock)
+        for row in rows:
+            for ending, column in columns.items():
+                name = f"DjinnLoad{camel(clock)}Sessions{in_words(row.paused)}{ending}"
+                yield measured(name, getattr(row, column), row.unit, _loaded(row, column))
+        if not rows:
+            continue
+        first, last = rows[0], rows[-1]
+        if clock == "ready_ms":
+            for row in rows:
+                yield plain(f"DjinnLoadResumesSessions{in_words(row.paused)}", row.n, _loaded(row, "n"))
+            yield plain("DjinnLoadFewestSessions", first.paused, _loaded(first, "paused"))
+            yield plain("DjinnLoadMostSessions", last.paused, _loaded(last, "paused"))
+        quantity = camel(clock).removesuffix("Ms")
+        for what, column in (("Tail", "p95"), ("Median", "median")):
+            if (ratio := growth(rows, column)) is not None:
+                name = f"DjinnLoad{quantity}{what}Ratio"
+                yield measured(name, ratio, "ratio", _loaded(last, column), _loaded(first, "median"))
+
+
+def _of_sweep(sweep: Sequence[Crossing]) -> Iterator[Number]:
+    for row in sweep:
+        size = f"Batch{in_words(row.batch)}Tokens{in_words(row.tokens)}"
+        if row.ready_ms is not None:
+            variant = "" if row.method == "recompute" else camel(row.variant)
+            name = f"{camel(row.method)}{variant}SweepReadyMs{size}Layer{in_words(row.layer)}"
+            yield measured(name, row.ready_ms, "ms", _swept(row, "ready_ms"))
+        # It stands in the row of each layer, and is of the size and the variant.
+        if row.crossover_layer is not None and row.layer == min(other.layer for other in sweep):
+            name = f"Sweep{camel(row.variant)}CrossoverLayer{size}"
+            yield measured(name, row.crossover_layer, "layer", _swept(row, "crossover_layer"))
+    for layer in sorted({row.layer for row in sweep}):
+        rows = [row for row in sweep if row.layer == layer and row.ready_ms is not None]
+        if rows:
+            value, source = orders(rows), [_swept(row, "ready_ms") for row in rows]
+            text = latex(value).replace(latex("<"), "$<$").replace(latex("~"), r"$\approx$")
+            yield Number(name=f"SweepOrderLayer{in_words(layer)}", value=value, text=text, unit="", source=source)
+
+
+def _swept(row: Crossing, column: str) -> Json:
+    keys = {key: getattr(row, key) for key in ("run", "batch", "tokens", "method", "variant", "layer")}
+    return {"file": "sweep.csv", **keys, "column": column}
+
+
+def _loaded(row: Resumes, column: str) -> Json:
+    keys = {key: getattr(row, key) for key in ("run", "sessions", "paused", "metric")}
+    return {"file": "load.csv", **keys, "column": column}
+
+
+def _of_capacity(rows: Sequence[Capacity]) -> Iterator[Number]:
+    for row in rows:
+        name = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}Sessions"
+        source = {"file": "capacity.csv", "run": row.run, "method": row.method, "variant": row.variant}
+        text = Latex(rf"$\geq$\,{row.sessions}") if row.stopped_by == "cap" else latex(row.sessions)
+        yield Number(name=name, value=row.sessions, text=text, unit="", source=[{**source, "column": "sessions"}])
+
+
+def _of_capabilities(rows: Sequence[Capability]) -> Iterator[Number]:
+    for row in rows:
+        name = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}"
+        source = {"file": "capabilities.csv", "run": row.run, "method": row.method, "variant": row.variant}
+        if row.state_lines is not None:
+            yield plain(f"{name}ProgramLines", row.state_lines, {**source, "column": "state_lines"})
+        yield measured(f"{name}EditResumeMs", row.resume_ms, "ms", {**source, "column": "resume_ms"})
+
+
+def _of_overhead(record: Json | None) -> Iterator[Number]:
+    """Djinn's time over the bare model's, from the pairs of the record."""
+    for cell in record["cells"] if record else ():
+        ratio = ratio_interval([(pair["djinn_ms"], pair["bare_ms"]) for pair in cell["pairs"]])
+        source = {"file": "overhead.json", "cell": cell["name"], "column": "djinn_ms / bare_ms"}
+        for ending, value in {"": ratio.median, "Low": ratio.low, "High": ratio.high}.items():
+            name = f"DjinnOverhead{camel(cell['name'])}Ratio{ending}"
+            yield Number(name=name, value=value, text=f"{value:.3f}", unit="ratio", source=[source])
+
+
+def _of_peers(rows: Sequence[PeerMetric]) -> Iterator[Number]:
+    for row in rows:
+        if row.metric in _OF_A_PEER and row.median is not None:
+            name = f"Peer{camel(row.peer)}{camel(row.workload)}{camel(row.metric)}"
+            keys = {key: getattr(row, key) for key in ("run", "peer", "workload", "metric")}
+            yield measured(name, row.median, row.unit, {"file": "peers.csv", **keys, "column": "median"})

@@ -1,0 +1,212 @@
+"""Sets this machine's run beside the authors': ``paper_figures/local/reproduction.md``, claim by claim, ratio by ratio.
+
+Decides nothing about claims: it compares what :mod:`evaluation.text.claims` has written of either run, and the rows of
+``results/summary.csv``. Ratios are taken within a process and should agree; times follow the machine, so each is set
+beside what the published one becomes at this machine's measured rates. A functional run has neither.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.analysis.findings import Findings, ceiling, markdown, markdown_table, read_machine, significant
+from evaluation.analysis.summary import Row, SummaryError
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import Json, RunError, read_json
+
+_RATIO_TOLERANCE = 0.10  # of the published median, where the intervals do not overlap
+_TIME_TOLERANCE = 0.25  # of what the rates make of the published median
+_RATIOS = {
+    "paired_ratio": "ready",
+    "paired_first_kernel_ratio": "first kernel",
+    "paired_resident_ratio": "resident",
+}
+_RATES = {  # what the clock ready of a method follows
+    "recompute": "matrix_tflops_bf16",
+    "manual_offload": "pinned_h2d_gbps",
+    "djinn": "pinned_h2d_gbps",
+}
+_CEILINGS = {
+    "pinned_h2d_gbps": "pinned copies to the device, GB/s",
+    "pinned_d2h_gbps": "pinned copies to the host, GB/s",
+    "pageable_h2d_gbps": "pageable copies to the device, GB/s",
+    "matrix_tflops_bf16": "matrix products, TFLOP/s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two runs: its claims as written, its rows, and its machine."""
+
+    claims: Json
+    findings: Findings
+    machine: Json
+
+    @property
+    def functional(self) -> bool:
+        """Whether it says nothing about speed."""
+        return bool(self.machine["functional"])
+
+
+def page(here: Side, there: Side) -> str:
+    """The whole page, as Markdown."""
+    name = markdown(there.findings.run)
+    lines = [f"# This machine beside the authors' run {name}", "", *_summary(here), ""]
+    lines += ["## The machines", "", *markdown_table(("", "here", "published"), _machines(here, there)), ""]
+    claims = markdown_table(("claim", "workload", "clock", "here", "published", ""), _claims(here, there))
+    lines += ["## Claims", "", "Rules and figures: `claims.md` here, and of the published run one folder up.", ""]
+    lines += [*claims, ""]
+    if not here.functional:
+        lines += ["## Ratios of pairs", "", *_ratio_rule()]
+        columns = ("Djinn over offload by hand", "workload", "layer", "here", "published", "")
+        lines += ["", *markdown_table(columns, _ratios(here, there)), ""]
+        lines += ["## Times, ready at the deepest layer", "", *_time_rule(), ""]
+        columns = ("method", "workload", "here, ms", "published, ms", "expected here, ms", "")
+        lines += [*markdown_table(columns, _times(here, there)), ""]
+    return "\n".join(lines)
+
+
+def _summary(here: Side) -> list[str]:
+    decided = [claim for claim in here.claims["claims"] if claim["verdict"] != "undecided"]
+    touched = ", ".join(sorted({claim["id"] for claim in decided})) or "none"
+    open_ones = ", ".join(sorted({claim["id"] for claim in here.claims["claims"]} - {one["id"] for one in decided}))
+    rest = f"It leaves {open_ones} undecided." if open_ones else ""
+    if here.functional:
+        return [
+            "**Functional CPU run: not a performance result.** It shows that every step works and that every resume is "
+            f"bit-exact, and decides the claims {touched}. {rest} Those are about speed or a GPU's memory, which a "
+            "tiny model on a CPU says nothing of; so no ratio and no time is compared."
+        ]
+    return [f"This run decides the claims {touched}. {rest}".rstrip()]
+
+
+def _machines(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
+    for words, path in {
+        "GPU": ("gpu", "name"),
+        "driver": ("gpu", "driver"),
+        "CPU": ("host", "cpu"),
+        "torch": ("software", "versions", "torch"),
+        "transformers": ("software", "versions", "transformers"),
+    }.items():
+        yield words, *(_found(side.machine, path) for side in (here, there))
+    for name, words in _CEILINGS.items():
+        rates = [ceiling(side.machine, name) for side in (here, there)]
+        yield words, *("--" if rate is None else significant(rate) for rate in rates)
+
+
+def _found(machine: Json, path: tuple[str, ...]) -> str:
+    value: object = machine
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else "--"
+
+
+def _claims(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
+    mine, theirs = (
+        {(one["id"], one["workload"] or "", one["clock"] or ""): one["verdict"] for one in side.claims["claims"]}
+        for side in (here, there)
+    )
+    for key in dict.fromkeys([*theirs, *mine]):
+        verdicts = mine.get(key, "--"), theirs.get(key, "--")
+        agreed = ""
+        if not {"--", "undecided"}.intersection(verdicts):
+            agreed = "same" if verdicts[0] == verdicts[1] else "differs"
+        number, workload, clock = key
+        yield number, workload, clock.replace("_", " "), *verdicts, agreed
+
+
+def _ratio_rule() -> list[str]:
+    return [
+        "Either side of a pair ran in the same process on the same machine, so these should agree: the intervals "
+        f"overlap, or the medians differ by no more than {100 * _RATIO_TOLERANCE:.0f} %."
+    ]
+
+
+def _ratios(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
+    for metric, words in _RATIOS.items():
+        for workload in there.findings.workloads:
+            for published in there.findings.series(workload, "djinn", metric):
+                mine = here.findings.at(workload, "djinn", metric, published.layer)
+                if published.median is not None and mine is not None and mine.median is not None:
+                    verdict = "agrees" if _agree(mine, published) else "differs"
+                    yield words, workload, str(published.layer), _interval(mine), _interval(published), verdict
+
+
+def _agree(mine: Row, published: Row) -> bool:
+    assert mine.median is not None
+    assert published.median is not None
+    bounds = mine.ci_low, mine.ci_high, published.ci_low, published.ci_high
+    low, high, their_low, their_high = (float("nan") if bound is None else bound for bound in bounds)
+    overlap = low <= their_high and their_low <= high
+    return overlap or abs(mine.median - published.median) <= _RATIO_TOLERANCE * published.median
+
+
+def _interval(row: Row) -> str:
+    assert row.median is not None
+    if row.ci_low is None or row.ci_high is None:
+        return significant(row.median)
+    return f"{significant(row.median)} ({significant(row.ci_low)} to {significant(row.ci_high)})"
+
+
+def _time_rule() -> list[str]:
+    return [
+        "Times follow the machine: copies its link, recompute its matrix rate, and all of them its cores, for a resume "
+        "begins on a core that slept. Expected is the published time at this machine's measured rates, within "
+        f"{100 * _TIME_TOLERANCE:.0f} %; what differs by more is another machine, or a fault to look for."
+    ]
+
+
+def _times(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
+    layer = there.findings.deepest
+    for method, rate in _RATES.items():
+        for workload in there.findings.workloads:
+            rows = [side.findings.at(workload, method, "ready_ms", layer) for side in (here, there)]
+            mine, published = (None if row is None else row.median for row in rows)
+            my_rate, their_rate = (ceiling(side.machine, rate) for side in (here, there))
+            if mine is None or published is None or not my_rate or not their_rate:
+                continue  # not measured, or another model, whose deepest layer is another
+            expected = published * their_rate / my_rate
+            verdict = "as expected" if abs(mine - expected) <= _TIME_TOLERANCE * expected else "differs"
+            times = [significant(ms) for ms in (mine, published, expected)]
+            yield method.replace("_", " "), workload, *times, verdict
+
+
+def _read_claims(path: Path) -> Json:
+    claims = read_json(path)
+    if not isinstance(claims, dict) or "claims" not in claims:
+        raise RunError(f"{path}: no claims as evaluation.text.claims writes them")
+    return claims
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for an input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.text.reproduction", description=__doc__)
+    parser.add_argument("--summary", type=Path, required=True, help="results/summary.csv")
+    parser.add_argument("--published", required=True, help="name of the published run")
+    for side in ("local", "published"):
+        parser.add_argument(f"--{side}-claims", type=Path, required=True, help="claims.json of that run")
+        parser.add_argument(f"--{side}-machine", type=Path, required=True, help="machine.json of that run")
+    parser.add_argument("--out", type=Path, required=True, help="where the page goes")
+    given = parser.parse_args()
+    try:
+        here = Side(
+            claims=_read_claims(given.local_claims),
+            findings=Findings.read(given.summary, "local"),
+            machine=read_machine(given.local_machine),
+        )
+        there = Side(
+            claims=_read_claims(given.published_claims),
+            findings=Findings.read(given.summary, given.published),
+            machine=read_machine(given.published_machine),
+        )
+        write_text(given.out, page(here, there))
+    except (RunError, SummaryError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

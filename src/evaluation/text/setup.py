@@ -1,0 +1,249 @@
+"""What was measured on what, and how: two tables of one column, as LaTeX that needs booktabs.
+
+``setup.tex`` has hardware, software, ceilings, model and plan of a run; ``methods.tex`` the variants in its records,
+what each does, and its samples. Only the fields named here are read, so no name of a machine, user or folder gets in.
+What the probe could not have prints ``--``; a missing field is an error. What a variant does is written down here.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.analysis.findings import METHODS, Latex, environment, latex, significant
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import Json, Run, RunError, load_run, record_paths
+from evaluation.text.capabilities import REFUSED, UNMEASURED, label
+
+Facts = list[tuple[str, Latex]]  # what it is, and its value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a file of a run holds, asked by dotted keys. Raises RunError, with file and key, for what is not there."""
+
+    name: str
+    values: object
+
+    def get(self, key: str) -> Any:
+        """The value at ``key``; None if the probe gives a reason instead."""
+        value: Any = self.values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+            if value is None:
+                raise RunError(f"{self.name}: {key} is missing")
+            if isinstance(value, dict) and value.keys() == {"unavailable"}:
+                return None
+        return value
+
+    def shown(self, key: str, before: str = "", after: str = "") -> Latex:
+        """The text or number at ``key`` between two pieces of LaTeX; ``--`` alone if there is none."""
+        value = self.get(key)
+        if value is None:
+            return UNMEASURED
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+            raise RunError(f"{self.name}: {key} is neither text nor a number: {value!r}")
+        return Latex(before + latex(value if isinstance(value, str) else f"{value:.12g}") + after)
+
+    def quantity(self, key: str, unit: str, size: float = 1) -> Latex:
+        """The number at ``key`` in units of ``size``, to three digits."""
+        value = self.get(key)
+        if value is None:
+            return UNMEASURED
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RunError(f"{self.name}: {key} is no number: {value!r}")
+        return Latex(f"{significant(value / size)}~{unit}")
+
+
+def _joined(*parts: Latex) -> Latex:
+    """One mark is enough where there is none of the parts."""
+    return UNMEASURED if set(parts) == {UNMEASURED} else Latex(", ".join(parts))
+
+
+def _hardware(machine: Source) -> Facts:
+    now, most = (
+        _joined(machine.shown(f"gpu.pcie_generation{end}", "Gen~"), machine.shown(f"gpu.pcie_width{end}", "", "~lanes"))
+        for end in ("", "_max")
+    )
+    cores, usable = machine.shown("host.cores", "", " logical cores"), machine.shown("host.cores_usable")
+    some = "" if usable in (UNMEASURED, machine.shown("host.cores")) else f" ({usable} usable)"
+    return [
+        ("GPU", _joined(machine.shown("gpu.name"), machine.quantity("gpu.memory_bytes", "GiB", 2**30))),
+        ("GPU driver", machine.shown("gpu.driver")),
+        # An idle card may have slowed its link down when the probe asked.
+        ("PCIe link", now if now == most else Latex(f"{now} when probed; at most {most}")),
+        ("CPU", _joined(machine.shown("host.cpu"), Latex(cores + some))),
+        ("Host memory", machine.quantity("host.memory_bytes", "GiB", 2**30)),
+        ("System", _joined(machine.shown("host.system"), machine.shown("host.kernel", "Linux "))),
+    ]
+
+
+def _software(machine: Source, record: Source) -> Facts:
+    torch, cuda = record.shown("versions.torch"), machine.shown("software.torch_cuda")
+    if torch != machine.shown("software.versions.torch"):
+        cuda = UNMEASURED  # the CUDA of another build, with which the probe ran
+    # A record leaves out what is not installed, and a job runs without Snakemake.
+    snakemake = record.shown("versions.snakemake") if "snakemake" in record.get("versions") else UNMEASURED
+    python, transformers = record.shown("versions.python"), record.shown("versions.transformers")
+    shown = f"Python {python}, PyTorch {torch} (CUDA {cuda}), Transformers {transformers}, Snakemake {snakemake}"
+    return [("Software", Latex(shown))]
+
+
+def _plan(run: Run, study: Source) -> Facts:
+    facts: Facts = []
+    for number, values in enumerate(study.get("workloads")):
+        one = Source(name=f"{study.name}: workload {number + 1}", values=values)
+        size = f"{one.shown('tokens')} tokens, batch {one.shown('batch')}"
+        cache = "KV cache" if one.get("kv_cache") else "no KV cache"
+        where = f", decode step {one.shown('decode_step')}" if values.get("decode_step") else ""
+        facts.append(("Workload", Latex(f"{one.shown('name')}: {size}, {cache}{where}")))
+    samples = study.shown("measurement.samples", "", " per cell and round")
+    if "other_samples" in study.get("measurement"):  # older studies took as many of every variant
+        samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the headline variant"))
+    planned, found = len(record_paths(Path(), run.study)), len(run.records)
+    rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
+    jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"
+    jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(study.get('methods'))} methods at layers {layers}"
+    think = study.shown("measurement.think_time_ms", "", "~ms")
+    return [*facts, ("Samples", samples), ("Think time", think), ("Jobs", latex(jobs))]
+
+
+def setup(run: Run) -> str:
+    """What ``run`` ran on and what it measured; raises RunError for a field that is missing."""
+    machine = Source(name=f"machine.json of run {run.name}", values=run.machine)
+    study = Source(name=f"study.json of run {run.name}", values=run.study)
+    # All records have the same versions and the same model.
+    record = Source(name=f"provenance in the records of run {run.name}", values=run.records[0]["provenance"])
+    model = run.records[0]["model"]
+    name = f"{model['name']}, {model['layers']} layers, {model['dtype']}, {model['attention']} attention"
+    prompts = study.shown("model.seed", "random tokens, seed ")
+    subject = [("Model", latex(name)), ("Weights", latex(model["weights"])), ("Prompts", prompts)]
+    ceilings = [
+        ("Pinned H2D copy", machine.quantity("ceilings.pinned_h2d_gbps.median", "GB/s")),
+        ("Pinned D2H copy", machine.quantity("ceilings.pinned_d2h_gbps.median", "GB/s")),
+        ("Matrix product", machine.quantity("ceilings.matrix_tflops_bf16.median", "TFLOP/s in bf16")),
+    ]
+    groups = [_hardware(machine), _software(machine, record), ceilings, subject, _plan(run, study)]
+    gaps = any(UNMEASURED in value for group in groups for _, value in group)
+    template = environment().get_template("setup.tex.j2")
+    return template.render(run=run.name, functional=run.functional, groups=groups, gaps=gaps, unmeasured=UNMEASURED)
+
+
+_PINNED = "copies all state to pinned host memory"
+_ORDERED = "copies the frontier back, then the rest behind the computation, in order of need"
+_RERUN = ("deletes all state", "runs the program again up to layer $L$", "the rerun")
+# What pause does, what resume does and what ready waits for, as LaTeX, in the order of the table.
+_DEEDS = {
+    ("vanilla", "default"): ("nothing: all state stays on the device", "nothing", "an idle device"),
+    ("recompute", "default"): _RERUN,
+    ("recompute", "compiled"): (_RERUN[0], f"{_RERUN[1]}, small operators fused by torch.compile", _RERUN[2]),
+    ("recompute", "kv_offloaded"): (
+        "copies the KV cache to pinned host memory, deletes the rest",
+        "copies KV back and runs one token again behind it, up to layer $L$; KV of later layers follows",
+        "the rerun, and KV up to layer $L{+}1$",
+    ),
+    ("manual_offload", "pinned"): (_PINNED, "copies all back", "all state"),
+    ("manual_offload", "pageable"): ("copies all state to pageable host memory", "copies all back", "all state"),
+    ("manual_offload", "pinned_ordered"): (_PINNED, _ORDERED, "the frontier"),
+    ("manual_offload", "offloaded_cache"): (
+        "nothing: KV is on the host, but for that of layer $L{+}1$",
+        "nothing: each layer's KV comes for its use",
+        "an idle device",
+    ),
+    ("djinn", "default"): (f"{_PINNED}, frees it in place", _ORDERED, "the frontier"),
+}
+_PARTNERS = {"pinned_identical": r", which moves in bulk the very sizes that \sys{} moves"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of the methods table; whether the paper leads with it, and what it does."""
+
+    name: Latex
+    headline: bool
+    deeds: list[Latex]
+    samples: Latex
+
+
+def _breakable(name: str) -> Latex:
+    """``name``, which may go on in the next line after each underscore."""
+    return Latex(latex(name).replace(r"\_", r"\_\allowbreak{}"))
+
+
+def _samples(cells: Sequence[Json]) -> Latex:
+    """How many a cell has, over all rounds, and how many cells have any; for the others the word that says why."""
+    taken: Counter[tuple[str, int]] = Counter()
+    for cell in cells:
+        taken[cell["workload"], cell["layer"]] += len(cell["samples"])
+    counts = [count for count in taken.values() if count]
+    ends = sorted({min(counts), max(counts)}) if counts else []
+    found = [rf"{'--'.join(map(str, ends))} $\times$ {len(counts)}"] if counts else []
+    refused = sorted({cell["outcome"] for cell in cells} - {"ok"})
+    return Latex(", ".join([*found, *(REFUSED if outcome == "out_of_memory" else outcome for outcome in refused)]))
+
+
+def _groups(run: Run) -> dict[Latex, list[Variant]]:
+    """Rows by the printed name of the method, in the order of the paper and of this module; what is unknown is last."""
+    cells: dict[tuple[str, str], list[Json]] = {}
+    for record in run.records:
+        for cell in record["cells"]:
+            cells.setdefault((record["method"], cell["variant"]), []).append({**cell, "layer": record["layer"]})
+    ranks = {name: rank for rank, name in enumerate([*METHODS, *_DEEDS])}
+    groups: dict[Latex, list[Variant]] = {}
+    for key in sorted(cells, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):
+        row = Variant(
+            name=_breakable(key[1]),
+            headline=any(cell["headline"] for cell in cells[key]),
+            deeds=[Latex(deed) for deed in _DEEDS.get(key, (UNMEASURED,) * 3)],
+            samples=_samples(cells[key]),
+        )
+        groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
+    return groups
+
+
+def methods(run: Run) -> str:
+    """The table of what ``run`` compared."""
+    samples = [sample for record in run.records for cell in record["cells"] for sample in cell["samples"]]
+    paired = {name for sample in samples for name in sample["paired"] or ()}
+    order = sorted(paired, key=lambda name: (name in _PARTNERS, name))
+    partners = [Latex(_breakable(name) + _PARTNERS.get(name, "")) for name in order]
+    groups = _groups(run)
+    rows = [row for group in groups.values() for row in group]
+    return (
+        environment()
+        .get_template("methods.tex.j2")
+        .render(
+            run=run.name,
+            functional=run.functional,
+            groups=groups,
+            partners=partners,
+            undescribed=any(UNMEASURED in row.deeds for row in rows),
+            out_of_memory=any(REFUSED in row.samples for row in rows),
+        )
+    )
+
+
+def main() -> int:
+    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.text.setup", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
+    for kind in ("setup", "methods"):
+        parser.add_argument(f"--out-{kind}", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        run = load_run(given.run)
+        texts = setup(run), methods(run)
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path, text in zip((given.out_setup, given.out_methods), texts, strict=True):
+        write_text(path, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""How many sessions fit and whether edits survive: from the records of a run to its tables and to Plot 2."""
+
+import csv
+
+import pytest
+
+from evaluation.analysis.outcomes import Capability, Capacity, read_outcomes
+from evaluation.analysis.summary import SummaryError
+from evaluation.records.runs import RunError, load_run
+from evaluation.text.capabilities import table
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import GIB, Synthetic, edit, probe, wall, write
+
+CELLS = {
+    "capacity/vanilla.json": [
+        wall("own_process", 2, "device_oom", headline=False),
+        wall("default", 25, "device_oom", headline=True),
+    ],
+    "capacity/manual_offload.json": [
+        wall("pageable", 64, "cap", headline=False),
+        wall("pinned", 48, "host_full", headline=True),
+    ],
+    "capacity/djinn.json": [wall("default", 64, "cap", headline=True)],
+    "capabilities/vanilla.json": [probe("default", True, True, 0, [0.1, 0.3, 0.2], headline=True)],
+    "capabilities/recompute.json": [
+        probe("replay", True, True, 12, [57.9, 58.1, 58.0], headline=False),
+        probe("default", False, False, 7, [57.0], headline=True),
+    ],
+    "capabilities/manual_offload.json": [probe("pinned", True, False, 31, [0.6], headline=True)],
+    "capabilities/djinn.json": [probe("default", True, True, None, [0.6], headline=True)],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A run with what was measured besides."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=30))
+    add(results)
+    results.aggregate()
+    return results
+
+
+def add(results):
+    """Write the records of ``CELLS`` into the run."""
+    first = results.run().records[0]
+    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
+    for name, cells in CELLS.items():
+        write(results.folder / name, {**shared, "cells": cells})
+
+
+def rows(results, name):
+    """The table ``name`` as it is printed."""
+    with results.summary.with_name(name).open() as file:
+        return [tuple(row.values()) for row in csv.DictReader(file)]
+
+
+def test_capacity_is_tabled_headline_first(results):
+    """Bytes are those of the moment of the refusal; a method without a record has no row."""
+    with results.summary.with_name("capacity.csv").open() as file:
+        header = file.readline().strip()
+    assert header == "run,method,variant,sessions,stopped_by,device_bytes,host_bytes"
+    used = str(79 * GIB)
+    assert rows(results, "capacity.csv") == [
+        ("local", "vanilla", "default", "25", "device_oom", used, "25"),
+        ("local", "vanilla", "own_process", "2", "device_oom", used, "2"),
+        ("local", "manual_offload", "pinned", "48", "host_full", used, "48"),
+        ("local", "manual_offload", "pageable", "64", "cap", used, "64"),
+        ("local", "djinn", "default", "64", "cap", used, "64"),
+    ]
+
+
+def test_capabilities_are_tabled(results):
+    """Verdicts, lines, and the median of the probe's resumes."""
+    assert rows(results, "capabilities.csv")[:3] == [
+        ("local", "vanilla", "default", "true", "true", "0", "0.2", "3"),
+        ("local", "recompute", "default", "false", "false", "7", "57", "1"),
+        ("local", "recompute", "replay", "true", "true", "12", "58", "3"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("capacity.csv", Capacity), ("capabilities.csv", Capability)])
+def test_what_is_written_is_read(results, name, kind):
+    """Every row comes back as it was, by method; rows of other runs are not this run's."""
+    path = results.summary.with_name(name)
+    found = read_outcomes(path, kind, "local")
+    assert [row.method for group in found.values() for row in group] == [row[1] for row in rows(results, name)]
+    assert read_outcomes(path, kind, "other") == {}
+
+
+def test_a_damaged_table_is_refused_by_line(results):
+    """So is one with other columns."""
+    path = results.summary.with_name("capacity.csv")
+    path.write_text(path.read_text().replace(",25,device_oom", ",many,device_oom"))
+    with pytest.raises(SummaryError, match=r"capacity.csv: line 2 cannot be read: .*'many'"):
+        read_outcomes(path, Capacity, "local")
+    with pytest.raises(SummaryError, match="the columns are not run, method, variant, edit_survives"):
+        read_outcomes(path, Capability, "local")
+
+
+def test_records_of_other_code_make_a_mixed_run(results):
+    """As with every other record."""
+    path = results.folder / "capacity/djinn.json"
+    edit(path, lambda record: record["provenance"].update(source_sha256="0" * 64))
+    with pytest.raises(RunError, match=r"capacity/djinn.json: mixed run: another source digest"):
+        load_run(results.folder)
+
+
+def pairs(rows):
+    """Each method's row with the one below it."""
+    return zip(rows[::2], rows[1::2], strict=True)
+
+
+def small(text):
+    """``text`` as the row below prints it."""
+    return f"{{\\scriptsize {text}}}"
+
+
+def test_plot_2_takes_its_cells_from_the_tables(results):
+    """Sessions with what stopped them, editing with its lines, and the rows that the memo lacks in the caption."""
+
+    def tabled(name, kind):
+        return read_outcomes(results.summary.with_name(name), kind, "local")
+
+    text = table(
+        results.findings(), tabled("capacity.csv", Capacity), tabled("capabilities.csv", Capability), functional=False
+    )
+    rows = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
+    split = [(name.split(" & "), below.split(" & ")) for name, below in pairs(rows)]
+    cells = {f"{name[0]} {below[0]}".strip(): (name[-2:], below[-2:]) for name, below in split}
+    assert cells["Vanilla PyTorch"] == (["25", "Yes \\\\"], [small("OOM"), small("+0") + " \\\\[2pt]"])
+    assert cells["Recompute"] == (["--", "No \\\\"], [small(""), small("+7") + " \\\\[2pt]"])
+    assert cells["Manual Offload"] == (["48", "Inexact \\\\"], [small("host"), small("+31") + " \\\\[2pt]"])
+    assert cells["\\sys{} (Ours)"] == (["$\\geq$\\,64", "Yes \\\\"], [small(""), small("") + " \\\\[2pt]"])
+    caption = " ".join(text.partition("\\caption")[2].split())
+    assert "Vanilla in a process with weights of its own each: 2 (OOM)." in caption
+    assert (
+        "Recompute that stores its edit and replays it: Yes, +12; its resume took 58.0~ms, 57.0~ms without." in caption
+    )
+    assert "--: not measured." in caption

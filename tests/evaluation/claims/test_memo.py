@@ -1,0 +1,84 @@
+"""The memo's values beside the measured ones, and a sentence where they differ."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluation.claims.memo import expectations
+from evaluation.claims.of_time import decide
+from evaluation.records.runs import load_run
+from tests.evaluation.synthetic import Synthetic, wall
+from tests.evaluation.claims.test_claims import BESIDE, GOOD, with_ready
+
+
+def compared(folder, recipe):
+    """The expectations by quantity and workload."""
+    run = load_run(recipe.write(folder))
+    return {(one.quantity, one.workload): one for one in expectations(run, decide(run))}
+
+
+def test_what_the_memo_expected_is_met(tmp_path):
+    """5 and 800 ms, 30 to 50, about 40, 20 times, 3 and 50+: where all are measured, no sentence."""
+    times = {"vanilla": lambda _: 0.1, "recompute": lambda layer: 5 + (layer - 1) * 795 / 39}
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: 40.0)(layer))
+    cells = {
+        "capacity/vanilla.json": [wall("default", 3, "device_oom", headline=True)],
+        "capacity/recompute.json": [wall("default", 64, "cap", headline=True)],
+        "capacity/manual_offload.json": [wall("pinned", 50, "host_full", headline=True)],
+    }
+    found = compared(tmp_path / "local", replace(recipe, beside={**BESIDE, **cells}))
+    by_replay = ("Recompute: supports state editing", None)
+    assert {one.differs for key, one in found.items() if key != by_replay} == {False}
+    assert {one.sentence for key, one in found.items() if key != by_replay} == {""}
+    assert found[by_replay].differs
+    assert "replays it" in found[by_replay].sentence
+
+
+def test_what_differs_is_said_with_what_bounds_it(tmp_path):
+    """Each sentence holds the memo's value, the measured one and the floor that the run measured."""
+    found = compared(tmp_path / "local", GOOD)
+    recompute = found["Recompute, ready at layer 40", "activation"]
+    # 40 x 1e12 operations at 500 Tflop/s
+    assert recompute.sentence == (
+        "The memo expects 800 ms; measured: 121.0 ms (120.5 to 121.5), 0.15 times that. "
+        "Its operations take 80.0 ms at the matrix rate that the probe measured."
+    )
+    manual = found["Manual offload, ready at layer 40", "activation"]
+    assert "The memo expects 30 to 50 ms" in manual.sentence
+    assert "0.021 times the nearer end of that" in manual.sentence
+    assert "raw pinned copy of the bytes that it waits for took 0.500 ms" in manual.sentence
+    assert found["Manual offload, ready at layer 40", "session"].differs is False
+    assert "192 times" in found["Recompute over Djinn, ready at layer 40", "activation"].sentence
+    vanilla = found["Vanilla: paused sessions", None]
+    assert (vanilla.differs, vanilla.measured.value) == (True, 25)
+    assert "refused with 79.0 GiB in use; the weights of the model are 24.2 GiB" in vanilla.sentence
+    own = found["Vanilla, weights of its own per session: paused sessions", None]
+    assert (own.differs, own.measured.value) == (True, 2)
+
+
+def test_what_was_not_measured_is_not_compared(tmp_path):
+    """No record, no room, no speed: each says so, and none counts as met or as different."""
+    found = compared(tmp_path / "local", replace(GOOD, beside={}, methods=("vanilla", "djinn")))
+    for key in (
+        ("Recompute, ready at layer 40", "session"),
+        ("Recompute over Djinn, ready at layer 40", "session"),
+        ("Djinn: paused sessions", None),
+        ("Vanilla: supports state editing", None),
+    ):
+        assert (found[key].measured, found[key].differs, found[key].sentence) == (None, None, "Not measured.")
+
+
+def test_a_functional_run_is_compared_by_edits_only(tmp_path):
+    """Its times and its memory say nothing."""
+    found = compared(tmp_path / "local", replace(GOOD, functional=True))
+    timed = [one for key, one in found.items() if "editing" not in key[0]]
+    assert {one.differs for one in timed} == {None}
+    assert {one.sentence for one in timed} == {"Not compared: a functional run says nothing about speed."}
+    assert found["Djinn: supports state editing", None].differs is False
+
+
+@pytest.mark.parametrize(("layers", "there"), [((1, 20, 40), True), ((10, 20, 40), False)])
+def test_layer_1_is_no_other_layer(tmp_path, layers, there):
+    """A study that starts deeper has no value to compare with the memo's first."""
+    found = compared(tmp_path / "local", Synthetic(layers=layers, samples=6))
+    assert (("Recompute, ready at layer 1", "activation") in found) == there

@@ -1,0 +1,227 @@
+"""The memory wall: sessions are opened until something refuses, and none of those that are paused is lost."""
+
+import copy
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evaluation.experiments import capacity
+from evaluation.measure.harness import NotBitExact
+from evaluation.measure.job import run_method_job
+from evaluation.measure.models import build
+from evaluation.methods import benchmark_manual_offload
+from evaluation.methods.benchmark_manual_offload import PinnedOffload
+from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.study.config import resolve
+from evaluation.study.plan import Capacity
+
+SMALL = {
+    "device": "cpu",
+    "workloads": [
+        {"name": "activation", "batch": 1, "tokens": 16, "kv_cache": False},
+        {"name": "session", "batch": 1, "tokens": 16, "kv_cache": True},
+    ],
+    "functional": {"tokens": 16, "capacity": {"sessions": 10, "processes": 1}},
+    "djinn": {"host_arena_gib": 0.02},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return resolve(SMALL)
+
+
+@pytest.fixture(scope="module")
+def subject(study):
+    return build(study)
+
+
+@pytest.fixture
+def fill(study, subject):
+    """The cell of a method, with the model that is built once."""
+
+    def filled(kind, study=study):
+        with torch.no_grad():
+            return capacity._fill(kind, subject, study, study.workloads[1], lambda line: None)
+
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("method", "variants"),
+    [("recompute", ["default"]), ("manual_offload", ["pageable", "pinned"]), ("djinn", ["default"])],
+)
+def test_every_method_reaches_the_cap(study, subject, method, variants):
+    """More sessions than there are prompts stay paused together, and each goes on as an uninterrupted run."""
+    cells = capacity.take(method, study, lambda: subject, lambda line: None)["cells"]
+    assert [cell["variant"] for cell in cells] == variants
+    for cell in cells:
+        assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (10, "cap", "")
+        assert [figures["sessions"] for figures in cell["figures"]] == list(range(1, 11))
+        held = [figures["host_bytes"] for figures in cell["figures"]]
+        assert held == [0] * 10 if method == "recompute" else held == [held[0] * count for count in range(1, 11)]
+
+
+def test_vanilla_in_two_forms(monkeypatch, tmp_path, study):
+    """One session in a process with weights of its own, before the model is built here; and sessions that share."""
+    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
+    out = tmp_path / "vanilla.json"
+    arguments = ["capacity", "--method", "vanilla", "--study", str(tmp_path / "study.json"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert run_method_job("capacity", "", capacity.take) == 0
+    record = json.loads(out.read_text())
+    assert record["method"] == "vanilla"
+    cells = [(cell["variant"], cell["headline"], cell["sessions"], cell["stopped_by"]) for cell in record["cells"]]
+    assert cells == [("own_process", False, 1, "cap"), ("default", True, 10, "cap")]
+
+
+class OutOfMemory(Vanilla):
+    """The device refuses the third session, the fourth with the one that shows what it takes to end."""
+
+    opened = 0
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+    def prepare(self):
+        OutOfMemory.opened += 1
+        if OutOfMemory.opened == 4:
+            raise self.error
+        super().prepare()
+
+
+def test_a_refusal_of_the_device_is_the_wall(fill, monkeypatch):
+    """Its message and the figures of that moment are kept; the two sessions before it are resumed."""
+    monkeypatch.setattr(OutOfMemory, "opened", 0)
+    cell = fill(OutOfMemory)
+    assert (cell["sessions"], cell["stopped_by"]) == (2, "device_oom")
+    assert cell["message"] == "CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert [figures["sessions"] for figures in cell["figures"]] == [1, 2, 2]
+    assert OutOfMemory.opened == 4
+
+
+def test_a_refusal_of_a_library_is_the_wall(fill, monkeypatch):
+    """cuBLAS has words of its own for a device without memory; any other error is one."""
+    monkeypatch.setattr(OutOfMemory, "opened", 0)
+    monkeypatch.setattr(OutOfMemory, "error", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    assert fill(OutOfMemory)["stopped_by"] == "device_oom"
+    monkeypatch.setattr(OutOfMemory, "opened", 0)
+    monkeypatch.setattr(OutOfMemory, "error", RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        fill(OutOfMemory)
+
+
+def test_a_full_arena_is_the_wall(study, subject):
+    """Djinn stops where its arena is full; the session that found no room is given up, the others go on."""
+    tight = replace(study, load_host_arena_gib=0.0008, capacity=Capacity(sessions=99, processes=1))
+    (cell,) = capacity.take("djinn", tight, lambda: subject, lambda line: None)["cells"]
+    assert cell["stopped_by"] == "host_full"
+    assert "the host arena of" in cell["message"]
+    assert 0 < cell["sessions"] < 99
+    assert cell["figures"][-1]["host_bytes"] <= 0.0008 * 2**30
+
+
+def test_pinned_memory_that_is_refused_is_the_wall(fill, monkeypatch):
+    """An offload by hand that gets no host memory stops there."""
+
+    def refuse(tensor, **options):
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(benchmark_manual_offload.torch, "empty_like", refuse)
+    cell = fill(PinnedOffload)
+    assert (cell["sessions"], cell["stopped_by"]) == (0, "host_full")
+    assert cell["message"] == "no host memory for hidden_states: CUDA error: out of memory"
+
+
+class SharedBuffers(PinnedOffload):
+    """Sessions that write their state over each other's."""
+
+    def beside(self, input_ids):
+        other = copy.copy(self)
+        other.input_ids = input_ids
+        return other
+
+
+def test_a_lost_session_fails_the_job(fill):
+    """State that another session has overwritten is noticed."""
+    with pytest.raises(NotBitExact, match="SharedBuffers"):
+        fill(SharedBuffers)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Children that compute nothing are forked: they need no torch of their own."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(capacity.multiprocessing, "get_context", lambda method: context)
+
+
+def answer(connection, study, workload, index):
+    """A child in whose place nothing is computed: the second is refused."""
+    if index == 1:
+        connection.send(("device_oom", "CUDA out of memory", {"device_bytes": 80}))
+        return
+    connection.send(("cap", "", {"device_bytes": 40}))
+    connection.recv()
+    connection.send(("exact", "", {}))
+
+
+def test_the_device_refuses_a_process(monkeypatch, forked, study):
+    """The processes before it are resumed, and the figures of its refusal are kept."""
+    monkeypatch.setattr(capacity, "_in_a_process", answer)
+    several = replace(study, capacity=Capacity(sessions=1, processes=8))
+    cell = capacity._own_processes(several, study.workloads[1], lambda line: None)
+    assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (1, "device_oom", "CUDA out of memory")
+    assert cell["figures"] == [{"device_bytes": 40, "sessions": 1}, {"device_bytes": 80, "sessions": 1}]
+
+
+def vanish(connection, study, workload, index):
+    """A child that the system ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(connection, study, workload, index):
+    """A child that goes wrong by itself."""
+    raise SystemExit(9)
+
+
+def differ(connection, study, workload, index):
+    """A child whose session goes on to something else."""
+    connection.send(("cap", "", {}))
+    connection.recv()
+    connection.send(("differs", "", {}))
+
+
+def test_a_process_that_is_killed_is_the_wall(monkeypatch, forked, study):
+    """The system that ends a process for its memory is a host that is full."""
+    monkeypatch.setattr(capacity, "_in_a_process", vanish)
+    cell = capacity._own_processes(study, study.workloads[1], lambda line: None)
+    assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (0, "host_full", "the system killed the process")
+
+
+def test_a_process_that_fails_is_no_wall(monkeypatch, forked, study):
+    """What is wrong with the program says nothing about memory."""
+    monkeypatch.setattr(capacity, "_in_a_process", fail)
+    with pytest.raises(RuntimeError, match="a process of its own failed"):
+        capacity._own_processes(study, study.workloads[1], lambda line: None)
+
+
+def test_a_process_that_differs_fails_the_job(monkeypatch, forked, study):
+    """What a session in its own process computed is compared there."""
+    monkeypatch.setattr(capacity, "_in_a_process", differ)
+    with pytest.raises(NotBitExact, match="process of its own"):
+        capacity._own_processes(study, study.workloads[1], lambda line: None)
+
+
+def test_a_method_that_is_not_in_the_study_is_refused(monkeypatch, tmp_path, study, capsys):
+    """One message names what there is; nothing is written."""
+    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
+    out = tmp_path / "x.json"
+    arguments = ["capacity", "--method", "magic", "--study", str(tmp_path / "study.json"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert run_method_job("capacity", "", capacity.take) == 2
+    assert "--method magic: the study has vanilla, recompute" in capsys.readouterr().err
+    assert not out.exists()

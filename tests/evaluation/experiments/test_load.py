@@ -1,0 +1,156 @@
+"""Resume under load: from the samples of a run to its rows, and to what decides whether it is flat."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from evaluation.analysis.outcomes import Resumes, by_paused, growth, read_rows
+from evaluation.analysis.summary import SummaryError
+from evaluation.text.numbers import numbers
+from evaluation.text.numbers_of_use import Tables
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic, edit, write
+
+
+def cell(sessions, ready, *, paused=None, outcome="ok", count=100):
+    """A cell of ``count`` resumes around ``ready`` ms, from 0.9 to 1.1 of it, in no order; resident 40 times that."""
+    factors = np.random.default_rng(sessions).permutation(np.linspace(0.9, 1.1, count)).tolist()
+    times = [{"ready_ms": ready * factor, "resident_ms": 40 * ready * factor} for factor in factors]
+    samples = [{"session": 0, "bit_exact": True, **clocks} for clocks in times]
+    return {
+        "sessions": sessions,
+        "paused": sessions if paused is None else paused,
+        "outcome": outcome,
+        "samples": samples,
+    }
+
+
+def add(results, cells):
+    """Make ``cells`` the run's record of load, and the tables anew."""
+    edit(results.folder / "load.json", lambda record: record.update(cells=cells))
+    results.aggregate()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A run with three numbers of sessions, and one for which the host had room for 40 only."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    add(results, [cell(1, 0.6), cell(64, 0.9, count=500), cell(8, 0.7), cell(128, 1.0, paused=40, outcome="host_full")])
+    return results
+
+
+def rows_of(results):
+    return read_rows(results.summary.with_name("load.csv"), Resumes, results.folder.name)
+
+
+def test_rows_are_of_the_samples(results):
+    """Two clocks of each cell: median, its rank interval, and the percentiles of all resumes."""
+    with results.summary.with_name("load.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("run", "sessions", "paused", "outcome", "metric"),
+        *("median", "ci_low", "ci_high", "p95", "p99", "n", "unit"),
+    ]
+    keys = [(row["sessions"], row["paused"], row["outcome"], row["metric"], row["n"], row["unit"]) for row in rows]
+    assert keys == [
+        (sessions, paused, outcome, metric, n, "ms")
+        for sessions, paused, outcome, n in (
+            *(("1", "1", "ok", "100"), ("64", "64", "ok", "500"), ("8", "8", "ok", "100")),
+            ("128", "40", "host_full", "100"),
+        )
+        for metric in ("ready_ms", "resident_ms")
+    ]
+    spread = np.sort(cell_values(results, 0))
+    ready = {name: float(rows[0][name]) for name in ("median", "ci_low", "ci_high", "p95", "p99")}
+    assert ready == pytest.approx(
+        {
+            "median": 0.6,
+            "ci_low": spread[39],  # of 100 values the 40th and the 61st
+            "ci_high": spread[60],
+            "p95": np.percentile(spread, 95),
+            "p99": np.percentile(spread, 99),
+        },
+        rel=1e-5,
+    )
+    assert float(rows[1]["median"]) == pytest.approx(24.0)
+
+
+def cell_values(results, index):
+    record = json.loads((results.folder / "load.json").read_text())
+    return [sample["ready_ms"] for sample in record["cells"][index]["samples"]]
+
+
+def test_what_is_written_is_read(results):
+    """Every row of this run and none of another's; a damaged one is refused by its line."""
+    path = results.summary.with_name("load.csv")
+    rows = rows_of(results)
+    assert [(row.sessions, row.metric, row.n) for row in rows[:3]] == [
+        (1, "ready_ms", 100),
+        (1, "resident_ms", 100),
+        (64, "ready_ms", 500),
+    ]
+    assert read_rows(path, Resumes, "other") == []
+    path.write_text(path.read_text().replace("local,8,8", "local,8,many"))
+    with pytest.raises(SummaryError, match=r"load.csv: line 6 cannot be read: .*'many'"):
+        rows_of(results)
+
+
+def test_a_cell_in_which_nothing_could_be_paused_has_no_numbers(results):
+    """Its rows are there, and are no point of a line."""
+    add(results, [cell(1, 0.6), {**cell(64, 1.0), "paused": 0, "outcome": "host_full", "samples": []}])
+    refused = rows_of(results)[2]
+    assert (refused.paused, refused.outcome, refused.n, refused.median, refused.p99) == (0, "host_full", 0, None, None)
+    assert [row.paused for row in by_paused(rows_of(results), "ready_ms")] == [1]
+
+
+def test_points_are_of_what_was_paused(results):
+    """Fewest first; where a full host stops two cells at the same number, the one with more resumes stands."""
+    full = [
+        cell(sessions, 1.0, paused=40, outcome="host_full", count=count) for sessions, count in ((64, 50), (96, 60))
+    ]
+    add(results, [cell(16, 0.7), *full, cell(1, 0.6)])
+    found = by_paused(rows_of(results), "ready_ms")
+    assert [(row.paused, row.sessions, row.n) for row in found] == [(1, 1, 100), (16, 16, 100), (40, 96, 60)]
+
+
+def test_what_decides_whether_it_is_flat(results):
+    """The 95th percentile at 64 over the median at 1, whatever lies between; nothing to compare with one number."""
+    rows = by_paused(rows_of(results), "ready_ms")
+    assert growth(rows, "p95") == pytest.approx(np.percentile(cell_values(results, 1), 95) / 0.6, rel=1e-5)
+    assert growth(rows, "median") == pytest.approx(1.5, rel=1e-5)
+    assert growth(rows[:1], "p95") is None
+
+
+def found(results):
+    run = results.run()
+    tables = Tables(load=rows_of(results))
+    return {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
+
+
+def test_numbers_follow_from_their_rows(results):
+    """Each names the table, the row and the column; ratios name both rows, above and below."""
+    rows = {(row.sessions, row.metric): row for row in rows_of(results)}
+    mine = {name: number for name, number in found(results).items() if name.startswith("DjinnLoad")}
+    assert len(mine) == 2 * (4 * 5 + 2) + 4 + 2
+    for name, number in mine.items():
+        assert {source["file"] for source in number.source} == {"load.csv"}
+        values = [getattr(rows[source["sessions"], source["metric"]], source["column"]) for source in number.source]
+        expected = values[0] / values[1] if name.endswith("Ratio") else values[0]
+        assert number.value == pytest.approx(expected, rel=1e-12), name
+    assert mine["DjinnLoadReadyMsSessionsSixtyFour"].text == "0.900"
+    assert mine["DjinnLoadReadyMsSessionsForty"].text == "1.00"  # so many were paused, whatever was asked for
+    assert mine["DjinnLoadResumesSessionsSixtyFour"].text == "500"
+    assert mine["DjinnLoadReadyMedianRatio"].text == "1.50"
+    assert (mine["DjinnLoadFewestSessions"].value, mine["DjinnLoadMostSessions"].value) == (1, 64)
+
+
+def test_a_run_without_load_has_no_such_number(results):
+    """So that prose about it does not compile."""
+    add(results, [])
+    assert not [name for name in found(results) if "Load" in name]
+    write(results.folder / "load.json", {})
+    (results.folder / "load.json").unlink()
+    results.aggregate()
+    assert rows_of(results) == []

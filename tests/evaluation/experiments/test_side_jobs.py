@@ -1,0 +1,154 @@
+"""What is measured once per run: the cost of Djinn without a pause, and resumes among many sessions."""
+
+import itertools
+import json
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+
+from djinn import transfer
+from djinn.program import Program
+from evaluation.experiments import load, overhead
+from evaluation.measure.job import run_side_job
+from evaluation.measure.models import build
+from evaluation.study.config import load_config, resolve
+from evaluation.study.plan import Load
+
+SMALL = {
+    "device": "cpu",
+    "workloads": [
+        {"name": "activation", "batch": 1, "tokens": 16, "kv_cache": False},
+        {"name": "session", "batch": 1, "tokens": 16, "kv_cache": True},
+    ],
+    "functional": {
+        "tokens": 16,
+        "think_time_ms": 0,
+        "overhead": {"samples": 2, "decode_steps": 2},
+        "load": [{"sessions": 1, "resumes": 2}, {"sessions": 3, "resumes": 5}],
+    },
+    "djinn": {"host_arena_gib": 0.02},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return resolve(SMALL)
+
+
+@pytest.fixture(scope="module")
+def subject(study):
+    return build(study)
+
+
+def run(monkeypatch, tmp_path, study, name, take):
+    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
+    out = tmp_path / f"{name}.json"
+    monkeypatch.setattr(sys, "argv", [name, "--study", str(tmp_path / "study.json"), "--out", str(out)])
+    return run_side_job(name, "", take), out
+
+
+def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
+    """Both cells hold pairs, with every pass of either model."""
+    status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
+    assert status == 0
+    cells = json.loads(out.read_text())["cells"]
+    assert [cell["name"] for cell in cells] == ["prefill", "decode"]
+    for cell in cells:
+        assert cell["ratio"]["n"] == len(cell["pairs"]) == 2
+        for pair, clock in itertools.product(cell["pairs"], ("djinn_ms", "bare_ms")):
+            assert pair[clock] == median(pair["passes"][clock]) > 0
+            assert len(pair["passes"][clock]) == 2
+
+
+def test_overhead_compares_the_watched_model_with_a_bare_one(subject, study, monkeypatch):
+    """On a session's thread, one model is watched, layer by layer, and its twin is not; first goes either."""
+    seen = []
+    by_turns = overhead._by_turns
+
+    def look(models, times, number, forward):
+        assert threading.current_thread().name.startswith("djinn-")
+        assert not any(part._forward_hooks or "forward" in vars(part) for part in models["bare_ms"].modules())
+        assert all("forward" in vars(layer) for layer in models["djinn_ms"].model.layers)
+        order = []
+        logits = by_turns(models, times, number, lambda clock, model: order.append(clock) or forward(clock, model))
+        seen.append(tuple(order))
+        return logits
+
+    monkeypatch.setattr(overhead, "_by_turns", look)
+    with torch.no_grad():
+        overhead.take(subject, study, lambda line: None)
+    first, second = ("djinn_ms", "bare_ms"), ("bare_ms", "djinn_ms")
+    assert seen == [first, second] * (len(seen) // 2)
+
+
+def test_a_twin_shares_every_weight(subject):
+    """The bare model computes with the very weights and buffers of the other, in modules of its own."""
+    model, other = subject.model, overhead.twin(subject.model)
+    assert not set(model.modules()) & set(other.modules())
+    for mine, theirs in ((model.parameters(), other.parameters()), (model.buffers(), other.buffers())):
+        assert all(a is b for a, b in zip(mine, theirs, strict=True))
+
+
+def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
+    """Every row has its sessions open at once and its resumes, with spread and bytes; all are closed in the end."""
+    status, out = run(monkeypatch, tmp_path, study, "load", load.take)
+    assert status == 0
+    cells = json.loads(out.read_text())["cells"]
+    assert [(cell["sessions"], cell["paused"], len(cell["samples"])) for cell in cells] == [(1, 1, 2), (3, 3, 5)]
+    assert cells[1]["host_bytes_paused"] == 3 * cells[0]["host_bytes_paused"]
+    assert all(cell["outcome"] == "ok" and cell["ready"]["p95"] >= cell["ready"]["median"] for cell in cells)
+    assert len({sample["session"] for sample in cells[1]["samples"]}) > 1
+
+
+def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
+    """As many sessions as found room are resumed; the row says that the host was full."""
+    tight = replace(study, load=(Load(sessions=60, resumes=3),), load_host_arena_gib=0.002)
+    with torch.no_grad():
+        (cell,) = load.take(subject, tight, lambda line: None)["cells"]
+    assert cell["outcome"] == "host_full"
+    assert 0 < cell["paused"] < 60
+    assert "the host arena of" in cell["message"]
+    assert len(cell["samples"]) == 3
+
+
+def lose_history(engine, state, ahead):
+    for batch in state.history:
+        state.submitted(batch)
+    state.finish()
+    engine.release(state.entries)
+    state.settle()
+
+
+def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):
+    """Nothing is written of a run in which one session differs."""
+    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", lose_history)
+    status, out = run(monkeypatch, tmp_path, study, "load", load.take)
+    assert status == 1
+    assert not out.exists()
+    assert "not bit-exact: load: session" in capsys.readouterr().err
+
+
+def test_djinn_that_computes_something_else_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):
+    """The logits of both models of a pair are compared."""
+
+    def other(program, layer, args, kwargs, output):
+        output += 1
+
+    monkeypatch.setattr(Program, "leave_layer", other)
+    status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
+    assert status == 1
+    assert not out.exists()
+    assert "differ from the bare model's" in capsys.readouterr().err
+
+
+def test_shipped_rows_fit_their_arena():
+    """64 sessions of the shipped workload, 1661 MiB each on a 13B model, fit the arena of the shipped configuration."""
+    config = load_config(Path(__file__).parents[3] / "config.yaml")
+    rows = {row["sessions"]: row["resumes"] for row in config["load"]}
+    assert rows[64] >= 500
+    assert max(rows) * 1_741_701_120 <= config["djinn"]["load_host_arena_gib"] * 2**30

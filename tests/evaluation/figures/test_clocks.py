@@ -1,0 +1,108 @@
+"""The session's figure shows each clock at its measured value, on one axis, and can be read."""
+
+import sys
+
+import pytest
+
+from evaluation.analysis.findings import read_machine
+from evaluation.analysis.summary import SummaryError
+from evaluation.figures.clocks import CLOCKS, draw, main, panels
+from evaluation.figures.style import BOTH_COLUMNS_IN, FUNCTIONAL, printed, private_style
+from tests.evaluation.layout import flaws, width_pt
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import LINK_GBPS, Synthetic, edit, record_path
+
+RECIPES = {"gpu": Synthetic(samples=6), "functional": Synthetic(functional=True, samples=6)}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def results(request, tmp_path_factory):
+    """Results of a run on a GPU and of a functional one."""
+    return Results.make(tmp_path_factory.mktemp(request.param), RECIPES[request.param])
+
+
+def shown(results):
+    return panels(results.findings(), "session", read_machine(results.machine))
+
+
+def test_each_panel_holds_the_medians_of_its_clock(results):
+    """Of every method and variant that the summary has, and no clock's in place of another's."""
+    findings = results.findings()
+    taken = {}
+    for clock, panel in zip(CLOCKS, shown(results), strict=True):
+        lines = {line.label: list(line.medians) for line in panel.lines}
+        for label, method, variant in (
+            ("Djinn", "djinn", None),
+            ("Manual, ordered", "manual_offload", "pinned_ordered"),
+        ):
+            rows = findings.series("session", method, f"{clock}_ms", variant)
+            assert lines[label] == [row.median for row in rows]
+        taken[clock] = lines["Djinn"]
+    assert taken["ready"] != taken["first_kernel"] != taken["resident"]
+
+
+def test_the_bound_is_of_what_the_clock_waits_for(tmp_path):
+    """The frontier's bytes, until resident all of the state's; a functional run has no link."""
+    results = Results.make(tmp_path / "gpu", RECIPES["gpu"])
+    sizes = {"ready": "frontier_bytes", "first_kernel": "frontier_bytes", "resident": "state_bytes"}
+    for clock, panel in zip(CLOCKS, shown(results), strict=True):
+        (bound,) = (line.medians for line in panel.lines if line.label == "Link bound")
+        rows = results.findings().series("session", "djinn", sizes[clock])
+        assert list(bound) == pytest.approx([row.median / (LINK_GBPS * 1e6) for row in rows])
+    functional = Results.make(tmp_path / "cpu", RECIPES["functional"])
+    assert not any(line.label == "Link bound" for panel in shown(functional) for line in panel.lines)
+
+
+def test_the_panels_share_one_axis_and_can_be_read(results):
+    """As wide as two columns; nothing leaves the page or touches."""
+    functional = read_machine(results.machine)["functional"]
+    with private_style():
+        figure = draw(shown(results), functional=functional)
+        assert flaws(figure, ignored=FUNCTIONAL) == []
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert [axes.get_title() for axes in figure.axes] == list(CLOCKS.values())
+    marks = [text.get_text() for axes in figure.axes for text in axes.texts].count(FUNCTIONAL)
+    assert marks == (3 if functional else 0)
+    pdf, _ = printed(lambda: draw(shown(results), functional=functional))
+    assert width_pt(pdf) == pytest.approx(BOTH_COLUMNS_IN * 72, abs=0.01)
+    assert b"/Type3" not in pdf
+
+
+def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):
+    """From record through summary to line."""
+    results = Results.make(tmp_path, RECIPES["gpu"])
+
+    def later(record):
+        (cell,) = (cell for cell in record["cells"] if cell["workload"] == "session" and cell["headline"])
+        for sample in cell["samples"]:
+            sample["resident_ms"] = 99.0
+
+    def points():
+        return [
+            (panel.title, line.label, layer, median)
+            for panel in shown(results)
+            for line in panel.lines
+            for layer, median in zip(line.layers, line.medians, strict=True)
+        ]
+
+    before = points()
+    edit(record_path(results.folder, "djinn", 20), later)
+    results.aggregate()
+    moved = [after for earlier, after in zip(before, points(), strict=True) if earlier != after]
+    assert moved == [(CLOCKS["resident"], "Djinn", 20, 99.0)]
+
+
+def test_what_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
+    """A workload that the run lacks: exit status 2, the names that there are, and no file."""
+    results = Results.make(tmp_path / "run", RECIPES["gpu"])
+    with pytest.raises(SummaryError, match="no workload 'chat', only: activation, session"):
+        panels(results.findings(), "chat", read_machine(results.machine))
+    out = tmp_path / "out"
+    arguments = {
+        "--summary": results.summary, "--run": results.folder.name, "--workload": "chat",
+        "--machine": results.machine, "--out-pdf": out / "x.pdf", "--out-png": out / "x.png",
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["paper_clocks", *(str(word) for pair in arguments.items() for word in pair)])
+    assert main() == 2
+    assert "no workload 'chat'" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,174 @@
+"""The figure of the size sweep shows what the table holds, and the numbers say who wins at which size."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from evaluation.analysis.outcomes import Crossing, orders, read_rows
+from evaluation.figures.style import printed, private_style
+from evaluation.figures.sweep import draw, main, measured
+from evaluation.text.numbers import numbers
+from evaluation.text.numbers_of_use import Tables
+from tests.evaluation.layout import flaws, pdf_text, width_pt
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic, edit
+
+# Magnitudes of an H100: ms by batch, tokens and layer, of recompute, the pageable and the pinned copy.
+GPU = {
+    (1, 128, 1): (1.2, 0.31, 0.24),
+    (1, 128, 10): (5.1, 0.31, 0.24),
+    (1, 512, 1): (1.7, 0.77, 0.32),
+    (1, 512, 10): (8.9, 0.77, 0.32),
+    (1, 2048, 1): (3.7, 2.6, 0.61),
+    (1, 2048, 10): (29.2, 2.6, 0.61),
+    (4, 2048, 1): (12.4, 10.1, 1.8),
+    (4, 2048, 10): (121.8, 10.1, 1.8),
+}
+# Slow pageable memory: recompute to layer 1 is as quick as the copy at 512 tokens and quicker from there.
+CROSSING = {key: (slow, 3.3 * copy, pinned) for key, (slow, copy, pinned) in GPU.items()}
+CROSSING[1, 512, 1] = (1.7, 1.71, 0.32)
+ONE_SIZE = {key: times for key, times in GPU.items() if key == (1, 2048, 10)}
+SAME_PRODUCT = {**GPU, (1, 8192, 1): (12.0, 10.0, 1.8), (1, 8192, 10): (121.0, 10.0, 1.8)}
+KEYS = (("recompute", "default"), ("manual_offload", "pageable"), ("manual_offload", "pinned"))
+
+
+def add(results, times):
+    """Make ``times`` the run's record of the sweep, with a scatter of 1 % from end to end, and the tables anew."""
+    cells = [
+        {
+            **{"batch": batch, "tokens": tokens, "layer": layer, "method": method, "variant": variant},
+            "samples": [{"ready_ms": ready * (1 + shift / 1000)} for shift in (-5, -3, -1, 1, 3, 5)],
+        }
+        for (batch, tokens, layer), values in times.items()
+        for (method, variant), ready in zip(KEYS, values, strict=True)
+    ]
+    edit(results.folder / "sweep.json", lambda record: record.update(cells=cells))
+    results.aggregate()
+
+
+def rows_of(results):
+    return measured(results.summary.with_name("sweep.csv"), results.folder.name, functional=False)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A run on a GPU with two layers and four sizes."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    add(results, GPU)
+    return results
+
+
+def command(results, out):
+    return [
+        "paper_sweep", "--sweep", str(results.summary.with_name("sweep.csv")), "--run", results.folder.name,
+        "--machine", str(results.machine), "--out-pdf", f"{out}.pdf", "--out-png", f"{out}.png",
+    ]  # fmt: skip
+
+
+def test_lines_are_the_rows(results):
+    """A panel for each layer; three lines over the products, with intervals; the axes of both are the same."""
+    with private_style():
+        panels = draw(rows_of(results)).axes
+    for axes, layer in zip(panels, (1, 10), strict=True):
+        lines = [line for line in axes.lines if line.get_transform() == axes.transData]
+        assert [list(line.get_xdata()) for line in lines] == [[128, 512, 2048, 8192]] * 3
+        expected = [values for (_, _, at), values in GPU.items() if at == layer]
+        for number, line in enumerate(lines):
+            assert list(line.get_ydata()) == pytest.approx([values[number] for values in expected], rel=1e-5)
+        ends = [tuple(path[:, 1]) for bars in axes.collections for path in bars.get_segments()]
+        assert len(ends) == 12
+        assert ends[0] == pytest.approx((0.995 * expected[0][0], 1.005 * expected[0][0]))
+        assert axes.get_title() == f"Paused after layer {layer}"
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    assert [text.get_text() for text in panels[1].texts] == ["Recompute", "Manual, pageable", "Manual, pinned"]
+    styles = {(line.get_marker(), line.get_linestyle()) for line in lines}
+    assert len(styles) == 3  # not told apart by colour alone
+
+
+@pytest.mark.parametrize("times", [GPU, CROSSING, ONE_SIZE, SAME_PRODUCT])
+def test_nothing_overlaps_or_leaves_the_figure(results, times):
+    """Whether lines cross or not, with one panel and one point, and with two prompts of one product."""
+    add(results, times)
+    with private_style():
+        assert not flaws(draw(rows_of(results)))
+
+
+def test_a_refused_cell_is_left_out(results):
+    """Its line ends before."""
+    edit(results.folder / "sweep.json", lambda record: record["cells"][-3].update(samples=[]))
+    results.aggregate()
+    with private_style():
+        lines = [list(line.get_xdata()) for line in draw(rows_of(results)).axes[1].lines][:3]
+    assert lines == [[128, 512, 2048], [128, 512, 2048, 8192], [128, 512, 2048, 8192]]
+
+
+def test_the_command_writes_a_column_with_embedded_fonts_twice_the_same(results, tmp_path, monkeypatch):
+    """No Type 3 font, 3.335 in, and nothing that depends on the time."""
+    for name in ("first", "second"):
+        monkeypatch.setattr(sys, "argv", command(results, tmp_path / name))
+        assert main() == 0
+    pdf, png = ((tmp_path / f"first.{ending}").read_bytes() for ending in ("pdf", "png"))
+    assert (pdf, png) == tuple((tmp_path / f"second.{ending}").read_bytes() for ending in ("pdf", "png"))
+    assert (pdf, png) == printed(lambda: draw(rows_of(results)))
+    assert b"/Type3" not in pdf_text(pdf)
+    assert b"/FontFile2" in pdf_text(pdf)
+    assert width_pt(pdf) == pytest.approx(3.335 * 72, abs=0.01)
+
+
+def test_what_cannot_be_drawn_is_refused(results, tmp_path, monkeypatch, capsys):
+    """A functional run, and one without a sweep: one message, status 2, no file."""
+    functional = Results.make(tmp_path / "cpu", Synthetic(functional=True, layers=(1,), samples=2))
+    add(functional, GPU)
+    add(results, {})
+    for subject, message in (
+        (functional, "error: run local is functional: made without a GPU, its size sweep is not drawn\n"),
+        (results, "run 'local' has no ready_ms of recompute or of a copy by hand\n"),
+    ):
+        monkeypatch.setattr(sys, "argv", command(subject, tmp_path / "x"))
+        assert main() == 2
+        error = capsys.readouterr().err
+        assert error.endswith(message)
+        assert error.count("\n") == 1
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_who_wins_at_which_size(results):
+    """By the medians, and as quick where their intervals overlap; sizes of the same order are named together."""
+    by_layer = {layer: [row for row in rows_of(results) if row.layer == layer] for layer in (1, 10)}
+    assert orders(by_layer[1]) == orders(by_layer[10]) == "pinned < pageable < recompute at every size"
+    add(results, CROSSING)
+    assert orders([row for row in rows_of(results) if row.layer == 1]) == (
+        "pinned < pageable < recompute at 128 tokens; pinned < recompute ~ pageable at 512 tokens;"
+        " pinned < recompute < pageable at 2048 and 4 x 2048 tokens"
+    )
+    wide = [replace(row, ci_high=100.0) for row in by_layer[1] if row.variant == "pinned"]
+    assert (
+        orders([*wide, *(row for row in by_layer[1] if row.variant == "pageable")]) == "pinned ~ pageable at every size"
+    )
+
+
+def test_numbers_follow_from_their_rows(results):
+    """Each time and crossover with the row that it is read from, and the order in LaTeX."""
+    add(results, CROSSING)
+    run = results.run()
+    table = read_rows(results.summary.with_name("sweep.csv"), Crossing, "local")
+    rows = {(row.batch, row.tokens, row.variant, row.layer): row for row in table}
+    found = {one.name: one for one in numbers(results.findings(), run.machine, run.study, Tables(sweep=table))}
+    mine = {name: one for name, one in found.items() if "Sweep" in name}
+    assert len(mine) == 4 * 2 * 3 + 4 * 2 + 2
+    for name, one in mine.items():
+        keys = [tuple(source[key] for key in ("batch", "tokens", "variant", "layer")) for source in one.source]
+        if name.startswith("SweepOrder"):
+            assert {key[3] for key in keys} == ({1} if name.endswith("One") else {10})
+            assert len(keys) == 12
+        else:
+            assert one.value == getattr(rows[keys[0]], one.source[0]["column"])
+    assert mine["RecomputeSweepReadyMsBatchFourTokensTwoThousandFortyEightLayerTen"].text == "122"
+    assert mine["ManualOffloadPinnedSweepReadyMsBatchOneTokensFiveHundredTwelveLayerOne"].text == "0.320"
+    # The line through 1.2 ms at layer 1 and 5.1 ms at 10 meets pageable memory's 1.023 ms before the first layer.
+    crossover = mine["SweepPageableCrossoverLayerBatchOneTokensOneHundredTwentyEight"]
+    assert crossover.value == pytest.approx(1 + (1.023 - 1.2) / ((5.1 - 1.2) / 9), rel=1e-4)
+    assert mine["SweepOrderLayerOne"].text.startswith("pinned $<$ pageable $<$ recompute at 128 tokens; pinned $<$ re")
+    assert r"recompute $\approx$ pageable" in mine["SweepOrderLayerOne"].text

@@ -1,0 +1,215 @@
+"""The configuration: every fault has one message that names the key, and the plan is what was asked for."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.study.architectures import LLAMA_2, from_checkpoint
+from evaluation.study.config import check, load_config, resolve
+from evaluation.study.devices import Gpu
+from evaluation.study.plan import ConfigError, Study
+
+ROOT = Path(__file__).parents[3]
+H100 = Gpu(index=0, name="H100", memory_bytes=80 << 30)
+L4 = Gpu(index=0, name="L4", memory_bytes=23 << 30)
+
+
+@pytest.fixture
+def config():
+    return load_config(ROOT / "config.yaml")
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Resolve as on a machine with a GPU that torch can use."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+
+def test_shipped_configuration_is_the_default(config):
+    """config.yaml says nothing else than the schema's defaults: one cannot drift from the other."""
+    assert check(config) == check({})
+
+
+FAULTS = {
+    "mesurement": (
+        {"mesurement": {}},
+        "config: mesurement is not a known key. Did you mean measurement? Allowed: capacity,",
+    ),
+    "nested": ({"measurement": {"sample": 3}}, "config: measurement.sample is not a known key. Did you mean samples?"),
+    "row": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8, "kv_cache": True, "token": 1}]},
+        "config: workloads.0.token is not a known key. Did you mean tokens?",
+    ),
+    "row lacks": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8}]},
+        "config: workloads.0 lacks a key: 'kv_cache'",
+    ),
+    "method": ({"methods": ["jinn"]}, "config: methods: 'jinn' is not a method. Allowed: djinn, manual_offload,"),
+    "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' is not one of"),
+    "type": ({"rounds": "two"}, "config: rounds: 'two' is not of type 'integer'"),
+    "layer": ({"layers": [1, 41]}, "config: layers: 41 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
+    "twice": (
+        {"workloads": [{"name": "a", "batch": 1, "tokens": 8, "kv_cache": True}] * 2},
+        "config: workloads: each name may stand once; there are a, a",
+    ),
+    "length": (
+        {"functional": {"tokens": 5000}},
+        "config: workloads: activation: 5000 tokens; llama-2-tiny takes fewer",
+    ),
+    "samples": (
+        {"functional": {"samples": 3, "other_samples": 4}},
+        "config: functional.other_samples: 4 is more than functional.samples, 3",
+    ),
+    "checkpoint": ({"model": {"path": "nowhere"}}, "config: model.path: nowhere is no checkpoint folder"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_its_message(fault):
+    """One line that names the key and what is allowed."""
+    change, message = FAULTS[fault]
+    with pytest.raises(ConfigError) as caught:
+        resolve({"device": "cpu", **change})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_model_that_does_not_fit_is_refused(on_gpu, config):
+    """The message names the model, what it needs and what the GPU has."""
+    config["model"]["name"] = "llama-2-70b"
+    with pytest.raises(ConfigError, match=r"model.name: llama-2-70b needs about 13\d GiB .* the H100 has 80 GiB"):
+        resolve(config, H100)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "layers"), [(H100, "llama-2-13b", (1, 10, 20, 30, 40)), (L4, "llama-2-7b", (1, 8, 16, 24, 32))]
+)
+def test_auto_takes_what_the_gpu_holds(on_gpu, config, gpu, name, layers):
+    """13B on an H100, 7B on an L4; layer 1 and the quarters of the depth."""
+    study = resolve(config, gpu)
+    assert (study.device, study.model.name, study.layers) == ("cuda", name, layers)
+    assert {workload.tokens for workload in study.workloads} == {2048}
+    assert study.rounds * study.measurement.samples == 30
+
+
+def test_a_small_gpu_is_told_so(on_gpu, config):
+    """auto on a GPU that holds no model says what would help."""
+    with pytest.raises(ConfigError, match="not even llama-2-7b fits the 8 GiB"):
+        resolve(config, Gpu(index=0, name="small", memory_bytes=8 << 30))
+
+
+def test_functional_run_takes_the_functional_values(config):
+    """On the CPU: the tiny model of 40 layers, fewer tokens and samples, everything else as configured."""
+    config["device"] = "cpu"
+    study = resolve(config)
+    assert study.functional
+    assert study.model.name == "llama-2-tiny"
+    assert study.layers == (1, 20, 40)
+    assert {workload.tokens for workload in study.workloads} == {config["functional"]["tokens"]}
+    assert study.measurement.samples == config["functional"]["samples"]
+    assert study.measurement.decode_steps == config["measurement"]["decode_steps"]
+
+
+def test_a_decode_step_needs_a_kv_cache(config):
+    """Without the cache there is no decode step to pause in."""
+    config["device"] = "cpu"
+    config["workloads"] = [{"name": "odd", "batch": 1, "tokens": 8, "kv_cache": False, "decode_step": 1}]
+    with pytest.raises(ConfigError, match="config: workloads: odd: a decode_step needs kv_cache: true"):
+        resolve(config)
+
+
+def test_jobs_are_shuffled_reproducibly(config):
+    """Every method, layer and round once, in an order that depends on the seed alone and is not lexical."""
+    config.update(device="cpu")
+    config["functional"]["rounds"] = 2
+    jobs = resolve(config).jobs()
+    assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 3 * 2
+    assert jobs == resolve(config).jobs()
+    first, second = jobs[:12], jobs[12:]
+    assert ({job.round for job in first}, {job.round for job in second}) == ({1}, {2})
+    for jobs_of_round in (first, second):
+        assert jobs_of_round != sorted(jobs_of_round, key=lambda job: (job.method, job.layer))
+    assert [replace(job, round=2) for job in first] != second
+    other = copy.deepcopy(config)
+    other["order_seed"] += 1
+    assert resolve(other).jobs() != jobs
+
+
+def test_a_further_round_comes_after_the_others_and_changes_nothing_that_a_job_sees(config):
+    """So that a run of one round can be made one of two."""
+    one = resolve({**config, "device": "cpu"})
+    config["functional"]["rounds"] = 2
+    two = resolve({**config, "device": "cpu"})
+    assert (one.rounds, two.rounds) == (1, 2)
+    assert two.jobs()[: len(one.jobs())] == one.jobs()
+    assert one.seen_by_a_job() == two.seen_by_a_job() == {k: v for k, v in two.to_json().items() if k != "rounds"}
+    assert Study.from_json(two.seen_by_a_job()) == one
+
+
+def test_study_survives_json(config):
+    """What a job reads back is what was resolved."""
+    config["device"] = "cpu"
+    study = resolve(config)
+    assert Study.from_json(json.loads(json.dumps(study.to_json()))) == study
+
+
+def test_architectures_have_the_published_sizes():
+    """Parameters of Llama-2, and the KV cache of 2048 tokens at 13B: 1600 MiB."""
+    assert LLAMA_2["llama-2-7b"].parameters == 6_738_415_616
+    assert LLAMA_2["llama-2-13b"].parameters == 13_015_864_320
+    assert LLAMA_2["llama-2-70b"].parameters == 68_976_648_192
+    assert LLAMA_2["llama-2-13b"].kv_bytes(2048, "bfloat16") == 1600 << 20
+    assert LLAMA_2["llama-2-13b"].weight_bytes("bfloat16") == 2 * 13_015_864_320
+
+
+def test_checkpoint_is_read_from_its_config(tmp_path):
+    """A Llama's config.json gives its sizes; another model type is refused by name."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    sizes = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "vocab_size": 128,
+    }
+    (folder / "config.json").write_text(json.dumps(sizes))
+    found = from_checkpoint(folder)
+    assert (found.name, found.layers, found.kv_heads) == ("mine", 3, 4)
+    (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="holds a 'gpt2' model"):
+        from_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 2.0}, "config: rounds: 2.0 is not of type 'integer'"),
+        ({"rounds": True}, "config: rounds: True is not of type 'integer'"),
+        ({"measurement": {"think_time_ms": float("inf")}}, "config: measurement.think_time_ms: inf is not of type"),
+    ],
+)
+def test_numbers_that_would_fail_later_are_refused(change, message):
+    """A count is a whole number as written, and nothing is infinite."""
+    with pytest.raises(ConfigError) as caught:
+        resolve({"device": "cpu", **change})
+    assert str(caught.value).startswith(message)
+
+
+def test_model_must_fit_a_machine_without_gpu_too(monkeypatch):
+    """On the CPU the machine's memory is the limit."""
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 << 20}.get)
+    with pytest.raises(ConfigError, match=r"model\.name: llama-2-7b needs .*; this machine has 8 GiB"):
+        resolve({"device": "cpu", "model": {"name": "llama-2-7b"}})
+
+
+def test_file_without_keys_is_refused(tmp_path):
+    """An empty file and broken YAML are faults of the configuration, not tracebacks."""
+    for text in ("", "a: ["):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="configuration"):
+            load_config(tmp_path / "c.yaml")

@@ -1,0 +1,192 @@
+"""Plot 2 prints what the summary says, in LaTeX that holds whatever the records hold."""
+
+import re
+import sys
+from dataclasses import replace
+
+import jinja2
+import pytest
+
+from evaluation.analysis.findings import Findings, Latex, environment, latex, significant
+from evaluation.analysis.outcomes import Capability, Capacity
+from evaluation.text.capabilities import main, table
+from tests.evaluation.layout import compiled
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic, edit, record_path
+
+GPU = Synthetic(layers=(1, 40), samples=30)
+
+
+def rows_of(text):
+    """The table's cells by method; interval rows belong to the method above them."""
+    body = text.partition("\\midrule")[2].partition("\\bottomrule")[0]
+    lines = [re.sub(r"\\\\(\[\d+pt\])?$", "", line).split("&") for line in body.strip().splitlines()]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    rows = zip(cells[::2], cells[1::2], strict=True)
+    return {f"{name[0]} {below[0]}".strip(): (name[1:], below[1:3]) for name, below in rows}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A run on a GPU."""
+    return Results.make(tmp_path, GPU)
+
+
+def test_rows_and_cells(results):
+    """The memo's rows; ready at the deepest layer; what is not measured is --."""
+    rows = rows_of(table(results.findings(), {}, {}, functional=False))
+    dash = ["--", "--"]
+    assert list(rows) == ["Vanilla PyTorch", "Recompute", "Manual Offload", "\\sys{} (Ours)"]
+    assert rows["Vanilla PyTorch"][0] == ["0.0100", "0.0100", *dash]
+    assert rows["Recompute"][0] == ["121", "121", *dash]
+    assert rows["Manual Offload"][0] == ["0.640", "31.0", *dash]
+    assert rows["\\sys{} (Ours)"][0] == ["0.630", "0.630", *dash]
+    assert rows["\\sys{} (Ours)"][1] == ["{\\scriptsize 0.629--0.631}"] * 2
+    assert rows["Recompute"][1] == ["{\\scriptsize 120.8--121.2}"] * 2
+
+
+def test_headings_and_caption(results):
+    """The memo's columns, the workloads, the deepest layer, the clock, the count and the best manual form."""
+    text = table(results.findings(), {}, {}, functional=False)
+    for part in (
+        "Resume Latency", "Layer 40", "activation & session", "Concurrent", "Sessions", "Supports", "Editing",
+        "\\emph{ready}", "30 samples", "0.640~ms (0.639--0.641) for session", "--: not measured", "\\toprule",
+        "\\providecommand{\\sys}{Djinn}",
+    ):  # fmt: skip
+        assert part in text
+    assert "unctional" not in text
+    assert "OOM" not in text
+
+
+def test_a_functional_run_is_marked_in_the_caption(results):
+    """In bold, before anything else is explained."""
+    caption = table(results.findings(), {}, {}, functional=True).partition("\\caption")[2]
+    assert "\\textbf{Functional CPU run: not a performance result.}" in caption
+
+
+def test_a_missing_method_and_a_refused_cell(tmp_path):
+    """A method that did not run prints --; one for which there was no room prints OOM, explained in the caption."""
+    recipe = replace(GPU, methods=("vanilla", "djinn"))
+    results = Results.make(tmp_path, recipe)
+
+    def refuse(record):
+        record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[])
+
+    edit(record_path(results.folder, "vanilla", 40), refuse)
+    results.aggregate()
+    text = table(results.findings(), {}, {}, functional=False)
+    rows = rows_of(text)
+    assert rows["Recompute"] == (["--"] * 4, ["{\\scriptsize }"] * 2)
+    assert rows["Vanilla PyTorch"][0][:2] == ["0.0100", "OOM"]
+    assert "OOM: the device had no room" in text
+
+
+def test_text_from_records_is_escaped(results):
+    """A workload named by LaTeX's own characters prints as it is spelled and runs nothing."""
+    findings = results.findings()
+    hostile = [replace(row, workload=row.workload.replace("session", r"50%_{x}\input&#$~^")) for row in findings.rows]
+    text = table(Findings(run="a_b", rows=hostile), {}, {}, functional=False)
+    assert r"50\%\_\{x\}\textbackslash{}input\&\#\$\textasciitilde{}\textasciicircum{}" in text
+    assert r"run a\_b." in text
+
+
+def test_latex_takes_text_and_whole_numbers_only():
+    """What is LaTeX already is left alone; an unformatted number, None and undefined raise."""
+    assert latex(Latex(r"\sys{}")) == r"\sys{}"
+    assert latex("a<b|c>d") == r"a\textless{}b\textbar{}c\textgreater{}d"
+    assert latex(40) == "40"
+    for value in (0.5, None, True):
+        with pytest.raises(TypeError):
+            latex(value)
+
+
+def test_an_undefined_variable_stops_the_build():
+    """Strict undefined, with the delimiters of the templates."""
+    templates = environment()
+    assert templates.from_string(r"{a} \BLOCK{if x}\VAR{x}\BLOCK{endif} %").render(x="1_") == r"{a} 1\_ %"
+    with pytest.raises(jinja2.UndefinedError):
+        templates.from_string(r"\VAR{missing}").render()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0081234, "0.00812"), (0.63, "0.630"), (9.996, "10.0"), (117.6, "118"), (1234.4, "1234"), (0, "0.00")],
+)
+def test_significant_digits(value, text):
+    """Three digits, no exponent, and no digit before the point dropped."""
+    assert significant(value) == text
+
+
+def test_the_command_finds_the_machine_and_marks_the_run(tmp_path, monkeypatch, capsys):
+    """Without --machine the probe is sought beside the summary; none there is an error, not an unmarked table."""
+    results = Results.make(tmp_path, Synthetic(functional=True, layers=(1,), samples=6))
+    out = tmp_path / "paper" / "capabilities.tex"
+    arguments = ["paper_table", "--summary", str(results.summary), "--run", "local", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert main() == 0
+    first = out.read_bytes()
+    assert b"Functional CPU run" in first
+    assert main() == 0
+    assert out.read_bytes() == first
+    results.machine.unlink()
+    assert main() == 2
+    assert "pass --machine" in capsys.readouterr().err
+
+
+def test_a_changed_record_changes_the_cell(results):
+    """From record through summary to table."""
+
+    def slower(record):
+        for sample in record["cells"][0]["samples"]:
+            sample["ready_ms"] = 7.0
+
+    edit(record_path(results.folder, "djinn", 40), slower)
+    results.aggregate()
+    cells = rows_of(table(results.findings(), {}, {}, functional=False))["\\sys{} (Ours)"][0]
+    assert cells == ["7.00", "0.630", "--", "--"]
+
+
+@pytest.mark.tex
+@pytest.mark.parametrize(
+    ("names", "small_ms"),
+    [
+        (["activation"], 0.0131),
+        *((["activation", "session", "decode"], small_ms) for small_ms in (0.127, 0.0131, 0.00812)),
+        (["activation", "session", "decode", "longer"], 0.0131),
+    ],
+)
+def test_it_fits_where_it_stands(tmp_path, names, small_ms):
+    """As wide as the times of a functional run make it: no overfull box in a column of USENIX, or across its page."""
+    times = {"vanilla": small_ms, "recompute": 1234.5, "manual_offload": 113.1, "djinn": small_ms}
+    recipe = Synthetic(layers=(1, 40), samples=6, ready=lambda method, *rest: times[method])
+    found = Results.make(tmp_path, recipe).findings()
+    rows = [replace(row, workload=name) for name in names for row in found.rows if row.workload == "session"]
+    capacity = Capacity(
+        run="local", method="djinn", variant="default", sessions=64, stopped_by="cap", device_bytes=1, host_bytes=1
+    )
+    capability = Capability(
+        run="local", method="manual_offload", variant="pinned", edit_survives=True, edit_exact=False, state_lines=33,
+        resume_ms=1.0, n=1,
+    )  # fmt: skip
+    text = table(
+        Findings(run="local", rows=rows), {"djinn": [capacity]}, {"manual_offload": [capability]}, functional=True
+    )
+    assert "Overfull" not in compiled(tmp_path, table=text)
+    assert ("table*" in text) == (len(names) > 3)
+
+
+def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
+    """8.12 us is 0.0081 ms; a name of one word leaves the row below it free."""
+    recipe = replace(GPU, ready=lambda method, *rest: 0.00812)
+    text = table(Results.make(tmp_path, recipe).findings(), {}, {}, functional=False)
+    rows = rows_of(text)
+    assert rows["Vanilla PyTorch"] == (["0.0081"] * 2 + ["--"] * 2, ["{\\scriptsize 0.0081--0.0081}"] * 2)
+    assert "\nPyTorch & {" in text
+    assert "\nRecompute & 0.0081 & 0.0081 & -- & -- \\\\\n & {" in text
+
+
+@pytest.mark.parametrize(("taken", "words"), [(5, "median and range of 5"), (6, "median and 95\\,\\% interval of 6")])
+def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
+    """Five values have no rank interval of 95 %; six do."""
+    few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))
+    assert words in table(few.findings(), {}, {}, functional=False)

@@ -1,0 +1,152 @@
+"""The claims as they are written: all of them, the same bytes each time, in LaTeX that compiles."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from evaluation.claims.claim import Figure, numerals, printed
+from evaluation.claims.memo import expectations
+from evaluation.claims.of_time import decide
+from evaluation.records.runs import load_run
+from evaluation.text.claims import as_json, as_latex, as_markdown, main, ranged
+from tests.evaluation.layout import compiled
+from tests.evaluation.claims.test_claims import GOOD
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    """A run, its claims and the memo's expectations."""
+    run = load_run(GOOD.write(tmp_path_factory.mktemp("run") / "local"))
+    claims = decide(run)
+    return run, claims, expectations(run, claims)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Runs the tool on a folder; returns its exit status and the three paths."""
+
+    def run_tool(run):
+        paths = [tmp_path / f"claims.{kind}" for kind in ("json", "md", "tex")]
+        outputs = [text for path in paths for text in (f"--out-{path.suffix[1:]}", str(path))]
+        monkeypatch.setattr(sys, "argv", ["paper_claims", "--run", str(run), *outputs])
+        return main(), paths
+
+    return run_tool
+
+
+def test_the_command_writes_what_was_decided_the_same_twice(tmp_path, write):
+    """The JSON, read again, is the claims; a second run changes no byte."""
+    folder = GOOD.write(tmp_path / "local")
+    status, paths = write(folder)
+    first = [path.read_bytes() for path in paths]
+    assert status == 0
+    assert write(folder)[0] == 0
+    assert [path.read_bytes() for path in paths] == first
+    run = load_run(folder)
+    claims = decide(run)
+    assert json.loads(first[0]) == as_json(run, claims, expectations(run, claims))
+
+
+def test_a_damaged_run_is_one_message_and_no_file(tmp_path, write, capsys):
+    """Status 2, as with the other tools."""
+    folder = GOOD.write(tmp_path / "local")
+    (folder / "study.json").write_text("{")
+    status, paths = write(folder)
+    assert (status, [path.exists() for path in paths]) == (2, [False] * 3)
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_each_entry_states_claim_rule_figures_and_verdict(findings):
+    """The keys of the design, the memo's value where it has one, figures with units."""
+    run, claims, memo = findings
+    written = as_json(run, claims, memo)
+    assert len(written["claims"]) == len(claims)
+    for entry in written["claims"]:
+        assert list(entry) == ["id", "claim", "rule", "clock", "workload", "verdict", "figures", "expected", "remark"]
+        assert entry["figures"]
+        assert all({"value", "unit"} <= set(figure) for figure in entry["figures"].values())
+    by_clock = {(entry["id"], entry["clock"]): entry["expected"] for entry in written["claims"]}
+    assert "800 ms" in by_clock["C1", "ready"]
+    assert by_clock["C1", "first_kernel"] is None
+    assert written["expectations"][1]["memo"] == "5 ms"
+
+
+def test_markdown_holds_every_verdict_and_every_sentence(findings):
+    """One row per claim, and the memo's values with what differs."""
+    run, claims, memo = findings
+    page = as_markdown(run, claims, memo)
+    assert page.count("**supported**") == len(claims)
+    for one in memo:
+        assert not one.differs or re.sub(r"([|<>_])", r"\\\1", one.sentence) in page
+
+
+def test_numbers_show_what_their_interval_needs():
+    """Three digits, or more where the ends would else be one; caps and words as they are."""
+    assert numerals(Figure(value=0.99950, unit="", low=0.99934, high=0.99959)) == ("0.9995", "0.9993", "0.9996")
+    assert printed(Figure(value=110.801, unit="ms", low=110.62, high=111.1)) == "110.8 ms (110.6 to 111.1)"
+    assert printed(Figure(value=1.06, unit="ratio", low=1.06, high=1.06)) == "1.060 (1.060 to 1.060)"
+    assert printed(Figure(value=-0.5, unit="%", low=-1.5, high=0.5)) == "-0.50 % (-1.50 to 0.50)"
+    assert printed(Figure(value=1e-17, unit="%", low=-0.2, high=0.25)) == "0.000 % (-0.200 to 0.250)"
+    assert printed(Figure(value=64, unit="sessions", at_least=True)) == ">= 64 sessions"
+    assert printed(Figure(value="exact", unit="")) == "exact"
+
+
+def test_latex_prints_ranges_and_caps(findings):
+    """With its own signs for dash, minus and at least."""
+    text = as_latex(*findings)
+    assert r"$R^2$ 1.0000 (1.0000--1.0000)" in text
+    assert r"vanilla 25, djinn $\geq$\,64" in text
+    assert r" \% ($-$0." in text
+    assert "unctional" not in text
+
+
+def test_a_dash_never_stands_before_a_minus():
+    """Between negative figures a dash would read as a sign."""
+    assert ranged("-29.9 % (-38.0 to -22.7)") == r"$-$29.9 \% ($-$38.0 to $-$22.7)"
+    assert ranged("3.0 % (-5.4 to 9.9)") == r"3.0 \% ($-$5.4--9.9)"
+
+
+def test_a_functional_run_is_marked_everywhere(tmp_path):
+    """In each of the three files."""
+    run = load_run(replace(GOOD, functional=True).write(tmp_path / "local"))
+    claims = decide(run)
+    memo = expectations(run, claims)
+    assert "**Functional CPU run" in as_markdown(run, claims, memo)
+    assert as_latex(run, claims, memo).count(r"\textbf{Functional CPU run: not a performance result.}") == 2
+    assert as_json(run, claims, memo)["functional"] is True
+
+
+def hostile(findings):
+    """The same with a workload and a run named by the characters of LaTeX and Markdown."""
+    run, claims, memo = findings
+    name = r"50%_{x}\input&#$~^|<b>"
+    run = replace(run, name=name)
+    claims = [replace_workload(claim, name) for claim in claims]
+    return run, claims, [replace(one, workload=one.workload and name) for one in memo]
+
+
+def replace_workload(claim, name):
+    return type(claim)(id=claim.id, clock=claim.clock, workload=name, judgement=claim.judgement)
+
+
+def test_text_from_records_is_escaped(findings):
+    """It prints as it is spelled and runs nothing."""
+    run, claims, memo = hostile(findings)
+    assert r"50\%\_\{x\}\textbackslash{}input\&\#\$\textasciitilde{}" in as_latex(run, claims, memo)
+    page = as_markdown(run, claims, memo)
+    assert r"\|\<b\>" in page
+    tables = re.findall(r"(?m)(?:^\|.*\n)+", page)
+    assert len(tables) == 9
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.tex
+@pytest.mark.parametrize("spoil", [False, True], ids=["as measured", "hostile names"])
+def test_latex_compiles_and_fits_one_column(findings, tmp_path, spoil):
+    """Two columns of 241 pt; nothing sticks out unless a name of a workload does."""
+    said = compiled(tmp_path, claims=as_latex(*(hostile(findings) if spoil else findings)))
+    assert spoil or "Overfull" not in said

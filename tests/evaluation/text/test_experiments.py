@@ -1,0 +1,328 @@
+"""What the experiments took follows Snakemake's files and the records, and what is missing is said."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.claims.claim import CLAIMS
+from evaluation.claims.of_time import decide
+from evaluation.records.runs import benchmark_path, load_run, record_paths, side_records
+from evaluation.text.experiments import EXPERIMENTS, main, rows
+from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.claims.test_claims import GOOD
+
+HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+MIB = 2**20
+SECONDS = {"vanilla": (1, 2), "recompute": (10, 20), "manual_offload": (3, 4), "djinn": (5, 7)}  # at layers 1 and 10
+
+
+SMALL = Synthetic(layers=(1, 10), samples=2, peers=("memory_saver", "process_checkpoint"))
+
+
+def row_of(seconds, rss="1024.00"):
+    """A benchmark file of one job, as Snakemake 9 writes it."""
+    return f"{HEAD}{seconds}\t0:00:00\t{rss}\t9e9\t9e9\t9e9\t9e9\t9e9\t9e9\t9e9\n"
+
+
+def note(folder, record, text):
+    """Write the benchmark file of ``record``."""
+    path = benchmark_path(folder, record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def records_of(folder):
+    study = load_run(folder).study
+    return [*record_paths(folder, study), *(folder / name for name in side_records(study))]
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A run with a benchmark file for every record: those of SECONDS, else 100 s, and 1 GiB."""
+    folder = SMALL.write(tmp_path / "local")
+    for record in records_of(folder):
+        note(folder, record, row_of("100.00"))
+    for method, times in SECONDS.items():
+        for layer, seconds in zip(SMALL.layers, times, strict=True):
+            note(folder, record_path(folder, method, layer), row_of(f"{seconds}.00"))
+    return folder
+
+
+def costs(folder):
+    """What each row says, by experiment and method."""
+    return {(row.name, row.method): row.cost for row in rows(folder, load_run(folder).study)}
+
+
+def written(folder, monkeypatch):
+    """Exit status and page of the tool."""
+    out = folder.parent / "out.md"
+    monkeypatch.setattr(sys, "argv", ["x", "--run", str(folder), "--out", str(out)])
+    return main(), out.read_text() if out.exists() else ""
+
+
+def cells(page):
+    """The table without its head, by the first two cells of what it says."""
+    lines = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("|")][2:]
+    return {(line[0].strip(" *"), line[2].strip()): [cell.strip() for cell in line[5:]] for line in lines}
+
+
+def line_of(page, name):
+    """Jobs, machine time, one job, peak memory and disk of an experiment."""
+    return next(found for (first, _), found in cells(page).items() if first == name)
+
+
+def test_times_are_the_sums_and_medians_of_the_files(local):
+    """By experiment, by method of E1, and in all."""
+    found = costs(local)
+    for method, times in SECONDS.items():
+        cost = found["E1", method]
+        assert (cost.jobs, cost.seconds, cost.median_seconds) == (2, sum(times), sum(times) / 2)
+    expected = {"E1": (8, 52, 4.5), "E2": (4, 400, 100), "E3": (4, 400, 100)}
+    expected |= dict.fromkeys(("E4", "E5", "E6"), (1, 100, 100))
+    expected |= {"E7": (2, 200, 100), "total": (21, 1352, 100)}
+    assert {
+        name: (cost.jobs, cost.seconds, cost.median_seconds) for (name, method), cost in found.items() if not method
+    } == expected
+    assert all(cost.asked == cost.timed == cost.jobs for cost in found.values())
+
+
+def test_the_median_is_not_the_mean(local):
+    """One long job does not move what one job took."""
+    note(local, record_path(local, "recompute", 10), row_of("2000.00"))
+    cost = costs(local)["E1", ""]
+    assert (cost.seconds, cost.median_seconds) == (2032, 4.5)
+
+
+def test_memory_is_the_most_of_any_job(local):
+    """Of its resident set, in bytes of 1024 to the power; other columns say nothing of it."""
+    note(local, record_path(local, "djinn", 10), row_of("7.00", "4096.50"))
+    note(local, local / "load.json", row_of("100.00", "108955.36"))
+    found = costs(local)
+    assert found["E1", "djinn"].peak_bytes == found["E1", ""].peak_bytes == 4096.5 * MIB
+    assert found["E1", "vanilla"].peak_bytes == found["E2", ""].peak_bytes == 1024 * MIB
+    assert found["total", ""].peak_bytes == found["E4", ""].peak_bytes == round(108955.36 * MIB)
+
+
+@pytest.mark.parametrize("unseen", ["NA", "-"])
+def test_memory_that_was_not_seen_counts_in_no_maximum(local, monkeypatch, unseen):
+    """The job keeps its time; where no job was seen there is no figure."""
+    for layer in SMALL.layers:
+        note(local, record_path(local, "djinn", layer), row_of("6.00", unseen))
+    note(local, local / "sweep.json", row_of("100.00", unseen))
+    found = costs(local)
+    assert (found["E1", ""].peak_bytes, found["E1", "djinn"].peak_bytes) == (1024 * MIB, None)
+    assert (found["E1", "djinn"].timed, found["E1", "djinn"].seconds) == (2, 12)
+    _, page = written(local, monkeypatch)
+    assert line_of(page, "E6")[:4] == ["1", "100 s", "100 s", "--"]
+
+
+def test_disk_is_the_bytes_of_the_records(local):
+    """A longer record shows in its row and in the total, in no other; a benchmark file is no record."""
+    before = costs(local)
+    assert before["total", ""].disk_bytes == sum(record.stat().st_size for record in records_of(local))
+    record = local / "capacity" / "djinn.json"
+    record.write_text(record.read_text() + " " * 1000)
+    note(local, local / "load.json", row_of("100.0000000"))
+    grown = {name: cost.disk_bytes - before[name].disk_bytes for name, cost in costs(local).items()}
+    assert {name: size for name, size in grown.items() if size} == {("E2", ""): 1000, ("total", ""): 1000}
+
+
+def test_the_total_is_what_the_experiments_add_up_to(local):
+    """Jobs, time and disk; the memory is that of the largest."""
+    found = costs(local)
+    whole = found.pop(("total", ""))
+    parts = [cost for (_, method), cost in found.items() if not method]
+    for name in ("asked", "jobs", "timed", "seconds", "disk_bytes"):
+        assert getattr(whole, name) == sum(getattr(part, name) for part in parts), name
+    methods = [cost for (_, method), cost in found.items() if method]
+    assert found["E1", ""].seconds == sum(cost.seconds for cost in methods)
+    assert found["E1", ""].disk_bytes == sum(cost.disk_bytes for cost in methods)
+
+
+def test_the_page_prints_the_rows(local, monkeypatch):
+    """With units; a complete run is not said to lack anything."""
+    edit(local / "machine.json", lambda machine: machine["host"].update(cores=32, cores_usable=16))
+    note(local, record_path(local, "djinn", 10), row_of("7.00", "17754.87"))
+    status, page = written(local, monkeypatch)
+    assert status == 0
+    assert "Machine: NVIDIA H100 80GB HBM3. CPU cores: 16." in page
+    kilobytes = costs(local)["E1", ""].disk_bytes / 1000
+    jobs, time, one, memory, disk = line_of(page, "E1")
+    assert [jobs, time, one, memory] == ["8", "52.0 s", "4.50 s", "17.3 GiB"]
+    assert disk.endswith(" kB")
+    assert float(disk.removesuffix(" kB")) == pytest.approx(kilobytes, rel=0.005)
+    assert line_of(page, "total")[:4] == ["21", "22.5 min", "100 s", "17.3 GiB"]
+    assert cells(page)["", "of these, recompute"][:3] == ["2", "30.0 s", "15.0 s"]
+    assert "missing" not in page
+    assert "not measured" not in page
+
+
+def test_records_without_benchmark_files_have_no_times(tmp_path, monkeypatch):
+    """An older run: two dashes, how many jobs are meant, and the disk all the same."""
+    folder = SMALL.write(tmp_path / "older")
+    status, page = written(folder, monkeypatch)
+    assert status == 0
+    for jobs, *times, disk in cells(page).values():
+        assert jobs.isdigit()
+        assert times == ["--"] * 3
+        assert disk.endswith(" kB")
+    assert "Times and memory are missing for 21 of 21 jobs" in page
+
+
+def test_a_sum_over_some_jobs_says_of_how_many(local, monkeypatch):
+    """Where one benchmark file is missing the others are added up, and marked; what was not measured lacks none."""
+    benchmark_path(local, record_path(local, "recompute", 10)).unlink()
+    (local / "sweep.json").unlink()
+    _, page = written(local, monkeypatch)
+    assert line_of(page, "E1")[:3] == ["8", "32.0 s (7 jobs)", "4.00 s"]
+    assert line_of(page, "total")[:2] == ["20 of 21", "20.5 min (19 jobs)"]
+    assert line_of(page, "E2")[1] == "6.67 min"
+    assert "Times and memory are missing for 1 of 20 jobs" in page
+
+
+def test_what_was_not_measured_is_said(local, monkeypatch):
+    """Also where a benchmark file outlived its record: it counts for nothing."""
+    for name in ("load.json", "capacity/vanilla.json"):
+        (local / name).unlink()
+    _, page = written(local, monkeypatch)
+    assert line_of(page, "E4") == ["not measured", "--", "--", "--", "--"]
+    assert line_of(page, "E2")[:2] == ["3 of 4", "5.00 min"]
+    assert line_of(page, "total")[:2] == ["19 of 21", "19.2 min"]
+    assert "2 of the 21 jobs of the study were not measured" in page
+    assert "missing" not in page
+
+
+def test_the_page_says_which_sources_measured_what(local, monkeypatch):
+    """One line for each state of them, with the days."""
+    _, page = written(local, monkeypatch)
+    assert f"`{'a' * 8}`, 2026-01-01: E1, E2, E3, E4, E5, E6, E7." in page
+    for name in ("memory_saver", "process_checkpoint"):
+        edit(local / f"peers/{name}.json", lambda record: record["provenance"].update(source_sha256="b" * 64))
+    edit(local / "load.json", lambda record: record["provenance"].update(started="2026-01-03T23:00:00Z"))
+    _, page = written(local, monkeypatch)
+    assert f"`{'a' * 8}`, 2026-01-01 to 2026-01-03: E1, E2, E3, E4, E5, E6." in page
+    assert f"`{'b' * 8}`, 2026-01-01: E7." in page
+
+
+def test_a_study_without_peers_has_no_command_for_them(tmp_path, monkeypatch):
+    """Nor are there jobs that it would lack."""
+    folder = Synthetic(layers=(1,), samples=2).write(tmp_path / "local")
+    row = next(row for row in rows(folder, load_run(folder).study) if row.name == "E7")
+    assert (row.command, row.cost.asked) == ("", 0)
+    assert line_of(written(folder, monkeypatch)[1], "E7")[0] == "not measured"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        HEAD,
+        row_of("1.00") + row_of("1.00").removeprefix(HEAD),
+        row_of("1.00").replace("\t9e9\n", "\n"),
+        row_of("1.00").replace("max_rss", "rss"),
+        row_of("1.00").replace("s\th:m:s", "time\th:m:s"),
+        row_of("soon"),
+        row_of("NA"),
+        row_of("-1.00"),
+        row_of("nan"),
+        row_of("1.00", "inf"),
+        row_of("1.00", "much"),
+    ],
+)
+def test_a_damaged_benchmark_file_is_refused_by_name(local, monkeypatch, capsys, text):
+    """One message, and no page."""
+    path = note(local, record_path(local, "djinn", 10), text)
+    assert written(local, monkeypatch) == (2, "")
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {path}: damaged")
+    assert message.count("\n") == 1
+
+
+def test_a_benchmark_file_that_is_no_text_is_refused_by_name(local, monkeypatch, capsys):
+    """Bytes that are no UTF-8 are damage like any other."""
+    path = benchmark_path(local, local / "load.json")
+    path.write_bytes(b"\xff\xfe\x00")
+    assert written(local, monkeypatch) == (2, "")
+    assert f"{path}: damaged" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_read_is_refused(tmp_path, monkeypatch, capsys):
+    """As every tool refuses it."""
+    assert written(tmp_path / "nowhere", monkeypatch) == (2, "")
+    assert "nowhere: no such run" in capsys.readouterr().err
+
+
+def test_every_record_belongs_to_one_experiment(local):
+    """So that the total leaves nothing out and counts nothing twice."""
+    for record in records_of(local):
+        name = record.relative_to(local).as_posix()
+        assert len([one for one in EXPERIMENTS.values() if name.startswith(one.records)]) == 1, name
+
+
+@pytest.mark.parametrize("names", [("E1",), ("E2",), ("E3",), ("E4", "E5", "E6", "E7")])
+def test_an_experiment_decides_its_claims_and_no_others(tmp_path, names):
+    """Without its records its claims are undecided, and all others are as they were."""
+    folder = replace(GOOD, peers=SMALL.peers).write(tmp_path / "local")
+    before = {(one.id, one.workload, one.clock): one.judgement for one in decide(load_run(folder))}
+    assert {key[0] for key in before} == set(CLAIMS)
+    theirs = [EXPERIMENTS[name] for name in names]
+    kept = record_path(folder, "vanilla", 1)  # a run without any record of latency is none
+    for record in records_of(folder):
+        if record.relative_to(folder).as_posix().startswith(tuple(one.records for one in theirs)) and record != kept:
+            record.unlink()
+    after = {(one.id, one.workload, one.clock): one.judgement for one in decide(load_run(folder))}
+    changed = {key for key in before if before[key] != after[key]}
+    assert {key[0] for key in changed} == {claim for one in theirs for claim in one.claims}
+    assert all(after[key].verdict == "undecided" for key in changed)
+
+
+def test_a_command_names_the_records_of_its_row(local):
+    """The shell makes of it the very paths that the rules write; those of latency are a rule's."""
+    found = {row.name: row for row in rows(local, load_run(local).study) if not row.method}
+    targets = []
+    for name in ("E2", "E3", "E4", "E5", "E6", "E7"):
+        echo = subprocess.run(["bash", "-c", f"echo {found[name].command}"], capture_output=True, text=True, check=True)
+        command, made = echo.stdout.split(" results/", 1)
+        assert command == "snakemake --cores 1"
+        assert all(path.startswith(found[name].outputs[0]) for path in f"results/{made}".split()), name
+        targets += f"results/{made}".split()
+    assert sorted(targets) == sorted(f"results/local/{name}" for name in side_records(load_run(local).study))
+    root = Path(__file__).parents[3]
+    rule = found["E1"].command.removeprefix("snakemake --cores 1 --until ")
+    assert f"rule {rule}:\n" in (root / "rules" / "measure.smk").read_text()
+    for row in rows(local, load_run(local).study):
+        if row.method:
+            assert row.command.startswith(f"python -m evaluation.benchmark_{row.method} --layer 10 ")
+            assert (root / "src" / "evaluation" / "methods" / f"benchmark_{row.method}.py").exists()
+
+
+def test_a_functional_run_says_so(tmp_path, monkeypatch):
+    """It names no GPU."""
+    folder = Synthetic(functional=True, layers=(1,), samples=2).write(tmp_path / "local")
+    edit(folder / "machine.json", lambda machine: machine["host"].update(cores=2, cores_usable={"unavailable": "x"}))
+    _, page = written(folder, monkeypatch)
+    assert "**Functional CPU run: not a performance result.** CPU cores: 2." in page
+    assert "Machine:" not in page
+
+
+def test_a_probe_that_knows_neither_gpu_nor_cores(local, monkeypatch):
+    """What it does not know is not printed."""
+    edit(local / "machine.json", lambda machine: machine["gpu"].update(name={"unavailable": "no NVML"}))
+    _, page = written(local, monkeypatch)
+    assert "could not read" in page
+    assert "NVML" not in page
+    assert "CPU cores" not in page
+
+
+def test_the_same_records_give_the_same_bytes_anywhere(local, monkeypatch, tmp_path):
+    """The page does not say where the run lies."""
+    moved = tmp_path / "elsewhere" / "local"
+    _, page = written(local, monkeypatch)
+    moved.parent.mkdir()
+    local.rename(moved)
+    assert written(moved, monkeypatch) == (0, page)
+    assert str(tmp_path) not in page

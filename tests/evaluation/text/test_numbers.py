@@ -1,0 +1,284 @@
+"""Every macro can be traced to its rows, and none is printed where a value is missing."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from evaluation.analysis.findings import Findings
+from evaluation.analysis.statistics import linear_fit
+from evaluation.analysis.summary import CLOCKS, SummaryError
+from evaluation.text.macro import Number, as_json, as_latex, camel, in_words
+from evaluation.text.numbers import main, numbers
+from evaluation.text.numbers_of_use import Tables
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic, clocks, edit, probe, record_path, wall
+
+PAIRS = [{"djinn_ms": 20.0 + index / 10, "bare_ms": 19.0} for index in range(7)]
+PEER = {
+    "workload": "session",
+    "outcome": "ok",
+    "message": "",
+    "state_bytes": 1,
+    "samples": [{**clocks(40.0 + index), "floor_ms": 30.0, "device_bytes_paused": 0, "host_bytes_paused": 1}
+                for index in range(5)],
+}  # fmt: skip
+BESIDE = {
+    "capacity/djinn.json": [wall("default", 64, "cap", headline=True)],
+    "capacity/vanilla.json": [
+        wall("own_process", 2, "device_oom", headline=False),
+        wall("default", 34, "device_oom", headline=True),
+    ],
+    "capabilities/djinn.json": [probe("default", True, True, 8, [1.0, 2.0, 3.0], headline=True)],
+    "overhead.json": [{"name": "decode", "pairs": PAIRS}],
+    "peers/memory_saver.json": [PEER],
+}
+GPU = Synthetic(samples=6)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run on a GPU that no test changes."""
+    return Results.make(tmp_path_factory.mktemp("shared"), GPU)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A run on a GPU that a test may change."""
+    return Results.make(tmp_path, GPU)
+
+
+def found(results):
+    run = results.run()
+    return {number.name: number for number in numbers(results.findings(), run.machine, run.study)}
+
+
+def test_values_by_hand(shared):
+    """Medians, ratios, the fit of 1 + 3 L and what describes the run."""
+    text = {name: number.text for name, number in found(shared).items()}
+    assert text["DjinnActivationReadyMsLayerForty"] == "0.630"
+    assert text["VanillaSessionFirstKernelMsLayerOne"] == "0.110"
+    assert text["ManualOffloadSessionReadyMsLayerThirty"] == "23.4"
+    assert text["ManualOffloadPinnedOrderedSessionReadyMsLayerThirty"] == "0.640"
+    assert text["DjinnSessionPairedReadyRatioLayerTwenty"] == "0.984"
+    assert text["RecomputeOverDjinnActivationReadyRatioLayerForty"] == "192"
+    assert text["RecomputeActivationReadyMsPerLayer"] == "3.00"
+    assert text["RecomputeActivationReadyRSquared"] == "1.0000"
+    assert text["GpuName"] == "NVIDIA H100 80GB HBM3"
+    assert (text["ModelName"], text["ModelDtype"]) == ("llama-2-13b", "bfloat16")
+    assert (text["DeepestLayer"], text["SamplesPerCell"]) == ("40", "6")
+
+
+def test_every_headline_median_is_there(shared):
+    """4 methods, 2 workloads, 5 layers, 4 clocks; and 3 numbers of each paired ratio, one of them of a history."""
+    names = found(shared)
+    for row in shared.findings().rows:
+        if row.headline and row.metric in CLOCKS:
+            name = camel(row.method) + camel(row.workload) + camel(row.metric) + "Layer" + in_words(row.layer)
+            assert names[name].value == row.median
+    assert sum("Paired" in name for name in names) == (2 * 2 + 1) * 5 * 3
+
+
+def test_every_number_follows_from_its_source(shared):
+    """Re-derived from the rows that it names, by column."""
+    rows = {
+        (row.run, row.workload, row.method, row.variant, row.layer, row.metric): row for row in shared.findings().rows
+    }
+    checked = 0
+    for name, number in found(shared).items():
+        if "file" in number.source[0] or name == "DeepestLayer":
+            continue
+        keys = [tuple(source[k] for k in ("run", "workload", "method", "variant", "layer", "metric"))
+                for source in number.source]  # fmt: skip
+        values = [getattr(rows[key], source["column"]) for key, source in zip(keys, number.source, strict=True)]
+        if name.startswith("RecomputeOverDjinn"):
+            expected = values[0] / values[1]
+        elif name.endswith(("PerLayer", "RSquared")):
+            fit = linear_fit([key[4] for key in keys], values)
+            expected = fit.slope if name.endswith("PerLayer") else fit.r2
+        else:
+            (expected,) = values
+            if "StateMb" in name:
+                expected /= 1e6
+        assert number.value == pytest.approx(expected, rel=1e-12), name
+        checked += 1
+    assert checked > 200
+
+
+def test_what_was_measured_besides(tmp_path):
+    """Sessions, lines, overhead and peers, each as its table or record has it, and where from."""
+    results = Results.make(tmp_path, replace(GPU, layers=(40,), beside=BESIDE, peers=("memory_saver",)))
+    run = results.run()
+    tables = Tables.read(results.summary.parent, "local", results.folder / "overhead.json")
+    mine = {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
+    assert (mine["DjinnSessions"].value, mine["DjinnSessions"].text) == (64, r"$\geq$\,64")
+    assert (mine["VanillaSessions"].text, mine["VanillaOwnProcessSessions"].text) == ("34", "2")
+    assert (mine["DjinnProgramLines"].value, mine["DjinnEditResumeMs"].value) == (8, 2.0)
+    assert mine["DjinnOverheadDecodeRatio"].value == pytest.approx(20.3 / 19)
+    assert mine["DjinnOverheadDecodeRatioLow"].value < 20.3 / 19 < mine["DjinnOverheadDecodeRatioHigh"].value
+    assert (mine["PeerMemorySaverSessionReadyMs"].value, mine["PeerMemorySaverSessionPauseMs"].value) == (42.0, 84.0)
+    assert mine["DjinnSessions"].source == [
+        {"file": "capacity.csv", "run": "local", "method": "djinn", "variant": "default", "column": "sessions"}
+    ]
+    (source,) = mine["PeerMemorySaverSessionReadyMs"].source
+    assert (source["file"], source["metric"], source["column"]) == ("peers.csv", "ready_ms", "median")
+
+
+def test_a_variant_that_lacks_a_clock_has_no_macro_of_it(results):
+    """A cache that is offloaded all the time never is on the device as a whole; a headline variant must be."""
+
+    def never_resident(record):
+        for sample in record["cells"][1]["samples"]:
+            sample["resident_ms"] = None
+
+    for layer in (1, 10, 20, 30, 40):
+        edit(record_path(results.folder, "manual_offload", layer), never_resident)
+    results.aggregate()
+    names = found(results)
+    assert "ManualOffloadPageableActivationReadyMsLayerForty" in names
+    assert not [name for name in names if name.startswith("ManualOffloadPageableActivationResident")]
+
+
+def test_a_changed_record_changes_its_numbers_and_no_others(results):
+    """Djinn's ready at layer 40: its median, its paired ratio and the ratio to recompute follow."""
+    before = found(results)
+
+    def slower(record):
+        for sample in record["cells"][0]["samples"]:
+            sample["ready_ms"] *= 2
+
+    edit(record_path(results.folder, "djinn", 40), slower)
+    results.aggregate()
+    after = found(results)
+    assert {name for name in before if before[name].value != after[name].value} == {
+        "DjinnActivationReadyMsLayerForty",
+        "DjinnActivationPairedReadyRatioLayerForty",
+        "DjinnActivationPairedReadyRatioLayerFortyLow",
+        "DjinnActivationPairedReadyRatioLayerFortyHigh",
+        "RecomputeOverDjinnActivationReadyRatioLayerForty",
+    }
+
+
+def test_macros_are_letters_and_defined_once(shared):
+    """Each line is a \\newcommand that LaTeX can read."""
+    lines = as_latex(list(found(shared).values()), "local").splitlines()
+    assert lines[0].startswith("% ")
+    names = [re.fullmatch(r"\\newcommand\{\\([A-Za-z]+)\}\{.+\}", line)[1] for line in lines[1:]]
+    assert len(set(names)) == len(names) == len(found(shared))
+
+
+def test_text_from_the_machine_is_escaped(tmp_path):
+    """A GPU whose name has LaTeX's characters."""
+    results = Results.make(tmp_path, Synthetic(samples=6, layers=(1,), gpu_name="A_100 50% {x}"))
+    assert found(results)["GpuName"].text == r"A\_100 50\% \{x\}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("djinn,default,20,result_ms,true", "djinn,default,20,gone_ms,true", "no result_ms of djinn.* layer 20"),
+        ("djinn,default,40,paired_ratio,true", "djinn,default,40,gone,true", "no paired_ratio of djinn"),
+        ("recompute,default,30,ready_ms,true,91", "recompute,default,30,ready_ms,true,", "no value"),
+    ],
+)
+def test_a_gap_stops_the_build(results, old, new, message):
+    """A row or a number that is missing among those measured raises and names it."""
+    text = results.summary.read_text()
+    assert old in text
+    results.summary.write_text(re.sub(rf"(?m){re.escape(old)}[^,]*", new, text))
+    with pytest.raises(SummaryError, match=message):
+        found(results)
+
+
+def test_a_missing_gpu_name_stops_the_build(shared):
+    """A GPU run must say on what it ran; so must every run say which model."""
+    run = shared.run()
+    with pytest.raises(SummaryError, match="GpuName"):
+        numbers(shared.findings(), {**run.machine, "gpu": {"name": {"unavailable": "NVML failed"}}}, run.study)
+    with pytest.raises(SummaryError, match="ModelName"):
+        numbers(shared.findings(), run.machine, {})
+
+
+def test_a_functional_run_names_no_gpu(tmp_path):
+    """Its numbers exist, for the local page, and say that there was no GPU."""
+    results = Results.make(tmp_path, Synthetic(functional=True, samples=6))
+    assert found(results)["GpuName"].text == "none (functional CPU run)"
+
+
+def test_a_method_or_cell_without_measurement_has_no_macro(tmp_path):
+    """A study without recompute, and a vanilla session for which there was no room."""
+    results = Results.make(tmp_path, Synthetic(samples=6, methods=("vanilla", "manual_offload", "djinn")))
+
+    def refuse(record):
+        record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[])
+
+    edit(record_path(results.folder, "vanilla", 40), refuse)
+    results.aggregate()
+    names = found(results)
+    assert not [name for name in names if "Recompute" in name]
+    assert "VanillaSessionReadyMsLayerForty" not in names
+    assert "VanillaSessionReadyMsLayerThirty" in names
+
+
+def test_two_numbers_of_one_name_are_refused(shared):
+    """Workloads a-1 and a1 would share their macros."""
+    run = shared.run()
+    rows = []
+    for row in shared.findings().rows:
+        rows.append(type(row)(**{**vars(row), "workload": {"activation": "a-1", "session": "a1"}[row.workload]}))
+    with pytest.raises(SummaryError, match="two numbers of one name"):
+        numbers(Findings(run="local", rows=rows), run.machine, run.study)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "Zero"), (1, "One"), (10, "Ten"), (19, "Nineteen"), (21, "TwentyOne"), (40, "Forty"), (80, "Eighty"),
+     (100, "OneHundred"), (128, "OneHundredTwentyEight"), (2048, "TwoThousandFortyEight"), (8000, "EightThousand")],
+)  # fmt: skip
+def test_numbers_in_words(number, words):
+    """Letters only, as macro names need."""
+    assert in_words(number) == words
+
+
+def test_camel():
+    """Digits become words and everything else but letters goes."""
+    assert camel("first_kernel_ms") == "FirstKernelMs"
+    assert camel("long-8k") == "LongEightK"
+
+
+def test_the_command_writes_both_files_the_same_twice(shared, tmp_path, monkeypatch, capsys):
+    """Values, units and sources in JSON; a missing study.json or a damaged record is an error and leaves no file."""
+    tex, js = tmp_path / "numbers.tex", tmp_path / "numbers.json"
+    arguments = ["paper_numbers", "--summary", str(shared.summary), "--run", "local",
+                 "--machine", str(shared.machine), "--out-tex", str(tex), "--out-json", str(js)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert main() == 0
+    first = (tex.read_bytes(), js.read_bytes())
+    entry = next(e for e in json.loads(js.read_text())["numbers"] if e["name"] == "DjinnSessionReadyMsLayerTen")
+    source = {"run": "local", "workload": "session", "method": "djinn", "variant": "default", "layer": 10}
+    assert entry["source"] == [{**source, "metric": "ready_ms", "column": "median"}]
+    assert (entry["value"], entry["unit"]) == (pytest.approx(0.63), "ms")
+    assert main() == 0
+    assert (tex.read_bytes(), js.read_bytes()) == first
+    alone = tmp_path / "alone" / "machine.json"
+    alone.parent.mkdir()
+    alone.write_bytes(shared.machine.read_bytes())
+    arguments[arguments.index("--machine") + 1] = str(alone)
+    arguments[arguments.index("--out-tex") + 1] = str(tmp_path / "other.tex")
+    assert main() == 2
+    assert "study.json: missing" in capsys.readouterr().err
+    alone.with_name("study.json").write_bytes(shared.machine.with_name("study.json").read_bytes())
+    alone.with_name("overhead.json").write_text("[]")
+    assert main() == 2
+    assert "overhead.json: not a JSON object" in capsys.readouterr().err
+    assert not (tmp_path / "other.tex").exists()
+
+
+def test_the_last_digits_of_a_fit_are_not_printed():
+    """They differ from processor to processor; the bytes of numbers.json do not."""
+    values = [2.779719146544546, 2.7797191465445463, 3, "sdpa"]
+    found = [Number(name="A", value=value, text="", unit="ms", source=[]) for value in values]
+    printed = [number["value"] for number in as_json(found, "h100")["numbers"]]
+    assert printed == [2.77971914654, 2.77971914654, 3, "sdpa"]

@@ -1,0 +1,422 @@
+"""The tables of set-up and methods print what a run's files say, and nothing else of the machine."""
+
+import importlib
+import re
+import sys
+
+import pytest
+
+from evaluation.records.probe import check_machine
+from evaluation.records.runs import RunError, load_run
+from evaluation.study.plan import Workload
+from evaluation.text.setup import _DEEDS, _PARTNERS, methods, setup
+from evaluation.text.setup import main as command
+from tests.evaluation.layout import compiled
+from tests.evaluation.synthetic import Synthetic, edit, record_path, write
+
+GPU = Synthetic(layers=(1, 40), samples=3)
+MARK = "\\textbf{Functional CPU run: not a performance result.}"
+NOT_HERE = {"unavailable": "/home/alice: no such thing on host-17"}
+VERSIONS = {"python": "3.12.3", "torch": "2.13.0", "transformers": "5.17.0", "snakemake": "9.27.1"}
+
+
+def machine(functional=False):
+    """A whole probe, as the schema wants it."""
+    link = ("pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max")
+    gpu = {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 80 << 30, "driver": "580.159.04", "cuda_driver": "13.0"}
+    others = ("sm_clock_mhz", "sm_clock_max_mhz", "memory_clock_mhz", "power_limit_watts", "ecc", "mig", "persistence")
+    gpu |= dict(zip(link, (5, 5, 16, 16), strict=True)) | dict.fromkeys([*others, "other_processes"], 1)
+    rates = {"pinned_h2d_gbps": 54.21, "pinned_d2h_gbps": 54.68, "matrix_tflops_bf16": 698.6}
+    rates |= dict.fromkeys(("pageable_h2d_gbps", "pageable_d2h_gbps", "device_copy_gbps", "host_copy_gbps"), 7.5)
+    ceilings = {name: {"median": rate, "samples": [rate] * 3} for name, rate in rates.items()}
+    whole = {
+        "functional": functional,
+        "gpu": dict.fromkeys(gpu, NOT_HERE) if functional else gpu,
+        "host": {
+            "cpu": "Xeon",
+            "cores": 16,
+            "cores_usable": 16,
+            "memory_bytes": 126 << 30,
+            "memory_lock_limit_bytes": "unlimited",
+            "numa_nodes": 1,
+            "kernel": "6.18.44",
+            "system": "Ubuntu 24.04.3 LTS",
+        },
+        "software": {"versions": VERSIONS, "torch_cuda": "13.0", "git": {}, "source_sha256": "a" * 64},
+        "ceilings": dict.fromkeys(ceilings, NOT_HERE) if functional else ceilings,
+    }
+    check_machine(whole)
+    return whole
+
+
+def make(root, recipe=GPU):
+    """A run with a whole probe and all versions in its records."""
+    folder = recipe.write(root / "results" / "local")
+    write(folder / "machine.json", machine(recipe.functional))
+    in_records(folder, lambda record: record["provenance"].update(versions=dict(VERSIONS)))
+    return folder
+
+
+def in_records(folder, change):
+    """Apply ``change`` to all records, which must agree."""
+    for path in folder.rglob("*.json"):
+        if path.name not in ("machine.json", "study.json"):
+            edit(path, change)
+
+
+def in_study(folder, change):
+    """Apply ``change`` to the study and to the copy in each record."""
+    edit(folder / "study.json", change)
+    in_records(folder, lambda record: change(record["study"]))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run on a GPU."""
+    return make(tmp_path)
+
+
+def cells_of(text):
+    """The rows between the rules of the table, each a list of cells without the marks of their layout."""
+    body = text.partition("\\midrule" if "Method, variant" in text else "\\toprule")[2].partition("\\bottomrule")[0]
+    body = re.sub(r"\\(midrule|addlinespace|raggedright|allowbreak\{\})\s*", "", body)
+    return [[cell.strip() for cell in row.split("&")] for row in body.split("\\tabularnewline") if row.strip()]
+
+
+def facts(folder):
+    """The set-up as a list of what and value."""
+    return [tuple(row) for row in cells_of(setup(load_run(folder)))]
+
+
+def rows(folder):
+    """The methods table: the cells behind the name by the name."""
+    return {row[0]: row[1:] for row in cells_of(methods(load_run(folder)))}
+
+
+def put(values, key, value):
+    """Set ``value`` at the dotted ``key``; without it take the key away."""
+    *parents, last = key.split(".")
+    for part in parents:
+        values = values[part]
+    if value is None:
+        del values[last]
+    else:
+        values[last] = value
+
+
+def test_the_set_up_is_what_the_files_say(folder):
+    """Every row, in order."""
+    assert facts(folder) == [
+        ("GPU", "NVIDIA H100 80GB HBM3, 80.0~GiB"),
+        ("GPU driver", "580.159.04"),
+        ("PCIe link", "Gen~5, 16~lanes"),
+        ("CPU", "Xeon, 16 logical cores"),
+        ("Host memory", "126~GiB"),
+        ("System", "Ubuntu 24.04.3 LTS, Linux 6.18.44"),
+        ("Software", "Python 3.12.3, PyTorch 2.13.0 (CUDA 13.0), Transformers 5.17.0, Snakemake 9.27.1"),
+        ("Pinned H2D copy", "54.2~GB/s"),
+        ("Pinned D2H copy", "54.7~GB/s"),
+        ("Matrix product", "699~TFLOP/s in bf16"),
+        ("Model", "llama-2-13b, 40 layers, bfloat16, sdpa attention"),
+        ("Weights", "random, seed 0"),
+        ("Prompts", "random tokens, seed 0"),
+        ("Workload", "activation: 2048 tokens, batch 1, no KV cache"),
+        ("Workload", "session: 2048 tokens, batch 1, KV cache"),
+        ("Samples", "3 per cell and round, 3 where not the headline variant"),
+        ("Think time", "50~ms"),
+        ("Jobs", "8 processes: 1 round of 4 methods at layers 1, 40"),
+    ]
+    assert "not available" not in setup(load_run(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "row"),
+    [
+        ("gpu.name", "NVIDIA A100", ("GPU", "NVIDIA A100, 80.0~GiB")),
+        ("gpu.memory_bytes", 3 << 29, ("GPU", "NVIDIA H100 80GB HBM3, 1.50~GiB")),
+        ("gpu.driver", NOT_HERE, ("GPU driver", "--")),
+        ("gpu.pcie_generation", 1, ("PCIe link", "Gen~1, 16~lanes when probed; at most Gen~5, 16~lanes")),
+        ("host.cores_usable", 8, ("CPU", "Xeon, 16 logical cores (8 usable)")),
+        ("host.system", NOT_HERE, ("System", "--, Linux 6.18.44")),
+        ("host.memory_bytes", NOT_HERE, ("Host memory", "--")),
+        ("ceilings.pinned_d2h_gbps.median", 6.0, ("Pinned D2H copy", "6.00~GB/s")),
+        ("ceilings.matrix_tflops_bf16", NOT_HERE, ("Matrix product", "--")),
+    ],
+)
+def test_a_changed_probe_changes_its_row(folder, key, value, row):
+    """A reason in place of a value prints -- and is itself not printed; no other row changes."""
+    before = facts(folder)
+    edit(folder / "machine.json", lambda found: put(found, key, value))
+    after = facts(folder)
+    assert [one for one in after if one not in before] == [row]
+    text = setup(load_run(folder))
+    assert ("--: not available" in text) == (value is NOT_HERE)
+    assert "alice" not in text
+    assert "host-17" not in text
+
+
+def test_versions_and_model_are_those_of_the_records(folder):
+    """Not the probe's; what CUDA another build of torch has is not known; a package that is not installed is --."""
+
+    def change(record):
+        record["provenance"]["versions"].update(python="3.11.1", torch="2.14.0")
+        del record["provenance"]["versions"]["snakemake"]
+        record["model"].update(name="llama-2-7b", weights="checkpoint llama-2-7b", dtype="float16", attention="eager")
+
+    in_records(folder, change)
+    found = dict(facts(folder))
+    assert found["Software"] == "Python 3.11.1, PyTorch 2.14.0 (CUDA --), Transformers 5.17.0, Snakemake --"
+    assert found["Model"] == "llama-2-7b, 40 layers, float16, eager attention"
+    assert found["Weights"] == "checkpoint llama-2-7b"
+
+
+def test_the_plan_is_that_of_the_study(folder):
+    """Also of an older one, which has one number of samples; jobs that are not done are not counted as done."""
+
+    def change(study):
+        study["model"]["seed"] = 7
+        study["rounds"] = 2
+        study["measurement"].update(samples=15, think_time_ms=2.5)
+        del study["measurement"]["other_samples"]
+        study["workloads"][1].update(tokens=512, batch=4, decode_step=1)
+
+    in_study(folder, change)
+    found = facts(folder)
+    assert ("Prompts", "random tokens, seed 7") in found
+    assert ("Workload", "session: 512 tokens, batch 4, KV cache, decode step 1") in found
+    assert found[-3:] == [
+        ("Samples", "15 per cell and round"),
+        ("Think time", "2.5~ms"),
+        ("Jobs", "8 of 16 processes: 2 rounds of 4 methods at layers 1, 40"),
+    ]
+
+
+def call(monkeypatch, folder, out):
+    """The command on a run; its exit status."""
+    arguments = ["--run", str(folder), "--out-setup", str(out / "setup.tex"), "--out-methods", str(out / "methods.tex")]
+    monkeypatch.setattr(sys, "argv", ["paper_setup", *arguments])
+    return command()
+
+
+MISSING = {
+    "machine.json": [
+        *("gpu.name", "gpu.memory_bytes", "gpu.driver", "gpu.pcie_generation", "gpu.pcie_width_max", "host.cpu"),
+        *("host.cores", "host.cores_usable", "host.memory_bytes", "host.kernel", "host.system", "software.torch_cuda"),
+        *("software.versions.torch", "ceilings.pinned_h2d_gbps", "ceilings.pinned_d2h_gbps.median"),
+        "ceilings.matrix_tflops_bf16",
+    ],
+    "study.json": ["model.seed", "workloads", "measurement.samples", "measurement.think_time_ms"],
+    "provenance": ["versions.python", "versions.torch", "versions.transformers"],
+}
+
+
+@pytest.mark.parametrize(("place", "key"), [(place, key) for place, keys in MISSING.items() for key in keys])
+def test_a_missing_field_is_one_clear_message(folder, tmp_path, monkeypatch, capsys, place, key):
+    """It names file and field, the exit status is 2, and no table is written."""
+    if place == "machine.json":
+        edit(folder / place, lambda values: put(values, key, None))
+    elif place == "study.json":
+        in_study(folder, lambda values: put(values, key, None))
+    else:
+        in_records(folder, lambda record: put(record[place], key, None))
+    assert call(monkeypatch, folder, tmp_path / "paper") == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {place}[a-z ]* of run local: {re.escape(key)}(.median)? is missing\n", error)
+    assert not (tmp_path / "paper").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("gpu.driver", [580], "neither text nor a number"),
+        ("host.kernel", "", "neither text nor a number"),
+        ("host.memory_bytes", "many", "no number"),
+        ("ceilings.pinned_h2d_gbps.median", True, "no number"),
+    ],
+)
+def test_a_field_of_another_type_is_named(folder, key, value, words):
+    """Nothing is made of it."""
+    edit(folder / "machine.json", lambda found: put(found, key, value))
+    with pytest.raises(RunError, match=rf"machine.json of run local: {re.escape(key)} is {words}"):
+        setup(load_run(folder))
+
+
+def test_a_number_beyond_all_is_named(folder):
+    """JSON has no infinity, but a number that is too large to be held is read as one."""
+    machine_json = folder / "machine.json"
+    machine_json.write_text(machine_json.read_text().replace("54.21", "1e999"))
+    with pytest.raises(RunError, match=r"ceilings.pinned_h2d_gbps.median is no number: inf"):
+        setup(load_run(folder))
+
+
+def test_a_functional_run_is_marked_in_both_captions(tmp_path, folder):
+    """In bold, before anything else is explained; a run on a GPU is not."""
+    functional = load_run(make(tmp_path / "cpu", Synthetic(functional=True, layers=(1,), samples=3)))
+    for table in (setup, methods):
+        first, _, rest = table(functional).partition("\\caption{")[2].partition("\n")
+        assert "run local" in first
+        assert rest.startswith(f"{MARK}\n")
+        assert "unctional" not in table(load_run(folder))
+    found = dict(tuple(row) for row in cells_of(setup(functional)))
+    assert [found[what] for what in ("GPU", "GPU driver", "PCIe link", "Matrix product")] == ["--"] * 4
+    assert found["CPU"] == "Xeon, 16 logical cores"
+
+
+def test_text_from_the_files_is_escaped(folder):
+    """What is spelled in LaTeX's own characters prints as it is spelled, in either table."""
+    hostile, escaped = (
+        r"50%_{x}\input&#$~^",
+        r"50\%\_\{x\}\textbackslash{}input\&\#\$\textasciitilde{}\textasciicircum{}",
+    )
+
+    def change(record):
+        record["provenance"]["versions"]["python"] = hostile
+        record["model"].update(name=hostile, weights=hostile)
+        for cell in record["cells"]:
+            cell["variant"] += hostile
+            for sample in cell["samples"]:
+                sample["paired"] = sample["paired"] and {hostile: next(iter(sample["paired"].values()))}
+
+    in_records(folder, change)
+    in_study(folder, lambda study: study["workloads"][0].update(name=hostile))
+    edit(folder / "machine.json", lambda found: put(found, "gpu.name", hostile))
+    folder = folder.rename(folder.with_name("a_b"))
+    text, other = (table(load_run(folder)) for table in (setup, methods))
+    assert text.count(escaped) == 5
+    breakable = escaped.replace(r"\_", r"\_\allowbreak{}")
+    assert other.count(breakable) == 6 + 1  # variants and a partner
+    assert text.count(r"run a\_b") == other.count(r"run a\_b") == 2
+    assert r"\input" not in text + other
+
+
+def test_neither_paths_nor_users_get_in(folder):
+    """A checkpoint is called by its name, a job by nothing."""
+    in_study(folder, lambda study: study["model"].update(path="/home/alice/llama"))
+    in_records(folder, lambda record: record["provenance"].update(command="python /home/alice/x.py", host="host-17"))
+    run = load_run(folder)
+    for text in (setup(run), methods(run)):
+        for secret in ("alice", "home", "host-17", str(folder), folder.parent.name):
+            assert secret not in text
+
+
+def test_methods_in_the_order_of_the_paper(folder):
+    """Names as in the other table, the headline marked, and the samples of a cell times the cells."""
+    assert {name: cells[-1] for name, cells in rows(folder).items()} == {
+        "\\textbf{Vanilla PyTorch} \\newline default$^{*}$": "3 $\\times$ 4",
+        "\\textbf{Recompute} \\newline default$^{*}$": "3 $\\times$ 4",
+        "\\textbf{Manual Offload} \\newline pinned$^{*}$": "3 $\\times$ 4",
+        "pageable": "3 $\\times$ 4",
+        "pinned\\_ordered": "3 $\\times$ 2",
+        "\\textbf{\\sys{} (Ours)} \\newline default$^{*}$": "3 $\\times$ 4",
+    }
+    djinn = rows(folder)["\\textbf{\\sys{} (Ours)} \\newline default$^{*}$"]
+    assert djinn[:3] == list(_DEEDS["djinn", "default"])
+    text = methods(load_run(folder))
+    assert "\\providecommand{\\sys}{Djinn}" in text
+    assert "pinned\\_\\allowbreak{}ordered, pinned\\_\\allowbreak{}identical, which moves" in text
+    assert "not described" not in text
+    assert "OOM" not in text
+
+
+def test_samples_of_all_rounds_are_added(tmp_path):
+    """A cell that has fewer makes a range; one of another method does not."""
+    folder = make(tmp_path, Synthetic(layers=(1, 40), samples=3, rounds=2))
+    assert rows(folder)["pageable"][-1] == "6 $\\times$ 4"
+
+    def fewer(record):
+        for cell in record["cells"]:
+            del cell["samples"][1:]
+
+    edit(record_path(folder, "manual_offload", 40, 2), fewer)
+    found = rows(folder)
+    assert found["pageable"][-1] == "4--6 $\\times$ 4"
+    assert found["\\textbf{Recompute} \\newline default$^{*}$"][-1] == "6 $\\times$ 4"
+
+
+def refuse(folder, method, variant, outcome, layers=(1, 40)):
+    """Let cells of a variant end with ``outcome``."""
+
+    def change(record):
+        for cell in record["cells"]:
+            if cell["variant"] == variant:
+                cell.update(outcome=outcome, message="no", samples=[])
+
+    for layer in layers:
+        edit(record_path(folder, method, layer), change)
+
+
+def test_refused_cells_print_a_word_in_place_of_a_count(folder):
+    """The same for some cells only; OOM is explained."""
+    refuse(folder, "manual_offload", "pinned_ordered", "unsupported")
+    refuse(folder, "manual_offload", "pageable", "out_of_memory", layers=(40,))
+    found = rows(folder)
+    assert found["pinned\\_ordered"][-1] == "unsupported"
+    assert found["pageable"][-1] == "3 $\\times$ 2, OOM"
+    assert "OOM: the device had no room" in methods(load_run(folder))
+
+
+def test_what_is_not_described_is_kept(tmp_path):
+    """Behind what is known, with -- for what it does."""
+    folder = make(tmp_path, Synthetic(layers=(1,), samples=3, methods=("my_method", "vanilla", "manual_offload")))
+    edit(record_path(folder, "manual_offload", 1), lambda record: record["cells"][0].update(variant="a_new_one"))
+    found = rows(folder)
+    assert found["a\\_new\\_one$^{*}$"] == ["--", "--", "--", "3 $\\times$ 1"]
+    assert found["\\textbf{My method} \\newline default$^{*}$"] == ["--", "--", "--", "3 $\\times$ 2"]
+    assert [name.split()[-1] for name in found] == [
+        *("default$^{*}$", "pinned$^{*}$", "pageable", "pinned\\_ordered", "a\\_new\\_one$^{*}$", "default$^{*}$"),
+    ]
+    assert "--: not described" in methods(load_run(folder))
+
+
+def test_every_variant_of_the_study_is_described():
+    """And every partner is one of them, or explained in the caption."""
+    workloads = [
+        Workload(name="any", batch=1, tokens=8, kv_cache=kv_cache, decode_step=step)
+        for kv_cache, step in ((False, 0), (True, 0), (True, 1))
+    ]
+    modules = {name: importlib.import_module(f"evaluation.methods.benchmark_{name}") for name, _ in _DEEDS}
+    assert {
+        (name, kind.variant) for name, module in modules.items() for one in workloads for kind in module.variants(one)
+    } == set(_DEEDS)
+    partners = {kind.variant for one in workloads for kind in modules["djinn"].partners(one)}
+    assert partners - {variant for _, variant in _DEEDS} == set(_PARTNERS)
+
+
+def test_the_command_writes_the_same_bytes_again(folder, tmp_path, monkeypatch):
+    """Both tables, as the functions give them."""
+    assert call(monkeypatch, folder, tmp_path / "first") == 0
+    assert call(monkeypatch, folder, tmp_path / "again") == 0
+    run = load_run(folder)
+    for name, table in (("setup", setup), ("methods", methods)):
+        text = (tmp_path / "first" / f"{name}.tex").read_bytes()
+        assert text == (tmp_path / "again" / f"{name}.tex").read_bytes() == table(run).encode()
+
+
+def widen(folder):
+    """Give each method the variants that are described, one more, and every word that stands for a count."""
+
+    def change(record):
+        if not record["cells"]:  # beside the methods
+            return
+        first = record["cells"][0]
+        known = [variant for method, variant in _DEEDS if method == record["method"]]
+        cells = [{**first, "variant": variant, "headline": False} for variant in [*known, "one_that_nobody_described"]]
+        cells[-1].update(outcome="unsupported", message="no", samples=[])
+        record["cells"] = [first, *(cell for cell in cells if cell["variant"] != first["variant"])]
+
+    in_records(folder, change)
+    edit(record_path(folder, "manual_offload", 1), lambda record: record["cells"][1]["samples"].pop())
+    refuse(folder, "manual_offload", "pageable", "out_of_memory", layers=(40,))
+    edit(folder / "machine.json", lambda found: put(found, "gpu.pcie_generation", 1))
+    edit(folder / "machine.json", lambda found: put(found, "host.kernel", "5.15.0-1064-some-cloud-provider-lowlatency"))
+
+
+@pytest.mark.tex
+@pytest.mark.parametrize("kind", ["as_published", "functional", "widest"])
+def test_they_fit_where_they_stand(tmp_path, kind):
+    """No overfull box in a column of USENIX."""
+    folder = make(tmp_path, Synthetic(functional=kind == "functional", layers=(1, 40), samples=30))
+    if kind == "widest":
+        widen(folder)
+    run = load_run(folder)
+    assert "Overfull" not in compiled(tmp_path, setup=setup(run), methods=methods(run))
