@@ -7,8 +7,8 @@ import pytest
 from evaluation.claims.memo import expectations
 from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
-from tests.evaluation.synthetic import Synthetic, wall
 from tests.evaluation.claims.test_claims import BESIDE, GOOD, with_ready
+from tests.evaluation.synthetic import Synthetic, wall
 
 
 def compared(folder, recipe):

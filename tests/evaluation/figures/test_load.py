@@ -7,10 +7,10 @@ import pytest
 from evaluation.analysis.outcomes import by_paused
 from evaluation.figures.load import draw, main
 from evaluation.figures.style import printed, private_style
+from tests.evaluation.experiments.test_load import add, cell, rows_of
 from tests.evaluation.layout import flaws, pdf_text, width_pt
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic
-from tests.evaluation.experiments.test_load import add, cell, rows_of
 
 SHAPES = {
     "one": {64: 0.8},

@@ -12,8 +12,8 @@ from evaluation.claims.memo import expectations
 from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json, as_latex, as_markdown, main, ranged
-from tests.evaluation.layout import compiled
 from tests.evaluation.claims.test_claims import GOOD
+from tests.evaluation.layout import compiled
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from evaluation.claims.claim import CLAIMS
 from evaluation.claims.of_time import decide
 from evaluation.records.runs import benchmark_path, load_run, record_paths, side_records
 from evaluation.text.experiments import EXPERIMENTS, main, rows
-from tests.evaluation.synthetic import Synthetic, edit, record_path
 from tests.evaluation.claims.test_claims import GOOD
+from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 MIB = 2**20

@@ -13,8 +13,8 @@ from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json
 from evaluation.text.reproduction import main
-from tests.evaluation.synthetic import edit, ready_ms
 from tests.evaluation.claims.test_claims import GOOD
+from tests.evaluation.synthetic import edit, ready_ms
 
 
 @pytest.fixture
