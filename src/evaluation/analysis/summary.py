@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.command import Refusal
 from evaluation.records.atomic import write_text
 
 # Metric to unit, in the order of the rows of a cell.
@@ -32,7 +33,7 @@ UNITS = {
 CLOCKS = ("ready_ms", "first_kernel_ms", "resident_ms", "result_ms")
 
 
-class SummaryError(ValueError):
+class SummaryError(Refusal):
     """The table lacks or contradicts something; the message names it."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluation.command import Refusal
 from evaluation.measure.clocks import Clocks, Reading, now_ms
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.method import Method
@@ -31,8 +32,10 @@ Variants = Callable[[Workload], Sequence[type[Method]]]
 Record = dict[str, Any]
 
 
-class NotBitExact(Exception):
+class NotBitExact(Refusal):
     """A resumed session computed something else than the uninterrupted run, or was not ready when it said so."""
+
+    status = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from typing import Any
 
 import jsonschema
 
+from evaluation.command import Refusal
+
 Json = dict[str, Any]
 
 CHECKSUMS = "SHA256SUMS"
@@ -41,7 +43,7 @@ def _but_for_rounds(study: Json) -> Json:
     return {key: value for key, value in study.items() if key != "rounds"}
 
 
-class RunError(ValueError):
+class RunError(Refusal):
     """A run cannot be used; the message names the file and what is wrong with it."""
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pynvml
 
+from evaluation.command import Refusal
 
-class DeviceError(RuntimeError):
+
+class DeviceError(Refusal):
     """The device that was asked for, or that is plainly there, cannot be used."""
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.command import Refusal
 from evaluation.study.architectures import LLAMA_2, Architecture, from_checkpoint
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal):
     """Something in the configuration cannot be run; the message names the key and what is allowed."""
 
 
