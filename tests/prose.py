@@ -31,7 +31,7 @@ def sentences(text: str) -> Iterator[str]:
 def words(sentence: str) -> int:
     """Words of ``sentence``; what stands in backticks counts as one."""
     plain = re.sub(r"``?[^`]+``?|\]\([^)]*\)|:\w+:`[^`]*`", " x ", sentence)
-    return len(re.findall(r"[\w$%'’.-]*\w[\w$%'’.-]*", plain))
+    return len(re.findall(r"[\w$%'.-]*\w[\w$%'.-]*", plain))
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
@@ -58,7 +58,7 @@ def flaws(path: Path) -> Iterator[str]:
 
 def prose() -> list[Path]:
     """Every file of the project whose prose people read."""
-    pages = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"))]
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"))
     captions = ROOT.glob("rules/captions/*.rst")
     code = (path for folder in ("src", "examples", ".ci") for path in (ROOT / folder).rglob("*.py"))
     return sorted([*pages, *captions, *code, ROOT / "paper_figures" / "README.md", ROOT / "src" / "djinn" / "API.md"])
