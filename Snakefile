@@ -21,9 +21,10 @@ include: "rules/paper.smk"
 rule paper_figures:
     default_target: True
     input:
-        paper_outputs("local"),
-        (
-            [*paper_outputs(PAPER_RUN), "paper_figures/local/reproduction.md"]
-            if PAPER_RUN in PUBLISHED
-            else []
-        ),
+        rules.join.output,
+        [paper_outputs(run) for run in ["local", *PAPER_RUNS]],
+
+
+rule published_figures:
+    input:
+        [paper_outputs(run) for run in PAPER_RUNS],

@@ -1,35 +1,36 @@
-"""This run and the published ones, in tidy tables."""
+"""The tables of each run by itself, and of all of them together."""
 
 
 rule aggregate:
     input:
-        expand(
-            "src/evaluation/analysis/{name}.py",
-            name=["aggregate", "outcomes", "statistics", "summary"],
-        ),
-        module("records/runs"),
-        [record(job) for job in STUDY.jobs()],
-        # not in the table, but of the run, which is refused if its parts were measured by different code
-        side_records(),
-        f"{LOCAL}/study.json",
-        rules.probe.output,
-        [
-            str(path)
-            for run in PUBLISHED
-            for path in sorted(Path(run_directory(run)).rglob("*"))
-            if path.is_file()
-        ],
+        relative(sources("evaluation.analysis.aggregate")),
+        lambda wildcards: relative(PLANS[wildcards.run].records),
     output:
-        **{table: f"results/{table}.csv" for table in BESIDE_SUMMARY},
+        [f"results/tables/{{run}}/{table}.csv" for table in TABLES],
+    log:
+        "logs/aggregate_{run}.log",
+    wildcard_constraints:
+        run="|".join(PLANS),
+    conda:
+        ENVIRONMENT
+    shell:
+        "python3 -m evaluation.analysis.aggregate --run {wildcards.run} > {log} 2>&1"
+
+
+rule join:
+    input:
+        relative(sources("evaluation.analysis.aggregate")),
+        [relative(PLANS[run].tables) for run in sorted(PLANS)],
+    output:
+        **{table: f"results/{table}.csv" for table in TABLES if table != "summary"},
         summary=report(
             "results/summary.csv", caption="captions/summary.rst", category="Tables"
         ),
     log:
-        "logs/aggregate.log",
+        "logs/join.log",
     conda:
         ENVIRONMENT
     params:
-        folder=lambda wildcards, output: os.path.dirname(output.summary),
-        runs=[run_directory(run) for run in [*PUBLISHED, "local"]],
+        runs=sorted(PLANS),
     shell:
-        "python3 -m evaluation.analysis.aggregate --out {params.folder} {params.runs} > {log} 2>&1"
+        "python3 -m evaluation.analysis.aggregate --join {params.runs} > {log} 2>&1"

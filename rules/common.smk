@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -23,10 +24,12 @@ os.environ.update(
 # Where the environment forbids it, each job compiles torch and transformers anew: 11 of 18 s, 20 times and more.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from evaluation.study.devices import DeviceError
+from evaluation.command import Refusal
+from evaluation.paper.outputs import OUTPUTS, TABLES, Plan, outputs_folder
+from evaluation.paper.sources import sources
+from evaluation.records.runs import side_records
 from evaluation.records.provenance import measuring_sources
 from evaluation.study.config import check, resolve
-from evaluation.study.plan import ConfigError
 
 
 def as_in_a_file(value):
@@ -42,11 +45,11 @@ update_config(config, as_in_a_file(dict(workflow.config_settings.config)))
 
 try:
     STUDY = resolve(config)
-except (ConfigError, DeviceError) as error:
+except Refusal as error:
     raise WorkflowError(str(error)) from None
 
-# Which run the paper is drawn from is no part of the study: to change it measures nothing again.
-PAPER_RUN = check(config)["paper_run"]
+# Which runs the paper is drawn from is no part of the study: to change it measures nothing again.
+PAPER_RUNS = [check(config)["paper_run"]]
 
 # What the jobs are given has a file of its own, so that a further round repeats nothing. (Not the same file, ancient():
 # a rule that runs again behind an ancient input hides from Snakemake that other inputs or parameters changed.)
@@ -55,8 +58,6 @@ RESOLVED = {"study": STUDY.to_json(), "job_study": STUDY.seen_by_a_job()}
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = "results/local"
 JOB_STUDY = f"{LOCAL}/job_study.json"
-# Tables that the aggregation writes next to results/summary.csv.
-BESIDE_SUMMARY = ["capacity", "capabilities", "sweep", "load", "peers"]
 # Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.
 PUBLISHED = sorted(
     path.parent.name for path in Path("results/published").glob("*/machine.json")
@@ -64,20 +65,24 @@ PUBLISHED = sorted(
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
 
-if PAPER_RUN not in PUBLISHED:
-    logger.warning(
-        f"paper_run: {PAPER_RUN} is not under results/published; only this machine's set is drawn."
-    )
+for unknown in set(PAPER_RUNS) - set(PUBLISHED):
+    logger.warning(f"paper_runs: {unknown} is not under results/published.")
+PAPER_RUNS = [run for run in PAPER_RUNS if run in PUBLISHED]
+# The run that the paper is drawn from: its outputs have paper_figures/ for themselves.
+LEADING = next(iter(PAPER_RUNS), None)
+OUTPUTS_OF = {
+    str(outputs_folder(Path("paper_figures"), run, LEADING)): run
+    for run in ["local", *PAPER_RUNS]
+}
 
-
-def run_directory(run):
-    """Folder of a run by its name."""
-    return LOCAL if run == "local" else f"results/published/{run}"
-
-
-def paper_directory(run):
-    """Where the figures of a run go."""
-    return "paper_figures/local" if run == "local" else "paper_figures"
+PLANS = {run: Plan.found(Path("results"), run) for run in PUBLISHED}
+PLANS["local"] = Plan(
+    name="local",
+    results=Path("results"),
+    study=STUDY.to_json(),
+    functional=STUDY.functional,
+    beside=tuple(side_records(STUDY.to_json())),
+)
 
 
 def record(job):
@@ -85,25 +90,11 @@ def record(job):
     return f"{LOCAL}/raw/{job.method}/layer_{job.layer}/round_{job.round}.json"
 
 
-def side_records():
-    """What is measured once per run, some of it of Djinn, once per method, and once per peer."""
-    of_methods = [
-        f"{LOCAL}/{kind}/{method}.json"
-        for kind in ("capacity", "capabilities")
-        for method in STUDY.methods
-    ]
-    of_djinn = [f"{LOCAL}/{kind}.json" for kind in ("overhead", "load")]
+def relative(paths):
+    """As text, and relative where they can be, so that a copy of the repository elsewhere is the same workflow."""
     return [
-        f"{LOCAL}/sweep.json",
-        *of_methods,
-        *(of_djinn if "djinn" in STUDY.methods else []),
-        *(f"{LOCAL}/peers/{peer}.json" for peer in STUDY.peers.run),
+        os.path.relpath(path) if path.is_absolute() else str(path) for path in paths
     ]
-
-
-def module(name):
-    """Path of a module of the evaluation."""
-    return f"src/evaluation/{name}.py"
 
 
 # Higher runs first; the order is shuffled so that a drift of the machine does not look like depth.
@@ -118,72 +109,26 @@ def place_in_order(wildcards):
     return PRIORITY.get(name, 0)
 
 
-# Of resume latency over depth: what draws them, and of which workload.
-FIGURES = {
-    "crossover": ("crossover", "activation"),
-    "clocks": ("clocks", "session"),
-    "crossover_decode": ("crossover", "decode"),
-}
-
-
-def drawn_workloads(run):
-    """Those of FIGURES whose workload the run measured."""
-    if run == "local":
-        measured = {workload.name for workload in STUDY.workloads}
-    else:
-        study = json.loads(Path(run_directory(run), "study.json").read_text())
-        measured = {workload["name"] for workload in study["workloads"]}
-    return {
-        figure: (drawing, workload)
-        for figure, (drawing, workload) in FIGURES.items()
-        if workload in measured
-    }
-
-
-def has_memory_wall(run):
-    """Whether a run says of every method how device memory fills with paused sessions."""
-    if run == "local":
-        return STUDY.device == "cuda"
-    folder = Path(run_directory(run))
-    methods = json.loads((folder / "study.json").read_text())["methods"]
-    return all((folder / "capacity" / f"{method}.json").exists() for method in methods)
-
-
-def has_figure(run, kind):
-    """Whether a run is of a GPU and has the record `kind`, load or sweep, of which there is a figure."""
-    if run == "local":
-        return STUDY.device == "cuda" and f"{LOCAL}/{kind}.json" in side_records()
-    return Path(run_directory(run), f"{kind}.json").exists()
-
-
-def shown(path, kind, run):
-    """``path`` as the HTML report shows it: among this machine's or the published run's, captioned for its ``kind``."""
-    category = "This machine" if run == "local" else f"Published run {run}"
-    return report(
-        path,
-        caption=f"captions/{kind}.rst",
-        category=category,
-        labels={"what": Path(path).name},
-    )
+def category(wildcards):
+    """Where the HTML report shows an output."""
+    run = OUTPUTS_OF[wildcards.folder]
+    return "This machine" if run == "local" else f"Published run {run}"
 
 
 def paper_outputs(run):
     """Everything that is drawn and written of a run."""
-    names = [
-        *drawn_workloads(run),
-        *(["memory_wall"] if has_memory_wall(run) else []),
-        *(kind for kind in ("load", "sweep") if has_figure(run, kind)),
-        "samples",
-    ]
-    figures = [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
+    (folder,) = (folder for folder, one in OUTPUTS_OF.items() if one == run)
+    leading = LEADING not in (None, run)
     return [
-        f"{paper_directory(run)}/{name}"
-        for name in [
-            *figures,
-            *(f"{table}.tex" for table in ("capabilities", "setup", "methods")),
-            "numbers.tex",
-            "numbers.json",
-            "experiments.md",
-            *(f"claims.{suffix}" for suffix in ("json", "md", "tex")),
-        ]
+        f"{folder}/{file}"
+        for output in OUTPUTS
+        for name in output.names(PLANS[run], leading=leading)
+        for file in output.written(name)
     ]
+
+
+def paper_inputs(output, wildcards):
+    """The files that one output of a run is made from."""
+    folders = {run: Path(folder) for folder, run in OUTPUTS_OF.items()}
+    plan = PLANS[OUTPUTS_OF[wildcards.folder]]
+    return relative(output.inputs(plan, PLANS.get(LEADING), folders.__getitem__))

@@ -19,7 +19,7 @@ rule study:
 
 rule probe:
     input:
-        module("records/probe"),
+        relative(sources("evaluation.records.probe")),
     output:
         f"{LOCAL}/machine.json",
     log:

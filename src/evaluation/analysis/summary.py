@@ -1,46 +1,27 @@
-"""The tidy table between the records and the paper: ``results/summary.csv``.
+"""The summary of a run: one row per workload, method, variant, layer and metric.
 
-Owns its columns, its metrics, the order of its rows and how its numbers are printed; the same rows always
-give the same bytes. What the numbers are is decided by :mod:`evaluation.analysis.aggregate`.
+The samples of all rounds of a cell are pooled. Ratios are taken from pairs, and their interval is resampled over
+rounds, as each is a process. A cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no
+numbers.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import pandas as pd
+from evaluation.analysis.metrics import PAIRED, UNITS, Clock
+from evaluation.analysis.statistics import Interval, median_interval, quantile, ratio_interval
+from evaluation.records.runs import Json, Run
 
-from evaluation.command import Refusal
-from evaluation.records.atomic import write_text
+_OF_CELLS = ("frontier_bytes", "state_bytes")
+_RATES = {"bfloat16": "matrix_tflops_bf16", "float16": "matrix_tflops_fp16", "float32": "matrix_tflops_fp32"}
 
-# Metric to unit, in the order of the rows of a cell.
-UNITS = {
-    "ready_ms": "ms",
-    "first_kernel_ms": "ms",
-    "resident_ms": "ms",
-    "result_ms": "ms",
-    "pause_ms": "ms",
-    "floor_ms": "ms",
-    "paired_ratio": "ratio",
-    "paired_first_kernel_ratio": "ratio",
-    "paired_resident_ratio": "ratio",
-    "device_bytes_paused": "bytes",
-    "host_bytes_paused": "bytes",
-    "frontier_bytes": "bytes",
-    "state_bytes": "bytes",
-}
-CLOCKS = ("ready_ms", "first_kernel_ms", "resident_ms", "result_ms")
-
-
-class SummaryError(Refusal):
-    """The table lacks or contradicts something; the message names it."""
+# Cells of one workload, method, variant and layer, one per round.
+Rounds = Sequence[Json]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One metric of one cell, over all its samples; numbers are in ``unit``, and None in a cell without a
-    sample.
+    """One metric of one cell, over all its samples; numbers are in ``unit``, and None in a cell without a sample.
 
     The fields are the columns. ``headline`` marks the variant of a method that the paper leads with.
     """
@@ -62,46 +43,102 @@ class Row:
     unit: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-_NUMBERS = ("median", "ci_low", "ci_high", "p05", "p95", "min")
-
-
-def write_summary(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write ``rows``, in the order given: 6 significant digits, whole bytes exactly."""
-    printed = [[_printed(getattr(row, column), row.unit) for column in COLUMNS] for row in rows]
-    write_text(path, pd.DataFrame(printed, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
-
-
-def _printed(value: object, unit: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return str(int(value)) if unit == "bytes" and value.is_integer() else f"{value:.6g}"
-    return str(value)
-
-
-def read_summary(path: str | Path) -> list[Row]:
-    """The rows of the table at ``path``; raises :class:`SummaryError` for one that cannot be read."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise SummaryError(f"{path} cannot be read: {error}") from error
-    if tuple(table.columns) != COLUMNS:
-        raise SummaryError(f"{path}: the columns are not {', '.join(COLUMNS)}")
+def summarise(run: Run) -> list[Row]:
+    """All rows of ``run``: workload by workload in the order of the study, then as its records come."""
     rows = []
-    for number, line in enumerate(table.to_dict("records"), start=2):
-        try:
-            rows.append(_parsed(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise SummaryError(f"{path}: line {number} cannot be read: {error}") from error
-    return rows
+    for (method, layer), records in _by_method_and_layer(run).items():
+        for rounds in _cells(records):
+            rows += _cell_rows(run, method, layer, rounds)
+    workloads = [workload["name"] for workload in run.study["workloads"]]
+    return sorted(rows, key=lambda row: workloads.index(row.workload))
 
 
-def _parsed(line: dict[str, str]) -> Row:
-    values: dict[str, Any] = dict(line)
-    values.update({column: float(line[column]) if line[column] else None for column in _NUMBERS})
-    values["headline"] = {"true": True, "false": False}[line["headline"]]
-    values.update({column: int(line[column]) for column in ("layer", "n")})
-    return Row(**values)
+def _by_method_and_layer(run: Run) -> dict[tuple[str, int], list[Json]]:
+    grouped: dict[tuple[str, int], list[Json]] = {}
+    for record in run.records:
+        grouped.setdefault((record["method"], record["layer"]), []).append(record)
+    return grouped
+
+
+def _cells(records: list[Json]) -> Iterable[Rounds]:
+    """Cells of ``records``, the rounds of one job, grouped by workload and variant; headline first."""
+    grouped: dict[tuple[str, str], list[Json]] = {}
+    for record in records:
+        for cell in record["cells"]:
+            grouped.setdefault((cell["workload"], cell["variant"]), []).append(cell)
+    return sorted(grouped.values(), key=lambda rounds: (not rounds[0]["headline"], rounds[0]["variant"]))
+
+
+def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
+    cell = rounds[0]
+    place = {
+        "run": run.name,
+        "workload": cell["workload"],
+        "method": method,
+        "variant": cell["variant"],
+        "layer": layer,
+        "headline": cell["headline"],
+    }
+    measured = [cell for cell in rounds if cell["samples"]]
+    if not measured:
+        return [_row(place, "ready_ms", [], None)]
+    rows = {}
+    for metric in UNITS.keys() - {clock.ratio for clock in PAIRED}:
+        if values := _values(measured, metric, run):
+            rows[metric] = _row(place, metric, values, median_interval(values))
+    for clock in PAIRED:
+        if pairs := pairs_of(measured, clock):
+            ratios = [own / partner for own, partner, _ in pairs]
+            interval = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
+            rows[clock.ratio] = _row(place, clock.ratio, ratios, interval)
+    return [rows[metric] for metric in UNITS if metric in rows]
+
+
+def _row(place: Json, metric: str, values: list[float], interval: Interval | None) -> Row:
+    return Row(
+        **place,
+        metric=metric,
+        median=interval.median if interval else None,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        p05=quantile(values, 0.05) if values else None,
+        p95=quantile(values, 0.95) if values else None,
+        min=float(min(values)) if values else None,
+        n=len(values),
+        unit=UNITS[metric],
+    )
+
+
+def _values(measured: Rounds, metric: str, run: Run) -> list[float]:
+    """What all rounds measured of ``metric``; empty where the method or the device has no such thing."""
+    if metric in _OF_CELLS:
+        return [cell[metric] for cell in measured]
+    values = [sample[metric] for cell in measured for sample in cell["samples"] if sample.get(metric) is not None]
+    if metric == "floor_ms" and not values:
+        return _recompute_floor_ms(measured, run)
+    return values
+
+
+def _recompute_floor_ms(measured: Rounds, run: Run) -> list[float]:
+    """Time that the repeated operations take at the matrix rate which the probe measured on this machine."""
+    ceilings = run.machine.get("ceilings", {})
+    rate = ceilings.get(_RATES.get(run.study["model"]["dtype"], ""), {}).get("median")
+    flops = measured[0]["recompute_flops"]
+    if rate is None or flops is None:
+        return []
+    return [flops / (rate * 1e12) * 1e3]
+
+
+def pairs_of(measured: Rounds, clock: Clock) -> list[tuple[float, float, int]]:
+    """Djinn's ``clock`` and its partner's in ms, and the round (from 0); empty without a partner.
+
+    The partner is the first of the clock's that was run.
+    """
+    ran = {variant for cell in measured for sample in cell["samples"] for variant in sample["paired"] or {}}
+    best = next((variant for variant in clock.partners if variant in ran), None)
+    return [
+        (sample[clock.metric], sample["paired"][best][clock.metric], number)
+        for number, cell in enumerate(measured)
+        for sample in cell["samples"]
+        if sample["paired"] and clock.metric in sample["paired"].get(best, ())
+    ]

@@ -1,4 +1,4 @@
-"""What a claim is: its words, its rule with the margin that was fixed before measuring, its figures and its verdict.
+"""What a claim is: its statement, its figures and its verdict, and the margins that were fixed before measuring.
 
 Also how the deciders read a run: every sample of one clock by layer and process. A gap raises :class:`Undecided`,
 which :func:`judged` alone catches: whatever lacks data is undecided and says why, and never passes. Decides nothing
@@ -6,10 +6,10 @@ itself.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluation.analysis.findings import decimals, significant
+from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.statistics import Estimate, Interval
 from evaluation.records.runs import Json, Run
 
@@ -22,39 +22,19 @@ SESSIONS = 50
 # Two points are always on a line.
 LAYERS_FOR_A_LINE = 3
 
-CLAIMS = {
-    "C1": "Recompute grows linearly with depth",
-    "C2": "Manual offload of the activation is flat in depth",
-    "C3": "Djinn is O(1) in depth",
-    "C4": "Djinn is as fast as hand-written pinned offload, or faster",
-    "C5": f"Djinn is at least {TIMES_FASTER} times faster than recompute at the deepest layer",
-    "C6": f"Djinn holds {SESSIONS} or more paused sessions where vanilla PyTorch, weights shared, stops at fewer",
-    "C7": "Paused state can be edited; recompute loses the edit unless the program replays it",
-    "C8": "No change to the user's model code",
-}
-_FLAT = (
-    f"flat if the 95 % interval of slope x (N - 1) lies within {FLAT_WITHIN * 100:g} % of the median over all layers; "
-    "refuted if it lies wholly outside"
-)
-RULES = {
-    "C1": f"line through the medians of the layers: linear if the 95 % interval of the slope is above 0 and that of R2 "
-    f"is not below {R2_AT_LEAST}; refuted if the slope's is not above 0 at all, or R2 and its interval are below "
-    f"{R2_AT_LEAST}",
-    "C2": _FLAT,
-    "C3": _FLAT,
-    "C4": f"paired ratio, same process, alternating order: as fast if the upper end of its 95 % interval is at most "
-    f"{AS_FAST_UP_TO}, faster if below 1. Every layer must hold; refuted if at any layer the lower end is above "
-    f"{AS_FAST_UP_TO}. The worst layer is the one whose interval decides; the ratio pooled over all layers is stated "
-    "beside it, and decides nothing",
-    "C5": f"recompute's median over Djinn's: the lower end of its 95 % interval is at least {TIMES_FASTER}; refuted if "
-    f"the upper end is below {TIMES_FASTER}",
-    "C6": f"Djinn paused {SESSIONS} sessions or more and resumed all of them in every bit; vanilla with shared weights "
-    f"was refused by the device below {SESSIONS}",
-    "C7": "an edit of the paused hidden states gives the logits of an independent oracle in every bit under vanilla, "
-    "manual offload and Djinn; under recompute it is lost, and in every bit there if the program replays it",
-    "C8": "every definition of vanilla's example program stands unchanged in Djinn's, save the one function that asks "
-    "for the pause; the lines that differ are counted by the tool, Djinn's own calls included",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A claim as it was fixed before measuring: its words, the rule that decides it, what the memo says of it.
+
+    ``experiment`` is the one of :mod:`evaluation.text.experiments` whose records decide it.
+    """
+
+    id: str
+    words: str
+    rule: str
+    memo: str
+    experiment: str
 
 
 class Verdict(StrEnum):
@@ -131,16 +111,15 @@ class Judgement:
 class Claim:
     """A decided claim; ``clock`` and ``workload`` are None where it is of none."""
 
-    id: str
+    statement: Statement
     clock: str | None
     workload: str | None
     judgement: Judgement
-    claim: str = field(init=False)
-    rule: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "claim", CLAIMS[self.id])
-        object.__setattr__(self, "rule", RULES[self.id])
+    @property
+    def id(self) -> str:
+        """Its number: C1."""
+        return self.statement.id
 
     @property
     def verdict(self) -> Verdict:
@@ -148,13 +127,12 @@ class Claim:
         return self.judgement.verdict
 
 
-def judged(name: str, clock: str | None, workload: str | None, decide: Callable[[], Judgement]) -> Claim:
-    """The claim ``name`` as ``decide`` finds it, or undecided with the reason that it raises."""
+def judged(decide: Callable[[], Judgement]) -> Judgement:
+    """What ``decide`` finds, or undecided with the reason that it raises."""
     try:
-        judgement = decide()
+        return decide()
     except Undecided as reason:
-        judgement = Judgement(verdict=Verdict.UNDECIDED, figures={}, lead="", remark=str(reason))
-    return Claim(id=name, clock=clock, workload=workload, judgement=judgement)
+        return Judgement(verdict=Verdict.UNDECIDED, figures={}, lead="", remark=str(reason))
 
 
 def verdict_of(*, supported: bool, refuted: bool) -> Verdict:

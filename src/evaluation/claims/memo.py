@@ -10,27 +10,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from evaluation.analysis.aggregate import summarise
-from evaluation.analysis.findings import Findings, plain_name, significant
-from evaluation.analysis.summary import Row
+from evaluation.analysis.findings import Findings, plain_name
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.summary import Row, summarise
 from evaluation.claims.claim import Claim, Figure, Measurements, printed
 from evaluation.claims.of_use import cell_of
 from evaluation.records.runs import Json, Run
 
 _ABOUT = 0.2
 _GIB = 2**30
-
-# What the memo says of the claims themselves, in its own metric.
-OF_CLAIM = {
-    "C1": "a diagonal line from 5 ms at layer 1 to 800 ms at layer 40",
-    "C2": "a flat line at 30 to 50 ms",
-    "C3": "a flat line at about 40 ms: O(1) resume latency",
-    "C4": "overlapping (or slightly below) manual offload",
-    "C5": "20 times faster for deep-layer debugging",
-    "C6": "Djinn 50+, vanilla 3 (crash)",
-    "C7": "vanilla, manual offload and Djinn: yes; recompute: no (impossible)",
-    "C8": "without the user writing code (transparent)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +78,7 @@ class Expectation:
 def expectations(run: Run, claims: Iterable[Claim]) -> list[Expectation]:
     """Every value of the memo for ``run``; ``claims`` are those that were decided from it."""
     measured = Measurements(run=run)
-    findings = Findings(run=run.name, rows=[] if run.functional else summarise([run]))
+    findings = Findings(run=run.name, rows=[] if run.functional else summarise(run))
     ratios = {c.workload: c.judgement.figures for c in claims if (c.id, c.clock) == ("C5", "ready")}
     found: list[Expectation] = []
     for workload in measured.workloads(prefill=True):

@@ -1,20 +1,17 @@
-"""Decides the claims C1 to C8 from the records of a run; those of time, C1 to C5, are decided here.
+"""Decides the claims of time, C1 to C5, one small function each, from raw samples to a judgement.
 
-One small function each, from raw samples to a :class:`~evaluation.claims.claim.Judgement`; the rules and margins are in
-:mod:`evaluation.claims.claim`, and what has no clock is in :mod:`evaluation.claims.of_use`. A claim has one verdict for
-each clock and workload. Every interval is a bootstrap from a fixed seed, so that the same records give the same
-verdicts. No verdict corrects for the number of claims: each stands for itself.
+The rules stand in :mod:`evaluation.claims.decide`. Every interval is a bootstrap from a fixed seed, so that the same
+records give the same verdicts. No verdict corrects for the number of claims: each stands for itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 
-from evaluation.analysis.aggregate import PAIRED, pairs_of
-from evaluation.analysis.findings import significant
+from evaluation.analysis.metrics import CLOCK
+from evaluation.analysis.numerals import significant
 from evaluation.analysis.statistics import Interval, ratio_interval, ratio_of_medians, stratified_median
-from evaluation.analysis.summary import CLOCKS
+from evaluation.analysis.summary import pairs_of
 from evaluation.analysis.trends import crossover, trend
 from evaluation.claims.claim import (
     AS_FAST_UP_TO,
@@ -22,57 +19,13 @@ from evaluation.claims.claim import (
     LAYERS_FOR_A_LINE,
     R2_AT_LEAST,
     TIMES_FASTER,
-    Claim,
     Figure,
     Judgement,
     Measurements,
     Undecided,
-    judged,
     printed,
     verdict_of,
 )
-from evaluation.claims.of_use import claims_of_use
-from evaluation.records.runs import Run
-
-_ALL_CLOCKS = [clock.removesuffix("_ms") for clock in CLOCKS]
-_NEXT_LAYER = ["ready", "first_kernel"]  # clocks that end when layer L+1 can compute, or has begun to
-_RESUMED = [*_NEXT_LAYER, "resident"]  # and all that a method restores; ``result`` is the forward pass's business
-_RATIO_OF = {"ready": "paired_ratio", "first_kernel": "paired_first_kernel_ratio", "resident": "paired_resident_ratio"}
-
-Decider = Callable[[Measurements, str, str], Judgement]
-
-
-def decide(run: Run) -> list[Claim]:
-    """Every claim, by number, then workload, then clock, in the order of the study."""
-    return [*_claims_of_time(run), *claims_of_use(run)]
-
-
-def _claims_of_time(run: Run) -> Iterator[Claim]:
-    measured = Measurements(run=run)
-    every, history = measured.workloads(), measured.workloads(kv_cache=True)
-    plan: list[tuple[str, Decider, list[tuple[str, list[str]]]]] = [
-        ("C1", linear, [(name, _NEXT_LAYER) for name in measured.workloads(prefill=True)]),
-        ("C2", partial(flat, "manual_offload"), [(name, _NEXT_LAYER) for name in measured.workloads(kv_cache=False)]),
-        ("C3", partial(flat, "djinn"), [(name, _RESUMED) for name in every]),
-        ("C4", as_fast, [(name, _RESUMED if name in history else _NEXT_LAYER) for name in every]),
-        ("C5", faster, [(name, _ALL_CLOCKS) for name in every]),
-    ]
-    for name, decider, places in plan:
-        if not places:
-            yield judged(name, None, None, _no_such_workload)
-        for workload, clocks in places:
-            for clock in clocks:
-                yield judged(name, clock, workload, partial(_of_time, decider, measured, workload, clock))
-
-
-def _no_such_workload() -> Judgement:
-    raise Undecided("The study has no workload that this claim is about.")
-
-
-def _of_time(decider: Decider, measured: Measurements, workload: str, clock: str) -> Judgement:
-    if measured.run.functional:
-        raise Undecided("A functional run says nothing about speed.")
-    return decider(measured, workload, clock)
 
 
 def _line_needs_layers(measured: Measurements) -> None:
@@ -115,7 +68,7 @@ def flat(method: str, measured: Measurements, workload: str, clock: str) -> Judg
     supported = -allowed <= rise.low and rise.high <= allowed
     remarks = []
     state, frontier = (_moved(measured, method, workload, part) for part in ("state", "frontier"))
-    if clock == "resident":
+    if CLOCK[clock].waits_for == "state_bytes":
         remarks.append(f"The state that is back by then: {_ends(state)}.")
     elif method == "djinn" and min(frontier.values()) < (1 - FLAT_WITHIN) * max(frontier.values()):
         remarks.append(f"The frontier that this clock waits for: {_ends(frontier)}.")
@@ -149,11 +102,11 @@ def _ends(megabytes: dict[int, float]) -> str:
 
 def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
     """C4: Djinn over the hand-written offload of its pairs."""
-    clock_ms, partners = PAIRED[_RATIO_OF[clock]]
+    partners = CLOCK[clock].partners
     ratios: dict[int, Interval] = {}
     strata = []
     for layer in measured.layers:
-        pairs = pairs_of(measured.cells("djinn", workload, layer), clock_ms, partners)
+        pairs = pairs_of(measured.cells("djinn", workload, layer), CLOCK[clock])
         if not pairs:
             raise Undecided(f"Djinn at layer {layer}, {workload}, was not paired with {' or '.join(partners)}.")
         if not all(partner for _, partner, _ in pairs):

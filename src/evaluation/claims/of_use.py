@@ -6,25 +6,13 @@ model, which comes from transformers as it is, and not that no program ever will
 another program than it had, the count in its record must be the count of the program here.
 """
 
-import ast
-from collections.abc import Iterator
-from functools import partial
-
-from evaluation.claims.claim import SESSIONS, Claim, Figure, Judgement, Undecided, Verdict, judged, printed, verdict_of
+from evaluation.claims.claim import SESSIONS, Figure, Judgement, Undecided, Verdict, printed, verdict_of
 from evaluation.records.runs import Json, Run
-from evaluation.study.program_lines import example, state_lines
+from evaluation.study.program_lines import IMPORTS, changed_parts, example, state_lines
 
 # The one definition of the example programs that asks for the pause. All else is the user's: model, call and edit.
 _DEBUGGING = "run"
 _EDITABLE = ("vanilla", "manual_offload", "djinn")
-
-
-def claims_of_use(run: Run) -> Iterator[Claim]:
-    """C6, C7 and C8 of ``run``."""
-    workload = next((w["name"] for w in run.study["workloads"] if w["kv_cache"]), run.study["workloads"][0]["name"])
-    yield judged("C6", None, workload, partial(sessions, run))
-    yield judged("C7", None, workload, partial(edits, run))
-    yield judged("C8", None, None, partial(lines, run))
 
 
 def cell_of(run: Run, kind: str, method: str, variant: str | None = None) -> Json | None:
@@ -155,37 +143,3 @@ def lines(run: Run) -> Judgement:
             "this program needs no change to its model, not that none will."
         ),
     )
-
-
-IMPORTS = "imports"
-
-
-def changed_parts(program: str, vanilla: str) -> list[str]:
-    """Top-level definitions of either text that the other has not or has otherwise, and ``imports`` if those differ.
-
-    What is neither an import nor a definition goes by its first words. Comments, layout and docstrings do not count.
-    Raises ``SyntaxError``.
-    """
-    ours, theirs = _parts(program), _parts(vanilla)
-    names = dict.fromkeys([*ours, *theirs])
-    return [name for name in names if name not in ours or name not in theirs or _differ(ours[name], theirs[name])]
-
-
-def _differ(part: str, other: str) -> bool:
-    return bool(state_lines(part, other) or state_lines(other, part))
-
-
-def _parts(source: str) -> dict[str, str]:
-    parts: dict[str, list[str]] = {}
-    for node in ast.parse(source).body:
-        text = ast.unparse(node)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            name = IMPORTS
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            name = node.name
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # the docstring
-        else:
-            name = text.partition("\n")[0]
-        parts.setdefault(name, []).append(text)
-    return {name: "\n".join(texts) for name, texts in parts.items()}

@@ -5,22 +5,18 @@ of latency, so that a line can be followed from clock to clock. The link's bound
 frontier or all of the state as Djinn moves it, over the pinned host-to-device bandwidth that the probe measured.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from evaluation.analysis.findings import Findings
+from evaluation.analysis.material import Material
+from evaluation.analysis.metrics import CLOCKS
 from evaluation.figures.crossover import Curve, curves, label, plot, scale
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, draw_from_summary, mark_functional
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, mark_functional, rendered
 from evaluation.records.runs import Json
 
-CLOCKS = {
-    "ready": "Ready: what the next layer needs",
-    "first_kernel": "First kernel of the next layer done",
-    "resident": "Resident: all state",
-}
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.065, 0.845, 0.165, 0.91  # of the figure; what is right of it is for labels
 _BETWEEN = 0.02
 
@@ -34,8 +30,9 @@ class Panel:
 
 
 def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
-    """One per clock; raises SummaryError if the run lacks ``workload`` or has no time by one of them."""
-    return [Panel(title=title, lines=curves(findings, workload, machine, clock)) for clock, title in CLOCKS.items()]
+    """One per clock; raises TableError if the run lacks ``workload`` or has no time by one of them."""
+    shown = (clock for clock in CLOCKS if clock.title)
+    return [Panel(title=clock.title, lines=curves(findings, workload, machine, clock.name)) for clock in shown]
 
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
@@ -58,10 +55,7 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
     return figure
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
-    return draw_from_summary("clocks", __doc__, panels, draw)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    shown = panels(material.findings, workload, material.machine)
+    return rendered(lambda: draw(shown, functional=material.functional))

@@ -5,7 +5,6 @@ host (the row ``frontier_bytes`` of Djinn) over the pinned host-to-device bandwi
 run without a GPU has no link and so no bound.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
@@ -15,16 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from evaluation.analysis.findings import METHODS, Findings, ceiling, plain_name, significant
-from evaluation.analysis.summary import Row, SummaryError
+from evaluation.analysis.findings import METHODS, Findings, ceiling, plain_name
+from evaluation.analysis.material import Material
+from evaluation.analysis.metrics import CLOCK
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.summary import Row
+from evaluation.analysis.table import TableError
 from evaluation.figures.style import (
     FONT_PT,
     HEIGHT_IN,
     OTHERS,
     STYLES,
     WIDTH_IN,
-    draw_from_summary,
     mark_functional,
+    rendered,
     spread,
 )
 from evaluation.records.runs import Json
@@ -50,10 +53,10 @@ _BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9
 def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready") -> list[Curve]:
     """What the figure shows of ``workload`` by ``clock``; cells for which the device had no room are left out.
 
-    Raises SummaryError if the run has no such workload or no time in it.
+    Raises TableError if the run has no such workload or no time in it.
     """
     if workload not in findings.workloads:
-        raise SummaryError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
+        raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     drawn = []
     others = [method for method in findings.methods if method not in METHODS]
     more: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
@@ -64,9 +67,9 @@ def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready
         if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
             drawn.append(curve)
     if not drawn:
-        raise SummaryError(f"run {findings.run} has no {clock}_ms in workload {workload!r}")
-    waited_for = "state_bytes" if clock == "resident" else "frontier_bytes"
-    return drawn + _link_bound(findings.series(workload, "djinn", waited_for), machine)
+        raise TableError(f"run {findings.run} has no {clock}_ms in workload {workload!r}")
+    waited_for = CLOCK[clock].waits_for
+    return drawn + (_link_bound(findings.series(workload, "djinn", waited_for), machine) if waited_for else [])
 
 
 def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
@@ -178,10 +181,7 @@ def label(axes: Axes, lines: Sequence[Curve]) -> None:
         axes.text(1.165, height, line.label, va="center_baseline", color=line.style["color"], **right)
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
-    return draw_from_summary("crossover", __doc__, curves, draw)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    lines = curves(material.findings, workload, material.machine)
+    return rendered(lambda: draw(lines, functional=material.functional))

@@ -6,19 +6,18 @@ Medians with 95 % intervals, and the 95th and 99th percentile of all resumes. Wh
 ``load.csv`` alone. A functional run's times mean nothing, and it has no such figure.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from evaluation.analysis.findings import significant
-from evaluation.analysis.outcomes import Resumes, by_paused, growth, read_rows
-from evaluation.analysis.summary import SummaryError
-from evaluation.figures.style import FONT_PT, STYLES, WIDTH_IN, draw_from_table, spread
+from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.resumes import Resumes, by_paused, growth
+from evaluation.analysis.table import TableError
+from evaluation.figures.style import FONT_PT, STYLES, WIDTH_IN, rendered, spread
 
 _HEIGHT_IN = 2.5
 _LEFT, _WIDTH = 0.135, 0.655  # of the figure; what is right of it is for labels
@@ -118,20 +117,18 @@ def _say(axes: Axes, rows: Sequence[Resumes], *, below: bool) -> None:
     )  # fmt: skip
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    return draw_from_table("load", __doc__, measured, draw)
-
-
-def measured(table: Path, run: str, *, functional: bool) -> list[Resumes]:
-    """The rows of ``run`` in ``load.csv``; raises :class:`SummaryError` if they cannot be drawn."""
-    if functional:
-        raise SummaryError(f"run {run} is functional: made without a GPU, its times under load are not drawn")
-    rows = read_rows(table, Resumes, run)
+def measured(material: Material) -> list[Resumes]:
+    """The rows of ``load.csv``; raises :class:`TableError` if they cannot be drawn."""
+    run = material.name
+    if material.functional:
+        raise TableError(f"run {run} is functional: made without a GPU, its times under load are not drawn")
+    rows = material.rows("load", Resumes)
     if missing := [clock for clock in _PANELS if not by_paused(rows, clock)]:
-        raise SummaryError(f"{table}: run {run!r} has no {missing[0]} of a resume under load")
+        raise TableError(f"load.csv: run {run!r} has no {missing[0]} of a resume under load")
     return rows
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    rows = measured(material)
+    return rendered(lambda: draw(rows))

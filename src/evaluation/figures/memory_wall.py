@@ -6,16 +6,15 @@ read from the device after each pause; nothing in it is computed from sizes. A f
 show, and no such figure.
 """
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from evaluation.analysis.findings import plain_name
-from evaluation.analysis.summary import SummaryError
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, draw_from_run, spread
+from evaluation.analysis.material import Material
+from evaluation.analysis.table import TableError
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, rendered, spread
 from evaluation.records.runs import Run
 
 _GIB = 2**30
@@ -46,7 +45,7 @@ class Wall:
 
 
 def walls(run: Run) -> list[Wall]:
-    """The lines of ``run``, as many sessions as were paused; raises :class:`SummaryError` if it has none."""
+    """The lines of ``run``, as many sessions as were paused; raises :class:`TableError` if it has none."""
     found = []
     for (method, variant), (label, style) in {**_OWN_PROCESS, **STYLES}.items():
         record = run.beside.get(f"capacity/{method}.json", {"cells": []})
@@ -64,14 +63,14 @@ def walls(run: Run) -> list[Wall]:
                         )
                     )
     if not found:
-        raise SummaryError(f"run {run.name}: no capacity record holds device memory")
+        raise TableError(f"run {run.name}: no capacity record holds device memory")
     return found
 
 
 def _device_gib(run: Run) -> float:
     nbytes = (run.machine.get("gpu") or {}).get("memory_bytes")
     if not isinstance(nbytes, int):
-        raise SummaryError(f"run {run.name}: machine.json does not say how much memory the device has: {nbytes}")
+        raise TableError(f"run {run.name}: machine.json does not say how much memory the device has: {nbytes}")
     return nbytes / _GIB
 
 
@@ -106,16 +105,7 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     return figure
 
 
-def measured(run: Run) -> Callable[[], Figure]:
-    """What draws ``run``; raises as it is told above."""
-    lines, total_gib = walls(run), _device_gib(run)
-    return lambda: draw(lines, total_gib)
-
-
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    return draw_from_run("memory_wall", __doc__, measured)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    lines, total_gib = walls(material.run), _device_gib(material.run)
+    return rendered(lambda: draw(lines, total_gib))

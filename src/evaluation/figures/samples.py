@@ -7,9 +7,8 @@ that a run still lacks, are named in their panel. Drawn from the records alone; 
 """
 
 import math
-import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from statistics import median
@@ -20,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from evaluation.analysis.findings import METHODS, plain_name
-from evaluation.analysis.summary import SummaryError
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, STYLES, draw_from_run, mark_functional
+from evaluation.analysis.material import Material
+from evaluation.analysis.table import TableError
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, STYLES, mark_functional, rendered
 from evaluation.records.runs import Run
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.64, 0.06, 0.24, 0.55  # inches beside the panels; below is a line of note
@@ -50,7 +50,7 @@ class Panel:
 
 
 def panels(run: Run) -> list[Panel]:
-    """What the strip shows of ``run``, by method and workload; raises :class:`SummaryError` if that is not one sample.
+    """What the strip shows of ``run``, by method and workload; raises :class:`TableError` if that is not one sample.
 
     Methods are in the order of the paper, any other after them; workloads in that of the records.
     """
@@ -64,7 +64,7 @@ def panels(run: Run) -> list[Panel]:
         for workload in workloads
     ]
     if not any(panel.samples for panel in found):
-        raise SummaryError(f"run {run.name}: no headline variant has a sample")
+        raise TableError(f"run {run.name}: no headline variant has a sample")
     return found
 
 
@@ -79,7 +79,7 @@ def _panel(run: Run, method: str, workload: str, label: str, style: dict[str, An
         place = record["layer"], record["round"]
         if len(cells) > 1:
             where = f"in workload {workload} at layer {place[0]}, round {place[1]}"
-            raise SummaryError(f"run {run.name}: more than one headline variant of {method} {where}")
+            raise TableError(f"run {run.name}: more than one headline variant of {method} {where}")
         if cells[0]["samples"]:
             samples[place] = [sample["ready_ms"] for sample in cells[0]["samples"]]
         if cells[0]["outcome"] == "ok":
@@ -214,16 +214,7 @@ def _note(strip: Sequence[Panel]) -> str:
     return note
 
 
-def measured(run: Run) -> Callable[[], Figure]:
-    """What draws ``run``; raises as it is told above."""
-    strip = panels(run)
-    return lambda: draw(strip, functional=run.functional)
-
-
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    return draw_from_run("samples", __doc__, measured)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    strip = panels(material.run)
+    return rendered(lambda: draw(strip, functional=material.functional))

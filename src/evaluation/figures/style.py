@@ -1,25 +1,19 @@
-"""What all figures of the paper share: their looks, files without dates, and the command lines that draw them.
+"""What all figures of the paper share: their looks, and files without dates.
 
 Drawn at the width of a USENIX column, or of both. The same rows give the same bytes: nothing in the files depends on
 the time, the user's matplotlib settings or its version string.
 """
 
-import argparse
 import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.analysis.findings import FUSED, ONE_TOKEN, ORDERED, Findings, parser, read_machine
-from evaluation.analysis.summary import SummaryError
-from evaluation.records.atomic import write_bytes
-from evaluation.records.runs import Json, Run, RunError, load_run
+from evaluation.analysis.findings import FUSED, ONE_TOKEN, ORDERED
 
 WIDTH_IN = 3.335  # one column of the USENIX style
 BOTH_COLUMNS_IN = 7.0
@@ -142,93 +136,11 @@ def private_style() -> Iterator[None]:
         yield
 
 
-def printed(drawn: Callable[[], Figure]) -> tuple[bytes, bytes]:
+def rendered(drawn: Callable[[], Figure]) -> list[bytes]:
     """What ``drawn`` returns, in the private style, as PDF and as PNG, without dates and version strings."""
     pdf, png = io.BytesIO(), io.BytesIO()
     with private_style():
         figure = drawn()
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", metadata={"Software": None})
-    return pdf.getvalue(), png.getvalue()
-
-
-def draw_from_table(
-    name: str,
-    description: str | None,
-    measured: Callable[..., Sequence[Any]],
-    draw: Callable[[Any], Figure],
-) -> int:
-    """The command line of ``figures.<name>``, which draws a run's rows in ``<name>.csv``; returns the exit status.
-
-    ``measured`` is given the table, the run and whether it is ``functional``, and raises :class:`SummaryError` for rows
-    that cannot be drawn.
-    """
-    arguments = _parser(name, description)
-    arguments.add_argument(
-        f"--{name}", type=Path, required=True, dest="table", help=f"{name}.csv, by evaluation.analysis.aggregate"
-    )
-    arguments.add_argument("--run", required=True, help="name of the run in that table")
-    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
-
-    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
-        rows = measured(given.table, given.run, functional=read_machine(given.machine)["functional"])
-        return lambda: draw(rows)
-
-    return _command(arguments, drawing)
-
-
-def draw_from_run(name: str, description: str | None, measured: Callable[[Run], Callable[[], Figure]]) -> int:
-    """The command line of ``figures.<name>``, which draws the records of a run; returns the exit status.
-
-    ``measured`` is given the run, raises :class:`SummaryError` if it cannot be drawn, and returns what draws it.
-    """
-    arguments = _parser(name, description)
-    arguments.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    return _command(arguments, lambda given: measured(load_run(given.run)))
-
-
-def draw_from_summary(
-    name: str,
-    description: str | None,
-    measured: Callable[[Findings, str, Json], Sequence[Any]],
-    draw: Callable[..., Figure],
-) -> int:
-    """The command line of ``figures.<name>``, which draws a workload's rows in the summary; returns the exit status.
-
-    ``measured`` is given the run's rows, the workload and the machine, and raises :class:`SummaryError` for what cannot
-    be drawn; ``draw`` takes what it returns, and whether the run is ``functional``.
-    """
-    arguments = parser(f"figures.{name}", description)
-    arguments.add_argument("--workload", required=True, help="which workload of the run to draw, as activation")
-    arguments.add_argument("--machine", type=Path, required=True, help="the machine.json of the run")
-
-    def drawing(given: argparse.Namespace) -> Callable[[], Figure]:
-        machine = read_machine(given.machine)
-        shown = measured(Findings.read(given.summary, given.run), given.workload, machine)
-        return lambda: draw(shown, functional=machine["functional"])
-
-    return _command(arguments, drawing)
-
-
-def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"python -m evaluation.figures.{name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _command(arguments: argparse.ArgumentParser, drawing: Callable[[argparse.Namespace], Callable[[], Figure]]) -> int:
-    """Write the figure to two files; returns the exit status: 0, or 2 with a message for data that cannot be drawn."""
-    arguments.add_argument("--out-pdf", type=Path, required=True)
-    arguments.add_argument("--out-png", type=Path, required=True)
-    given = arguments.parse_args()
-    try:
-        drawn = drawing(given)
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    pdf, png = printed(drawn)
-    write_bytes(given.out_pdf, pdf)
-    write_bytes(given.out_png, png)
-    return 0
+    return [pdf.getvalue(), png.getvalue()]

@@ -5,18 +5,17 @@ all panels. Which is the quicker at each size is in :mod:`evaluation.text.number
 functional run's times mean nothing, and it has no such figure.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from evaluation.analysis.outcomes import Crossing, read_rows
-from evaluation.analysis.summary import SummaryError
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, draw_from_table, spread
+from evaluation.analysis.crossings import Crossing
+from evaluation.analysis.material import Material
+from evaluation.analysis.table import TableError
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, rendered, spread
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
 _BETWEEN = 0.03
@@ -31,13 +30,14 @@ _LINES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 }
 
 
-def measured(table: Path, run: str, *, functional: bool) -> list[Crossing]:
-    """The rows of ``run`` in ``sweep.csv`` that have numbers; raises :class:`SummaryError` if they cannot be drawn."""
-    if functional:
-        raise SummaryError(f"run {run} is functional: made without a GPU, its size sweep is not drawn")
-    rows = [row for row in read_rows(table, Crossing, run) if row.ready_ms is not None]
+def measured(material: Material) -> list[Crossing]:
+    """The rows of ``sweep.csv`` that have numbers; raises :class:`TableError` if they cannot be drawn."""
+    run = material.name
+    if material.functional:
+        raise TableError(f"run {run} is functional: made without a GPU, its size sweep is not drawn")
+    rows = [row for row in material.rows("sweep", Crossing) if row.ready_ms is not None]
     if not any((row.method, row.variant) in _LINES for row in rows):
-        raise SummaryError(f"{table}: run {run!r} has no ready_ms of recompute or of a copy by hand")
+        raise TableError(f"sweep.csv: run {run!r} has no ready_ms of recompute or of a copy by hand")
     return rows
 
 
@@ -113,10 +113,7 @@ def _label(axes: Axes, rows: Sequence[Crossing]) -> None:
         axes.text(1.06, height, label, va="center_baseline", size=FONT_PT - 0.5, color=style["color"], **place)
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that has nothing to draw."""
-    return draw_from_table("sweep", __doc__, measured, draw)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    rows = measured(material)
+    return rendered(lambda: draw(rows))

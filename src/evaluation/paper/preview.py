@@ -18,9 +18,9 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.findings import Latex, environment
 from evaluation.records.atomic import write_bytes
 from evaluation.records.runs import Json, RunError, read_object
+from evaluation.text.latex import Latex, environment
 from evaluation.text.macro import camel, in_words
 
 _PEERS = {"memory_saver": "torch_memory_saver", "process_checkpoint": "the driver's process checkpoint"}

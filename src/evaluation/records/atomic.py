@@ -41,4 +41,9 @@ def write_json(path: str | Path, value: object) -> None:
     Raises ValueError for NaN and infinity, which JSON does not have, and TypeError for what JSON cannot hold;
     in both cases before the old file is touched.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """``value`` as indented JSON, as :func:`write_json` writes it, which tells what is raised."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

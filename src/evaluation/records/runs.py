@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 CHECKSUMS = "SHA256SUMS"
 _PEERS = "peers/"
+_RUN_NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 _SOURCE = "source digest"
@@ -92,6 +93,13 @@ def load_run(directory: str | Path) -> Run:
     return Run(name=folder.resolve().name, machine=machine, study=study, records=records, beside=beside)
 
 
+def run_folder(results: Path, name: str) -> Path:
+    """Where the run ``name`` lies below ``results``: this machine's own is called local. Raises :class:`RunError`."""
+    if not _RUN_NAME.fullmatch(name):
+        raise RunError(f"run {name!r}: not a name; local, or one of {results / 'published'}")
+    return results / "local" if name == "local" else results / "published" / name
+
+
 def record_paths(folder: Path, study: Json) -> list[Path]:
     """Where the records of ``study`` belong under ``folder``: one of each method, layer and round."""
     try:
@@ -108,8 +116,9 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 def side_records(study: Json) -> list[str]:
     """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers."""
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
+    of_djinn = ["overhead.json", "load.json"] if "djinn" in study["methods"] else []
     of_peers = [f"{_PEERS}{peer}.json" for peer in study.get("peers", {}).get("run", ())]
-    return ["overhead.json", "load.json", "sweep.json", *of_methods, *of_peers]
+    return [*of_djinn, "sweep.json", *of_methods, *of_peers]
 
 
 def benchmark_path(folder: Path, record: Path) -> Path:

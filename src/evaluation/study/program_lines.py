@@ -13,6 +13,8 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
+IMPORTS = "imports"
+
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -28,6 +30,37 @@ def example(method: str, variant: str | None = None) -> Path | None:
     """The example program of ``method``, or of its ``variant``; None where there is none."""
     path = EXAMPLES / f"debug_{method if variant is None else f'{method}_{variant}'}.py"
     return path if path.exists() else None
+
+
+def changed_parts(program: str, vanilla: str) -> list[str]:
+    """Top-level definitions of either text that the other has not or has otherwise, and ``imports`` if those differ.
+
+    What is neither an import nor a definition goes by its first words. Comments, layout and docstrings do not count.
+    Raises ``SyntaxError``.
+    """
+    ours, theirs = _parts(program), _parts(vanilla)
+    names = dict.fromkeys([*ours, *theirs])
+    return [name for name in names if name not in ours or name not in theirs or _differ(ours[name], theirs[name])]
+
+
+def _differ(part: str, other: str) -> bool:
+    return bool(state_lines(part, other) or state_lines(other, part))
+
+
+def _parts(source: str) -> dict[str, str]:
+    parts: dict[str, list[str]] = {}
+    for node in ast.parse(source).body:
+        text = ast.unparse(node)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            name = IMPORTS
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        else:
+            name = text.partition("\n")[0]
+        parts.setdefault(name, []).append(text)
+    return {name: "\n".join(texts) for name, texts in parts.items()}
 
 
 def _statements(source: str) -> list[str]:

@@ -5,29 +5,16 @@ column per workload. Concurrent sessions are those that stayed paused until some
 the probe found. Every number comes from the summary and the two tables beside it; what was not measured prints ``--``.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.findings import (
-    ORDERED,
-    Findings,
-    Latex,
-    decimals,
-    environment,
-    latex,
-    machine_beside,
-    parser,
-    plain_name,
-    read_machine,
-    significant,
-)
-from evaluation.analysis.outcomes import Capability, Capacity, read_outcomes
-from evaluation.analysis.summary import Row, SummaryError
-from evaluation.records.atomic import write_text
-from evaluation.records.runs import RunError
+from evaluation.analysis.findings import ORDERED, Findings, plain_name
+from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import decimals, significant
+from evaluation.analysis.outcomes import Capability, Capacity, by_method
+from evaluation.analysis.summary import Row
+from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
@@ -171,31 +158,8 @@ def table(
     )
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for data that make no table."""
-    arguments = parser("text.capabilities", __doc__)
-    arguments.add_argument("--out", type=Path, required=True, help="the LaTeX file, as capabilities.tex")
-    arguments.add_argument(
-        "--machine", type=Path, help="the machine.json of the run; default: sought in the summary's folder"
-    )
-    for name in ("capacity", "capabilities"):
-        arguments.add_argument(f"--{name}", type=Path, help=f"default: {name}.csv in the summary's folder")
-    given = arguments.parse_args()
-    beside = given.summary.parent
-    try:
-        machine = read_machine(given.machine or machine_beside(given.summary, given.run))
-        text = table(
-            Findings.read(given.summary, given.run),
-            read_outcomes(given.capacity or beside / "capacity.csv", Capacity, given.run),
-            read_outcomes(given.capabilities or beside / "capabilities.csv", Capability, given.run),
-            functional=machine["functional"],
-        )
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_text(given.out, text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``capabilities.tex``."""
+    capacity = by_method(material.rows("capacity", Capacity))
+    capability = by_method(material.rows("capabilities", Capability))
+    return [table(material.findings, capacity, capability, functional=material.functional)]

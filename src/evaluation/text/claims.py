@@ -1,24 +1,22 @@
 """Writes the claims of a run, as they were decided: ``claims.json``, ``claims.md`` and ``claims.tex``.
 
 JSON holds everything; Markdown the same to be read, with every rule and a sentence on each expected value that differs;
-LaTeX two tables of one column that need booktabs. Everything comes from :mod:`evaluation.claims.of_time` and
+LaTeX two tables of one column that need booktabs. Everything comes from :mod:`evaluation.claims.decide` and
 :mod:`evaluation.claims.memo`; nothing is decided here. The same records give the same bytes: numbers are kept to six
 digits, for the last ones of a fit depend on the processor.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 
-from evaluation.analysis.findings import Latex, environment, latex, markdown, markdown_table
+from evaluation.analysis.material import Material
 from evaluation.claims.claim import Claim, Figure, printed
-from evaluation.claims.memo import OF_CLAIM, Expectation, expectations
-from evaluation.claims.of_time import decide
-from evaluation.records.atomic import write_json, write_text
-from evaluation.records.runs import Json, Run, RunError, load_run
+from evaluation.claims.decide import decide
+from evaluation.claims.memo import Expectation, expectations
+from evaluation.records.atomic import json_text
+from evaluation.records.runs import Json, Run
+from evaluation.text.latex import Latex, environment, latex, markdown, markdown_table
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
 _NOT_COMPARED = "--"
@@ -26,7 +24,7 @@ _NOT_COMPARED = "--"
 
 def expected(claim: Claim) -> str | None:
     """What the memo says of ``claim``; it knows one clock, ready."""
-    return OF_CLAIM.get(claim.id) if claim.clock in (None, "ready") else None
+    return claim.statement.memo if claim.clock in (None, "ready") else None
 
 
 def processes(run: Run) -> str:
@@ -49,8 +47,8 @@ def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> J
         "claims": [
             {
                 "id": claim.id,
-                "claim": claim.claim,
-                "rule": claim.rule,
+                "claim": claim.statement.words,
+                "rule": claim.statement.rule,
                 "clock": claim.clock,
                 "workload": claim.workload,
                 "verdict": str(claim.verdict),
@@ -108,10 +106,10 @@ def _section(claims: Sequence[Claim]) -> list[str]:
         for claim in claims
     ]
     return [
-        f"## {first.id}: {first.claim}",
+        f"## {first.id}: {first.statement.words}",
         "",
-        f"Rule: {markdown(first.rule)}.",
-        f"The memo: {OF_CLAIM[first.id]}.",
+        f"Rule: {markdown(first.statement.rule)}.",
+        f"The memo: {first.statement.memo}.",
         "",
         *markdown_table(("workload", "clock", "verdict", "decided by", "remark", "all figures"), rows),
         "",
@@ -133,7 +131,7 @@ def _measured(one: Expectation) -> str:
 
 def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
     """Two tables of one column each."""
-    groups = [(key, list(group)) for key, group in groupby(claims, key=lambda claim: (claim.id, claim.claim))]
+    groups = [(key, list(group)) for key, group in groupby(claims, key=lambda claim: (claim.id, claim.statement.words))]
     workloads = [(name, list(group)) for name, group in groupby(memo, key=lambda one: one.workload)]
     return (
         environment()
@@ -184,29 +182,9 @@ def ranged(text: str) -> Latex:
     return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.text.claims",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    for kind in ("json", "md", "tex"):
-        parser.add_argument(f"--out-{kind}", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        run = load_run(given.run)
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    claims = decide(run)
-    memo = expectations(run, claims)
-    write_json(given.out_json, as_json(run, claims, memo))
-    write_text(given.out_md, as_markdown(run, claims, memo))
-    write_text(given.out_tex, as_latex(run, claims, memo))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``claims.json``, ``claims.md`` and ``claims.tex``."""
+    claims = decide(material.run)
+    memo = expectations(material.run, claims)
+    written = as_markdown(material.run, claims, memo), as_latex(material.run, claims, memo)
+    return [json_text(as_json(material.run, claims, memo)), *written]

@@ -1,21 +1,21 @@
 """What each experiment took of the machine: a row each of jobs, time, host memory and disk, and what they add up to.
 
 Times and memory are those of Snakemake's benchmark files beside the records of a run, disk is the size of the records;
-nothing is typed in. Which claims an experiment decides is what :mod:`evaluation.claims.of_time` reads of it. Probe,
-tables and figures have no benchmark file and are not counted.
+nothing is typed in. Which claims an experiment decides is told by :mod:`evaluation.claims.decide`. Probe, tables and
+figures have no benchmark file and are not counted.
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from evaluation.analysis.findings import markdown, significant
-from evaluation.records.atomic import write_text
-from evaluation.records.runs import Json, Run, RunError, benchmark_path, load_run, record_paths, side_records
+from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import significant
+from evaluation.claims.decide import PLAN
+from evaluation.records.runs import Json, Run, RunError, benchmark_path, record_paths, side_records
+from evaluation.text.latex import markdown
 
 _MIB = 2**20  # what Snakemake calls MB
 _GIB = 2**30
@@ -29,7 +29,6 @@ _LATENCY = "raw/"
 class Experiment:
     """``records`` is the folder or file of its records in a run, ``made`` what the pipeline makes of them."""
 
-    claims: tuple[str, ...] = ()
     what: str
     records: str
     made: tuple[str, ...]
@@ -37,19 +36,16 @@ class Experiment:
 
 EXPERIMENTS = {
     "E1": Experiment(
-        claims=("C1", "C2", "C3", "C4", "C5"),
         what="resume latency over depth: a process for each method, layer and round",
         records=_LATENCY,
         made=("results/summary.csv", "crossover*.pdf", "clocks.pdf"),
     ),
     "E2": Experiment(
-        claims=("C6",),
         what="the memory wall: paused sessions until something refuses, all resumed and compared",
         records="capacity/",
         made=("results/capacity.csv", "memory_wall.pdf"),
     ),
     "E3": Experiment(
-        claims=("C7", "C8"),
         what="an edit of the paused state, against a plain hook in an uninterrupted run, and the lines it takes",
         records="capabilities/",
         made=("results/capabilities.csv", "capabilities.tex"),
@@ -149,7 +145,8 @@ def rows(folder: Path, study: Json) -> list[Row]:
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
         outputs = (f"results/local/{one.records}", *one.made)
         command, cost = _command(folder, one.records, own), Cost.of(folder, own)
-        table.append(Row(name=name, claims=one.claims, what=one.what, command=command, outputs=outputs, cost=cost))
+        claims = tuple(entry.statement.id for entry in PLAN if entry.statement.experiment == name)
+        table.append(Row(name=name, claims=claims, what=one.what, command=command, outputs=outputs, cost=cost))
         for method in study["methods"] if one.records == _LATENCY else ():
             of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
@@ -236,20 +233,6 @@ def _origins(run: Run) -> Iterator[str]:
         yield f"Measuring sources with the digest `{digest[:8]}`, {when}: {', '.join(names)}."
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.text.experiments", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    parser.add_argument("--out", type=Path, required=True, help="where the page goes")
-    given = parser.parse_args()
-    try:
-        run = load_run(given.run)
-        write_text(given.out, page(run, rows(given.run, run.study)))
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``experiments.md``."""
+    return [page(material.run, rows(material.folder, material.run.study))]

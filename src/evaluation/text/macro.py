@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.analysis.findings import latex, significant
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.table import TableError
 from evaluation.records.runs import Json
+from evaluation.text.latex import latex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,9 @@ def measured(name: str, value: float, unit: str, *source: Json) -> Number:
 
 
 def plain(name: str, value: object, *source: Json) -> Number:
-    """A word or a count; raises :class:`SummaryError` where there is none."""
+    """A word or a count; raises :class:`TableError` where there is none."""
     if not isinstance(value, (str, int)) or value == "":
-        raise SummaryError(f"{name}: no value in {source[0]}: {value!r}")
+        raise TableError(f"{name}: no value in {source[0]}: {value!r}")
     return Number(name=name, value=value, text=latex(value), unit="", source=list(source))
 
 

@@ -27,23 +27,19 @@ A method or a cell that was not measured, or for which the device had no room, h
 about it does not compile. A gap in what was measured stops the build.
 """
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from evaluation.analysis.findings import Findings, parser, read_machine
+from evaluation.analysis.findings import Findings
+from evaluation.analysis.material import Material
+from evaluation.analysis.metrics import CLOCKS, PAIRED
 from evaluation.analysis.statistics import linear_fit
-from evaluation.analysis.summary import CLOCKS, Row, SummaryError
-from evaluation.records.atomic import write_json, write_text
-from evaluation.records.runs import Json, RunError, read_object
+from evaluation.analysis.summary import Row
+from evaluation.analysis.table import TableError
+from evaluation.records.atomic import json_text
+from evaluation.records.runs import Json
 from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, measured, plain
 from evaluation.text.numbers_of_use import Tables, numbers_of_use
 
-_PAIRED = {
-    "paired_ratio": "PairedReadyRatio",
-    "paired_first_kernel_ratio": "PairedFirstKernelRatio",
-    "paired_resident_ratio": "PairedResidentRatio",
-}
 _STATE = {"pause_ms": "PauseMs", "state_bytes": "StateMb"}
 _SOURCE = ("run", "workload", "method", "variant", "layer", "metric")
 
@@ -54,29 +50,31 @@ def numbers(
     study: Json,
     tables: Tables | None = None,
 ) -> list[Number]:
-    """All numbers of a run; raises SummaryError for a missing value and for two numbers of one name."""
+    """All numbers of a run; raises TableError for a missing value and for two numbers of one name."""
     found = [*_of_run(findings, machine, study)]
     for workload in findings.workloads:
         for method, variant in _variants(findings, workload):
             for clock in CLOCKS:
-                found += _of_series(findings, workload, method, clock, camel(clock), variant=variant)
-        for metric, quantity in _PAIRED.items():
-            if metric != "paired_resident_ratio" or findings.series(workload, "djinn", metric):  # not without a history
-                found += _of_series(findings, workload, "djinn", metric, quantity, with_interval=True)
+                found += _of_series(findings, workload, method, clock.metric, camel(clock.metric), variant=variant)
+        for clock in PAIRED:
+            # Without a history nothing is restored behind the frontier, and no pair of it is taken.
+            if clock.waits_for == "frontier_bytes" or findings.series(workload, "djinn", clock.ratio):
+                quantity = f"Paired{camel(clock.name)}Ratio"
+                found += _of_series(findings, workload, "djinn", clock.ratio, quantity, with_interval=True)
         for metric, quantity in _STATE.items():
             found += _of_series(findings, workload, "djinn", metric, quantity)
         found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
     found += numbers_of_use(tables or Tables())
     names = [number.name for number in found]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise SummaryError(f"two numbers of one name: {', '.join(sorted(repeated))}")
+        raise TableError(f"two numbers of one name: {', '.join(sorted(repeated))}")
     return found
 
 
 def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
     counts = [row for row in findings.rows if row.metric == "ready_ms" and row.headline and row.n]
     if not counts:
-        raise SummaryError(f"run {findings.run} has no sample")
+        raise TableError(f"run {findings.run} has no sample")
     fewest = min(counts, key=lambda row: row.n)
     yield plain("SamplesPerCell", fewest.n, _source(fewest, "n"))
     yield plain("DeepestLayer", findings.deepest, {"run": findings.run, "column": "layer"})
@@ -120,7 +118,7 @@ def _of_series(
 def _measured(findings: Findings, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
     """Rows of ``metric`` at every layer of the run, less those where ``method`` was refused by the device.
 
-    Empty if ``method`` is not part of the run, or its other ``variant`` has no such clock. Raises SummaryError for a
+    Empty if ``method`` is not part of the run, or its other ``variant`` has no such clock. Raises TableError for a
     gap.
     """
     if all(row.method != method for row in findings.rows):
@@ -134,7 +132,7 @@ def _measured(findings: Findings, workload: str, method: str, metric: str, varia
         if ready is not None and ready.n == 0:
             continue
         if layer not in rows:
-            raise SummaryError(f"run {findings.run}: no {metric} of {method}, workload {workload}, layer {layer}")
+            raise TableError(f"run {findings.run}: no {metric} of {method}, workload {workload}, layer {layer}")
         kept.append(rows[layer])
     return kept
 
@@ -142,7 +140,7 @@ def _measured(findings: Findings, workload: str, method: str, metric: str, varia
 def _value(row: Row, column: str) -> float:
     value = getattr(row, column)
     if value is None:
-        raise SummaryError(f"no value: {_source(row, column)}")
+        raise TableError(f"no value: {_source(row, column)}")
     return float(value)
 
 
@@ -156,16 +154,15 @@ def _recompute_over_djinn(findings: Findings, workload: str) -> Iterator[Number]
         pair = [
             row
             for method in ("recompute", "djinn")
-            for row in _measured(findings, workload, method, clock)
+            for row in _measured(findings, workload, method, clock.metric)
             if row.layer == layer
         ]
         if len(pair) < 2:
             continue
         recompute, djinn = (_value(row, "median") for row in pair)
         if djinn == 0:
-            raise SummaryError(f"a ratio to 0 has no value: {_source(pair[1], 'median')}")
-        quantity = camel(clock).removesuffix("Ms") + "Ratio"
-        name = f"RecomputeOverDjinn{camel(workload)}{quantity}Layer{in_words(layer)}"
+            raise TableError(f"a ratio to 0 has no value: {_source(pair[1], 'median')}")
+        name = f"RecomputeOverDjinn{camel(workload)}{camel(clock.name)}RatioLayer{in_words(layer)}"
         yield measured(name, recompute / djinn, "ratio", *(_source(row, "median") for row in pair))
 
 
@@ -181,30 +178,7 @@ def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:
     yield Number(name=f"{name}RSquared", value=fit.r2, text=f"{fit.r2:.4f}", unit="", source=source)
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a value that is missing."""
-    arguments = parser("text.numbers", __doc__)
-    arguments.add_argument(
-        "--machine",
-        type=Path,
-        required=True,
-        help="the machine.json of the run; study.json and overhead.json are read from beside it",
-    )
-    arguments.add_argument("--out-tex", type=Path, required=True)
-    arguments.add_argument("--out-json", type=Path, required=True)
-    given = arguments.parse_args()
-    try:
-        machine = read_machine(given.machine)
-        study = read_object(given.machine.with_name("study.json"))
-        tables = Tables.read(given.summary.parent, given.run, given.machine.with_name("overhead.json"))
-        found = numbers(Findings.read(given.summary, given.run), machine, study, tables)
-    except (SummaryError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_text(given.out_tex, as_latex(found, given.run))
-    write_json(given.out_json, as_json(found, given.run))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``numbers.tex`` and ``numbers.json``."""
+    found = numbers(material.findings, material.machine, material.study, Tables.of(material))
+    return [as_latex(found, material.name), json_text(as_json(found, material.name))]

@@ -5,22 +5,14 @@ Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from evaluation.analysis.findings import Latex, latex
-from evaluation.analysis.outcomes import (
-    Capability,
-    Capacity,
-    Crossing,
-    PeerMetric,
-    Resumes,
-    by_paused,
-    growth,
-    orders,
-    read_rows,
-)
+from evaluation.analysis.crossings import Crossing, orders
+from evaluation.analysis.material import Material
+from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
+from evaluation.analysis.resumes import Resumes, by_paused, growth
 from evaluation.analysis.statistics import ratio_interval
 from evaluation.records.runs import Json, read_object
+from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
 
 _HEADLINES = ("default", "pinned")  # of their methods
@@ -39,17 +31,15 @@ class Tables:
     overhead: Json | None = None
 
     @classmethod
-    def read(cls, tables: Path, run: str, overhead: Path) -> "Tables":
-        """The rows of ``run`` in the CSV files of the folder ``tables``, and the record ``overhead`` if there is one.
-
-        Raises :class:`SummaryError` and :class:`RunError`.
-        """
+    def of(cls, material: Material) -> "Tables":
+        """All that there is of a run; the overhead has no table, but a record."""
+        overhead = material.folder / "overhead.json"
         return cls(
-            load=read_rows(tables / "load.csv", Resumes, run),
-            sweep=read_rows(tables / "sweep.csv", Crossing, run),
-            capacity=read_rows(tables / "capacity.csv", Capacity, run),
-            capabilities=read_rows(tables / "capabilities.csv", Capability, run),
-            peers=read_rows(tables / "peers.csv", PeerMetric, run),
+            load=material.rows("load", Resumes),
+            sweep=material.rows("sweep", Crossing),
+            capacity=material.rows("capacity", Capacity),
+            capabilities=material.rows("capabilities", Capability),
+            peers=material.rows("peers", PeerMetric),
             overhead=read_object(overhead) if overhead.exists() else None,
         )
 

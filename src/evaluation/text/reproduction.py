@@ -1,28 +1,24 @@
 """Sets this machine's run beside the authors': ``paper_figures/local/reproduction.md``, claim by claim, ratio by ratio.
 
 Decides nothing about claims: it compares what :mod:`evaluation.text.claims` has written of either run, and the rows of
-``results/summary.csv``. Ratios are taken within a process and should agree; times follow the machine, so each is set
+either summary. Ratios are taken within a process and should agree; times follow the machine, so each is set
 beside what the published one becomes at this machine's measured rates. A functional run has neither.
 """
 
-import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.analysis.findings import Findings, ceiling, markdown, markdown_table, read_machine, significant
-from evaluation.analysis.summary import Row, SummaryError
-from evaluation.records.atomic import write_text
-from evaluation.records.runs import Json, RunError, read_json
+from evaluation.analysis.findings import Findings, ceiling
+from evaluation.analysis.material import Material
+from evaluation.analysis.metrics import PAIRED
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.summary import Row
+from evaluation.records.runs import Json, RunError, read_object
+from evaluation.text.latex import markdown, markdown_table
 
 _RATIO_TOLERANCE = 0.10  # of the published median, where the intervals do not overlap
 _TIME_TOLERANCE = 0.25  # of what the rates make of the published median
-_RATIOS = {
-    "paired_ratio": "ready",
-    "paired_first_kernel_ratio": "first kernel",
-    "paired_resident_ratio": "resident",
-}
 _RATES = {  # what the clock ready of a method follows
     "recompute": "matrix_tflops_bf16",
     "manual_offload": "pinned_h2d_gbps",
@@ -125,13 +121,13 @@ def _ratio_rule() -> list[str]:
 
 
 def _ratios(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
-    for metric, words in _RATIOS.items():
+    for clock in PAIRED:
         for workload in there.findings.workloads:
-            for published in there.findings.series(workload, "djinn", metric):
-                mine = here.findings.at(workload, "djinn", metric, published.layer)
+            for published in there.findings.series(workload, "djinn", clock.ratio):
+                mine = here.findings.at(workload, "djinn", clock.ratio, published.layer)
                 if published.median is not None and mine is not None and mine.median is not None:
                     verdict = "agrees" if _agree(mine, published) else "differs"
-                    yield words, workload, str(published.layer), _interval(mine), _interval(published), verdict
+                    yield clock.words, workload, str(published.layer), _interval(mine), _interval(published), verdict
 
 
 def _agree(mine: Row, published: Row) -> bool:
@@ -174,39 +170,17 @@ def _times(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
 
 
 def _read_claims(path: Path) -> Json:
-    claims = read_json(path)
-    if not isinstance(claims, dict) or "claims" not in claims:
+    claims = read_object(path)
+    if "claims" not in claims:
         raise RunError(f"{path}: no claims as evaluation.text.claims writes them")
     return claims
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for an input that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.text.reproduction", description=__doc__)
-    parser.add_argument("--summary", type=Path, required=True, help="results/summary.csv")
-    parser.add_argument("--published", required=True, help="name of the published run")
-    for side in ("local", "published"):
-        parser.add_argument(f"--{side}-claims", type=Path, required=True, help="claims.json of that run")
-        parser.add_argument(f"--{side}-machine", type=Path, required=True, help="machine.json of that run")
-    parser.add_argument("--out", type=Path, required=True, help="where the page goes")
-    given = parser.parse_args()
-    try:
-        here = Side(
-            claims=_read_claims(given.local_claims),
-            findings=Findings.read(given.summary, "local"),
-            machine=read_machine(given.local_machine),
-        )
-        there = Side(
-            claims=_read_claims(given.published_claims),
-            findings=Findings.read(given.summary, given.published),
-            machine=read_machine(given.published_machine),
-        )
-        write_text(given.out, page(here, there))
-    except (RunError, SummaryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``reproduction.md``, from the claims of either run as they were written."""
+    assert material.leading is not None
+    here, there = (
+        Side(claims=_read_claims(one.outputs / "claims.json"), findings=one.findings, machine=one.machine)
+        for one in (material, material.leading)
+    )
+    return [page(here, there)]

@@ -5,19 +5,19 @@ what each does, and its samples. Only the fields named here are read, so no name
 What the probe could not have prints ``--``; a missing field is an error. What a variant does is written down here.
 """
 
-import argparse
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.findings import METHODS, Latex, environment, latex, significant
-from evaluation.records.atomic import write_text
-from evaluation.records.runs import Json, Run, RunError, load_run, record_paths
+from evaluation.analysis.findings import METHODS
+from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import significant
+from evaluation.records.runs import Json, Run, RunError, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
+from evaluation.text.latex import Latex, environment, latex
 
 Facts = list[tuple[str, Latex]]  # what it is, and its value
 
@@ -227,23 +227,6 @@ def methods(run: Run) -> str:
     )
 
 
-def main() -> int:
-    """Command line; returns the exit status: 0, or 2 with a message for a run that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.text.setup", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="results/local or results/published/NAME")
-    for kind in ("setup", "methods"):
-        parser.add_argument(f"--out-{kind}", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        run = load_run(given.run)
-        texts = setup(run), methods(run)
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path, text in zip((given.out_setup, given.out_methods), texts, strict=True):
-        write_text(path, text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def files(material: Material, workload: str) -> list[str]:
+    """``setup.tex`` and ``methods.tex``."""
+    return [setup(material.run), methods(material.run)]

@@ -1,0 +1,201 @@
+"""The claims C1 to C8, one entry each: the words, the rule, what the memo says, where it holds, and what decides it.
+
+Rules and margins were fixed before measuring. A claim has one verdict for each clock and workload.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from evaluation.analysis.metrics import CLOCKS
+from evaluation.claims import of_time, of_use
+from evaluation.claims.claim import (
+    AS_FAST_UP_TO,
+    FLAT_WITHIN,
+    R2_AT_LEAST,
+    SESSIONS,
+    TIMES_FASTER,
+    Claim,
+    Judgement,
+    Measurements,
+    Statement,
+    Undecided,
+    judged,
+)
+from evaluation.records.runs import Run
+
+Place = tuple[str | None, str | None]  # workload and clock, None where the claim is of none
+
+_ALL = [clock.name for clock in CLOCKS]
+_NEXT_LAYER = [clock.name for clock in CLOCKS if clock.waits_for == "frontier_bytes"]
+_RESUMED = [clock.name for clock in CLOCKS if clock.waits_for]  # ``result`` is the forward pass's business
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A claim of the paper: where it is decided, and by what."""
+
+    statement: Statement
+    places: Callable[[Measurements], Iterable[Place]]
+    decider: Callable[[Measurements, Place], Judgement]
+
+
+def decide(run: Run) -> list[Claim]:
+    """Every claim, by number, then workload, then clock, in the order of the study."""
+    measured = Measurements(run=run)
+    claims = []
+    for entry in PLAN:
+        places = list(entry.places(measured))
+        for place in places or [(None, None)]:
+            decider = partial(entry.decider, measured, place) if places else _no_such_workload
+            workload, clock = place
+            claims.append(Claim(statement=entry.statement, clock=clock, workload=workload, judgement=judged(decider)))
+    return claims
+
+
+def _no_such_workload() -> Judgement:
+    raise Undecided("The study has no workload that this claim is about.")
+
+
+def _timed(decider: Callable[[Measurements, str, str], Judgement]) -> Callable[[Measurements, Place], Judgement]:
+    """``decider`` of a workload and a clock, which a functional run does not ask."""
+
+    def decided(measured: Measurements, place: Place) -> Judgement:
+        workload, clock = place
+        assert workload is not None
+        assert clock is not None
+        if measured.run.functional:
+            raise Undecided("A functional run says nothing about speed.")
+        return decider(measured, workload, clock)
+
+    return decided
+
+
+def _of_run(decider: Callable[[Run], Judgement]) -> Callable[[Measurements, Place], Judgement]:
+    return lambda measured, place: decider(measured.run)
+
+
+def _each(clocks: list[str], **properties: bool) -> Callable[[Measurements], Iterable[Place]]:
+    """``clocks`` of every workload that has ``properties``, as :meth:`Measurements.workloads` takes them."""
+    return lambda measured: [(name, clock) for name in measured.workloads(**properties) for clock in clocks]
+
+
+def _restored(measured: Measurements) -> Iterable[Place]:
+    """Every workload by every clock of what is resumed; without history all of it is the frontier."""
+    history = measured.workloads(kv_cache=True)
+    for name in measured.workloads():
+        yield from ((name, clock) for clock in (_RESUMED if name in history else _NEXT_LAYER))
+
+
+def _with_history(measured: Measurements) -> Iterable[Place]:
+    """The first workload with a KV cache, or the first: what the memory wall and the edits were measured with."""
+    study = measured.run.study["workloads"]
+    yield next((one["name"] for one in study if one["kv_cache"]), study[0]["name"]), None
+
+
+_FLAT = (
+    f"flat if the 95 % interval of slope x (N - 1) lies within {FLAT_WITHIN * 100:g} % of the median over all layers; "
+    "refuted if it lies wholly outside"
+)
+
+PLAN = (
+    Entry(
+        statement=Statement(
+            id="C1",
+            words="Recompute grows linearly with depth",
+            rule="line through the medians of the layers: linear if the 95 % interval of the slope is above 0 and that "
+            f"of R2 is not below {R2_AT_LEAST}; refuted if the slope's is not above 0 at all, or R2 and its interval "
+            f"are below {R2_AT_LEAST}",
+            memo="a diagonal line from 5 ms at layer 1 to 800 ms at layer 40",
+            experiment="E1",
+        ),
+        places=_each(_NEXT_LAYER, prefill=True),
+        decider=_timed(of_time.linear),
+    ),
+    Entry(
+        statement=Statement(
+            id="C2",
+            words="Manual offload of the activation is flat in depth",
+            rule=_FLAT,
+            memo="a flat line at 30 to 50 ms",
+            experiment="E1",
+        ),
+        places=_each(_NEXT_LAYER, kv_cache=False),
+        decider=_timed(partial(of_time.flat, "manual_offload")),
+    ),
+    Entry(
+        statement=Statement(
+            id="C3",
+            words="Djinn is O(1) in depth",
+            rule=_FLAT,
+            memo="a flat line at about 40 ms: O(1) resume latency",
+            experiment="E1",
+        ),
+        places=_each(_RESUMED),
+        decider=_timed(partial(of_time.flat, "djinn")),
+    ),
+    Entry(
+        statement=Statement(
+            id="C4",
+            words="Djinn is as fast as hand-written pinned offload, or faster",
+            rule="paired ratio, same process, alternating order: as fast if the upper end of its 95 % interval is at "
+            f"most {AS_FAST_UP_TO}, faster if below 1. Every layer must hold; refuted if at any layer the lower end is "
+            f"above {AS_FAST_UP_TO}. The worst layer is the one whose interval decides; the ratio pooled over all "
+            "layers is stated beside it, and decides nothing",
+            memo="overlapping (or slightly below) manual offload",
+            experiment="E1",
+        ),
+        places=_restored,
+        decider=_timed(of_time.as_fast),
+    ),
+    Entry(
+        statement=Statement(
+            id="C5",
+            words=f"Djinn is at least {TIMES_FASTER} times faster than recompute at the deepest layer",
+            rule=f"recompute's median over Djinn's: the lower end of its 95 % interval is at least {TIMES_FASTER}; "
+            f"refuted if the upper end is below {TIMES_FASTER}",
+            memo="20 times faster for deep-layer debugging",
+            experiment="E1",
+        ),
+        places=_each(_ALL),
+        decider=_timed(of_time.faster),
+    ),
+    Entry(
+        statement=Statement(
+            id="C6",
+            words=f"Djinn holds {SESSIONS} or more paused sessions where vanilla PyTorch, weights shared, stops at "
+            "fewer",
+            rule=f"Djinn paused {SESSIONS} sessions or more and resumed all of them in every bit; vanilla with shared "
+            f"weights was refused by the device below {SESSIONS}",
+            memo="Djinn 50+, vanilla 3 (crash)",
+            experiment="E2",
+        ),
+        places=_with_history,
+        decider=_of_run(of_use.sessions),
+    ),
+    Entry(
+        statement=Statement(
+            id="C7",
+            words="Paused state can be edited; recompute loses the edit unless the program replays it",
+            rule="an edit of the paused hidden states gives the logits of an independent oracle in every bit under "
+            "vanilla, manual offload and Djinn; under recompute it is lost, and in every bit there if the program "
+            "replays it",
+            memo="vanilla, manual offload and Djinn: yes; recompute: no (impossible)",
+            experiment="E3",
+        ),
+        places=_with_history,
+        decider=_of_run(of_use.edits),
+    ),
+    Entry(
+        statement=Statement(
+            id="C8",
+            words="No change to the user's model code",
+            rule="every definition of vanilla's example program stands unchanged in Djinn's, save the one function "
+            "that asks for the pause; the lines that differ are counted by the tool, Djinn's own calls included",
+            memo="without the user writing code (transparent)",
+            experiment="E3",
+        ),
+        places=lambda measured: [(None, None)],
+        decider=_of_run(of_use.lines),
+    ),
+)

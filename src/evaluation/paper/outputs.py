@@ -1,0 +1,249 @@
+"""The registry of what the paper consists of: a row for each output, and what each is drawn from.
+
+Names only: Snakemake plans with it, and must import neither pandas nor matplotlib for that. The module of a row has
+``files(material, workload)``, which returns the contents of the row's files in their order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.paper.sources import sources
+from evaluation.records.runs import Json, RunError, benchmark_path, read_object, record_paths, run_folder, side_records
+from evaluation.study.program_lines import example
+
+TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "peers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run holds, or will hold when it has been measured.
+
+    ``beside`` are the paths of the side records in its ``folder``.
+    """
+
+    name: str
+    results: Path
+    study: Json
+    functional: bool
+    beside: tuple[str, ...]
+
+    @classmethod
+    def found(cls, results: Path, name: str) -> "Plan":
+        """Of a run that is there; raises :class:`RunError` if it has no study or no probe."""
+        folder = run_folder(results, name)
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such run")
+        study, machine = (read_object(folder / file) for file in ("study.json", "machine.json"))
+        beside = tuple(path for path in side_records(study) if (folder / path).exists())
+        return cls(name=name, results=results, study=study, functional=bool(machine.get("functional")), beside=beside)
+
+    @property
+    def folder(self) -> Path:
+        """Where its records lie."""
+        return run_folder(self.results, self.name)
+
+    @property
+    def about(self) -> list[Path]:
+        """What says of which machine and study it is."""
+        return [self.folder / "machine.json", self.folder / "study.json"]
+
+    @property
+    def records(self) -> list[Path]:
+        """Everything that was measured of it; of a published run every file, as each is in its checksums."""
+        if self.name != "local":
+            return sorted(path for path in self.folder.rglob("*") if path.is_file())
+        jobs = [*record_paths(self.folder, self.study), *(self.folder / path for path in self.beside)]
+        return [*self.about, *jobs]
+
+    @property
+    def costs(self) -> list[Path]:
+        """Snakemake's benchmark files, one of each job."""
+        return [benchmark_path(self.folder, path) for path in self.records if path not in self.about]
+
+    @property
+    def tables(self) -> list[Path]:
+        """What the aggregation makes of the records."""
+        return [self.results / "tables" / self.name / f"{table}.csv" for table in TABLES]
+
+    @property
+    def checked(self) -> Path:
+        """Stands for all records: it is written when each of them has been read and checked."""
+        return self.tables[0]
+
+    def workloads(self, *, kv_cache: bool, decode: bool) -> list[str]:
+        """Names of those with these properties, in the order of the study."""
+        return [
+            one["name"]
+            for one in self.study["workloads"]
+            if (one["kv_cache"], bool(one.get("decode_step"))) == (kv_cache, decode)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One thing that the paper has.
+
+    ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
+    ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
+    ``reads``: "tables", "records", "costs" (Snakemake's benchmark files), "claims" (as written, and all else, of the
+    leading run as well), or the name of one side record.
+    """
+
+    name: str
+    module: str
+    files: tuple[str, ...]
+    caption: str
+    reads: tuple[str, ...] = ("tables",)
+    wanted: Callable[[Plan], bool] = lambda plan: True
+    drawn: Callable[[Plan], list[str]] | None = None
+    besides: tuple[Path, ...] = ()
+
+    def names(self, plan: Plan, *, leading: bool) -> dict[str, str]:
+        """What can be asked for of a run, ``crossover`` or ``crossover-chat``, and the workload of each.
+
+        ``leading``: whether there is another run, which the paper is drawn from.
+        """
+        if not self.wanted(plan) or ("claims" in self.reads and not leading):
+            return {}
+        if self.drawn is None:
+            return {self.name: ""}
+        first, *more = self.drawn(plan) or [""]
+        return ({self.name: first} if first else {}) | {f"{self.name}-{workload}": workload for workload in more}
+
+    def written(self, name: str) -> list[str]:
+        """The files of ``name``, one of :meth:`names`."""
+        return self._files(name.removeprefix(self.name))
+
+    def patterns(self, folder: str) -> list[str]:
+        """The files of any of :meth:`names` in ``folder``, with the wildcard ``which`` where there are several."""
+        return [f"{folder}{file}" for file in self._files("{which}" if self.drawn else "")]
+
+    def _files(self, which: str) -> list[str]:
+        return [f"{Path(file).stem}{which}{Path(file).suffix}" for file in self.files]
+
+    def sources(self) -> list[Path]:
+        """The modules and templates that take part, read from their imports."""
+        return sources("evaluation.paper.__main__", f"evaluation.{self.module}")
+
+    def inputs(self, plan: Plan, leading: Plan | None, figures: Callable[[str], Path]) -> list[Path]:
+        """The files that are read to write this of a run; ``figures`` is the folder of a run's outputs."""
+        found = [*self.besides]
+        for one in (plan, leading) if "claims" in self.reads and leading is not None else (plan,):
+            found += one.about
+            for kind in self.reads:
+                match kind:
+                    case "tables":
+                        found += one.tables
+                    case "records":
+                        found.append(one.checked)
+                    case "costs":
+                        found += one.costs if one.name == "local" else []
+                    case "claims":
+                        found.append(figures(one.name) / "claims.json")
+                    case beside:
+                        found += [one.folder / beside] if beside in one.beside else []
+        return list(dict.fromkeys(found))
+
+
+def _on_a_gpu(record: str) -> Callable[[Plan], bool]:
+    return lambda plan: not plan.functional and record in plan.beside
+
+
+def _counted(plan: Plan) -> bool:
+    """Whether a run says of every method how device memory fills with paused sessions."""
+    return not plan.functional and all(f"capacity/{method}.json" in plan.beside for method in plan.study["methods"])
+
+
+_EXAMPLES = tuple(path for method in ("vanilla", "djinn") if (path := example(method)))  # whose lines are counted
+OUTPUTS = (
+    Output(
+        name="crossover",
+        module="figures.crossover",
+        files=("crossover.pdf", "crossover.png"),
+        caption="crossover.rst",
+        drawn=lambda plan: plan.workloads(kv_cache=False, decode=False),
+    ),
+    Output(
+        name="clocks",
+        module="figures.clocks",
+        files=("clocks.pdf", "clocks.png"),
+        caption="clocks.rst",
+        drawn=lambda plan: plan.workloads(kv_cache=True, decode=False),
+    ),
+    Output(
+        name="crossover_decode",
+        module="figures.crossover",
+        files=("crossover_decode.pdf", "crossover_decode.png"),
+        caption="crossover.rst",
+        drawn=lambda plan: plan.workloads(kv_cache=True, decode=True),
+    ),
+    Output(
+        name="memory_wall",
+        module="figures.memory_wall",
+        files=("memory_wall.pdf", "memory_wall.png"),
+        caption="memory_wall.rst",
+        reads=("records",),
+        wanted=_counted,
+    ),
+    Output(
+        name="load",
+        module="figures.load",
+        files=("load.pdf", "load.png"),
+        caption="load.rst",
+        wanted=_on_a_gpu("load.json"),
+    ),
+    Output(
+        name="sweep",
+        module="figures.sweep",
+        files=("sweep.pdf", "sweep.png"),
+        caption="sweep.rst",
+        wanted=_on_a_gpu("sweep.json"),
+    ),
+    Output(
+        name="samples",
+        module="figures.samples",
+        files=("samples.pdf", "samples.png"),
+        caption="samples.rst",
+        reads=("records",),
+    ),
+    Output(name="capabilities", module="text.capabilities", files=("capabilities.tex",), caption="capabilities.rst"),
+    Output(
+        name="setup", module="text.setup", files=("setup.tex", "methods.tex"), caption="setup.rst", reads=("records",)
+    ),
+    Output(
+        name="numbers",
+        module="text.numbers",
+        files=("numbers.tex", "numbers.json"),
+        caption="numbers.rst",
+        reads=("tables", "overhead.json"),
+    ),
+    Output(
+        name="experiments",
+        module="text.experiments",
+        files=("experiments.md",),
+        caption="experiments.rst",
+        reads=("records", "costs"),
+    ),
+    Output(
+        name="claims",
+        module="text.claims",
+        files=("claims.json", "claims.md", "claims.tex"),
+        caption="claims.rst",
+        reads=("records",),
+        besides=_EXAMPLES,
+    ),
+    Output(
+        name="reproduction",
+        module="text.reproduction",
+        files=("reproduction.md",),
+        caption="reproduction.rst",
+        reads=("tables", "claims"),
+        wanted=lambda plan: plan.name == "local",
+    ),
+)
+
+
+def outputs_folder(figures: Path, run: str | None, leading: str | None) -> Path:
+    """Where the outputs of ``run`` go: those of the ``leading`` one into ``figures`` itself."""
+    return figures if run is None or run == leading else figures / run
