@@ -1,41 +1,42 @@
-"""A synthetic results folder with its summary, for the tests of the tools that write the paper."""
+"""A synthetic results folder with its tables, for the tests of what draws and writes the paper."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.analysis.aggregate import summarise
+import pytest
+
+from evaluation.analysis.aggregate import aggregate
 from evaluation.analysis.findings import Findings
-from evaluation.analysis.outcomes import (
-    Capability,
-    Capacity,
-    Crossing,
-    PeerMetric,
-    Resumes,
-    capabilities,
-    capacities,
-    crossings,
-    peer_metrics,
-    resumes,
-    write_outcomes,
-)
-from evaluation.analysis.summary import write_summary
+from evaluation.analysis.material import Material
+from evaluation.paper.__main__ import main
 from evaluation.records.runs import Run, load_run
 from tests.evaluation.synthetic import Synthetic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The folder of one run and the summary beside it."""
+    """This machine's run below ``root / "results"``, and its tables."""
 
-    folder: Path
-    summary: Path
+    root: Path
 
     @classmethod
-    def make(cls, root: Path, recipe: Synthetic, name: str = "local") -> "Results":
-        """Write the run of ``recipe`` and its summary under ``root``."""
-        results = cls(folder=recipe.write(root / "results" / name), summary=root / "results" / "summary.csv")
+    def make(cls, root: Path, recipe: Synthetic) -> "Results":
+        """Write the run of ``recipe`` and its tables under ``root``."""
+        results = cls(root=root)
+        recipe.write(results.folder)
         results.aggregate()
         return results
+
+    @property
+    def folder(self) -> Path:
+        """Where the records are."""
+        return self.root / "results" / "local"
+
+    @property
+    def summary(self) -> Path:
+        """The summary; other tables lie beside it."""
+        return self.root / "results" / "tables" / "local" / "summary.csv"
 
     @property
     def machine(self) -> Path:
@@ -44,21 +45,31 @@ class Results:
 
     def aggregate(self) -> None:
         """Write the tables from the records as they are now."""
-        runs = [self.run()]
-        write_summary(self.summary, summarise(runs))
-        write_outcomes(self.summary.with_name("capacity.csv"), Capacity, capacities(runs))
-        write_outcomes(self.summary.with_name("capabilities.csv"), Capability, capabilities(runs))
-        write_outcomes(self.summary.with_name("sweep.csv"), Crossing, crossings(runs))
-        write_outcomes(self.summary.with_name("load.csv"), Resumes, resumes(runs))
-        write_outcomes(self.summary.with_name("peers.csv"), PeerMetric, peer_metrics(runs))
+        aggregate(self.run(), self.summary.parent)
 
     def run(self) -> Run:
         """The run, read again."""
         return load_run(self.folder)
 
+    def material(self) -> Material:
+        """What draws and writes is given, with nothing read yet."""
+        return Material(name="local", results=self.root / "results", outputs=self.root / "figures" / "local")
+
     def findings(self) -> Findings:
         """The rows of the run."""
-        return Findings.read(self.summary, self.folder.name)
+        return self.material().findings
+
+    def draw(self, *names: str, run: str = "local") -> int:
+        """Draw by the command, into ``root / "figures" / "local"``; its exit status."""
+        options = {"--run": run, "--results": self.root / "results", "--figures": self.root / "figures"}
+        arguments = [str(part) for option in options.items() for part in option]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["paper", *names, *arguments, "--leading", ""])
+            return main()
+
+    def drawn(self, file: str) -> bytes:
+        """What was drawn into ``file``."""
+        return (self.root / "figures" / "local" / file).read_bytes()
 
     def edit_summary(self, old: str, new: str) -> None:
         """Replace text in the summary; ``old`` must be there."""

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from evaluation.analysis.aggregate import main
-from evaluation.analysis.summary import COLUMNS, UNITS, SummaryError, read_summary
+from evaluation.analysis.summary import COLUMNS, UNITS, TableError, read_summary
 from tests.evaluation.synthetic import FRONTIER_BYTES, HISTORY_BYTES_PER_LAYER, Synthetic, edit, record_path
 
 SMALL = Synthetic(layers=(1, 10), samples=30)
@@ -194,8 +194,8 @@ def test_a_damaged_summary_is_refused(tmp_path, folder, aggregate):
     aggregate(path, folder)
     text = path.read_text()
     path.write_text(text.replace(",min,", ",minimum,", 1))
-    with pytest.raises(SummaryError, match="columns"):
+    with pytest.raises(TableError, match="columns"):
         read_summary(path)
     path.write_text(text.replace("ready_ms,true,", "ready_ms,true,x", 1))
-    with pytest.raises(SummaryError, match="line 2 "):
+    with pytest.raises(TableError, match="line 2 "):
         read_summary(path)

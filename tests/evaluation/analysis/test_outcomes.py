@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from evaluation.analysis.outcomes import Capability, Capacity, read_outcomes
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.table import TableError
 from evaluation.records.runs import RunError, load_run
 from evaluation.text.capabilities import table
 from tests.evaluation.papers import Results
@@ -91,9 +91,9 @@ def test_a_damaged_table_is_refused_by_line(results):
     """So is one with other columns."""
     path = results.summary.with_name("capacity.csv")
     path.write_text(path.read_text().replace(",25,device_oom", ",many,device_oom"))
-    with pytest.raises(SummaryError, match=r"capacity.csv: line 2 cannot be read: .*'many'"):
+    with pytest.raises(TableError, match=r"capacity.csv: line 2 cannot be read: .*'many'"):
         read_outcomes(path, Capacity, "local")
-    with pytest.raises(SummaryError, match="the columns are not run, method, variant, edit_survives"):
+    with pytest.raises(TableError, match="the columns are not run, method, variant, edit_survives"):
         read_outcomes(path, Capability, "local")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.analysis.outcomes import Resumes, by_paused, growth, read_rows
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.table import TableError
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.papers import Results
@@ -93,7 +93,7 @@ def test_what_is_written_is_read(results):
     ]
     assert read_rows(path, Resumes, "other") == []
     path.write_text(path.read_text().replace("local,8,8", "local,8,many"))
-    with pytest.raises(SummaryError, match=r"load.csv: line 6 cannot be read: .*'many'"):
+    with pytest.raises(TableError, match=r"load.csv: line 6 cannot be read: .*'many'"):
         rows_of(results)
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from evaluation.analysis.findings import read_machine
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.table import TableError
 from evaluation.figures.clocks import CLOCKS, draw, main, panels
 from evaluation.figures.style import BOTH_COLUMNS_IN, FUNCTIONAL, printed, private_style
 from tests.evaluation.layout import flaws, width_pt
@@ -95,7 +95,7 @@ def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):
 def test_what_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
     """A workload that the run lacks: exit status 2, the names that there are, and no file."""
     results = Results.make(tmp_path / "run", RECIPES["gpu"])
-    with pytest.raises(SummaryError, match="no workload 'chat', only: activation, session"):
+    with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
         panels(results.findings(), "chat", read_machine(results.machine))
     out = tmp_path / "out"
     arguments = {

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pytest
 
 from evaluation.analysis.findings import ONE_TOKEN, read_machine
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.table import TableError
 from evaluation.figures.crossover import curves, draw, main
 from evaluation.figures.style import FUNCTIONAL, STYLES, printed, private_style, spread
 from tests.evaluation.layout import flaws
@@ -261,7 +261,7 @@ def test_a_refused_cell_is_left_out(tmp_path):
 
 def test_what_is_not_there_is_refused(gpu, tmp_path, monkeypatch, capsys):
     """An unknown workload or run: exit status 2, the names that there are, and no file."""
-    with pytest.raises(SummaryError, match="no workload 'chat', only: activation, session"):
+    with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
         lines_of(gpu, "chat")
     arguments = command(gpu, tmp_path / "x")
     arguments[arguments.index("--run") + 1] = "b200"

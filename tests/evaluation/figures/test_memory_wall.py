@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from evaluation.analysis.summary import SummaryError
+from evaluation.analysis.table import TableError
 from evaluation.figures.memory_wall import draw, main, walls
 from evaluation.figures.style import printed, private_style
 from evaluation.records.runs import load_run
@@ -64,7 +64,7 @@ def test_the_same_records_give_the_same_bytes(folder):
 def test_a_run_without_device_memory_has_no_wall(tmp_path):
     """A functional run has nothing to show."""
     folder = Synthetic(functional=True, layers=(1,), samples=2).write(tmp_path / "local")
-    with pytest.raises(SummaryError, match="no capacity record holds device memory"):
+    with pytest.raises(TableError, match="no capacity record holds device memory"):
         walls(load_run(folder))
 
 

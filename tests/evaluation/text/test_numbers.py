@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.statistics import linear_fit
-from evaluation.analysis.summary import CLOCKS, SummaryError
+from evaluation.analysis.summary import CLOCKS, TableError
 from evaluation.text.macro import Number, as_json, as_latex, camel, in_words
 from evaluation.text.numbers import main, numbers
 from evaluation.text.numbers_of_use import Tables
@@ -188,16 +188,16 @@ def test_a_gap_stops_the_build(results, old, new, message):
     text = results.summary.read_text()
     assert old in text
     results.summary.write_text(re.sub(rf"(?m){re.escape(old)}[^,]*", new, text))
-    with pytest.raises(SummaryError, match=message):
+    with pytest.raises(TableError, match=message):
         found(results)
 
 
 def test_a_missing_gpu_name_stops_the_build(shared):
     """A GPU run must say on what it ran; so must every run say which model."""
     run = shared.run()
-    with pytest.raises(SummaryError, match="GpuName"):
+    with pytest.raises(TableError, match="GpuName"):
         numbers(shared.findings(), {**run.machine, "gpu": {"name": {"unavailable": "NVML failed"}}}, run.study)
-    with pytest.raises(SummaryError, match="ModelName"):
+    with pytest.raises(TableError, match="ModelName"):
         numbers(shared.findings(), run.machine, {})
 
 
@@ -228,7 +228,7 @@ def test_two_numbers_of_one_name_are_refused(shared):
     rows = []
     for row in shared.findings().rows:
         rows.append(type(row)(**{**vars(row), "workload": {"activation": "a-1", "session": "a1"}[row.workload]}))
-    with pytest.raises(SummaryError, match="two numbers of one name"):
+    with pytest.raises(TableError, match="two numbers of one name"):
         numbers(Findings(run="local", rows=rows), run.machine, run.study)
 
 
