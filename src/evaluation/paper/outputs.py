@@ -64,12 +64,16 @@ class Plan:
     @property
     def tables(self) -> list[Path]:
         """What the aggregation makes of the records."""
-        return [self.results / "tables" / self.name / f"{table}.csv" for table in TABLES]
+        return [self.table(name) for name in TABLES]
+
+    def table(self, name: str) -> Path:
+        """One of them."""
+        return self.results / "tables" / self.name / f"{name}.csv"
 
     @property
     def checked(self) -> Path:
         """Stands for all records: it is written when each of them has been read and checked."""
-        return self.tables[0]
+        return self.table("summary")
 
     def workloads(self, *, kv_cache: bool, decode: bool) -> list[str]:
         """Names of those with these properties, in the order of the study."""
@@ -86,7 +90,7 @@ class Output:
 
     ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
     ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
-    ``reads``: "tables", "records", "costs" (Snakemake's benchmark files), "claims" (as written, and all else, of the
+    ``reads``: tables by name, "records", "costs" (Snakemake's benchmark files), "claims" (as written, and all else, of the
     leading run as well), or the name of one side record.
     """
 
@@ -94,7 +98,7 @@ class Output:
     module: str
     files: tuple[str, ...]
     caption: str
-    reads: tuple[str, ...] = ("tables",)
+    reads: tuple[str, ...] = ("summary",)
     wanted: Callable[[Plan], bool] = lambda plan: True
     drawn: Callable[[Plan], list[str]] | None = None
     besides: tuple[Path, ...] = ()
@@ -133,14 +137,14 @@ class Output:
             found += one.about
             for kind in self.reads:
                 match kind:
-                    case "tables":
-                        found += one.tables
                     case "records":
                         found.append(one.checked)
                     case "costs":
                         found += one.costs if one.name == "local" else []
                     case "claims":
                         found.append(figures(one.name) / "claims.json")
+                    case table if table in TABLES:
+                        found.append(one.table(table))
                     case beside:
                         found += [one.folder / beside] if beside in one.beside else []
         return list(dict.fromkeys(found))
@@ -191,6 +195,7 @@ OUTPUTS = (
         module="figures.load",
         files=("load.pdf", "load.png"),
         caption="load.rst",
+        reads=("load",),
         wanted=_on_a_gpu("load.json"),
     ),
     Output(
@@ -198,6 +203,7 @@ OUTPUTS = (
         module="figures.sweep",
         files=("sweep.pdf", "sweep.png"),
         caption="sweep.rst",
+        reads=("sweep",),
         wanted=_on_a_gpu("sweep.json"),
     ),
     Output(
@@ -207,7 +213,13 @@ OUTPUTS = (
         caption="samples.rst",
         reads=("records",),
     ),
-    Output(name="capabilities", module="text.capabilities", files=("capabilities.tex",), caption="capabilities.rst"),
+    Output(
+        name="capabilities",
+        module="text.capabilities",
+        files=("capabilities.tex",),
+        caption="capabilities.rst",
+        reads=("summary", "capacity", "capabilities"),
+    ),
     Output(
         name="setup", module="text.setup", files=("setup.tex", "methods.tex"), caption="setup.rst", reads=("records",)
     ),
@@ -216,7 +228,7 @@ OUTPUTS = (
         module="text.numbers",
         files=("numbers.tex", "numbers.json"),
         caption="numbers.rst",
-        reads=("tables", "overhead.json"),
+        reads=(*TABLES, "overhead.json"),
     ),
     Output(
         name="experiments",
@@ -238,7 +250,7 @@ OUTPUTS = (
         module="text.reproduction",
         files=("reproduction.md",),
         caption="reproduction.rst",
-        reads=("tables", "claims"),
+        reads=("summary", "claims"),
         wanted=lambda plan: plan.name == "local",
     ),
 )

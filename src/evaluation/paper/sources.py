@@ -14,7 +14,7 @@ _TEMPLATE = re.compile(r"\w+\.tex\.j2")
 def sources(*modules: str) -> list[Path]:
     """The files of ``modules`` and of all that they import of the evaluation, directly or not, templates included."""
     found: dict[Path, None] = {}
-    left = list(modules)
+    left = [part for module in modules for part in _with_packages(module)]
     while left:
         path = _file(left.pop())
         if path is not None and path not in found:
@@ -32,7 +32,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Modules of the evaluation that are imported anywhere in ``tree``, with the packages around them."""
+    """Modules of the evaluation that are imported anywhere in ``tree``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -41,9 +41,14 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         else:
             continue
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "evaluation":
-                yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            if name.partition(".")[0] == "evaluation":
+                yield from _with_packages(name)
+
+
+def _with_packages(module: str) -> list[str]:
+    """``module`` and the packages that it lies in, which are imported with it."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _templates(tree: ast.Module) -> Iterator[Path]:

@@ -1,17 +1,16 @@
 """The session's figure shows each clock at its measured value, on one axis, and can be read."""
 
-import sys
-
 import pytest
 
-from evaluation.analysis.findings import read_machine
+from evaluation.analysis.metrics import CLOCKS as ALL
 from evaluation.analysis.table import TableError
-from evaluation.figures.clocks import CLOCKS, draw, main, panels
-from evaluation.figures.style import BOTH_COLUMNS_IN, FUNCTIONAL, printed, private_style
-from tests.evaluation.layout import flaws, width_pt
+from evaluation.figures.clocks import draw, panels
+from evaluation.figures.style import FUNCTIONAL, private_style
+from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import LINK_GBPS, Synthetic, edit, record_path
 
+CLOCKS = {clock.name: clock for clock in ALL if clock.title}
 RECIPES = {"gpu": Synthetic(samples=6), "functional": Synthetic(functional=True, samples=6)}
 
 
@@ -22,7 +21,7 @@ def results(request, tmp_path_factory):
 
 
 def shown(results):
-    return panels(results.findings(), "session", read_machine(results.machine))
+    return panels(results.findings(), "session", results.material().machine)
 
 
 def test_each_panel_holds_the_medians_of_its_clock(results):
@@ -54,18 +53,15 @@ def test_the_bound_is_of_what_the_clock_waits_for(tmp_path):
 
 
 def test_the_panels_share_one_axis_and_can_be_read(results):
-    """As wide as two columns; nothing leaves the page or touches."""
-    functional = read_machine(results.machine)["functional"]
+    """Nothing leaves the page or touches."""
+    functional = results.material().functional
     with private_style():
         figure = draw(shown(results), functional=functional)
         assert flaws(figure, ignored=FUNCTIONAL) == []
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
-    assert [axes.get_title() for axes in figure.axes] == list(CLOCKS.values())
+    assert [axes.get_title() for axes in figure.axes] == [clock.title for clock in CLOCKS.values()]
     marks = [text.get_text() for axes in figure.axes for text in axes.texts].count(FUNCTIONAL)
     assert marks == (3 if functional else 0)
-    pdf, _ = printed(lambda: draw(shown(results), functional=functional))
-    assert width_pt(pdf) == pytest.approx(BOTH_COLUMNS_IN * 72, abs=0.01)
-    assert b"/Type3" not in pdf
 
 
 def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):
@@ -89,20 +85,11 @@ def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):
     edit(record_path(results.folder, "djinn", 20), later)
     results.aggregate()
     moved = [after for earlier, after in zip(before, points(), strict=True) if earlier != after]
-    assert moved == [(CLOCKS["resident"], "Djinn", 20, 99.0)]
+    assert moved == [(CLOCKS["resident"].title, "Djinn", 20, 99.0)]
 
 
-def test_what_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
-    """A workload that the run lacks: exit status 2, the names that there are, and no file."""
-    results = Results.make(tmp_path / "run", RECIPES["gpu"])
+def test_what_is_not_there_is_refused(tmp_path):
+    """A workload that the run lacks, with the names that there are."""
+    material = Results.make(tmp_path, RECIPES["gpu"]).material()
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
-        panels(results.findings(), "chat", read_machine(results.machine))
-    out = tmp_path / "out"
-    arguments = {
-        "--summary": results.summary, "--run": results.folder.name, "--workload": "chat",
-        "--machine": results.machine, "--out-pdf": out / "x.pdf", "--out-png": out / "x.png",
-    }  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["paper_clocks", *(str(word) for pair in arguments.items() for word in pair)])
-    assert main() == 2
-    assert "no workload 'chat'" in capsys.readouterr().err
-    assert not out.exists()
+        panels(material.findings, "chat", material.machine)

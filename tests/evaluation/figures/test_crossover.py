@@ -1,20 +1,15 @@
 """Plot 1 shows what the summary says, is readable, and is the same file every time."""
 
-import os
-import re
-import subprocess
-import sys
-import zlib
 from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
 import pytest
 
-from evaluation.analysis.findings import ONE_TOKEN, read_machine
+from evaluation.analysis.findings import ONE_TOKEN
 from evaluation.analysis.table import TableError
-from evaluation.figures.crossover import curves, draw, main
-from evaluation.figures.style import FUNCTIONAL, STYLES, printed, private_style, spread
+from evaluation.figures.crossover import curves, draw
+from evaluation.figures.style import FUNCTIONAL, STYLES, private_style, rendered, spread
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, edit, record_path, write
@@ -39,15 +34,7 @@ def cpu(tmp_path_factory):
 
 
 def lines_of(results, workload):
-    return curves(results.findings(), workload, read_machine(results.machine))
-
-
-def command(results, out, workload="activation"):
-    name = results.folder.name
-    return [
-        "paper_figure", "--summary", str(results.summary), "--run", name, "--workload", workload,
-        "--machine", str(results.machine), "--out-pdf", f"{out}.pdf", "--out-png", f"{out}.png",
-    ]  # fmt: skip
+    return curves(results.findings(), workload, results.material().machine)
 
 
 def test_the_lines_are_the_medians_of_the_summary(gpu):
@@ -174,59 +161,23 @@ def test_a_functional_run_is_marked_across_the_figure_and_has_no_bound(gpu, cpu)
         assert ("Link bound" not in [line.label for line in lines]) == functional
 
 
-def test_the_command_marks_a_functional_run_by_itself(cpu, gpu, tmp_path, monkeypatch):
+def test_the_command_marks_a_functional_run_by_itself(tmp_path):
     """It is machine.json that decides: the same rows with a GPU's probe give another picture."""
-    other = tmp_path / "machine.json"
-    write(other, GPU.machine())
-    for name, machine in (("marked", cpu.machine), ("plain", other)):
-        arguments = command(cpu, tmp_path / name)
-        arguments[arguments.index("--machine") + 1] = str(machine)
-        monkeypatch.setattr(sys, "argv", arguments)
-        assert main() == 0
-    lines = lines_of(cpu, "activation")
-    pdf, png = printed(lambda: draw(lines, functional=True))
-    assert ((tmp_path / "marked.pdf").read_bytes(), (tmp_path / "marked.png").read_bytes()) == (pdf, png)
-    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "marked.png").read_bytes()
-
-
-def test_rebuilding_gives_the_same_bytes(gpu, tmp_path):
-    """In two processes with different hash seeds, dates and user settings; no date or version is in the files."""
-    (tmp_path / "matplotlibrc").write_text("font.size: 20\npdf.fonttype: 3\nsavefig.dpi: 50\n")
-    source = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "src")
-    settings = [
-        {"PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": "0"},
-        {"PYTHONHASHSEED": "2", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
-    ]
-    for number, setting in enumerate(settings):
-        arguments = command(gpu, tmp_path / str(number), "session")[1:]
-        environment = {**os.environ, "PYTHONPATH": source, **setting}
-        subprocess.run([sys.executable, "-m", "evaluation.figures.crossover", *arguments], env=environment, check=True)
-    for ending in ("pdf", "png"):
-        first, second = ((tmp_path / f"{number}.{ending}").read_bytes() for number in (0, 1))
-        assert first == second
-        assert b"CreationDate" not in first
-        assert mpl.__version__.encode() not in first
-
-
-def test_fonts_are_type_42_and_the_width_is_a_column(gpu):
-    """No Type 3 font in the PDF, every font embedded; 3.335 in at 72 points and 300 dots."""
-    pdf, png = printed(lambda: draw(lines_of(gpu, "session"), functional=False))
-    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
-    text = pdf + b"".join(zlib.decompress(data) for data in streams if data[:1] == b"x")
-    assert b"/Type3" not in text
-    assert b"/CIDFontType2" in text or b"/TrueType" in text
-    assert b"/FontFile2" in text
-    width, height = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ([0-9.]+) ?\]", text).groups()
-    assert float(width) == pytest.approx(3.335 * 72, abs=0.01)
-    assert float(height) < float(width)
-    assert int.from_bytes(png[16:20], "big") == pytest.approx(3.335 * 300, abs=1)
+    results = Results.make(tmp_path, CPU)
+    assert results.draw("crossover") == 0
+    marked = results.drawn("crossover.pdf"), results.drawn("crossover.png")
+    lines = lines_of(results, "activation")
+    assert marked == tuple(rendered(lambda: draw(lines, functional=True)))
+    write(results.machine, GPU.machine())
+    assert results.draw("crossover") == 0
+    assert results.drawn("crossover.png") != marked[1]
 
 
 def test_the_settings_of_the_caller_are_as_before(gpu):
     """Rendering leaves no trace in matplotlib's global settings."""
     with mpl.rc_context({"font.size": 19}):
         before = dict(mpl.rcParams)
-        printed(lambda: draw(lines_of(gpu, "activation"), functional=False))
+        rendered(lambda: draw(lines_of(gpu, "activation"), functional=False))
         assert dict(mpl.rcParams) == before
 
 
@@ -259,16 +210,10 @@ def test_a_refused_cell_is_left_out(tmp_path):
     assert list(vanilla.layers) == [1, 10, 20, 30]
 
 
-def test_what_is_not_there_is_refused(gpu, tmp_path, monkeypatch, capsys):
-    """An unknown workload or run: exit status 2, the names that there are, and no file."""
+def test_what_is_not_there_is_refused(gpu):
+    """An unknown workload, with the names that there are."""
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
         lines_of(gpu, "chat")
-    arguments = command(gpu, tmp_path / "x")
-    arguments[arguments.index("--run") + 1] = "b200"
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert main() == 2
-    assert "no rows of run 'b200'; it has: local" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """The figure of resumes under load shows what the table holds, with any number of points, and is readable."""
 
-import sys
-
 import pytest
 
-from evaluation.analysis.outcomes import by_paused
-from evaluation.figures.load import draw, main
-from evaluation.figures.style import printed, private_style
-from tests.evaluation.experiments.test_load import add, cell, rows_of
-from tests.evaluation.layout import flaws, pdf_text, width_pt
+from evaluation.analysis.resumes import by_paused
+from evaluation.analysis.table import TableError
+from evaluation.figures.load import draw, measured
+from evaluation.figures.style import private_style
+from tests.evaluation.experiments.test_load import add, cell
+from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic
+
+
+def measured_of(results):
+    return measured(results.material())
+
 
 SHAPES = {
     "one": {64: 0.8},
@@ -38,17 +42,10 @@ def results(tmp_path):
     return results
 
 
-def command(results, out):
-    return [
-        "paper_load", "--load", str(results.summary.with_name("load.csv")), "--run", results.folder.name,
-        "--machine", str(results.machine), "--out-pdf", f"{out}.pdf", "--out-png", f"{out}.png",
-    ]  # fmt: skip
-
-
 def test_lines_are_the_rows(shape):
     """Median, 95th and 99th percentile of both clocks, ticks where it was measured, axes from zero."""
     results, medians = shape
-    rows = rows_of(results)
+    rows = measured_of(results)
     with private_style():
         panels = draw(rows).axes
     for axes, clock, factor in zip(panels, ("ready_ms", "resident_ms"), (1, 40), strict=True):
@@ -70,51 +67,29 @@ def test_nothing_overlaps_or_leaves_the_figure(shape):
     """Names, ticks, titles and the sentence; and the sentence is clear of the lines."""
     results, _ = shape
     with private_style():
-        assert not flaws(draw(rows_of(results)))
+        assert not flaws(draw(measured_of(results)))
 
 
 def test_it_says_what_decides(results):
     """The ratio and the counts; with one number of sessions there is nothing to say."""
     with private_style():
-        (said,) = [text.get_text() for text in draw(rows_of(results)).axes[0].texts if "=" in text.get_text()]
-    p95 = rows_of(results)[2].p95
+        (said,) = [text.get_text() for text in draw(measured_of(results)).axes[0].texts if "=" in text.get_text()]
+    p95 = measured_of(results)[2].p95
     assert f"95th percentile at 64 = {p95 / 0.7:.2f}" in said
     assert "100 resumes at 1, 100 at 64" in said
     add(results, [cell(64, 0.8)])
     with private_style():
-        assert not [text for text in draw(rows_of(results)).axes[0].texts if "=" in text.get_text()]
+        assert not [text for text in draw(measured_of(results)).axes[0].texts if "=" in text.get_text()]
 
 
-def test_the_command_writes_a_column_with_embedded_fonts_twice_the_same(results, tmp_path, monkeypatch):
-    """No Type 3 font, 3.335 in, and nothing that depends on the time."""
-    for name in ("first", "second"):
-        monkeypatch.setattr(sys, "argv", command(results, tmp_path / name))
-        assert main() == 0
-    pdf = (tmp_path / "first.pdf").read_bytes()
-    assert pdf == (tmp_path / "second.pdf").read_bytes()
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
-    assert (pdf, (tmp_path / "first.png").read_bytes()) == printed(lambda: draw(rows_of(results)))
-    assert b"/Type3" not in pdf_text(pdf)
-    assert b"/FontFile2" in pdf_text(pdf)
-    assert width_pt(pdf) == pytest.approx(3.335 * 72, abs=0.01)
-
-
-def test_what_cannot_be_drawn_is_refused(results, tmp_path, monkeypatch, capsys):
-    """A functional run, a run without load, and one in which nothing was paused: one message, status 2, no file."""
+def test_what_cannot_be_drawn_is_refused(results, tmp_path):
+    """A functional run, a run without load, and one in which nothing was paused."""
     functional = Results.make(tmp_path / "cpu", Synthetic(functional=True, layers=(1,), samples=2))
     add(functional, [cell(1, 0.4), cell(4, 0.4)])
-    assert len(rows_of(functional)) == 4  # the table has them
+    with pytest.raises(TableError, match="run local is functional: made without a GPU, its times under load are not"):
+        measured_of(functional)
     nothing = {**cell(4, 0.4), "paused": 0, "outcome": "host_full", "samples": []}
-    for subject, cells, message in (
-        (functional, None, "error: run local is functional: made without a GPU, its times under load are not drawn\n"),
-        (results, [], "run 'local' has no ready_ms of a resume under load\n"),
-        (results, [nothing], "run 'local' has no ready_ms of a resume under load\n"),
-    ):
-        if cells is not None:
-            add(subject, cells)
-        monkeypatch.setattr(sys, "argv", command(subject, tmp_path / "x"))
-        assert main() == 2
-        error = capsys.readouterr().err
-        assert error.endswith(message)
-        assert error.count("\n") == 1
-    assert not list(tmp_path.glob("x.*"))
+    for cells in ([], [nothing]):
+        add(results, cells)
+        with pytest.raises(TableError, match="run 'local' has no ready_ms of a resume under load"):
+            measured_of(results)

@@ -1,14 +1,13 @@
 """The memory wall shows what the capacity records hold: each session's figures, and what stopped the last."""
 
-import sys
-
 import pytest
 
 from evaluation.analysis.table import TableError
-from evaluation.figures.memory_wall import draw, main, walls
-from evaluation.figures.style import printed, private_style
+from evaluation.figures.memory_wall import draw, files, walls
+from evaluation.figures.style import private_style
 from evaluation.records.runs import load_run
 from tests.evaluation.layout import flaws
+from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, write
 
 GIB = 2**30
@@ -25,7 +24,7 @@ def cell(variant, gib, stopped_by, *, headline=True):
 @pytest.fixture
 def folder(tmp_path):
     """A run with three walls: two of vanilla, one of Djinn."""
-    folder = Synthetic(layers=(1, 40), samples=6).write(tmp_path / "local")
+    folder = Synthetic(layers=(1, 40), samples=6).write(tmp_path / "results" / "local")
     first = load_run(folder).records[0]
     shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
     vanilla = [cell("own_process", [28, 56], "device_oom", headline=False), cell("default", [27, 29, 31], "device_oom")]
@@ -55,29 +54,18 @@ def test_every_line_is_named_with_its_end(folder):
     assert max(texts.values()) <= figure.bbox.x1
 
 
-def test_the_same_records_give_the_same_bytes(folder):
-    """Nothing in the files depends on the time."""
-    lines = walls(load_run(folder))
-    assert printed(lambda: draw(lines, 80.0)) == printed(lambda: draw(lines, 80.0))
-
-
 def test_a_run_without_device_memory_has_no_wall(tmp_path):
     """A functional run has nothing to show."""
-    folder = Synthetic(functional=True, layers=(1,), samples=2).write(tmp_path / "local")
+    folder = Synthetic(functional=True, layers=(1,), samples=2).write(tmp_path / "results" / "local")
     with pytest.raises(TableError, match="no capacity record holds device memory"):
         walls(load_run(folder))
 
 
-def test_the_command(folder, tmp_path, monkeypatch, capsys):
-    """Two files; a machine whose memory is not known is refused."""
-    pdf, png = tmp_path / "wall.pdf", tmp_path / "wall.png"
-    monkeypatch.setattr(sys, "argv", ["x", "--run", str(folder), "--out-pdf", str(pdf), "--out-png", str(png)])
-    assert main() == 0
-    assert pdf.read_bytes().startswith(b"%PDF")
-    assert png.read_bytes().startswith(b"\x89PNG")
+def test_a_device_of_unknown_memory_is_refused(folder):
+    """There is no line to draw for it."""
     edit(folder / "machine.json", lambda machine: machine["gpu"].update(memory_bytes={"unavailable": "no NVML"}))
-    assert main() == 2
-    assert "does not say how much memory the device has" in capsys.readouterr().err
+    with pytest.raises(TableError, match="does not say how much memory the device has"):
+        files(Results(root=folder.parents[1]).material(), "")
 
 
 def coincident(folder):

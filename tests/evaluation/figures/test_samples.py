@@ -1,10 +1,8 @@
 """The strip shows every sample that the records hold, where it belongs, and says what they lack."""
 
-import os
 import random
+import re
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from statistics import median
 
@@ -12,12 +10,13 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from evaluation.command import Refusal
 from evaluation.figures.crossover import Curve
 from evaluation.figures.crossover import draw as draw_plot_1
-from evaluation.figures.samples import draw, main, panels
-from evaluation.figures.style import FUNCTIONAL, STYLES, printed, private_style
+from evaluation.figures.samples import draw, panels
+from evaluation.figures.style import FUNCTIONAL, STYLES, private_style
 from evaluation.records.runs import load_run
-from tests.evaluation.layout import flaws, pdf_text, width_pt
+from tests.evaluation.layout import flaws
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 LABELS = {"vanilla": "Vanilla", "recompute": "Recompute", "manual_offload": "Manual offload", "djinn": "Djinn"}
@@ -128,10 +127,6 @@ def refuse(outcome, workload):
                 cell.update(outcome=outcome, message="no room", samples=[])
 
     return change
-
-
-def command(folder, out):
-    return ["paper_samples", "--run", str(folder), "--out-pdf", f"{out}.pdf", "--out-png", f"{out}.png"]
 
 
 def test_every_sample_is_a_point_in_the_order_taken(anyone):
@@ -293,31 +288,6 @@ def test_a_functional_run_is_marked_in_each_panel_as_plot_1_is(tmp_path, folder)
     assert not [mark for axes in plain.values() for mark in marks_of(axes)]
 
 
-def test_the_command_writes_a_page_with_embedded_fonts_twice_the_same(folder, tmp_path, monkeypatch):
-    """No Type 3 font, 7 in, and nothing that depends on the time."""
-    for name in ("first", "second"):
-        monkeypatch.setattr(sys, "argv", command(folder, tmp_path / name))
-        assert main() == 0
-    pdf, png = ((tmp_path / f"first.{ending}").read_bytes() for ending in ("pdf", "png"))
-    assert pdf == (tmp_path / "second.pdf").read_bytes()
-    assert png == (tmp_path / "second.png").read_bytes()
-    assert (pdf, png) == printed(lambda: draw(panels(load_run(folder)), functional=False))
-    assert b"CreationDate" not in pdf
-    assert b"/Type3" not in pdf_text(pdf)
-    assert b"/FontFile2" in pdf_text(pdf)
-    assert width_pt(pdf) == pytest.approx(7 * 72, abs=0.01)
-
-
-def test_rebuilding_in_another_process_gives_the_same_bytes(folder, tmp_path):
-    """With another hash seed and other settings of the user."""
-    (tmp_path / "matplotlibrc").write_text("font.size: 20\npdf.fonttype: 3\nsavefig.dpi: 50\n")
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    arguments = command(folder, tmp_path / "other")[1:]
-    subprocess.run([sys.executable, "-m", "evaluation.figures.samples", *arguments], env=environment, check=True)
-    here = printed(lambda: draw(panels(load_run(folder)), functional=False))
-    assert tuple((tmp_path / f"other.{ending}").read_bytes() for ending in ("pdf", "png")) == here
-
-
 def nothing_of(folder):
     """Every cell of the run in ``folder`` was refused."""
     for path in folder.glob("raw/**/*.json"):
@@ -340,13 +310,8 @@ def two_headlines(folder):
         (shutil.rmtree, "local: no such run"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(folder, tmp_path, monkeypatch, capsys, damage, message):
-    """One message, status 2, no file."""
+def test_what_cannot_be_drawn_is_refused(folder, damage, message):
+    """By one error, whose message names it."""
     damage(folder)
-    monkeypatch.setattr(sys, "argv", command(folder, tmp_path / "x"))
-    assert main() == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.glob("x.*"))
+    with pytest.raises(Refusal, match=re.escape(message)):
+        panels(load_run(folder))

@@ -1,16 +1,16 @@
 """The figure of the size sweep shows what the table holds, and the numbers say who wins at which size."""
 
-import sys
 from dataclasses import replace
 
 import pytest
 
-from evaluation.analysis.outcomes import Crossing, orders, read_rows
-from evaluation.figures.style import printed, private_style
-from evaluation.figures.sweep import draw, main, measured
+from evaluation.analysis.crossings import Crossing, orders
+from evaluation.analysis.table import TableError
+from evaluation.figures.style import private_style
+from evaluation.figures.sweep import draw, measured
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
-from tests.evaluation.layout import flaws, pdf_text, width_pt
+from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit
 
@@ -48,7 +48,7 @@ def add(results, times):
 
 
 def rows_of(results):
-    return measured(results.summary.with_name("sweep.csv"), results.folder.name, functional=False)
+    return measured(results.material())
 
 
 @pytest.fixture
@@ -57,13 +57,6 @@ def results(tmp_path):
     results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
     add(results, GPU)
     return results
-
-
-def command(results, out):
-    return [
-        "paper_sweep", "--sweep", str(results.summary.with_name("sweep.csv")), "--run", results.folder.name,
-        "--machine", str(results.machine), "--out-pdf", f"{out}.pdf", "--out-png", f"{out}.png",
-    ]  # fmt: skip
 
 
 def test_lines_are_the_rows(results):
@@ -104,34 +97,17 @@ def test_a_refused_cell_is_left_out(results):
     assert lines == [[128, 512, 2048], [128, 512, 2048, 8192], [128, 512, 2048, 8192]]
 
 
-def test_the_command_writes_a_column_with_embedded_fonts_twice_the_same(results, tmp_path, monkeypatch):
-    """No Type 3 font, 3.335 in, and nothing that depends on the time."""
-    for name in ("first", "second"):
-        monkeypatch.setattr(sys, "argv", command(results, tmp_path / name))
-        assert main() == 0
-    pdf, png = ((tmp_path / f"first.{ending}").read_bytes() for ending in ("pdf", "png"))
-    assert (pdf, png) == tuple((tmp_path / f"second.{ending}").read_bytes() for ending in ("pdf", "png"))
-    assert (pdf, png) == printed(lambda: draw(rows_of(results)))
-    assert b"/Type3" not in pdf_text(pdf)
-    assert b"/FontFile2" in pdf_text(pdf)
-    assert width_pt(pdf) == pytest.approx(3.335 * 72, abs=0.01)
-
-
-def test_what_cannot_be_drawn_is_refused(results, tmp_path, monkeypatch, capsys):
-    """A functional run, and one without a sweep: one message, status 2, no file."""
+def test_what_cannot_be_drawn_is_refused(results, tmp_path):
+    """A functional run, and one without a sweep."""
     functional = Results.make(tmp_path / "cpu", Synthetic(functional=True, layers=(1,), samples=2))
     add(functional, GPU)
     add(results, {})
     for subject, message in (
-        (functional, "error: run local is functional: made without a GPU, its size sweep is not drawn\n"),
-        (results, "run 'local' has no ready_ms of recompute or of a copy by hand\n"),
+        (functional, "run local is functional: made without a GPU, its size sweep is not drawn"),
+        (results, "run 'local' has no ready_ms of recompute or of a copy by hand"),
     ):
-        monkeypatch.setattr(sys, "argv", command(subject, tmp_path / "x"))
-        assert main() == 2
-        error = capsys.readouterr().err
-        assert error.endswith(message)
-        assert error.count("\n") == 1
-    assert not list(tmp_path.glob("x.*"))
+        with pytest.raises(TableError, match=message):
+            rows_of(subject)
 
 
 def test_who_wins_at_which_size(results):
@@ -153,7 +129,7 @@ def test_numbers_follow_from_their_rows(results):
     """Each time and crossover with the row that it is read from, and the order in LaTeX."""
     add(results, CROSSING)
     run = results.run()
-    table = read_rows(results.summary.with_name("sweep.csv"), Crossing, "local")
+    table = results.material().rows("sweep", Crossing)
     rows = {(row.batch, row.tokens, row.variant, row.layer): row for row in table}
     found = {one.name: one for one in numbers(results.findings(), run.machine, run.study, Tables(sweep=table))}
     mine = {name: one for name, one in found.items() if "Sweep" in name}

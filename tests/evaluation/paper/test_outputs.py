@@ -1,0 +1,227 @@
+"""The registry says what there is, from what it is made, and for which runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation.command import Refusal
+from evaluation.paper.outputs import OUTPUTS, Output, Plan, outputs_folder
+from evaluation.paper.sources import SOURCE, sources
+from tests.evaluation.layout import pdf_text, width_pt
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = "h100-sxm-80gb"
+FIGURES = ROOT / "paper_figures"
+BY_NAME = {output.name: output for output in OUTPUTS}
+
+
+def plan(*workloads, functional=False, methods=("djinn",), beside=("load.json", "sweep.json", "capacity/djinn.json")):
+    """A run of these workloads, each a letter: a(ctivation), s(ession), d(ecode), and its name."""
+    kinds = {"a": {"kv_cache": False}, "s": {"kv_cache": True}, "d": {"kv_cache": True, "decode_step": 1}}
+    study = {"methods": list(methods), "workloads": [{"name": name, **kinds[kind]} for kind, name in workloads]}
+    return Plan(name="local", results=Path("results"), study=study, functional=functional, beside=beside)
+
+
+def names(run):
+    return [name for output in OUTPUTS for name in output.names(run, leading=False)]
+
+
+@pytest.mark.parametrize(
+    ("workloads", "figures"),
+    [
+        ([("s", "chat")], ["clocks"]),
+        ([("a", "chat")], ["crossover"]),
+        ([("d", "chat")], ["crossover_decode"]),
+        ([("a", "one"), ("a", "two"), ("s", "three")], ["crossover", "crossover-two", "clocks"]),
+    ],
+)
+def test_a_figure_goes_by_the_properties_of_a_workload(workloads, figures):
+    """And never by its name; of the same kind each further one has a figure with its name."""
+    chosen = {"crossover", "clocks", "crossover_decode"}
+    assert [name for name in names(plan(*workloads)) if name.partition("-")[0] in chosen] == figures
+
+
+def test_a_further_workload_has_files_of_its_own():
+    """Its name stands before the suffix."""
+    assert BY_NAME["crossover"].written("crossover-two") == ["crossover-two.pdf", "crossover-two.png"]
+    assert BY_NAME["crossover"].written("crossover") == ["crossover.pdf", "crossover.png"]
+    assert BY_NAME["crossover"].patterns("x/") == ["x/crossover{which}.pdf", "x/crossover{which}.png"]
+
+
+@pytest.mark.parametrize("name", ["memory_wall", "load", "sweep"])
+def test_what_needs_a_gpu_or_a_record_is_not_planned_without(name):
+    """A functional run has none of it, nor has one that lacks the record."""
+    whole = plan(("s", "chat"))
+    assert name in names(whole)
+    assert name not in names(plan(("s", "chat"), functional=True))
+    assert name not in names(plan(("s", "chat"), beside=()))
+
+
+def test_the_leading_run_has_the_folder_and_any_other_one_of_its_name():
+    """So that several published runs, and this machine's, lie side by side."""
+    where = {run: outputs_folder(Path("f"), run, "a100") for run in ("a100", "b200", "local")}
+    assert where == {"a100": Path("f"), "b200": Path("f/b200"), "local": Path("f/local")}
+    assert outputs_folder(Path("f"), "local", None) == Path("f/local")
+
+
+def test_the_folder_in_git_holds_what_the_registry_names():
+    """And its page, nothing else."""
+    run = Plan.found(ROOT / "results", PUBLISHED)
+    files = {file for output in OUTPUTS for name in output.names(run, leading=False) for file in output.written(name)}
+    assert {path.name for path in FIGURES.iterdir() if path.is_file()} == {*files, "README.md"}
+
+
+def test_every_output_has_a_caption_and_a_row_in_the_page():
+    """Of the HTML report, and of the folder."""
+    page = (FIGURES / "README.md").read_text()
+    for output in OUTPUTS:
+        assert (ROOT / "rules" / "captions" / output.caption).read_text().strip(), output.name
+        assert all(Path(file).stem in page for file in output.files), output.name
+
+
+OPENED = """
+import json, runpy, sys
+
+opened = set()
+sys.addaudithook(lambda event, given: opened.add(str(given[0])) if event == "open" else None)
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module("evaluation.paper", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(json.dumps(sorted(opened)), end.code)
+"""
+
+
+def opened(folder, name, run):
+    """Files below the sources, the results and the examples that drawing ``name`` of ``run`` opens."""
+    settings = {"PYTHONPYCACHEPREFIX": str(folder / "cache"), "PYTHONPATH": str(SOURCE)}
+    arguments = ["paper", name, "--run", run, "--leading", "", "--results", str(folder / "results")]
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED, *arguments, "--figures", str(folder / "figures")],
+        env={**os.environ, **settings}, cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    files, _, status = done.stdout.rpartition(" ")
+    assert status.strip() == "0", done.stderr
+    found = {Path(path) for path in json.loads(files) if not path.startswith("<")}
+    places = (SOURCE / "evaluation", folder / "results", ROOT / "examples")
+    return {path for path in found if path.is_file() and any(path.is_relative_to(place) for place in places)}
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """A run on a GPU with all there is to be drawn."""
+    return Results.make(tmp_path_factory.mktemp("drawing"), Synthetic(layers=(1, 20, 40), samples=6))
+
+
+@pytest.mark.parametrize("name", ["crossover", "capabilities", "numbers", "experiments", "claims"])
+def test_the_inputs_of_a_rule_are_the_files_that_its_process_opens(drawing, name):
+    """Every module, template, table and record; the table that stands for all records is opened for none."""
+    run = Plan.found(drawing.root / "results", "local")
+    output = BY_NAME[name]
+    read = opened(drawing.root, name, "local")
+    planned = {*output.sources(), *output.inputs(run, None, lambda run: drawing.root)}
+    if "records" in output.reads:
+        planned = planned - {run.checked} | set(run.records)
+    assert {path.name for path in read - planned} == set()
+    # A module may import what only another output of it uses; a file of data is there to be read.
+    data = {path for path in planned - read if not path.is_relative_to(SOURCE) and path.exists()}
+    assert {path.name for path in data} <= {"study.json", "machine.json"}
+
+
+def test_imports_are_followed_wherever_they_stand(tmp_path, monkeypatch):
+    """Inside functions, of names and of modules, through packages; and the templates that a module names."""
+    code = {
+        "evaluation/__init__.py": "",
+        "evaluation/a/__init__.py": "",
+        "evaluation/a/one.py": "def f():\n    from evaluation.b import two\n    return 'page.tex.j2'\n",
+        "evaluation/b/__init__.py": "import evaluation.c\n",
+        "evaluation/b/two.py": "from evaluation.c.three import name\n",
+        "evaluation/c/__init__.py": "",
+        "evaluation/c/three.py": "import os\nname = '.j2'\n",
+        "evaluation/c/unused.py": "",
+    }
+    for name, text in code.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("evaluation.paper.sources.SOURCE", tmp_path)
+    found = {path.relative_to(tmp_path).as_posix() for path in sources("evaluation.a.one")}
+    assert found == {*code, "evaluation/text/templates/page.tex.j2"} - {"evaluation/c/unused.py"}
+
+
+def test_planning_imports_nothing_heavy():
+    """Snakemake reads the registry for every dry run."""
+    code = "import sys, evaluation.paper.outputs; print(*{'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_what_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+    """An output or a run of no such name, with the names that there are."""
+    drawing = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=2))
+    assert drawing.draw("crossover", "kurve") == 2
+    assert "run local has no output 'kurve'. Allowed: crossover, clocks," in capsys.readouterr().err
+    assert drawing.draw(run="b200") == 2
+    assert "b200: no such run" in capsys.readouterr().err
+    assert not (drawing.root / "figures").exists()
+    with pytest.raises(Refusal, match="not a name"):
+        Plan.found(drawing.root / "results", "../local")
+
+
+def test_all_is_drawn_where_nothing_is_named(tmp_path, monkeypatch):
+    """By one reading of the run; what needs another run is left out where there is none."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    read = []
+    real = sys.modules["evaluation.analysis.material"].load_run
+    monkeypatch.setattr("evaluation.analysis.material.load_run", lambda folder: read.append(folder) or real(folder))
+    for name in ("memory_wall", "load", "sweep"):  # of which this run has no cells
+        (results.folder / {"memory_wall": "capacity/djinn.json"}.get(name, f"{name}.json")).unlink()
+    results.aggregate()
+    assert results.draw() == 0
+    run = Plan.found(tmp_path / "results", "local")
+    wanted = {file for output in OUTPUTS for one in output.names(run, leading=False) for file in output.written(one)}
+    assert {path.name for path in (tmp_path / "figures" / "local").iterdir()} == wanted
+    assert read == [results.folder]
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.pdf")), ids=lambda path: path.name)
+def test_a_published_figure_is_a_column_or_two_with_embedded_fonts(path):
+    """No Type 3 font, and nothing that depends on the time; that they are redrawn byte for byte the workflow holds."""
+    text = pdf_text(path.read_bytes())
+    assert b"/Type3" not in text
+    assert b"/FontFile2" in text
+    assert b"CreationDate" not in text
+    both = path.stem in ("clocks", "samples")
+    assert width_pt(path.read_bytes()) == pytest.approx((7 if both else 3.335) * 72, abs=0.01)
+
+
+def test_redrawing_does_not_depend_on_the_caller(drawing, tmp_path):
+    """Another hash seed, date and the user's settings of matplotlib give the same bytes."""
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\npdf.fonttype: 3\nsavefig.dpi: 50\n")
+    settings = {"PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "0", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    pictures = ("crossover", "clocks", "samples")
+    assert drawing.draw(*pictures) == 0
+    arguments = ["--run", "local", "--results", drawing.root / "results", "--figures", tmp_path, "--leading", ""]
+    subprocess.run(
+        [sys.executable, "-m", "evaluation.paper", *pictures, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **settings}, check=True,
+    )  # fmt: skip
+    for name in pictures:
+        for suffix in ("pdf", "png"):
+            assert (tmp_path / "local" / f"{name}.{suffix}").read_bytes() == drawing.drawn(f"{name}.{suffix}")
+
+
+def test_an_output_is_a_row():
+    """Each names a module that is there, whose function the command calls, and no name or file stands twice."""
+    files = [file for output in OUTPUTS for file in output.files]
+    assert len(set(files)) == len(files)
+    assert len(BY_NAME) == len(OUTPUTS)
+    for output in OUTPUTS:
+        assert isinstance(output, Output)
+        module = SOURCE.joinpath("evaluation", *output.module.split(".")).with_suffix(".py")
+        assert "\ndef files(material: Material, workload: str)" in module.read_text(), output.name
