@@ -25,7 +25,8 @@ os.environ.update(
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from evaluation.command import Refusal
-from evaluation.paper.outputs import OUTPUTS, TABLES, Plan, outputs_folder
+from evaluation.paper.outputs import OUTPUTS
+from evaluation.paper.plan import TABLES, Plan, outputs_folder
 from evaluation.paper.sources import sources
 from evaluation.records.runs import side_records
 from evaluation.records.provenance import measuring_sources

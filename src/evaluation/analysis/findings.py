@@ -1,4 +1,4 @@
-"""The rows of a run by workload, method, layer and metric, and what the paper calls its methods."""
+"""The rows of a run, by workload, method, layer and metric."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,8 @@ from typing import Any
 
 from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError, read_table
+from evaluation.analysis.variants import METHODS
 from evaluation.records.runs import Json
-
-METHODS = ("vanilla", "recompute", "manual_offload", "djinn")  # in the order of the paper; others come after them
-ORDERED = "pinned_ordered"  # the best hand-written offload, where there is history
-FUSED = "compiled"  # recompute with its small operators fused, in a prefill
-ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +59,6 @@ class Findings:
     def at(self, workload: str, method: str, metric: str, layer: int, variant: str | None = None) -> Row | None:
         """The row of ``layer`` in :meth:`series`, or None if there is none."""
         return next((row for row in self.series(workload, method, metric, variant) if row.layer == layer), None)
-
-
-def plain_name(method: str) -> str:
-    """How a method is called that the paper does not know: ``my_method`` is My method."""
-    return method.replace("_", " ").capitalize()
 
 
 def ceiling(machine: Json, name: str) -> float | None:

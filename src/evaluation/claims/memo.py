@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from evaluation.analysis.findings import Findings, plain_name
+from evaluation.analysis.findings import Findings
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row, summarise
+from evaluation.analysis.variants import plain_name
 from evaluation.claims.claim import Claim, Figure, Measurements, printed
 from evaluation.claims.of_use import cell_of
 from evaluation.records.runs import Json, Run

@@ -14,17 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from evaluation.analysis.findings import METHODS, Findings, ceiling, plain_name
+from evaluation.analysis.findings import Findings, ceiling
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError
+from evaluation.analysis.variants import DRAWN, METHODS, plain_name
 from evaluation.figures.style import (
     FONT_PT,
     HEIGHT_IN,
     OTHERS,
-    STYLES,
     WIDTH_IN,
     mark_functional,
     rendered,
@@ -59,10 +59,9 @@ def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready
         raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     drawn = []
     others = [method for method in findings.methods if method not in METHODS]
-    more: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
-        (method, None): (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)
-    }
-    for (method, variant), (label, style) in {**STYLES, **more}.items():
+    known = [(*variant.key, variant.label, variant.style) for variant in DRAWN]
+    more = [(method, None, plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)]
+    for method, variant, label, style in [*known, *more]:
         rows = findings.series(workload, method, f"{clock}_ms", variant)
         if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
             drawn.append(curve)

@@ -17,14 +17,15 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.resumes import Resumes, by_paused, growth
 from evaluation.analysis.table import TableError
-from evaluation.figures.style import FONT_PT, STYLES, WIDTH_IN, rendered, spread
+from evaluation.analysis.variants import PRIMARY
+from evaluation.figures.style import FONT_PT, WIDTH_IN, rendered, spread
 
 _HEIGHT_IN = 2.5
 _LEFT, _WIDTH = 0.135, 0.655  # of the figure; what is right of it is for labels
 _PANELS = {"ready_ms": (0.44, 0.54), "resident_ms": (0.145, 0.235)}  # bottom and height, of the figure
 _NAMES = {"ready_ms": "Resume latency, ready (ms)", "resident_ms": "Resident (ms)"}
 _ROOM_BELOW = 0.28  # of the axis, which the text takes
-_DJINN = {"linewidth": 1.0, **STYLES["djinn", None][1]}
+_DJINN = {"linewidth": 1.0, **PRIMARY["djinn"].style}
 # Lighter than the median, and told apart by their dashes.
 _TAILS: list[tuple[str, str, dict[str, Any]]] = [
     ("p99", "99th percentile", {"color": "0.50", "linestyle": (0, (1, 1.4)), "linewidth": 1.0}),

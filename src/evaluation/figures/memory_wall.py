@@ -11,25 +11,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evaluation.analysis.findings import plain_name
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, STYLES, WIDTH_IN, rendered, spread
+from evaluation.analysis.variants import BY_KEY, DRAWN
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered, spread
 from evaluation.records.runs import Run
 
 _GIB = 2**30
 _AXES = (0.135, 0.165, 0.385, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
-_OWN_PROCESS: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
-    ("vanilla", "own_process"): (
-        "Vanilla, own weights",
-        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (1, 1.4)), "markersize": 4},
-    ),
-}
-# Without their state on the device all methods coincide: the wider lines lie under the narrower ones.
-_SHAPES: dict[str, dict[str, Any]] = {
-    "recompute": {"linewidth": 3.0, "markersize": 5},
-    "manual_offload": {"linewidth": 1.8, "markersize": 5},
-}
+_LINES = [BY_KEY["vanilla", "own_process"], *DRAWN]
 _STOPS = {"device_oom": ("x", 5, "OOM"), "host_full": ("|", 10, "host"), "cap": (">", 5, "cap")}  # marker, size, word
 
 
@@ -47,16 +37,16 @@ class Wall:
 def walls(run: Run) -> list[Wall]:
     """The lines of ``run``, as many sessions as were paused; raises :class:`TableError` if it has none."""
     found = []
-    for (method, variant), (label, style) in {**_OWN_PROCESS, **STYLES}.items():
-        record = run.beside.get(f"capacity/{method}.json", {"cells": []})
+    for line in _LINES:
+        record = run.beside.get(f"capacity/{line.method}.json", {"cells": []})
         for cell in record["cells"]:
-            if (cell["headline"] if variant is None else cell["variant"] == variant) and cell["sessions"]:
+            if (cell["headline"] if line.primary else cell["variant"] == line.name) and cell["sessions"]:
                 paused = [one for one in cell["figures"] if one.get("device_bytes")][: cell["sessions"]]
                 if paused:
                     found.append(
                         Wall(
-                            label=label or plain_name(method),
-                            style={"linewidth": 1.0, **style, **_SHAPES.get(method, {})},
+                            label=line.label,
+                            style={"linewidth": 1.0, **line.style, **line.wall},
                             sessions=[one["sessions"] for one in paused],
                             gib=[one["device_bytes"] / _GIB for one in paused],
                             stopped_by=cell["stopped_by"],

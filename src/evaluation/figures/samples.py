@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from evaluation.analysis.findings import METHODS, plain_name
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, STYLES, mark_functional, rendered
+from evaluation.analysis.variants import METHODS, PRIMARY, plain_name
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, rendered
 from evaluation.records.runs import Run
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.64, 0.06, 0.24, 0.55  # inches beside the panels; below is a line of note
@@ -42,7 +42,7 @@ class Panel:
 
     workload: str
     label: str
-    style: dict[str, Any]
+    style: Mapping[str, Any]
     layers: Sequence[int]
     rounds: int
     samples: Mapping[Place, Sequence[float]]
@@ -56,19 +56,16 @@ def panels(run: Run) -> list[Panel]:
     """
     methods = sorted(run.study["methods"], key=lambda name: METHODS.index(name) if name in METHODS else len(METHODS))
     others = [method for method in methods if method not in METHODS]
-    more = {method: (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)}
+    looks: dict[str, tuple[str, Mapping[str, Any]]] = {name: (one.label, one.style) for name, one in PRIMARY.items()}
+    looks |= {method: (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)}
     workloads = dict.fromkeys(cell["workload"] for record in run.records for cell in record["cells"])
-    found = [
-        _panel(run, method, workload, *(more[method] if method in more else STYLES[method, None]))
-        for method in methods
-        for workload in workloads
-    ]
+    found = [_panel(run, method, workload, *looks[method]) for method in methods for workload in workloads]
     if not any(panel.samples for panel in found):
         raise TableError(f"run {run.name}: no headline variant has a sample")
     return found
 
 
-def _panel(run: Run, method: str, workload: str, label: str, style: dict[str, Any]) -> Panel:
+def _panel(run: Run, method: str, workload: str, label: str, style: Mapping[str, Any]) -> Panel:
     layers, rounds = sorted(set(run.study["layers"])), run.study["rounds"]
     samples: dict[Place, list[float]] = {}
     missing = {(layer, number): "not measured" for layer in layers for number in range(1, rounds + 1)}

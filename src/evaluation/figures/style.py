@@ -13,8 +13,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.analysis.findings import FUSED, ONE_TOKEN, ORDERED
-
 WIDTH_IN = 3.335  # one column of the USENIX style
 BOTH_COLUMNS_IN = 7.0
 HEIGHT_IN = 2.15
@@ -37,57 +35,6 @@ _RC = {
     "savefig.dpi": 300,
 }
 
-# In drawing order. Manual offload and Djinn coincide, or one token rerun, so the former is wide and open, the latter
-# small and on top: each shows through the other. Markers and dashes differ, so that colour alone tells no line.
-STYLES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
-    ("recompute", None): (
-        "Recompute",
-        {"color": "#C1440E", "marker": "^", "linestyle": "-", "markersize": 4},
-    ),
-    ("recompute", FUSED): (
-        "Fused layers",
-        {"color": "#C1440E", "marker": "<", "linestyle": (0, (5, 1.2)), "markersize": 3.5, "mfc": "white"},
-    ),
-    ("manual_offload", None): (
-        "Manual offload",
-        {
-            "color": "#2A7AB5",
-            "marker": "s",
-            "linestyle": "-",
-            "linewidth": 2.0,
-            "markersize": 6,
-            "mfc": "white",
-        },
-    ),
-    ("manual_offload", ORDERED): (
-        "Manual, ordered",
-        {
-            "color": "#2A7AB5",
-            "marker": "D",
-            "linestyle": "--",
-            "linewidth": 2.0,
-            "markersize": 5.5,
-            "mfc": "white",
-        },
-    ),
-    ("recompute", ONE_TOKEN): (
-        "Rerun one token",
-        {"color": "#C1440E", "marker": "v", "linestyle": "--", "markersize": 3.5, "mfc": "white"},
-    ),
-    ("djinn", None): (
-        "Djinn",
-        {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3},
-    ),
-    ("vanilla", None): (
-        "Vanilla",
-        {"color": "#6B6B6B", "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
-    ),
-}
-# Manual offload into pageable memory: of the size sweep, not of Plot 1, whose lines are those of STYLES.
-PAGEABLE: tuple[str, dict[str, Any]] = (
-    "Manual, pageable",
-    {"color": "#2A7AB5", "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
-)
 # For methods that the paper does not know, in turn.
 OTHERS: list[dict[str, Any]] = [
     {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},

@@ -5,7 +5,7 @@ all panels. Which is the quicker at each size is in :mod:`evaluation.text.number
 functional run's times mean nothing, and it has no such figure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,17 +15,19 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from evaluation.analysis.crossings import Crossing
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, PAGEABLE, STYLES, WIDTH_IN, rendered, spread
+from evaluation.analysis.variants import BY_KEY, PRIMARY
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered, spread
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
 _BETWEEN = 0.03
+_PAGEABLE = BY_KEY["manual_offload", "pageable"]
 # By method and variant. Manual offload is drawn thinner than where Djinn must show through it.
-_LINES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("recompute", "default"): STYLES["recompute", None],
-    ("manual_offload", "pageable"): PAGEABLE,
+_LINES: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {
+    ("recompute", "default"): (PRIMARY["recompute"].label, PRIMARY["recompute"].style),
+    ("manual_offload", "pageable"): (_PAGEABLE.label, _PAGEABLE.style),
     ("manual_offload", "pinned"): (
         "Manual, pinned",
-        {**STYLES["manual_offload", None][1], "linewidth": 1.2, "markersize": 4.5},
+        {**PRIMARY["manual_offload"].style, "linewidth": 1.2, "markersize": 4.5},
     ),
 }
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from evaluation.analysis.material import Material
 from evaluation.command import Refusal, parser, run
-from evaluation.paper.outputs import OUTPUTS, Plan, outputs_folder
+from evaluation.paper.outputs import OUTPUTS
+from evaluation.paper.plan import Plan, outputs_folder
 from evaluation.records.atomic import write_bytes
 from evaluation.study.config import check, load_config
 

@@ -8,80 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.paper.plan import TABLES, Plan
 from evaluation.paper.sources import sources
-from evaluation.records.runs import Json, RunError, benchmark_path, read_object, record_paths, run_folder, side_records
 from evaluation.study.program_lines import example
-
-TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "peers")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run holds, or will hold when it has been measured.
-
-    ``beside`` are the paths of the side records in its ``folder``.
-    """
-
-    name: str
-    results: Path
-    study: Json
-    functional: bool
-    beside: tuple[str, ...]
-
-    @classmethod
-    def found(cls, results: Path, name: str) -> "Plan":
-        """Of a run that is there; raises :class:`RunError` if it has no study or no probe."""
-        folder = run_folder(results, name)
-        if not folder.is_dir():
-            raise RunError(f"{folder}: no such run")
-        study, machine = (read_object(folder / file) for file in ("study.json", "machine.json"))
-        beside = tuple(path for path in side_records(study) if (folder / path).exists())
-        return cls(name=name, results=results, study=study, functional=bool(machine.get("functional")), beside=beside)
-
-    @property
-    def folder(self) -> Path:
-        """Where its records lie."""
-        return run_folder(self.results, self.name)
-
-    @property
-    def about(self) -> list[Path]:
-        """What says of which machine and study it is."""
-        return [self.folder / "machine.json", self.folder / "study.json"]
-
-    @property
-    def records(self) -> list[Path]:
-        """Everything that was measured of it; of a published run every file, as each is in its checksums."""
-        if self.name != "local":
-            return sorted(path for path in self.folder.rglob("*") if path.is_file())
-        jobs = [*record_paths(self.folder, self.study), *(self.folder / path for path in self.beside)]
-        return [*self.about, *jobs]
-
-    @property
-    def costs(self) -> list[Path]:
-        """Snakemake's benchmark files, one of each job."""
-        return [benchmark_path(self.folder, path) for path in self.records if path not in self.about]
-
-    @property
-    def tables(self) -> list[Path]:
-        """What the aggregation makes of the records."""
-        return [self.table(name) for name in TABLES]
-
-    def table(self, name: str) -> Path:
-        """One of them."""
-        return self.results / "tables" / self.name / f"{name}.csv"
-
-    @property
-    def checked(self) -> Path:
-        """Stands for all records: it is written when each of them has been read and checked."""
-        return self.table("summary")
-
-    def workloads(self, *, kv_cache: bool, decode: bool) -> list[str]:
-        """Names of those with these properties, in the order of the study."""
-        return [
-            one["name"]
-            for one in self.study["workloads"]
-            if (one["kv_cache"], bool(one.get("decode_step"))) == (kv_cache, decode)
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +19,8 @@ class Output:
 
     ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
     ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
-    ``reads``: tables by name, "records", "costs" (Snakemake's benchmark files), "claims" (as written, and all else, of the
-    leading run as well), or the name of one side record.
+    ``reads``: tables by name, "records", "costs" (Snakemake's benchmark files), "claims" (as written; then all else is
+    read of the leading run as well), or one side record by name.
     """
 
     name: str
@@ -254,8 +183,3 @@ OUTPUTS = (
         wanted=lambda plan: plan.name == "local",
     ),
 )
-
-
-def outputs_folder(figures: Path, run: str | None, leading: str | None) -> Path:
-    """Where the outputs of ``run`` go: those of the ``leading`` one into ``figures`` itself."""
-    return figures if run is None or run == leading else figures / run

@@ -9,21 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.analysis.findings import ORDERED, Findings, plain_name
+from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
 from evaluation.analysis.summary import Row
+from evaluation.analysis.variants import ORDERED, PRIMARY, plain_name
 from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
-_LABELS = {
-    "vanilla": (Latex("Vanilla"), Latex("PyTorch")),
-    "recompute": (Latex("Recompute"), Latex("")),
-    "manual_offload": (Latex("Manual"), Latex("Offload")),
-    "djinn": (Latex(r"\sys{}"), Latex("(Ours)")),
-}
 _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
 _IN_A_COLUMN = 3  # workloads; more take the width of the page
 
@@ -72,8 +67,10 @@ _STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
 
 def label(method: str) -> tuple[Latex, Latex]:
     """The name of a method in the two rows that it has, so that it takes the width of one word."""
+    if method in PRIMARY and (heading := PRIMARY[method].heading) is not None:
+        return Latex(heading[0]), Latex(heading[1])
     first, _, rest = plain_name(method).partition(" ")
-    return _LABELS.get(method) or (latex(first), latex(rest))
+    return latex(first), latex(rest)
 
 
 def _sessions(row: Capacity | None) -> Latex:

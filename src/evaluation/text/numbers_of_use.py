@@ -11,11 +11,12 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.resumes import Resumes, by_paused, growth
 from evaluation.analysis.statistics import ratio_interval
+from evaluation.analysis.variants import PRIMARY
 from evaluation.records.runs import Json, read_object
 from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
 
-_HEADLINES = ("default", "pinned")  # of their methods
+_HEADLINES = {variant.name for variant in PRIMARY.values()}
 _OF_A_PEER = ("ready_ms", "pause_ms")
 
 

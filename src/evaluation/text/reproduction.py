@@ -14,16 +14,12 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import PAIRED
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row
+from evaluation.analysis.variants import PRIMARY
 from evaluation.records.runs import Json, RunError, read_object
 from evaluation.text.latex import markdown, markdown_table
 
 _RATIO_TOLERANCE = 0.10  # of the published median, where the intervals do not overlap
 _TIME_TOLERANCE = 0.25  # of what the rates make of the published median
-_RATES = {  # what the clock ready of a method follows
-    "recompute": "matrix_tflops_bf16",
-    "manual_offload": "pinned_h2d_gbps",
-    "djinn": "pinned_h2d_gbps",
-}
 _CEILINGS = {
     "pinned_h2d_gbps": "pinned copies to the device, GB/s",
     "pinned_d2h_gbps": "pinned copies to the host, GB/s",
@@ -156,7 +152,7 @@ def _time_rule() -> list[str]:
 
 def _times(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
     layer = there.findings.deepest
-    for method, rate in _RATES.items():
+    for method, rate in [(one.method, one.rate) for one in PRIMARY.values() if one.rate]:
         for workload in there.findings.workloads:
             rows = [side.findings.at(workload, method, "ready_ms", layer) for side in (here, there)]
             mine, published = (None if row is None else row.median for row in rows)

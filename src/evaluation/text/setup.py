@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.findings import METHODS
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
+from evaluation.analysis.variants import METHODS, VARIANTS
 from evaluation.records.runs import Json, Run, RunError, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
 from evaluation.text.latex import Latex, environment, latex
@@ -133,40 +133,22 @@ def setup(run: Run) -> str:
     return template.render(run=run.name, functional=run.functional, groups=groups, gaps=gaps, unmeasured=UNMEASURED)
 
 
-_PINNED = "copies all state to pinned host memory"
-_ORDERED = "copies the frontier back, then the rest behind the computation, in order of need"
-_RERUN = ("deletes all state", "runs the program again up to layer $L$", "the rerun")
-# What pause does, what resume does and what ready waits for, as LaTeX, in the order of the table.
-_DEEDS = {
-    ("vanilla", "default"): ("nothing: all state stays on the device", "nothing", "an idle device"),
-    ("recompute", "default"): _RERUN,
-    ("recompute", "compiled"): (_RERUN[0], f"{_RERUN[1]}, small operators fused by torch.compile", _RERUN[2]),
-    ("recompute", "kv_offloaded"): (
-        "copies the KV cache to pinned host memory, deletes the rest",
-        "copies KV back and runs one token again behind it, up to layer $L$; KV of later layers follows",
-        "the rerun, and KV up to layer $L{+}1$",
-    ),
-    ("manual_offload", "pinned"): (_PINNED, "copies all back", "all state"),
-    ("manual_offload", "pageable"): ("copies all state to pageable host memory", "copies all back", "all state"),
-    ("manual_offload", "pinned_ordered"): (_PINNED, _ORDERED, "the frontier"),
-    ("manual_offload", "offloaded_cache"): (
-        "nothing: KV is on the host, but for that of layer $L{+}1$",
-        "nothing: each layer's KV comes for its use",
-        "an idle device",
-    ),
-    ("djinn", "default"): (f"{_PINNED}, frees it in place", _ORDERED, "the frontier"),
-}
-_PARTNERS = {"pinned_identical": r", which moves in bulk the very sizes that \sys{} moves"}
+_KNOWN = {(variant.method, variant.name): variant for variant in VARIANTS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class Row:
     """A row of the methods table; whether the paper leads with it, and what it does."""
 
     name: Latex
     headline: bool
     deeds: list[Latex]
     samples: Latex
+
+
+def _deeds(method: str, variant: str) -> tuple[str, ...]:
+    known = _KNOWN.get((method, variant))
+    return known.deeds if known is not None and known.deeds is not None else (UNMEASURED,) * 3
 
 
 def _breakable(name: str) -> Latex:
@@ -186,19 +168,19 @@ def _samples(cells: Sequence[Json]) -> Latex:
     return Latex(", ".join([*found, *(REFUSED if outcome == "out_of_memory" else outcome for outcome in refused)]))
 
 
-def _groups(run: Run) -> dict[Latex, list[Variant]]:
+def _groups(run: Run) -> dict[Latex, list[Row]]:
     """Rows by the printed name of the method, in the order of the paper and of this module; what is unknown is last."""
     cells: dict[tuple[str, str], list[Json]] = {}
     for record in run.records:
         for cell in record["cells"]:
             cells.setdefault((record["method"], cell["variant"]), []).append({**cell, "layer": record["layer"]})
-    ranks = {name: rank for rank, name in enumerate([*METHODS, *_DEEDS])}
-    groups: dict[Latex, list[Variant]] = {}
+    ranks = {name: rank for rank, name in enumerate([*METHODS, *_KNOWN])}
+    groups: dict[Latex, list[Row]] = {}
     for key in sorted(cells, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):
-        row = Variant(
+        row = Row(
             name=_breakable(key[1]),
             headline=any(cell["headline"] for cell in cells[key]),
-            deeds=[Latex(deed) for deed in _DEEDS.get(key, (UNMEASURED,) * 3)],
+            deeds=[Latex(deed) for deed in _deeds(*key)],
             samples=_samples(cells[key]),
         )
         groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
@@ -209,8 +191,9 @@ def methods(run: Run) -> str:
     """The table of what ``run`` compared."""
     samples = [sample for record in run.records for cell in record["cells"] for sample in cell["samples"]]
     paired = {name for sample in samples for name in sample["paired"] or ()}
-    order = sorted(paired, key=lambda name: (name in _PARTNERS, name))
-    partners = [Latex(_breakable(name) + _PARTNERS.get(name, "")) for name in order]
+    beside = {variant.name: variant.beside for variant in VARIANTS if variant.beside}
+    order = sorted(paired, key=lambda name: (name in beside, name))
+    partners = [Latex(_breakable(name) + beside.get(name, "")) for name in order]
     groups = _groups(run)
     rows = [row for group in groups.values() for row in group]
     return (

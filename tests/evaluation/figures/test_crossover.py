@@ -6,10 +6,10 @@ from itertools import pairwise
 import matplotlib as mpl
 import pytest
 
-from evaluation.analysis.findings import ONE_TOKEN
 from evaluation.analysis.table import TableError
+from evaluation.analysis.variants import DRAWN, ONE_TOKEN
 from evaluation.figures.crossover import curves, draw
-from evaluation.figures.style import FUNCTIONAL, STYLES, private_style, rendered, spread
+from evaluation.figures.style import FUNCTIONAL, private_style, rendered, spread
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, edit, record_path, write
@@ -145,9 +145,10 @@ def test_recompute_with_fused_layers_is_drawn_beside_it(tmp_path):
 
 def test_one_token_rerun_shows_through_a_copy_that_takes_as_long():
     """It is drawn after manual offload, and its marker is smaller."""
-    order = list(STYLES)
+    order = [variant.key for variant in DRAWN]
+    styles = {variant.key: variant.style for variant in DRAWN}
     assert order.index(("recompute", ONE_TOKEN)) > order.index(("manual_offload", None))
-    marks = [STYLES[key][1]["markersize"] for key in (("recompute", ONE_TOKEN), ("manual_offload", None))]
+    marks = [styles[key]["markersize"] for key in (("recompute", ONE_TOKEN), ("manual_offload", None))]
     assert marks[0] < marks[1]
 
 

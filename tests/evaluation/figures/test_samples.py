@@ -10,11 +10,12 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from evaluation.analysis.variants import PRIMARY
 from evaluation.command import Refusal
 from evaluation.figures.crossover import Curve
 from evaluation.figures.crossover import draw as draw_plot_1
 from evaluation.figures.samples import draw, panels
-from evaluation.figures.style import FUNCTIONAL, STYLES, private_style
+from evaluation.figures.style import FUNCTIONAL, private_style
 from evaluation.records.runs import load_run
 from tests.evaluation.layout import flaws
 from tests.evaluation.synthetic import Synthetic, edit, record_path
@@ -216,7 +217,7 @@ def test_colours_and_markers_are_those_of_the_other_figures(folder):
     """Of Plot 1; the name of the method has its colour too."""
     _, found = drawn(folder)
     for method, label in LABELS.items():
-        name, style = STYLES[method, None]
+        name, style = PRIMARY[method].label, PRIMARY[method].style
         for workload in ("activation", "session", "decode"):
             lines = found[label, workload].lines
             assert {line.get_marker() for line in lines} == {style["marker"]}
@@ -274,7 +275,7 @@ def test_a_functional_run_is_marked_in_each_panel_as_plot_1_is(tmp_path, folder)
     """The same words, colour, slope and place in the drawing order; a GPU's run has no mark."""
     _, marked = drawn(make(tmp_path / "cpu", RECIPES["functional"]))
     line = Curve(
-        label="Djinn", style=STYLES["djinn", None][1], layers=[1, 2], medians=[1.0, 2.0], lows=[1, 2], highs=[1, 2]
+        label="Djinn", style=PRIMARY["djinn"].style, layers=[1, 2], medians=[1.0, 2.0], lows=[1, 2], highs=[1, 2]
     )
     with private_style():
         plot_1 = draw_plot_1([line], functional=True).axes[0]

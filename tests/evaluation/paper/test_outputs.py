@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.command import Refusal
-from evaluation.paper.outputs import OUTPUTS, Output, Plan, outputs_folder
+from evaluation.paper.outputs import OUTPUTS, Output
+from evaluation.paper.plan import Plan, outputs_folder
 from evaluation.paper.sources import SOURCE, sources
 from tests.evaluation.layout import pdf_text, width_pt
 from tests.evaluation.papers import Results

@@ -1,0 +1,173 @@
+"""The methods and variants of the paper: one row each, with the names, looks and deeds that all its outputs use.
+
+A method that has no row is shown all the same, by its plain name and without deeds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One variant of a method.
+
+    ``primary``: the paper leads with it. ``label`` and ``style`` (for ``Axes.plot``) are for figures; ``drawn`` is its
+    place in the drawing order of Plot 1, None where it is not in it. ``wall`` is its shape in the memory wall.
+    ``heading``: the method's name in the two lines that a table gives it, as LaTeX. ``deeds``, as LaTeX: what it does
+    on pause and on resume, and what ready waits for. ``beside``: what a table says of it where it is run in pairs only.
+    ``rate``: the ceiling of the machine that its clock ready follows.
+    """
+
+    method: str
+    name: str = "default"
+    primary: bool = False
+    label: str = ""
+    style: Mapping[str, Any] = field(default_factory=dict)
+    drawn: int | None = None
+    wall: Mapping[str, Any] = field(default_factory=dict)
+    heading: tuple[str, str] | None = None
+    deeds: tuple[str, str, str] | None = None
+    beside: str = ""
+    rate: str = ""
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """How figures ask for its rows: by the method alone for the primary variant."""
+        return self.method, None if self.primary else self.name
+
+
+ORDERED = "pinned_ordered"  # the best hand-written offload, where there is history
+FUSED = "compiled"  # recompute with its small operators fused, in a prefill
+ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
+
+_GREY, _RED, _BLUE, _BLACK = "#6B6B6B", "#C1440E", "#2A7AB5", "#111111"
+_TO_PINNED = "copies all state to pinned host memory"
+_IN_ORDER = "copies the frontier back, then the rest behind the computation, in order of need"
+_RERUN = ("deletes all state", "runs the program again up to layer $L$", "the rerun")
+
+# In the order of tables. In figures manual offload and Djinn coincide, or one token rerun: so the former is wide and
+# open, the latter small and drawn later, and each shows through the other. Markers and dashes differ, so that colour
+# alone tells no line. In the memory wall all coincide: the wider lines lie under the narrower ones.
+VARIANTS = (
+    Variant(
+        method="vanilla",
+        primary=True,
+        label="Vanilla",
+        style={"color": _GREY, "marker": "x", "linestyle": (0, (4, 1.5, 1, 1.5)), "markersize": 4},
+        drawn=7,
+        heading=("Vanilla", "PyTorch"),
+        deeds=("nothing: all state stays on the device", "nothing", "an idle device"),
+    ),
+    Variant(
+        method="vanilla",
+        name="own_process",
+        label="Vanilla, own weights",
+        style={"color": _GREY, "marker": "x", "linestyle": (0, (1, 1.4)), "markersize": 4},
+    ),
+    Variant(
+        method="recompute",
+        primary=True,
+        label="Recompute",
+        style={"color": _RED, "marker": "^", "linestyle": "-", "markersize": 4},
+        drawn=1,
+        wall={"linewidth": 3.0, "markersize": 5},
+        heading=("Recompute", ""),
+        deeds=_RERUN,
+        rate="matrix_tflops_bf16",
+    ),
+    Variant(
+        method="recompute",
+        name=FUSED,
+        label="Fused layers",
+        style={"color": _RED, "marker": "<", "linestyle": (0, (5, 1.2)), "markersize": 3.5, "mfc": "white"},
+        drawn=2,
+        deeds=(_RERUN[0], f"{_RERUN[1]}, small operators fused by torch.compile", _RERUN[2]),
+    ),
+    Variant(
+        method="recompute",
+        name=ONE_TOKEN,
+        label="Rerun one token",
+        style={"color": _RED, "marker": "v", "linestyle": "--", "markersize": 3.5, "mfc": "white"},
+        drawn=5,
+        deeds=(
+            "copies the KV cache to pinned host memory, deletes the rest",
+            "copies KV back and runs one token again behind it, up to layer $L$; KV of later layers follows",
+            "the rerun, and KV up to layer $L{+}1$",
+        ),
+    ),
+    Variant(
+        method="manual_offload",
+        name="pinned",
+        primary=True,
+        label="Manual offload",
+        style={
+            "color": _BLUE,
+            "marker": "s",
+            "linestyle": "-",
+            "linewidth": 2.0,
+            "markersize": 6,
+            "mfc": "white",
+        },
+        drawn=3,
+        wall={"linewidth": 1.8, "markersize": 5},
+        heading=("Manual", "Offload"),
+        deeds=(_TO_PINNED, "copies all back", "all state"),
+        rate="pinned_h2d_gbps",
+    ),
+    Variant(
+        method="manual_offload",
+        name="pageable",
+        label="Manual, pageable",
+        style={"color": _BLUE, "marker": "+", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 6},
+        deeds=("copies all state to pageable host memory", "copies all back", "all state"),
+    ),
+    Variant(
+        method="manual_offload",
+        name=ORDERED,
+        label="Manual, ordered",
+        style={
+            "color": _BLUE,
+            "marker": "D",
+            "linestyle": "--",
+            "linewidth": 2.0,
+            "markersize": 5.5,
+            "mfc": "white",
+        },
+        drawn=4,
+        deeds=(_TO_PINNED, _IN_ORDER, "the frontier"),
+    ),
+    Variant(
+        method="manual_offload",
+        name="offloaded_cache",
+        deeds=(
+            "nothing: KV is on the host, but for that of layer $L{+}1$",
+            "nothing: each layer's KV comes for its use",
+            "an idle device",
+        ),
+    ),
+    Variant(
+        method="manual_offload",
+        name="pinned_identical",
+        beside=r", which moves in bulk the very sizes that \sys{} moves",
+    ),
+    Variant(
+        method="djinn",
+        primary=True,
+        label="Djinn",
+        style={"color": _BLACK, "marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3},
+        drawn=6,
+        heading=(r"\sys{}", "(Ours)"),
+        deeds=(f"{_TO_PINNED}, frees it in place", _IN_ORDER, "the frontier"),
+        rate="pinned_h2d_gbps",
+    ),
+)
+BY_KEY = {variant.key: variant for variant in VARIANTS}
+PRIMARY = {variant.method: variant for variant in VARIANTS if variant.primary}
+METHODS = tuple(PRIMARY)  # in the order of the paper; others come after them
+DRAWN = sorted((one for one in VARIANTS if one.drawn is not None), key=lambda one: one.drawn or 0)
+
+
+def plain_name(method: str) -> str:
+    """How a method is called that the paper does not know: ``my_method`` is My method."""
+    return method.replace("_", " ").capitalize()
