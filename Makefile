@@ -51,6 +51,7 @@ check: $(VENV)/installed-dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports
 	$(RUN) snakemake --lint
 	$(RUN) snakefmt --check Snakefile rules
 

@@ -22,14 +22,14 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def run(command: Callable[[], object]) -> int:
-    """Run ``command``; the exit status: 0, or that of a refusal, whose message goes to stderr as ``error: ...``.
+    """Run ``command``; the exit status: 0, or that of a refusal, each line of whose message goes to stderr.
 
     A file that cannot be read or written is refused as well, with status 2.
     """
     try:
         command()
     except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
+        print(*(f"error: {line}" for line in str(refusal).splitlines()), sep="\n", file=sys.stderr)
         return refusal.status
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -168,6 +168,10 @@ METHODS = tuple(PRIMARY)  # in the order of the paper; others come after them
 DRAWN = sorted((one for one in VARIANTS if one.drawn is not None), key=lambda one: one.drawn or 0)
 
 
+# Peers as a sentence calls them.
+PEERS = {"memory_saver": "torch_memory_saver", "process_checkpoint": "the driver's process checkpoint"}
+
+
 def plain_name(method: str) -> str:
     """How a method is called that the paper does not know: ``my_method`` is My method."""
     return method.replace("_", " ").capitalize()

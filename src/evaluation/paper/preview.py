@@ -1,12 +1,11 @@
 r"""A preview of the evaluation section as it would be printed: USENIX's two columns, every number a macro.
 
-Reads the folder of a run's figures, tables, numbers and claims, writes text around what is there, and compiles it with
-pdflatex. It is refused if LaTeX stops, for references that lead nowhere, boxes that stick out, floats that do not fit a
-page, characters that a font lacks, ``nan`` in what is printed, and Type 3 fonts. Needs Debian's
+Reads a run's figures, tables, numbers and claims, writes text around what is there, and compiles it with pdflatex. It
+is refused if LaTeX stops, for references that lead nowhere, boxes that stick out, floats that do not fit a page,
+characters that a font lacks, ``nan`` in what is printed, and Type 3 fonts. Needs Debian's
 ``texlive-latex-recommended`` and ``texlive-fonts-recommended``; nothing else of the artifact does.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -14,17 +13,21 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.material import Material
+from evaluation.analysis.variants import PEERS, plain_name
+from evaluation.command import Refusal, parser, run
+from evaluation.paper.arguments import add_options, material_of
+from evaluation.paper.outputs import OUTPUTS
+from evaluation.paper.plan import Plan
 from evaluation.records.atomic import write_bytes
 from evaluation.records.runs import Json, RunError, read_object
 from evaluation.text.latex import Latex, environment
 from evaluation.text.macro import camel, in_words
 
-_PEERS = {"memory_saver": "torch_memory_saver", "process_checkpoint": "the driver's process checkpoint"}
-_FIGURES = {"activation": "crossover.pdf", "session": "clocks.pdf", "decode": "crossover_decode.pdf"}
 _DEFECTS = (
     r"^! .*",
     r"^LaTeX Warning: (?:Reference|Citation|Hyper reference) .* undefined.*",
@@ -36,19 +39,23 @@ _DEFECTS = (
 _NOT_A_NUMBER = re.compile(r"(?<![A-Za-z])(nan|inf|None)(?![A-Za-z])")
 
 
-class PreviewError(Exception):
+class PreviewError(Refusal):
     """The preview has a defect, or cannot be made; the message has a line for each."""
 
+    status = 1
 
-def source(folder: Path, results: Path) -> str:
-    """The LaTeX source for the figures, tables and numbers in ``folder``, of a run whose records lie in ``results``.
+
+def source(material: Material) -> str:
+    """The LaTeX source for the outputs of a run.
 
     Raises :class:`RunError` for files that are missing or not what they should be, :class:`PreviewError` for a number
     that the text needs and the run does not have.
     """
+    folder, study = material.outputs, material.study
     numbers, claims = (read_object(folder / name) for name in ("numbers.json", "claims.json"))
-    records = results / ("local" if claims["run"] == "local" else f"published/{claims['run']}")
-    study = read_object(records / "study.json")
+    if claims["run"] != material.name:
+        raise RunError(f"{folder / 'claims.json'}: of the run {claims['run']}, not of {material.name}")
+    plan = Plan.found(material.results, material.name)
     workloads = study["workloads"]
     files = {path.name for path in folder.iterdir() if path.suffix in (".pdf", ".tex")}
     values = {number["name"]: number["value"] for number in numbers["numbers"]}
@@ -64,11 +71,11 @@ def source(folder: Path, results: Path) -> str:
         .render(
             run=claims["run"],
             functional=claims["functional"],
-            workloads=[_workload(one, claims, files) for one in workloads],
+            workloads=[_workload(one, claims, _figure_of(plan, one["name"]), files) for one in workloads],
             deepest=values["DeepestLayer"],
             paused=[values[name] for name in ("DjinnLoadFewestSessions", "DjinnLoadMostSessions") if name in values],
             sweep_layers=study.get("sweep", {}).get("layers", []),
-            peers=list(_peers(values, [one["name"] for one in workloads])),
+            peers=list(_peers(study, values)),
             files=files,
             number=number,
             has=values.__contains__,
@@ -79,10 +86,20 @@ def source(folder: Path, results: Path) -> str:
     )
 
 
-def _workload(workload: Json, claims: Json, files: set[str]) -> Json:
+def _figure_of(plan: Plan, workload: str) -> str:
+    """The PDF of resume latency over depth in ``workload``."""
+    found = (
+        output.written(name)[0]
+        for output in OUTPUTS
+        for name, drawn in output.names(plan, leading=False).items()
+        if drawn == workload
+    )
+    return next(found, "")
+
+
+def _workload(workload: Json, claims: Json, figure: str, files: set[str]) -> Json:
     """What the text says of a workload; C5's remark on the clock ready tells where its lines cross."""
     name = workload["name"]
-    figure = _FIGURES.get(name, "")
     of_ready = ("C5", name, "ready")
     remarks = [
         claim["remark"] for claim in claims["claims"] if (claim["id"], claim["workload"], claim["clock"]) == of_ready
@@ -92,23 +109,25 @@ def _workload(workload: Json, claims: Json, files: set[str]) -> Json:
         "kv_cache": workload["kv_cache"],
         "decode_step": workload.get("decode_step", 0),
         "figure": figure if figure in files else "",
+        "by_clocks": figure.startswith("clocks"),
         "crossing": "".join(remarks[:1]),
     }
 
 
-def _peers(known: Container[str], workloads: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _peers(study: Json, known: Container[str]) -> Iterator[dict[str, Any]]:
     """In words, and for each workload of which there is a number, that number's macro."""
-    for peer, words in _PEERS.items():
-        macros = {workload: f"Peer{camel(peer)}{camel(workload)}ReadyMs" for workload in workloads}
+    names = [workload["name"] for workload in study["workloads"]]
+    for peer in study.get("peers", {}).get("run", ()):
+        macros = {workload: f"Peer{camel(peer)}{camel(workload)}ReadyMs" for workload in names}
         if ready := {workload: macro for workload, macro in macros.items() if macro in known}:
-            yield {"words": words, "ready": ready}
+            yield {"words": PEERS.get(peer, plain_name(peer)), "ready": ready}
 
 
-def preview(folder: Path, results: Path) -> bytes:
+def preview(material: Material) -> bytes:
     """The PDF; takes and raises what :func:`source` does, and raises :class:`PreviewError` for defects."""
     if shutil.which("pdflatex") is None:
         raise PreviewError("pdflatex is not installed (Debian: texlive-latex-recommended texlive-fonts-recommended)")
-    text = source(folder, results)
+    text, folder = source(material), material.outputs
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         for path in folder.iterdir():
@@ -173,24 +192,11 @@ def _texts(pdf: bytes) -> Iterator[str]:
 
 def main() -> int:
     """Command line; returns the exit status: 0, 1 with a line for each defect, or 2 for files that are missing."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m evaluation.paper.preview",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_argument("--figures", type=Path, default=Path("paper_figures"), help="default: paper_figures")
-    arguments.add_argument("--results", type=Path, default=Path("results"), help="where the runs lie; default: results")
+    arguments = parser("paper.preview", __doc__)
+    add_options(arguments)
     arguments.add_argument("--out", type=Path, required=True, help="the PDF")
     given = arguments.parse_args()
-    try:
-        write_bytes(given.out, preview(given.figures, given.results))
-    except PreviewError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 1
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(lambda: write_bytes(given.out, preview(material_of(given))))
 
 
 if __name__ == "__main__":

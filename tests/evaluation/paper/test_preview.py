@@ -10,6 +10,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from evaluation.analysis.material import Material
 from evaluation.paper import preview as module
 from evaluation.paper.preview import PreviewError, in_file, in_log, main, preview, source
 from tests.evaluation.synthetic import edit
@@ -26,6 +27,11 @@ def figures(tmp_path):
     return folder
 
 
+def of(figures):
+    """The published run, whose outputs lie in ``figures``."""
+    return Material(name="h100-sxm-80gb", results=RESULTS, outputs=figures)
+
+
 def drawn(path, text, fonttype=42):
     """A figure in PDF that shows ``text``."""
     with rc_context({"pdf.fonttype": fonttype}):
@@ -37,10 +43,10 @@ def drawn(path, text, fonttype=42):
 @pytest.mark.tex
 def test_what_is_published_compiles_to_the_same_bytes(figures):
     """Without a defect, twice the same, with every figure and table that there is."""
-    pdf = preview(figures, RESULTS)
+    pdf = preview(of(figures))
     assert pdf.startswith(b"%PDF")
-    assert preview(figures, RESULTS) == pdf
-    text = source(figures, RESULTS)
+    assert preview(of(figures)) == pdf
+    text = source(of(figures))
     for path in figures.glob("*.pdf"):
         assert path.name in text
     for path in figures.glob("*.tex"):
@@ -49,7 +55,7 @@ def test_what_is_published_compiles_to_the_same_bytes(figures):
 
 def test_prose_holds_no_number_of_its_own(figures):
     """Digits are in macros and in what LaTeX needs: after the preamble what is said of intervals and of R2 alone."""
-    body = source(figures, RESULTS).partition("\\begin{document}")[2]
+    body = source(of(figures)).partition("\\begin{document}")[2]
     words = [word for word in body.split() if any(character.isdigit() for character in word)]
     captions = {word for claim in json.loads((figures / "claims.json").read_text())["claims"]
                 for word in claim["remark"].split()}  # fmt: skip
@@ -62,7 +68,7 @@ def test_a_peer_is_said_in_one_sentence(figures):
     cells = [rf"\PeerMemorySaver{name}ReadyMs{{}}~ms ({name.lower()})" for name in ("Activation", "Session", "Decode")]
 
     def said():
-        return " ".join(source(figures, RESULTS).split()).replace(r"\_", "_")
+        return " ".join(source(of(figures)).split()).replace(r"\_", "_")
 
     assert f"{ready}{', '.join(cells)}." in said()
     for gone, left in (("SaverSession", f"{ready}{cells[0]}, {cells[2]}."), ("Saver", "")):
@@ -80,11 +86,11 @@ def test_a_peer_is_said_in_one_sentence(figures):
 @pytest.mark.tex
 def test_a_changed_number_changes_the_page(figures):
     """It is printed from the macro."""
-    before = preview(figures, RESULTS)
+    before = preview(of(figures))
     numbers = figures / "numbers.tex"
     old = next(line for line in numbers.read_text().splitlines() if "{\\DjinnSessionReadyMsLayerForty}" in line)
     numbers.write_text(numbers.read_text().replace(old, r"\newcommand{\DjinnSessionReadyMsLayerForty}{77.7}"))
-    after = preview(figures, RESULTS)
+    after = preview(of(figures))
     assert before != after
 
 
@@ -105,7 +111,7 @@ def test_defects_are_refused(figures, name, line, message):
     """Each with a line that says what it is."""
     (figures / name).write_text((figures / name).read_text() + line + "\n")
     with pytest.raises(PreviewError, match=message.replace("\\", "\\\\")):
-        preview(figures, RESULTS)
+        preview(of(figures))
 
 
 @pytest.mark.tex
@@ -113,7 +119,7 @@ def test_a_figure_with_type_3_fonts_is_refused(figures):
     """As matplotlib writes them unless told otherwise."""
     drawn(figures / "crossover.pdf", "ready", fonttype=3)
     with pytest.raises(PreviewError, match=r"crossover.pdf: a Type 3 font"):
-        preview(figures, RESULTS)
+        preview(of(figures))
 
 
 def test_what_figures_say_is_read(tmp_path):
@@ -136,7 +142,7 @@ def test_a_number_that_the_text_needs_is_asked_for(figures):
     edit(figures / "numbers.json", lambda value: value.update(
         numbers=[number for number in value["numbers"] if number["name"] != "GpuName"]))  # fmt: skip
     with pytest.raises(PreviewError, match=r"the text needs \\GpuName"):
-        source(figures, RESULTS)
+        source(of(figures))
 
 
 def test_the_command_says_what_is_wrong(figures, tmp_path, monkeypatch, capsys):
