@@ -44,7 +44,7 @@ class Findings:
         return max(row.layer for row in self.rows)
 
     def series(self, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
-        """Rows of ``metric`` by layer, of ``variant`` or else the headline variant; also where n = 0."""
+        """Rows of ``metric`` by layer, of ``variant`` or else the primary variant; also where n = 0."""
         rows = [
             row
             for row in self.rows

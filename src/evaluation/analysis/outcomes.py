@@ -1,6 +1,6 @@
 """What fits, what can be done, and what peers take: ``capacity.csv``, ``capabilities.csv`` and ``peers.csv``.
 
-A method's headline variant comes first. A run that was measured before there were such records has no rows.
+A method's primary variant comes first. A run that was measured before there were such records has no rows.
 """
 
 from collections.abc import Iterable

@@ -1,13 +1,13 @@
 """The statistics of the study: medians with rank intervals, ratios with bootstrap intervals, straight lines.
 
-Pure functions over numbers; knows nothing of records, methods or units. Nothing here assumes a normal
-distribution: latencies have a hard floor and a long tail. What is fitted over depth, with intervals, is in
+Pure functions over numbers; knows nothing of records, methods or units. Nothing here assumes a normal distribution:
+latencies have a hard floor and a long tail. What is fitted over depth, with intervals, is in
 :mod:`evaluation.analysis.trends`.
 
-Where values come from several processes they are passed in groups, one per process, and every bootstrap draws
-processes first and then values within each: what was drawn once per process (addresses, clocks) is resampled as
-a whole. One process gives an interval of what varies within it; two or three give one that is too narrow, for so
-few draws know little of the rest.
+Where values come from several processes they are passed in groups, one per process. Every bootstrap draws processes
+first, and then values within each. So what was drawn once per process (addresses, clocks) is resampled as a whole. One
+process gives an interval of what varies within it; two or three give one that is too narrow, for so few draws know
+little of the rest.
 """
 
 import math

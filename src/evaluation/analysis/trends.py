@@ -1,8 +1,8 @@
 """What is fitted over depth: straight lines with intervals, how much they rise, and where two of them cross.
 
-Pure functions over numbers. A line goes through the medians of the places, as latencies have long tails; its
-intervals are of a bootstrap that resamples the values of each place, process by process
-(:mod:`evaluation.analysis.statistics`). The places themselves are chosen by the study and not drawn.
+Pure functions over numbers. A line goes through the medians of the places, as latencies have long tails. Its intervals
+are of a bootstrap that resamples the values of each place, process by process: see
+:mod:`evaluation.analysis.statistics`. The places themselves are chosen by the study and not drawn.
 """
 
 from collections.abc import Mapping

@@ -103,9 +103,9 @@ PLAN = (
         statement=Statement(
             id="C1",
             words="Recompute grows linearly with depth",
-            rule="line through the medians of the layers: linear if the 95 % interval of the slope is above 0 and that "
-            f"of R2 is not below {R2_AT_LEAST}; refuted if the slope's is not above 0 at all, or R2 and its interval "
-            f"are below {R2_AT_LEAST}",
+            rule="a line goes through the medians of the layers. It counts as linear if the 95 % interval of its slope "
+            f"is above 0 and that of R2 is not below {R2_AT_LEAST}. Refuted if the slope's interval is not above 0 at "
+            f"all, or if R2 and its interval are below {R2_AT_LEAST}",
             memo="a diagonal line from 5 ms at layer 1 to 800 ms at layer 40",
             experiment="E1",
         ),
@@ -178,7 +178,7 @@ PLAN = (
             id="C7",
             words="Paused state can be edited; recompute loses the edit unless the program replays it",
             rule="an edit of the paused hidden states gives the logits of an independent oracle in every bit under "
-            "vanilla, manual offload and Djinn; under recompute it is lost, and in every bit there if the program "
+            "vanilla, manual offload and Djinn. Under recompute it is lost, and is there in every bit if the program "
             "replays it",
             memo="vanilla, manual offload and Djinn: yes; recompute: no (impossible)",
             experiment="E3",
@@ -191,7 +191,7 @@ PLAN = (
             id="C8",
             words="No change to the user's model code",
             rule="every definition of vanilla's example program stands unchanged in Djinn's, save the one function "
-            "that asks for the pause; the lines that differ are counted by the tool, Djinn's own calls included",
+            "that asks for the pause. The lines that differ are counted by the tool, Djinn's own calls included",
             memo="without the user writing code (transparent)",
             experiment="E3",
         ),

@@ -119,7 +119,7 @@ def _gap(run: Run) -> str:
 
 
 def _latency(run: Run, findings: Findings, workload: str, method: str, layer: int, expected: _Range) -> Expectation:
-    """The clock ready of one method at one layer, the headline variant's."""
+    """The clock ready of one method at one layer, the primary variant's."""
     quantity = f"{plain_name(method)}, ready at layer {layer}"
     row = findings.at(workload, method, "ready_ms", layer)
     if row is None or row.median is None:
@@ -174,7 +174,7 @@ def _why_stopped(run: Run, cell: Json) -> str:
 
 
 def _editing(run: Run, method: str, memo: str) -> Expectation:
-    """Whether an edit of the paused state survives in every bit, under the headline variant and by a replay."""
+    """Whether an edit of the paused state survives in every bit, under the primary variant and by a replay."""
     cell, replay = (cell_of(run, "capabilities", method, variant) for variant in (None, "replay"))
     quantity = f"{plain_name(method)}: supports state editing"
     if cell is None:

@@ -1,9 +1,9 @@
 """Decides the claims that no clock decides: how many sessions fit (C6), edits (C7), lines of the program (C8).
 
 C6 and C7 are read from what was measured besides, the records of capacity and capabilities. C8 is decided by the
-example programs as they are here, and holds as far as they reach: that this program needs no change to the code of its
-model, which comes from transformers as it is, and not that no program ever will. So that a run is never judged by
-another program than it had, the count in its record must be the count of the program here.
+example programs as they are here. It holds as far as they reach: this program needs no change to the code of its model,
+which comes from transformers as it is. That no program ever will is not shown. So that a run is never judged by another
+program than it had, the count in its record must be the count of the program here.
 """
 
 from evaluation.claims.claim import SESSIONS, Figure, Judgement, Undecided, Verdict, printed, verdict_of
@@ -16,7 +16,7 @@ _EDITABLE = ("vanilla", "manual_offload", "djinn")
 
 
 def cell_of(run: Run, kind: str, method: str, variant: str | None = None) -> Json | None:
-    """The cell of ``variant``, or of the headline variant; None if it was not measured."""
+    """The cell of ``variant``, or of the primary variant; None if it was not measured."""
     cells: list[Json] = run.beside.get(f"{kind}/{method}.json", {"cells": []})["cells"]
     return next((c for c in cells if (c["headline"] if variant is None else c["variant"] == variant)), None)
 

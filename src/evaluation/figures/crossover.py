@@ -1,8 +1,8 @@
 """Plot 1: resume latency against the depth of the breakpoint, one line per method.
 
-The clock is ready; points are medians with 95 % intervals. The link's bound is what layer L+1 needs from the
-host (the row ``frontier_bytes`` of Djinn) over the pinned host-to-device bandwidth that the probe measured; a
-run without a GPU has no link and so no bound.
+The clock is ready; points are medians with 95 % intervals. The link's bound is what layer L+1 needs from the host, the
+row ``frontier_bytes`` of Djinn, over the pinned host-to-device bandwidth that the probe measured. A run without a GPU
+has no link, and so no bound.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Every raw sample of the clock ready, outliers too: the supplement's strip, a row per method, a column per workload.
 
-Of each method the headline variant. At each layer the samples stand from left to right in the order in which they were
-taken, one round (a process of its own) after the other, even rounds on grey; the line is the median of all rounds. Each
-panel has a scale of its own, so that scatter shows whatever the method takes. Cells that the device refused, and those
-that a run still lacks, are named in their panel. Drawn from the records alone; computes nothing but the median.
+Of each method the primary variant. At each layer the samples stand from left to right in the order in which they were
+taken. One round, a process of its own, follows the other, even rounds on grey. The line is the median of all rounds.
+Each panel has a scale of its own, so that scatter shows whatever the method takes. Cells that the device refused, and
+those that a run still lacks, are named in their panel. Drawn from the records alone; computes nothing but the median.
 """
 
 import math
@@ -61,7 +61,7 @@ def panels(run: Run) -> list[Panel]:
     workloads = dict.fromkeys(cell["workload"] for record in run.records for cell in record["cells"])
     found = [_panel(run, method, workload, *looks[method]) for method in methods for workload in workloads]
     if not any(panel.samples for panel in found):
-        raise TableError(f"run {run.name}: no headline variant has a sample")
+        raise TableError(f"run {run.name}: no primary variant has a sample")
     return found
 
 
@@ -76,7 +76,7 @@ def _panel(run: Run, method: str, workload: str, label: str, style: Mapping[str,
         place = record["layer"], record["round"]
         if len(cells) > 1:
             where = f"in workload {workload} at layer {place[0]}, round {place[1]}"
-            raise TableError(f"run {run.name}: more than one headline variant of {method} {where}")
+            raise TableError(f"run {run.name}: more than one primary variant of {method} {where}")
         if cells[0]["samples"]:
             samples[place] = [sample["ready_ms"] for sample in cells[0]["samples"]]
         if cells[0]["outcome"] == "ok":
@@ -203,7 +203,7 @@ def _plural(noun: str, names: Sequence[str]) -> str:
 def _note(strip: Sequence[Panel]) -> str:
     count = sum(len(times) for panel in strip for times in panel.samples.values())
     note = (
-        f"All {count} samples of the clock ready in the headline variant of each method, none left out, in the order "
+        f"All {count} samples of the clock ready in the primary variant of each method, none left out, in the order "
         "taken; lines are medians. Scales differ."
     )
     if strip[0].rounds > 1:

@@ -1,8 +1,8 @@
 r"""A preview of the evaluation section as it would be printed: USENIX's two columns, every number a macro.
 
 Reads a run's figures, tables, numbers and claims, writes text around what is there, and compiles it with pdflatex. It
-is refused if LaTeX stops, for references that lead nowhere, boxes that stick out, floats that do not fit a page,
-characters that a font lacks, ``nan`` in what is printed, and Type 3 fonts. Needs Debian's
+is refused if LaTeX stops, for references that lead nowhere, boxes that stick out and floats that do not fit a page. So
+it is for characters that a font lacks, ``nan`` in what is printed, and Type 3 fonts. Needs Debian's
 ``texlive-latex-recommended`` and ``texlive-fonts-recommended``; nothing else of the artifact does.
 """
 

@@ -1,6 +1,6 @@
 """Plot 2: the capabilities table, as LaTeX that needs booktabs. With three workloads it fits one column.
 
-Resume latency is the clock ready at the deepest breakpoint, for the headline variant of each method, one
+Resume latency is the clock ready at the deepest breakpoint, for the primary variant of each method, one
 column per workload. Concurrent sessions are those that stayed paused until something refused; state editing is what
 the probe found. Every number comes from the summary and the two tables beside it; what was not measured prints ``--``.
 """
@@ -99,7 +99,7 @@ def table(
     *,
     functional: bool,
 ) -> str:
-    """The table of ``findings`` as LaTeX source; the other two by method, headline variant first."""
+    """The table of ``findings`` as LaTeX source; the other two by method, primary variant first."""
     workloads, layer = findings.workloads, findings.deepest
 
     def cells(method: str, variant: str | None = None) -> list[Cell]:

@@ -75,7 +75,7 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) 
     page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
-    page += ["Written by `evaluation.paper_claims`; do not edit. Intervals are of 95 %.", processes(run), ""]
+    page += ["Written by `evaluation.paper`; do not edit. Intervals are of 95 %.", processes(run), ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
     page += [

@@ -150,7 +150,7 @@ def rows(folder: Path, study: Json) -> list[Row]:
         for method in study["methods"] if one.records == _LATENCY else ():
             of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
-            command = f"python -m evaluation.benchmark_{method} --layer {max(study['layers'])} --out r.json"
+            command = f"python -m evaluation.methods.benchmark_{method} --layer {max(study['layers'])} --out r.json"
             table.append(Row(name=name, method=method, what=what, command=command, outputs=outputs, cost=cost))
     outputs, cost = ("results/", "paper_figures/"), Cost.of(folder, records)
     return [*table, Row(name="total", what="", command="make paper_figures", outputs=outputs, cost=cost)]
@@ -207,7 +207,7 @@ def _duration(seconds: float) -> str:
 def _remarks(total: Cost) -> Iterator[str]:
     yield (
         "Machine time is the sum of the jobs' seconds, from the start of each process to its end; one job is their "
-        "median. Peak memory is the host's, of the processes of one job together, as Snakemake sampled it: what comes "
+        "median. Peak memory is the host's, of the processes of one job together, as Snakemake sampled it. What comes "
         "and goes between samples escapes it, and a job it never saw is left out. Disk is the size of the records. "
         "Probe, tables and figures are not counted."
     )

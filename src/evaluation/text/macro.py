@@ -67,7 +67,7 @@ def camel(name: str) -> str:
 
 def as_latex(found: Sequence[Number], run: str) -> str:
     """One ``\\newcommand`` a line."""
-    heading = f"% Written by evaluation.paper_numbers from the run {latex(run)}; do not edit.\n"
+    heading = f"% Written by evaluation.paper from the run {latex(run)}; do not edit.\n"
     return heading + "".join(f"\\newcommand{{\\{number.name}}}{{{number.text}}}\n" for number in found)
 
 

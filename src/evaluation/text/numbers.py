@@ -1,7 +1,7 @@
 r"""Every number that prose may use, as a LaTeX macro each, and with its source as JSON.
 
 Names say what they are, in words because LaTeX allows letters only:
-\<Method><Workload><Quantity>Layer<Number>, as in \DjinnActivationReadyMsLayerForty, always of the headline
+\<Method><Workload><Quantity>Layer<Number>, as in \DjinnActivationReadyMsLayerForty, always of the primary
 variant. Quantities are ReadyMs, FirstKernelMs, ResidentMs and ResultMs; PairedReadyRatio and
 PairedFirstKernelRatio (Djinn over the hand-written offload beside it; with Low and High appended, the ends of
 the 95 % interval). What compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty,
@@ -20,8 +20,9 @@ Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" 
 without a pause: \DjinnOverheadDecodeRatio, with Low and High. Of a peer: \PeerMemorySaverSessionReadyMs and PauseMs.
 
 Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
-ManualOffloadPinned and ManualOffloadPageable too; \SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight, the
-depth from which recompute takes longer; and of all sizes in words \SweepOrderLayerTen, the quickest first.
+ManualOffloadPinned and ManualOffloadPageable too. The depth from which recompute takes longer:
+\SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight. All sizes in words, the quickest first:
+\SweepOrderLayerTen.
 
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.
@@ -88,7 +89,7 @@ def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
 
 
 def _variants(findings: Findings, workload: str) -> Iterator[tuple[str, str | None]]:
-    """Each method and, after its headline variant (None), its other ones."""
+    """Each method and, after its primary variant (None), its other ones."""
     for method in findings.methods:
         yield method, None
         own = [row for row in findings.rows if (row.workload, row.method) == (workload, method)]

@@ -103,7 +103,7 @@ def _plan(run: Run, study: Source) -> Facts:
         facts.append(("Workload", Latex(f"{one.shown('name')}: {size}, {cache}{where}")))
     samples = study.shown("measurement.samples", "", " per cell and round")
     if "other_samples" in study.get("measurement"):  # older studies took as many of every variant
-        samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the headline variant"))
+        samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the primary variant"))
     planned, found = len(record_paths(Path(), run.study)), len(run.records)
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"

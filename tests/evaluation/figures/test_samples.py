@@ -131,7 +131,7 @@ def refuse(outcome, workload):
 
 
 def test_every_sample_is_a_point_in_the_order_taken(anyone):
-    """Of each panel: the records' times of the headline variant, layer by layer, round by round; and their number."""
+    """Of each panel: the records' times of the primary variant, layer by layer, round by round; and their number."""
     figure, found = drawn(anyone)
     run = load_run(anyone)
     total = 0
@@ -304,8 +304,8 @@ def two_headlines(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (nothing_of, "run local: no headline variant has a sample"),
-        (two_headlines, "more than one headline variant of manual_offload in workload activation at layer 20, round 2"),
+        (nothing_of, "run local: no primary variant has a sample"),
+        (two_headlines, "more than one primary variant of manual_offload in workload activation at layer 20, round 2"),
         (lambda folder: (folder / "study.json").unlink(), "study.json: missing"),
         (lambda folder: record_path(folder, "djinn", 1).write_text("{"), "round_1.json: not readable as JSON"),
         (shutil.rmtree, "local: no such run"),
