@@ -78,12 +78,10 @@ def test_the_folder_in_git_holds_what_the_registry_names():
     assert {path.name for path in FIGURES.iterdir() if path.is_file()} == {*files, "README.md"}
 
 
-def test_every_output_has_a_caption_and_a_row_in_the_page():
-    """Of the HTML report, and of the folder."""
-    page = (FIGURES / "README.md").read_text()
+def test_every_output_has_a_caption():
+    """Which the HTML report shows."""
     for output in OUTPUTS:
         assert (ROOT / "rules" / "captions" / output.caption).read_text().strip(), output.name
-        assert all(Path(file).stem in page for file in output.files), output.name
 
 
 OPENED = """
