@@ -1,0 +1,61 @@
+"""What a library user installs, and what the study's versions may be."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Names of the files in the wheel, built of a copy, because pip builds in the folder that it is given."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_djinn_alone(wheel):
+    """All of its modules, its reference and the mark of its types; nothing called evaluation."""
+    wanted = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "djinn").rglob("*.py")}
+    files = {name for name in wheel if ".dist-info/" not in name}
+    assert files == {*wanted, "djinn/py.typed"}
+
+
+def pinned():
+    """Version by name in ``envs/requirements.txt``."""
+    lines = (ROOT / "envs" / "requirements.txt").read_text().splitlines()
+    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+
+
+def test_lower_bounds_are_versions_that_were_tested():
+    """Each is the minor that is pinned, or for torch and transformers the GPU machine's; none is lacking."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    stated = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["evaluation"]]
+    bounds = {}
+    for requirement in map(Requirement, [*stated, *project["build-system"]["requires"]]):
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        bounds[canonicalize_name(requirement.name)] = bound.version
+    minors = {name: re.match(r"\d+\.\d+", version)[0] for name, version in pinned().items()}
+    on_a_gpu = {"torch": "2.11", "transformers": "5.17"}
+    assert bounds == {name: on_a_gpu.get(name, minors[name]) for name in bounds}
+    direct = (ROOT / "envs" / "requirements.txt").read_text().partition("# needed by these")[0]
+    assert bounds.keys() - {"setuptools"} == {
+        canonicalize_name(line.split("==")[0]) for line in direct.splitlines() if "==" in line
+    }
