@@ -19,6 +19,7 @@ class Architecture:
     intermediate_size: int
     vocab_size: int
     max_positions: int
+    tied_embeddings: bool = False  # the head is the embedding
 
     @property
     def parameters(self) -> int:
@@ -27,7 +28,8 @@ class Architecture:
         attention = 2 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * kv_size
         mlp = 3 * self.hidden_size * self.intermediate_size
         norms = 2 * self.hidden_size
-        return self.layers * (attention + mlp + norms) + 2 * self.vocab_size * self.hidden_size + self.hidden_size
+        embeddings = (1 if self.tied_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.layers * (attention + mlp + norms) + embeddings + self.hidden_size
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights in ``dtype``."""
@@ -106,4 +108,5 @@ def from_checkpoint(path: Path) -> Architecture:
         intermediate_size=config["intermediate_size"],
         vocab_size=config["vocab_size"],
         max_positions=config.get("max_position_embeddings", 4096),
+        tied_embeddings=config.get("tie_word_embeddings", False),
     )

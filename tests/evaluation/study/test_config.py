@@ -180,6 +180,8 @@ def test_checkpoint_is_read_from_its_config(tmp_path):
     (folder / "config.json").write_text(json.dumps(sizes))
     found = from_checkpoint(folder)
     assert (found.name, found.layers, found.kv_heads) == ("mine", 3, 4)
+    (folder / "config.json").write_text(json.dumps({**sizes, "tie_word_embeddings": True}))
+    assert from_checkpoint(folder).parameters == found.parameters - 128 * 64  # the head is the embedding
     (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "gpt2"}))
     with pytest.raises(ValueError, match="holds a 'gpt2' model"):
         from_checkpoint(folder)
