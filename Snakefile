@@ -16,6 +16,7 @@ include: "rules/probe.smk"
 include: "rules/measure.smk"
 include: "rules/aggregate.smk"
 include: "rules/paper.smk"
+include: "rules/trained.smk"
 
 
 rule paper_figures:

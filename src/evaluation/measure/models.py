@@ -9,6 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.study.plan import Study, Workload
 
+# Key of a checkpoint's config.json that says where its weights come from, in words for the records.
+ORIGIN = "weights_origin"
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -64,7 +67,7 @@ def build(study: Study) -> Subject:
         torch.manual_seed(study.model.seed)
         with torch.device(device):
             model = LlamaForCausalLM._from_config(_random_config(study), **_options(study))
-    return Subject(model=model.eval().requires_grad_(False), device=device, weights=_weights(study))
+    return _subject(model, device, study)
 
 
 def outline(study: Study) -> Subject:
@@ -77,7 +80,7 @@ def outline(study: Study) -> Subject:
     device = torch.device("meta")
     with device:
         model = LlamaForCausalLM._from_config(config, **_options(study))
-    return Subject(model=model.eval().requires_grad_(False), device=device, weights=_weights(study))
+    return _subject(model, device, study)
 
 
 def _options(study: Study) -> dict[str, Any]:
@@ -98,5 +101,9 @@ def _random_config(study: Study) -> LlamaConfig:
     )
 
 
-def _weights(study: Study) -> str:
-    return f"checkpoint {study.model.name}" if study.model.path is not None else f"random, seed {study.model.seed}"
+def _subject(model: LlamaForCausalLM, device: torch.device, study: Study) -> Subject:
+    weights = f"random, seed {study.model.seed}"
+    if study.model.path is not None:
+        origin = getattr(model.config, ORIGIN, None)
+        weights = f"checkpoint {study.model.name}" + (f", {origin}" if origin else "")
+    return Subject(model=model.eval().requires_grad_(False), device=device, weights=weights)
