@@ -3,8 +3,7 @@
 
 rule trained:
     input:
-        module("measure/trained"),
-        module("measure/models"),
+        relative(sources("evaluation.measure.trained")),
         "envs/trained.txt",
     output:
         directory("results/trained/smollm2"),
