@@ -1,0 +1,153 @@
+"""Writes the tables and numbers of the README's pages from those of the paper; ``--check`` only says what would change.
+
+A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``. In prose a number is followed by the name of the
+macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no comment marks is left alone.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation import command
+from evaluation.records.atomic import write_text
+from evaluation.records.runs import read_object
+
+PAGES = (Path("README.md"), Path("docs/evaluation.md"))
+NUMBERS = Path("paper_figures/numbers.json")
+EXPERIMENTS = Path("paper_figures/experiments.md")
+_BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_INLINE = re.compile(r"(?:≥ )?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
+_MARKS = re.compile(r"<!-- (?:numbers: \S+|end|[A-Z][A-Za-z]+) -->")
+_COLUMNS = ("", "claims", "what", "jobs", "machine time", "one job", "peak memory", "disk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of numbers: ``rows`` are labels and names, in which ``{}`` is the word of a column in ``columns``."""
+
+    label: str
+    columns: Mapping[str, str]
+    rows: Mapping[str, str]
+
+    def markdown(self, numbers: Mapping[str, str]) -> str:
+        """The table with the texts of ``numbers``."""
+        rows = [
+            [label, *(_text(numbers, name.format(word)) for word in self.columns.values())]
+            for label, name in self.rows.items()
+        ]
+        return _markdown([self.label, *self.columns], rows)
+
+
+TABLES = {
+    "pairs": Table(
+        label="Djinn over copies by hand",
+        columns={"1": "One", "10": "Ten", "20": "Twenty", "30": "Thirty", "40": "Forty"},
+        rows={
+            "activation: ready": "DjinnActivationPairedReadyRatioLayer{}",
+            "activation: first kernel": "DjinnActivationPairedFirstKernelRatioLayer{}",
+            "session with KV cache: ready, against copies in the order of need": "DjinnSessionPairedReadyRatioLayer{}",
+            "session: all state resident, against bulk copies of the same storages": (
+                "DjinnSessionPairedResidentRatioLayer{}"
+            ),
+            "decode step: ready, against copies in the order of need": "DjinnDecodePairedReadyRatioLayer{}",
+            "decode step: all state resident, against bulk copies of the same storages": (
+                "DjinnDecodePairedResidentRatioLayer{}"
+            ),
+        },
+    ),
+    "load": Table(
+        label="random resumes among paused sessions, layer 40 with KV cache ([figure](paper_figures/load.png))",
+        columns={"1": "One", "8": "Eight", "16": "Sixteen", "32": "ThirtyTwo", "64": "SixtyFour"},
+        rows={
+            "ready, median (ms)": "DjinnLoadReadyMsSessions{}",
+            "ready, 95th percentile (ms)": "DjinnLoadReadyMsSessions{}PNinetyFive",
+            "ready, 99th percentile (ms)": "DjinnLoadReadyMsSessions{}PNinetyNine",
+            "all state resident, median (ms)": "DjinnLoadResidentMsSessions{}",
+        },
+    ),
+    "sessions": Table(
+        label="paused sessions that one H100 and 128 GiB of host memory hold, all resumed bit for bit",
+        columns={"sessions": ""},
+        rows={
+            "vanilla, a process with weights of its own for each": "VanillaOwnProcessSessions",
+            "vanilla, weights shared": "VanillaSessions",
+            "recompute": "RecomputeSessions",
+            "manual offload, pinned (torch rounds what it pins up to powers of two)": "ManualOffloadSessions",
+            "manual offload, pageable": "ManualOffloadPageableSessions",
+            "Djinn": "DjinnSessions",
+        },
+    ),
+}
+
+
+def written(page: str, numbers: Mapping[str, str], experiments: str) -> str:
+    """``page`` with its marked tables and numbers from ``numbers`` and from the page ``experiments``."""
+    tables: dict[str, Callable[[], str]] = {
+        name: lambda table=table: table.markdown(numbers)  # type: ignore[misc]
+        for name, table in TABLES.items()
+    }
+    tables["experiments"] = lambda: experiment_table(experiments)
+
+    def block(found: re.Match[str]) -> str:
+        if found[2] not in tables:
+            raise command.Refusal(f"no table is called {found[2]}; there are {', '.join(tables)}")
+        return found[1] + tables[found[2]]() + found[3]
+
+    page = _BLOCK.sub(block, page)
+    page = _INLINE.sub(lambda found: _text(numbers, found[2]) + found[1], page)
+    if left := _MARKS.findall(_INLINE.sub("", _BLOCK.sub("", page))):
+        raise command.Refusal(f"{left[0]} marks nothing: a table lacks its other end, or no number stands before it")
+    return page
+
+
+def experiment_table(page: str) -> str:
+    """What each experiment of ``page`` took, without the rows of single methods and without commands and paths."""
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    head, _, *rows = ([cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines)
+    kept = [[row[head.index(name)] for name in _COLUMNS] for row in rows if row[0]]
+    return _markdown(list(_COLUMNS), kept)
+
+
+def read_numbers(path: Path) -> dict[str, str]:
+    """Texts of the paper's numbers by name, with LaTeX's sign for at least as these pages write it."""
+    return {number["name"]: number["text"].replace("$\\geq$\\,", "≥ ") for number in read_object(path)["numbers"]}
+
+
+def _text(numbers: Mapping[str, str], name: str) -> str:
+    if name not in numbers:
+        raise command.Refusal(f"{NUMBERS} has no number {name}")
+    return numbers[name]
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *rows])
+
+
+def main() -> int:
+    """Command line, in the root of the checkout: 0, 1 where ``--check`` finds a page that differs, 2 for bad input."""
+    parser = command.parser("text.readme", __doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; name the pages that would change")
+    return command.run(lambda: _write(parser.parse_args()))
+
+
+def _write(given: argparse.Namespace) -> None:
+    numbers, experiments = read_numbers(NUMBERS), EXPERIMENTS.read_text(encoding="utf-8")
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    changed = {path: new for path, old in pages.items() if (new := written(old, numbers, experiments)) != old}
+    if given.check and changed:
+        raise Differs(f"{', '.join(map(str, changed))}: not what python -m evaluation.text.readme writes")
+    for path, page in changed.items():
+        write_text(path, page)
+
+
+class Differs(command.Refusal):
+    """A page is not what the records give."""
+
+    status = 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

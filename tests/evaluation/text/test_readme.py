@@ -1,0 +1,90 @@
+"""The tool that writes the README's numbers changes what is marked, and nothing else."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from evaluation.command import Refusal
+from evaluation.text.readme import TABLES, main, written
+
+NAMES = [
+    name.format(word) for table in TABLES.values() for name in table.rows.values() for word in table.columns.values()
+]
+TEXTS = {name: f"{number}.5" for number, name in enumerate(NAMES)} | {"Sessions": "$\\geq$\\,64", "Ratio": "0.990"}
+EXPERIMENTS = """Words.
+
+|  | claims | what | command | output | jobs | machine time | one job | peak memory | disk |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| **E4** |  | load | `x` | `y` | 1 | 4 min | 5 min | 6 GiB | 7 kB |
+|  |  | of these, djinn | `x` | `y` | 1 | 2 s | 3 s | 4 GiB | 5 kB |
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with a page of numbers, in which the tool runs."""
+    numbers = [{"name": name, "text": text} for name, text in TEXTS.items()]
+    (tmp_path / "paper_figures").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "paper_figures/numbers.json").write_text(json.dumps({"numbers": numbers}))
+    (tmp_path / "paper_figures/experiments.md").write_text(EXPERIMENTS)
+    (tmp_path / "README.md").write_text("A 7 of ≥ 1<!-- Sessions -->.\n")
+    (tmp_path / "docs/evaluation.md").write_text("No numbers.\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["readme", *arguments])
+    return main()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_of_a_table_stands_in_its_cell(name):
+    """In the row of its label and the column of its word; what stood there before is gone."""
+    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", TEXTS, EXPERIMENTS)
+    assert "stale" not in page
+    rows = {line.split(" | ")[0].strip("| "): re.findall(r"\d+\.5", line) for line in page.splitlines()[3:-1]}
+    table = TABLES[name]
+    assert rows == {
+        label: [TEXTS[row.format(word)] for word in table.columns.values()] for label, row in table.rows.items()
+    }
+
+
+def test_an_experiment_is_a_row_without_its_methods():
+    """Claims may be none; commands and paths are left out."""
+    page = written("<!-- numbers: experiments -->\n<!-- end -->", TEXTS, EXPERIMENTS)
+    assert page.splitlines()[3:-1] == ["| E4 |  | load | 1 | 4 min | 5 min | 6 GiB | 7 kB |"]
+
+
+def test_a_number_in_prose_is_replaced_and_its_neighbours_stay(checkout, monkeypatch):
+    """At least is written as a sign; writing twice changes nothing."""
+    assert run(monkeypatch) == 0
+    assert (checkout / "README.md").read_text() == "A 7 of ≥ 64<!-- Sessions -->.\n"
+    assert run(monkeypatch, "--check") == 0
+
+
+def test_check_names_the_page_and_writes_nothing(checkout, monkeypatch, capsys):
+    """Status 1, and one line."""
+    before = (checkout / "README.md").read_text()
+    assert run(monkeypatch, "--check") == 1
+    assert capsys.readouterr().err == "error: README.md: not what python -m evaluation.text.readme writes\n"
+    assert (checkout / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("1<!-- Nothing -->", "no number Nothing"),
+        ("one<!-- Ratio -->", "<!-- Ratio --> marks nothing"),
+        ("<!-- numbers: pears -->\n<!-- end -->", "no table is called pears"),
+        ("<!-- numbers: pairs -->\n| 1 |\n", "<!-- numbers: pairs --> marks nothing"),
+        ("| 1 |\n<!-- end -->", "<!-- end --> marks nothing"),
+    ],
+)
+def test_a_mark_that_holds_nothing_is_refused(page, message):
+    """A typing error does not leave a number unheld."""
+    with pytest.raises(Refusal, match=re.escape(message)):
+        written(page, TEXTS, EXPERIMENTS)
