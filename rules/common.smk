@@ -6,9 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.logging import logger
 from snakemake.utils import update_config
 
 # Jobs run `python3 -m evaluation...` with the interpreter that runs Snakemake, activated or not, and from any checkout.
@@ -28,47 +26,50 @@ from evaluation.command import Refusal
 from evaluation.paper.outputs import OUTPUTS
 from evaluation.paper.plan import TABLES, Plan, outputs_folder
 from evaluation.paper.sources import sources
-from evaluation.records.runs import side_records
 from evaluation.records.provenance import measuring_sources
-from evaluation.study.config import check, resolve
+from evaluation.records.runs import side_records
+from evaluation.study.config import check, check_paper_runs, peers
+from evaluation.study.plan import READS
+from evaluation.study.read import load_config, setting
+from evaluation.study.resolve import resolve
 
 
-def as_in_a_file(value):
-    """A value from `--config`, inside whose lists and maps Snakemake leaves numbers and true or false as text."""
-    if isinstance(value, dict):
-        return {key: as_in_a_file(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [as_in_a_file(part) for part in value]
-    return yaml.safe_load(value) if isinstance(value, str) else value
+def configured(given):
+    """config.yaml, under the files of `--configfile` and the settings of `--config`.
+
+    Snakemake reads them too, but takes the last of two equal keys, and leaves text inside the lists of `--config`.
+    """
+    replaced = given.configfiles and given.replace_workflow_config
+    files = [*([] if replaced else ["config.yaml"]), *given.configfiles]
+    found = {}
+    for part in [
+        *(load_config(Path(file)) for file in files),
+        *(setting(argument) for argument in given.config_args or ()),
+    ]:
+        update_config(found, part)
+    return found
 
 
-update_config(config, as_in_a_file(dict(workflow.config_settings.config)))
-
-try:
-    STUDY = resolve(config)
-except Refusal as error:
-    raise WorkflowError(str(error)) from None
-
-# Which runs the paper is drawn from is no part of the study: to change it measures nothing again.
-PAPER_RUNS = [check(config)["paper_run"]]
-
-# What the jobs are given has a file of its own, so that a further round repeats nothing. (Not the same file, ancient():
-# a rule that runs again behind an ancient input hides from Snakemake that other inputs or parameters changed.)
-RESOLVED = {"study": STUDY.to_json(), "job_study": STUDY.seen_by_a_job()}
-
-ENVIRONMENT = "../envs/evaluation.yaml"
-LOCAL = "results/local"
-JOB_STUDY = f"{LOCAL}/job_study.json"
 # Published runs are read, never written: a rule that owned committed files would re-measure in every fresh clone.
 PUBLISHED = sorted(
     path.parent.name for path in Path("results/published").glob("*/machine.json")
 )
+
+try:
+    configuration = configured(workflow.config_settings)
+    STUDY = resolve(configuration)
+    # Which runs the paper is drawn from is no part of the study: to change it measures nothing again.
+    PAPER_RUNS = check(configuration).paper_runs
+    check_paper_runs(PAPER_RUNS, PUBLISHED)
+    PLANS = {run: Plan.found(Path("results"), run) for run in PUBLISHED}
+except Refusal as error:
+    raise WorkflowError(str(error)) from None
+
+ENVIRONMENT = "../envs/evaluation.yaml"
+LOCAL = "results/local"
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
 
-for unknown in set(PAPER_RUNS) - set(PUBLISHED):
-    logger.warning(f"paper_runs: {unknown} is not under results/published.")
-PAPER_RUNS = [run for run in PAPER_RUNS if run in PUBLISHED]
 # The run that the paper is drawn from: its outputs have paper_figures/ for themselves.
 LEADING = next(iter(PAPER_RUNS), None)
 OUTPUTS_OF = {
@@ -76,13 +77,12 @@ OUTPUTS_OF = {
     for run in ["local", *PAPER_RUNS]
 }
 
-PLANS = {run: Plan.found(Path("results"), run) for run in PUBLISHED}
 PLANS["local"] = Plan(
     name="local",
     results=Path("results"),
-    study=STUDY.to_json(),
+    study=STUDY.published(),
     functional=STUDY.functional,
-    beside=tuple(side_records(STUDY.to_json())),
+    beside=tuple(side_records(STUDY.published())),
 )
 
 

@@ -4,7 +4,7 @@
 rule measure:
     input:
         MEASURING,
-        study=JOB_STUDY,
+        study=f"{LOCAL}/studies/measure.json",
     output:
         f"{LOCAL}/raw/{{method}}/layer_{{layer}}/round_{{round}}.json",
     log:
@@ -28,7 +28,7 @@ rule measure:
 rule side_measure:
     input:
         MEASURING,
-        study=JOB_STUDY,
+        study=f"{LOCAL}/studies/{{kind}}.json",
     output:
         f"{LOCAL}/{{kind}}.json",
     log:
@@ -49,7 +49,7 @@ rule method_measure:
     input:
         MEASURING,
         sorted(str(path) for path in Path("examples").glob("*.py")),  # whose lines are counted
-        study=JOB_STUDY,
+        study=f"{LOCAL}/studies/{{kind}}.json",
     output:
         f"{LOCAL}/{{kind}}/{{method}}.json",
     log:
@@ -72,7 +72,7 @@ rule peer_measure:
     input:
         MEASURING,
         "envs/peers.txt",  # what to install if a peer is to be run
-        study=JOB_STUDY,
+        study=f"{LOCAL}/studies/{{peer}}.json",
     output:
         f"{LOCAL}/peers/{{peer}}.json",
     log:
@@ -80,7 +80,7 @@ rule peer_measure:
     benchmark:
         f"{LOCAL}/benchmarks/peers/{{peer}}.tsv"
     wildcard_constraints:
-        peer="memory_saver|process_checkpoint",
+        peer="|".join(peers()),
     conda:
         ENVIRONMENT
     resources:

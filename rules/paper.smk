@@ -30,8 +30,7 @@ for output in OUTPUTS:
         conda:
             ENVIRONMENT
         params:
-            name=lambda wildcards, stem=output.name: stem
-            + wildcards.get("which", ""),
+            name=lambda wildcards, stem=output.name: stem + wildcards.get("which", ""),
             run=lambda wildcards: OUTPUTS_OF[wildcards.folder],
             leading=LEADING or "",
         shell:

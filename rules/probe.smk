@@ -1,18 +1,33 @@
-"""The settings resolved for this machine, and what this machine is."""
+"""The study resolved for this machine, what each kind of job is given of it, and what this machine is."""
 
 
 rule study:
     output:
-        f"{LOCAL}/{{part}}.json",
+        f"{LOCAL}/study.json",
     log:
-        "logs/{part}.log",
-    wildcard_constraints:
-        part="study|job_study",
+        "logs/study.log",
     conda:
         ENVIRONMENT
     params:
-        # resolved above, for this machine: on another one the same configuration is another study
-        resolved=lambda wildcards: json.dumps(RESOLVED[wildcards.part], indent=1),
+        # resolved already, for this machine: on another one the same configuration is another study
+        resolved=json.dumps(STUDY.published(), indent=1),
+    shell:
+        "printf '%s\\n' {params.resolved:q} > {output} 2> {log}"
+
+
+# What the jobs of one kind are given, so that a change of what they do not read measures none of them again. (Not the
+# whole study as ancient(): a rule that runs again behind an ancient input hides that other inputs or parameters changed.)
+rule job_study:
+    output:
+        f"{LOCAL}/studies/{{kind}}.json",
+    log:
+        "logs/studies/{kind}.log",
+    wildcard_constraints:
+        kind="|".join(READS),
+    conda:
+        ENVIRONMENT
+    params:
+        resolved=lambda wildcards: json.dumps(STUDY.for_job(wildcards.kind), indent=1),
     shell:
         "printf '%s\\n' {params.resolved:q} > {output} 2> {log}"
 

@@ -178,19 +178,21 @@ def planned(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_a_further_round_measures_that_round_and_any_other_setting_everything(finished):
-    """What is measured once per run is not measured again for a second round."""
+def test_a_change_measures_again_what_reads_it(finished):
+    """A further round only that round, a number of one kind of job only that kind, and a model everything."""
 
-    def plan(**changes):
+    def plan(top=None, **changes):
         changed = finished / "changed.yaml"
-        changed.write_text(yaml.safe_dump({**TINY, "functional": {**TINY["functional"], **changes}}))
-        return planned(finished, "paper_figures", "--configfile", "changed.yaml")
+        changed.write_text(yaml.safe_dump({**TINY, **(top or {}), "functional": {**TINY["functional"], **changes}}))
+        found = planned(finished, "paper_figures", "--configfile", "changed.yaml")
+        measuring = ("measure", "side_measure", "method_measure", "peer_measure")
+        return [*(found.get(rule, 0) for rule in measuring), found["aggregate"]]
 
-    measuring = ("measure", "side_measure", "method_measure", "peer_measure")
-    again, changed = plan(rounds=2), plan(samples=3)
-    assert [again.get(rule, 0) for rule in measuring] == [4, 0, 0, 0]
-    assert again["aggregate"] == 1  # the published runs have tables of their own
-    assert [changed.get(rule, 0) for rule in measuring] == [4, 3, 8, 2]
+    assert plan(rounds=2) == [4, 0, 0, 0, 1]  # the published runs have tables of their own
+    assert plan({"layers": [2, 3]}) == [4, 0, 0, 0, 1]
+    assert plan(samples=3) == [4, 0, 0, 0, 1]
+    assert plan(load=[{"sessions": 2, "resumes": 3}]) == [0, 1, 0, 0, 1]
+    assert plan({"model": {"seed": 1}}) == [4, 3, 8, 2, 1]
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def _fill_there(study_json: str, workload: Workload) -> Record:
 @torch.no_grad()
 def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
     """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
-    study = replace(study, host_arena_gib=_arena_gib(study, subject))
+    study = study.but(host_arena_gib=_arena_gib(study, subject))
     prompts = [input_tokens(subject, study, workload, index) for index in range(_PROMPTS)]
     expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]
     least = least_bytes_of_prefill(subject.model, subject.layers[-1], prompts[0], workload.kv_cache)

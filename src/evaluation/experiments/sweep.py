@@ -7,7 +7,6 @@ other: bit-exact, floors beside samples, variants by turns. ``results/sweep.csv`
 """
 
 import sys
-from dataclasses import replace
 
 import torch
 
@@ -28,11 +27,11 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
     cells = []
     for size in study.sweep.sizes:
         workload = Workload(name=f"{size.batch}x{size.tokens}", batch=size.batch, tokens=size.tokens, kv_cache=False)
-        small = replace(study.measurement, samples=study.sweep.samples, other_samples=study.sweep.samples)
+        small = study.measurement.but(samples=study.sweep.samples, other_samples=study.sweep.samples)
         for layer in study.sweep.layers:
             found = measure(
                 subject,
-                replace(study, workloads=(workload,), measurement=small),
+                study.but(workloads=(workload,), measurement=small),
                 layer,
                 variants=lambda workload: [kind for kinds in _KINDS.values() for kind in kinds],
                 partners=lambda workload: [],

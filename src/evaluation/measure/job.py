@@ -15,9 +15,11 @@ from evaluation.measure.harness import NotBitExact, Record, Variants, measure
 from evaluation.measure.models import Subject, build, outline
 from evaluation.records.atomic import write_json
 from evaluation.records.provenance import provenance
-from evaluation.study.config import load_config, resolve
+from evaluation.study.config import methods, peers
 from evaluation.study.devices import DeviceError
 from evaluation.study.plan import ConfigError, Study
+from evaluation.study.read import load_config
+from evaluation.study.resolve import resolve
 
 Report = Callable[[str], None]
 
@@ -29,7 +31,7 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
     """
     arguments = _parse(name, description)
     try:
-        study = _study(arguments)
+        study = _study(arguments).only("measure")
         if not 1 <= arguments.layer <= study.architecture.layers:
             raise ConfigError(
                 f"--layer {arguments.layer}: {study.model.name} has layers 1 to {study.architecture.layers}"
@@ -49,7 +51,7 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
 def run_side_job(name: str, description: str | None, take: Callable[[Subject, Study, Report], Record]) -> int:
     """The same for what is measured once per run and not per method and layer; ``take`` returns ``cells``."""
     arguments = _parser(f"experiments.{name}", description).parse_args()
-    return _run_beside(name, arguments, lambda study, subject, report: take(subject(), study, report))
+    return _run_beside(name, name, arguments, lambda study, subject, report: take(subject(), study, report))
 
 
 def run_method_job(
@@ -59,14 +61,11 @@ def run_method_job(
     parser = _parser(f"experiments.{name}", description)
     parser.add_argument("--method", required=True, help="as in the configuration: vanilla, djinn, ...")
     arguments = parser.parse_args()
-    return _run_beside(
-        name,
-        arguments,
-        lambda study, subject, report: {
-            "method": arguments.method,
-            **take(_known(arguments.method, study), study, subject, report),
-        },
-    )
+
+    def one(study: Study, subject: Callable[[], Subject], report: Report) -> Record:
+        return {"method": arguments.method, **take(arguments.method, study, subject, report)}
+
+    return _run_beside(name, name, arguments, one, named=("method", arguments.method, methods()))
 
 
 def run_peer_job(name: str, description: str | None, take: Callable[[str, Study, Report], Record]) -> int:
@@ -76,21 +75,17 @@ def run_peer_job(name: str, description: str | None, take: Callable[[str, Study,
     arguments = parser.parse_args()
 
     def one(study: Study, subject: Callable[[], Subject], report: Report) -> Record:
-        if arguments.peer not in study.peers.run:
-            raise ConfigError(f"--peer {arguments.peer}: the study has {', '.join(study.peers.run) or 'none'}")
         return {"peer": arguments.peer, **take(arguments.peer, study, report)}
 
-    return _run_beside(name, arguments, one)
-
-
-def _known(method: str, study: Study) -> str:
-    if method not in study.methods:
-        raise ConfigError(f"--method {method}: the study has {', '.join(study.methods)}")
-    return method
+    return _run_beside(name, arguments.peer, arguments, one, named=("peer", arguments.peer, peers()))
 
 
 def _run_beside(
-    name: str, arguments: argparse.Namespace, take: Callable[[Study, Callable[[], Subject], Report], Record]
+    name: str,
+    kind: str,
+    arguments: argparse.Namespace,
+    take: Callable[[Study, Callable[[], Subject], Report], Record],
+    named: tuple[str, str, list[str]] | None = None,
 ) -> int:
     built: list[Subject] = []
 
@@ -99,7 +94,9 @@ def _run_beside(
         return built[0]
 
     try:
-        study = _study(arguments)
+        if named is not None and named[1] not in named[2]:
+            raise ConfigError(f"--{named[0]} {named[1]}: no such {named[0]}. Allowed: {', '.join(named[2])}")
+        study = _study(arguments).only(kind)
         origin = provenance(study.device)
         with _Progress(name) as report, torch.no_grad():
             cells = take(study, subject, report)
@@ -110,7 +107,7 @@ def _run_beside(
         print(f"error: {error}", file=sys.stderr)
         return 2
     described = (built[0] if built else outline(study)).describe(study)
-    shared = {"study": study.seen_by_a_job(), "model": described, "provenance": origin}
+    shared = {"study": study.part(kind), "model": described, "provenance": origin}
     write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
     return 0
 
@@ -156,7 +153,7 @@ def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: V
         "method": name,
         "layer": arguments.layer,
         "round": arguments.round,
-        "study": study.seen_by_a_job(),
+        "study": study.part("measure"),
         "model": subject.describe(study),
         "provenance": origin,
         "cells": cells,

@@ -6,7 +6,8 @@ from pathlib import Path
 from evaluation.analysis.material import Material
 from evaluation.command import Refusal
 from evaluation.paper.plan import outputs_folder
-from evaluation.study.config import check, load_config
+from evaluation.study.config import check
+from evaluation.study.read import load_config
 
 
 def add_options(arguments: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def material_of(given: argparse.Namespace) -> Material:
     """The run that was asked for, beside the leading one, which has the folder of figures for itself."""
     leading = given.leading
     if leading is None:
-        leading = check(load_config(Path("config.yaml")))["paper_run"]
+        leading = next(iter(check(load_config(Path("config.yaml"))).paper_runs), "")
     name = given.run or leading
     if not name:
         raise Refusal("--run: there is no leading run; name one: local, or that of a published one")

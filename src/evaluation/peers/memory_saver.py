@@ -20,7 +20,6 @@ The library calls ``exit`` where the driver refuses it anything, so it is run in
 """
 
 import importlib
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -58,10 +57,11 @@ def _program(connection: Connection, study: Study) -> list[Record]:
 def measured(subject: Subject, study: Study, saver: Any, report: Report) -> list[Record]:
     """The cells of all workloads at the deepest layer; ``saver`` is the package's object of that name."""
     kind: type[Method] = type("MemorySaver", (MemorySaver,), {"saver": saver})
-    small = replace(study.measurement, samples=study.peers.memory_saver_samples)
+    count = study.peers.memory_saver_samples
+    small = study.measurement.but(samples=count, other_samples=count)
     return measure(
         subject,
-        replace(study, measurement=small),
+        study.but(measurement=small),
         len(subject.layers),
         variants=lambda workload: [kind],
         partners=lambda workload: [],

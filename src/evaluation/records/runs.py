@@ -30,18 +30,12 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _SOURCE = "source digest"
 # What all records of a run share, and how a message calls it.
 _SHARED: dict[str, Callable[[Json], object]] = {
-    "study": lambda record: _but_for_rounds(record["study"]),
     "device (GPU or CPU)": lambda record: record["provenance"]["device"],
     "device name": lambda record: record["provenance"]["device_name"],
     _SOURCE: lambda record: record["provenance"]["source_sha256"],
     "package versions": lambda record: record["provenance"]["versions"],
     "model": lambda record: record["model"],
 }
-
-
-def _but_for_rounds(study: Json) -> Json:
-    """A round may be added to a run: what was measured before knows of fewer."""
-    return {key: value for key, value in study.items() if key != "rounds"}
 
 
 class RunError(Refusal):
@@ -89,6 +83,8 @@ def load_run(directory: str | Path) -> Run:
     records = _read_records(present)
     _check_together(folder, study, machine, dict(zip(present, records, strict=True)))
     beside = {name: read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
+    for name, record in beside.items():
+        _check_study(folder, study, folder / name, record)
     _check_beside(folder, beside, present[0], records[0])
     return Run(name=folder.resolve().name, machine=machine, study=study, records=records, beside=beside)
 
@@ -203,15 +199,31 @@ def _check_together(folder: Path, study: Json, machine: Json, records: dict[Path
         own = f"{record['method']}/layer_{record['layer']}/round_{record['round']}.json"
         if path != folder / "raw" / own:
             raise RunError(f"{path}: holds the record of {own}")
+        _check_study(folder, study, path, record)
         _check_shared(path, record, first_path, first)
         repeated = next(_repeated_cells(record), None)
         if repeated is not None:
             raise RunError(f"{path}: two cells of workload and variant {repeated}")
-    if _but_for_rounds(first["study"]) != _but_for_rounds(study):
-        raise RunError(f"{first_path}: mixed run: another study than {folder / 'study.json'}; measure it again")
     device = first["provenance"]["device"]
     if bool(machine.get("functional")) != (device == "cpu"):
         raise RunError(f"{folder / 'machine.json'}: mixed run: the records are from a {device} device, this is not")
+
+
+def _check_study(folder: Path, study: Json, path: Path, record: Json) -> None:
+    """Raise :class:`RunError` unless ``record`` was measured as ``study`` says: its own study is a part of that.
+
+    A round may be added to a run: what was measured before knows of fewer.
+    """
+    if "study" not in record:
+        raise RunError(f"{path}: not a valid record: it lacks 'study'")
+    if not _is_part({**record["study"], "rounds": study["rounds"]}, study):
+        raise RunError(f"{path}: mixed run: another study than {folder / 'study.json'}; measure it again")
+
+
+def _is_part(part: object, whole: object) -> bool:
+    if not (isinstance(part, dict) and isinstance(whole, dict)):
+        return part == whole
+    return all(key in whole and _is_part(value, whole[key]) for key, value in part.items())
 
 
 def _check_beside(folder: Path, beside: dict[str, Json], first_path: Path, first: Json) -> None:

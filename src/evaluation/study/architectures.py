@@ -1,8 +1,16 @@
 """The Llama-2 architectures of the study, and how much memory they take. Imports no torch: used while planning."""
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from evaluation.study.message import reason
+
+_Size = Annotated[int, Field(ge=1, le=10**7)]  # of a matrix or a list; a larger one is a slip of the pen
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -88,25 +96,52 @@ LLAMA_2 = {
 }
 
 
+class _Checkpoint(BaseModel):
+    """What the study needs of a checkpoint's ``config.json``."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    hidden_size: _Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=10_000)]
+    num_attention_heads: _Size
+    num_key_value_heads: _Size | None = None
+    intermediate_size: _Size
+    vocab_size: _Size
+    max_position_embeddings: _Size = 4096
+    tie_word_embeddings: bool = False
+
+
 def from_checkpoint(path: Path) -> Architecture:
     """The architecture that ``config.json`` in the checkpoint folder ``path`` describes.
 
-    Raises ``ValueError`` if the file cannot be read or is not a Llama's.
+    Raises ``ValueError`` if the file cannot be read, is not a Llama's or has sizes that cannot be.
     """
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        config = from_json((path / "config.json").read_bytes(), allow_inf_nan=False)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint folder with a readable config.json: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: config.json is not a JSON object")
     if config.get("model_type") != "llama":
         raise ValueError(f"{path} holds a {config.get('model_type')!r} model; the study's baselines know llama")
+    try:
+        found = _Checkpoint.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = "is missing" if first["type"] == "missing" else reason(first)
+        raise ValueError(f"{path}: config.json: {first['loc'][0]}: {said}") from error
+    heads, kv_heads = found.num_attention_heads, found.num_key_value_heads or found.num_attention_heads
+    if found.hidden_size % heads or heads % kv_heads:
+        sizes = f"hidden_size {found.hidden_size}, num_attention_heads {heads}, num_key_value_heads {kv_heads}"
+        raise ValueError(f"{path}: config.json: {sizes}: each must be a multiple of the next")
     return Architecture(
-        name=path.name,
-        hidden_size=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
-        intermediate_size=config["intermediate_size"],
-        vocab_size=config["vocab_size"],
-        max_positions=config.get("max_position_embeddings", 4096),
-        tied_embeddings=config.get("tie_word_embeddings", False),
+        name=Path(os.path.abspath(path)).name,
+        hidden_size=found.hidden_size,
+        layers=found.num_hidden_layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        intermediate_size=found.intermediate_size,
+        vocab_size=found.vocab_size,
+        max_positions=found.max_position_embeddings,
+        tied_embeddings=found.tie_word_embeddings,
     )

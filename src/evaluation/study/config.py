@@ -1,233 +1,246 @@
-"""``config.yaml`` checked and resolved for one machine, into the single source of what will be measured.
+"""The definition of ``config.yaml``: its keys, their defaults and what is allowed, and the messages for what is not.
 
-Everything that is wrong is said before anything runs, in one message that names the key and what is allowed.
+Everything that is wrong is said before anything runs, in one message that names the key.
 """
 
-import argparse
-import difflib
-import math
-import os
-import sys
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import jsonschema
-import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from evaluation.records.atomic import write_json
-from evaluation.study.architectures import LLAMA_2, Architecture
-from evaluation.study.devices import DeviceError, Gpu, choose_device, visible_gpu
-from evaluation.study.plan import (
+from evaluation.study.block import Block, ConfigError, block
+from evaluation.study.keys import (
+    SAMPLES,
     Capacity,
-    ConfigError,
+    Count,
     Load,
     Measurement,
     ModelChoice,
+    Number,
     Overhead,
-    Peers,
-    Study,
+    Samples,
+    Size,
     Sweep,
+    Tokens,
     Workload,
-    architecture_of,
+    distinct,
 )
+from evaluation.study.message import below, explain
 
-SCHEMA = Path(__file__).parents[3] / "rules" / "config.schema.yaml"
+_EVALUATION = Path(__file__).parents[1]
+_DEPTH, _SIZE = 20, 10_000  # of a configuration: how deep lists and maps may nest, and how many values they hold
 
 
-def load_config(path: Path) -> dict[str, Any]:
-    """The configuration file as a dictionary, unchecked; raises :class:`ConfigError` if it cannot be read."""
+def methods() -> list[str]:
+    """The methods that there are: modules ``methods/benchmark_METHOD.py``."""
+    return sorted(path.stem.removeprefix("benchmark_") for path in (_EVALUATION / "methods").glob("benchmark_*.py"))
+
+
+def peers() -> list[str]:
+    """The peers that there are: modules ``peers/PEER.py``, but for those that any of them needs."""
+    found = {path.stem for path in (_EVALUATION / "peers").glob("*.py")}
+    return sorted(found - {"__init__", "__main__", "process"})
+
+
+def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in known]:
+        about = {"name": repr(unknown[0]), "kind": kind, "known": ", ".join(known)}
+        raise PydanticCustomError("unknown", "{name} is not a {kind}. Allowed: {known}", about)
+    return distinct(names)
+
+
+_Names = tuple[str, ...]
+_Methods = Annotated[_Names, AfterValidator(lambda names: _known("method", names, methods()))]
+_Peers = Annotated[_Names, AfterValidator(lambda names: _known("peer", names, peers()))]
+_Layers = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)]
+
+
+@block
+class Model(ModelChoice):
+    """Which model is measured: one of these names."""
+
+    name: Literal["auto", "llama-2-70b", "llama-2-13b", "llama-2-7b", "llama-2-tiny"] = Field(
+        default="auto", description="auto, llama-2-70b, llama-2-13b, llama-2-7b or llama-2-tiny"
+    )
+
+
+@block
+class Row(Workload):
+    """A workload, whose name is used in the names of files and macros."""
+
+    name: str = Field(pattern="^[a-z][a-z0-9]*$", description="lower-case letters and digits, beginning with a letter")
+
+
+@block
+class Djinn(Block):
+    """The runtime's settings."""
+
+    host_arena_gib: Number = Field(default=2, gt=0, description="GiB of host memory that Djinn reserves, above 0")
+    load_host_arena_gib: Number = Field(
+        default=105,
+        gt=0,
+        description="the same for the sessions of load and capacity, above 0",
+    )
+
+
+class PeerCounts(BaseModel):
+    """How many samples each peer takes: a key ``PEER_samples`` for each that there is."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[int, Field(ge=2, le=10**6, description="samples, from 2")]] = Field(
+        init=False
+    )
+    defaults: ClassVar[Mapping[str, int]] = {}
+    otherwise: ClassVar[int] = 2
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """The counts by peer."""
+        return {key.removesuffix(SAMPLES): count for key, count in self.__pydantic_extra__.items()}
+
+    @model_validator(mode="after")
+    def _one_of_each_peer(self) -> Self:
+        counts = self.__pydantic_extra__
+        known = [f"{peer}{SAMPLES}" for peer in peers()]
+        if unknown := [key for key in counts if key not in known]:
+            known += type(self).model_fields
+            raise PydanticCustomError("unknown_key", "{key}", {"key": unknown[0], "known": known})
+        for key in known:
+            counts.setdefault(key, self.defaults.get(key.removesuffix(SAMPLES), self.otherwise))
+        return self
+
+
+class PeerKeys(PeerCounts):
+    """What a user would pick instead: which peers are run, and their counts."""
+
+    defaults: ClassVar[Mapping[str, int]] = {"memory_saver": 10}  # a process that goes as a whole takes 15 s
+    otherwise: ClassVar[int] = 6
+    run: _Peers = Field(
+        default_factory=lambda: tuple(peers()),
+        description="a list without repetition of peers, each a module src/evaluation/peers/PEER.py; empty for none",
+    )
+
+
+@block
+class Functional(Block):
+    """What replaces the rest on a machine without a GPU: everything works, whatever the speed."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="as rounds")
+    tokens: Tokens = Field(default=64, description="tokens of every workload, from 2")
+    samples: Samples = Field(default=3, description="as measurement.samples")
+    other_samples: Samples = Field(default=2, description="as measurement.other_samples")
+    warmup_samples: int = Field(default=1, ge=0, le=10**6, description="as measurement.warmup_samples")
+    validation_samples: Count = Field(default=1, description="as measurement.validation_samples")
+    think_time_ms: Number = Field(default=2, description="as measurement.think_time_ms")
+    overhead: Overhead = Overhead(samples=3, decode_steps=4)
+    load: tuple[Load, ...] = Field(
+        default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"
+    )
+    capacity: Capacity = Capacity(sessions=4, processes=1)
+    sweep: Sweep = Sweep(layers=(1, 10), samples=2, sizes=(Size(batch=1, tokens=16), Size(batch=2, tokens=16)))
+    peers: PeerCounts = Field(default_factory=PeerCounts)
+
+
+@block
+class Config(Block):
+    """The study's configuration: every key that config.yaml may hold. Units stand in the names."""
+
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto (the GPU if there is one), cuda or cpu"
+    )
+    model: Model = Model()
+    methods: _Methods = Field(
+        default=("vanilla", "recompute", "manual_offload", "djinn"),
+        min_length=1,
+        description="a list without repetition of methods, each a module src/evaluation/methods/benchmark_METHOD.py",
+    )
+    layers: Literal["auto"] | _Layers = Field(
+        default="auto",
+        description="auto (layer 1 and each quarter of the depth, in a functional run each half), or a list without "
+        "repetition of layers from 1",
+    )
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=2, description="how often each job is repeated, from 1"
+    )
+    order_seed: int = Field(
+        default=20261123, ge=-(2**62), le=2**62, description="a whole number; seeds the order of jobs"
+    )
+    workloads: tuple[Row, ...] = Field(
+        default=(
+            Row(name="activation", batch=1, tokens=2048, kv_cache=False),
+            Row(name="session", batch=1, tokens=2048, kv_cache=True),
+            Row(name="decode", batch=1, tokens=2048, kv_cache=True, decode_step=1),
+        ),
+        min_length=1,
+        description="a list of rows {name, batch, tokens, kv_cache} and, to pause in a decode step, decode_step",
+    )
+    measurement: Measurement = Measurement()
+    djinn: Djinn = Djinn()
+    overhead: Overhead = Overhead(samples=30, decode_steps=16)
+    load: tuple[Load, ...] = Field(
+        default=(
+            *(Load(sessions=sessions, resumes=60) for sessions in (1, 8, 16, 32)),
+            Load(sessions=64, resumes=500),
+        ),
+        min_length=1,
+        description="a list of rows {sessions, resumes}",
+    )
+    capacity: Capacity = Capacity(sessions=64, processes=8)
+    sweep: Sweep = Sweep(
+        layers=(1, 10),
+        samples=6,
+        sizes=(*(Size(batch=1, tokens=tokens) for tokens in (128, 512, 2048)), Size(batch=4, tokens=2048)),
+    )
+    peers: PeerKeys = Field(default_factory=PeerKeys)
+    functional: Functional = Functional()
+    paper_runs: Annotated[_Names, AfterValidator(distinct)] = Field(
+        default=("h100-sxm-80gb",),
+        description="a list without repetition of published runs, folders of results/published/, that paper_figures/ "
+        "is drawn from; the first leads",
+    )
+
+
+def check(config: Mapping[str, Any]) -> Config:
+    """``config`` with the defaults filled in; raises :class:`ConfigError` for what is not allowed."""
+    check_plain(config)
+    if "paper_run" in config:
+        raise ConfigError("config: paper_run is a list now, called paper_runs. Write paper_runs: [NAME, ...]")
+    definition = TypeAdapter(Config)
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} is no configuration: it holds no keys")
-    return config
+        return definition.validate_json(json.dumps(config))
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(), definition.json_schema())) from None
 
 
-def check(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with the schema's defaults filled in; raises :class:`ConfigError` for what the schema refuses."""
-    schema = yaml.safe_load(SCHEMA.read_text())
-    error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(config))
-    if error is not None:
-        raise ConfigError(_explain(error))
-    known = sorted(
-        path.stem.removeprefix("benchmark_") for path in (Path(__file__).parents[1] / "methods").glob("benchmark_*.py")
-    )
-    if unknown := sorted(set(config.get("methods", ())) - set(known)):
-        raise ConfigError(f"config: methods: {unknown[0]!r} is not a method. Allowed: {', '.join(known)}")
-    filled: dict[str, Any] = _with_defaults(config, schema)
-    return filled
+def check_paper_runs(wanted: Sequence[str], published: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` unless all the ``wanted`` runs are ``published``."""
+    if unknown := [name for name in wanted if name not in published]:
+        allowed = ", ".join(published) or "none, as results/published/ is empty"
+        raise ConfigError(f"config: paper_runs: {unknown[0]!r} is no published run. Allowed: {allowed}")
 
 
-def _validator(schema: Mapping[str, Any]) -> jsonschema.protocols.Validator:
-    """As JSON Schema has it, but 30.0 is no count, and infinity, which JSON does not have, is no number."""
-    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
-            "number": lambda checker, value: (
-                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            ),
-        }
-    )
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)(schema)
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    place = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = sorted(error.schema["properties"])
-        unknown = sorted(set(error.instance) - set(known))[0]
-        key = f"{place}.{unknown}" if place else unknown
-        close = difflib.get_close_matches(unknown, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        return f"config: {key} is not a known key.{hint} Allowed: {', '.join(known)}"
-    if error.validator == "required":
-        return f"config: {place or 'the configuration'} lacks a key: {error.message}"
-    allowed = error.schema.get("description", "")
-    return f"config: {place or 'the configuration'}: {error.message}" + (f". Allowed: {allowed}" if allowed else "")
-
-
-def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
-    if isinstance(value, Mapping) and "properties" in schema:
-        parts = schema["properties"]
-        filled = {key: part["default"] for key, part in parts.items() if "default" in part and key not in value}
-        return {key: _with_defaults(part, parts[key]) for key, part in {**filled, **value}.items()}
-    return value
-
-
-def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
-    """The study that ``config`` describes on this machine, or on one with ``gpu``.
-
-    Raises :class:`ConfigError` or :class:`evaluation.study.devices.DeviceError`, each with one message.
-    """
-    filled = check(config)
-    gpu = gpu or visible_gpu()
-    device = choose_device(filled["device"], gpu)
-    measurement = dict(filled["measurement"])
-    workloads = [dict(workload) for workload in filled["workloads"]]
-    overhead, load, capacity, sweep = (filled[name] for name in ("overhead", "load", "capacity", "sweep"))
-    peers = filled["peers"]
-    rounds, load_host_arena_gib = filled["rounds"], filled["djinn"]["load_host_arena_gib"]
-    if device == "cpu":
-        smaller = dict(filled["functional"])
-        rounds, tokens = smaller.pop("rounds"), smaller.pop("tokens")
-        overhead, load, capacity, sweep = (smaller.pop(name) for name in ("overhead", "load", "capacity", "sweep"))
-        peers = {**peers, **smaller.pop("peers")}
-        load_host_arena_gib = filled["djinn"]["host_arena_gib"]
-        measurement.update(smaller)
-        workloads = [{**workload, "tokens": tokens} for workload in workloads]
-    if measurement["other_samples"] > measurement["samples"]:
-        block = "functional" if device == "cpu" else "measurement"
-        raise ConfigError(
-            f"config: {block}.other_samples: {measurement['other_samples']} is more than {block}.samples, "
-            f"{measurement['samples']}"
-        )
-    names = [workload["name"] for workload in workloads]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"config: workloads: each name may stand once; there are {', '.join(names)}")
-    if without := [one["name"] for one in workloads if one.get("decode_step") and not one["kv_cache"]]:
-        raise ConfigError(f"config: workloads: {without[0]}: a decode_step needs kv_cache: true")
-    model = dict(filled["model"])
-    if model["path"] is not None:
-        model["name"] = architecture_of("", model["path"]).name
-    elif model["name"] == "auto":
-        model["name"] = _largest_that_fits(model["dtype"], workloads, device, gpu)
-    architecture = architecture_of(model["name"], model["path"])
-    sizes = [{"name": f"sweep {size['batch']}x{size['tokens']}", "kv_cache": False, **size} for size in sweep["sizes"]]
-    _check_fit(architecture, model["dtype"], [*workloads, *sizes], device, gpu)
-    _layers(sweep["layers"], architecture, parts=1, key="sweep.layers")
-    return Study(
-        device=device,
-        model=ModelChoice(**model),
-        methods=tuple(filled["methods"]),
-        layers=_layers(filled["layers"], architecture, parts=2 if device == "cpu" else 4),
-        rounds=rounds,
-        order_seed=filled["order_seed"],
-        workloads=tuple(Workload(**workload) for workload in workloads),
-        measurement=Measurement(**measurement),
-        host_arena_gib=filled["djinn"]["host_arena_gib"],
-        overhead=Overhead(**overhead),
-        load=tuple(Load(**row) for row in load),
-        load_host_arena_gib=load_host_arena_gib,
-        capacity=Capacity(**capacity),
-        sweep=Sweep.of(sweep),
-        peers=Peers.of(peers),
-    )
-
-
-def _layers(wanted: str | list[int], architecture: Architecture, *, parts: int, key: str = "layers") -> tuple[int, ...]:
-    depth = architecture.layers
-    if isinstance(wanted, str):
-        return tuple(sorted({1, *(max(1, depth * part // parts) for part in range(1, parts + 1))}))
-    beyond = [layer for layer in wanted if layer > depth]
-    if beyond:
-        raise ConfigError(f"config: {key}: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")
-    return tuple(sorted(wanted))
-
-
-def bytes_needed(architecture: Architecture, dtype: str, workload: Mapping[str, Any]) -> int:
-    """Device memory that one measurement takes, roughly.
-
-    Weights; the KV cache, three times (the session's, and what decode steps make anew); activations of one layer; the
-    logits of the run and of the reference.
-    """
-    tokens = int(workload["batch"]) * int(workload["tokens"])
-    kv = 3 * architecture.kv_bytes(tokens, dtype) if workload["kv_cache"] else 0
-    activations = 4 * tokens * (8 * architecture.hidden_size + 3 * architecture.intermediate_size)
-    logits = 8 * tokens * architecture.vocab_size
-    return architecture.weight_bytes(dtype) + kv + activations + logits
-
-
-def _largest_that_fits(dtype: str, workloads: list[dict[str, Any]], device: str, gpu: Gpu | None) -> str:
-    if device == "cpu" or gpu is None:
-        return "llama-2-tiny"
-    for name in ("llama-2-13b", "llama-2-7b"):
-        if all(bytes_needed(LLAMA_2[name], dtype, workload) <= gpu.memory_bytes for workload in workloads):
-            return name
-    raise ConfigError(
-        f"config: model.name: auto: not even llama-2-7b fits the {gpu.memory_bytes / 2**30:.0f} GiB of the {gpu.name} "
-        "with these workloads; ask for fewer tokens, or for llama-2-tiny"
-    )
-
-
-def _check_fit(
-    architecture: Architecture, dtype: str, workloads: list[dict[str, Any]], device: str, gpu: Gpu | None
-) -> None:
-    if device == "cuda" and gpu is not None:
-        where, memory_bytes = f"the {gpu.name}", gpu.memory_bytes
-    else:
-        where, memory_bytes = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for workload in workloads:
-        longest = workload["tokens"]
-        if longest >= architecture.max_positions:
+def check_plain(config: object) -> None:
+    """Raise :class:`ConfigError` unless ``config`` holds what JSON knows, is no endless list and of a sensible size."""
+    left, seen = [(config, "")], 0
+    while left:
+        value, place = left.pop()
+        seen += 1
+        where = f"config: {place or 'the configuration'}"
+        if seen > _SIZE or place.count(".") > _DEPTH:
+            key = place.split(".", maxsplit=1)[0]
+            raise ConfigError(f"config: {key}: too deep or too long, as a list is that an alias puts into itself")
+        if isinstance(value, Mapping):
+            if strange := [key for key in value if not isinstance(key, str)]:
+                raise ConfigError(f"{where}: {strange[0]!r} is no key. Allowed: text; in YAML it may need quotes")
+            left += [(part, below(place, key)) for key, part in value.items()]
+        elif isinstance(value, list):
+            left += [(part, below(place, index)) for index, part in enumerate(value)]
+        elif isinstance(value, int) and value.bit_length() > 63:
+            raise ConfigError(f"{where}: a number of more than 18 digits is too large")
+        elif value is not None and not isinstance(value, str | int | float):
             raise ConfigError(
-                f"config: workloads: {workload['name']}: {longest} tokens; {architecture.name} takes fewer than "
-                f"{architecture.max_positions}"
+                f"{where}: a {type(value).__name__} is no text, number, list or map, nor true, false or null"
             )
-        needed = bytes_needed(architecture, dtype, workload)
-        if needed > memory_bytes:
-            raise ConfigError(
-                f"config: model.name: {architecture.name} needs about {needed / 2**30:.0f} GiB for workload "
-                f"{workload['name']}; {where} has {memory_bytes / 2**30:.0f} GiB. Allowed: a smaller model, "
-                "fewer tokens, or auto"
-            )
-
-
-def main() -> int:
-    """Resolve a configuration for this machine and write it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.study.config", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="where the resolved study goes")
-    arguments = parser.parse_args()
-    try:
-        write_json(arguments.out, resolve(load_config(arguments.config)).to_json())
-    except (ConfigError, DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

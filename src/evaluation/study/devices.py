@@ -58,8 +58,8 @@ def _describe(index: int, handle: Any) -> Gpu:
 def choose_device(wanted: str, gpu: Gpu | None) -> str:
     """``cuda`` or ``cpu`` for the configured ``auto``, ``cuda`` or ``cpu``.
 
-    Raises :class:`DeviceError` if CUDA was asked for and there is no GPU, or if there is a GPU that torch cannot use: a
-    functional run in its place would pass for less than the machine can do.
+    Raises :class:`DeviceError` if CUDA was asked for and there is no GPU, or if torch cannot use the GPU that there is.
+    A functional run in its place would pass for less than the machine can do.
     """
     if wanted == "cpu" or (wanted == "auto" and gpu is None):
         return "cpu"

@@ -1,120 +1,59 @@
-"""What will be measured, resolved for one machine: ``study.json`` and, but for the rounds, part of every record.
+"""What will be measured, resolved for one machine: ``study.json``, and in every record the part that its job reads.
 
-Made of a configuration by :mod:`evaluation.study.config`.
+Made of a configuration by :mod:`evaluation.study.resolve`. Its blocks are :mod:`evaluation.study.keys`.
 """
 
-import dataclasses
-import json
+import os
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from evaluation.command import Refusal
 from evaluation.study.architectures import LLAMA_2, Architecture, from_checkpoint
+from evaluation.study.block import Block, ConfigError, block, plain
+from evaluation.study.keys import (
+    Capacity,
+    Load,
+    Measurement,
+    ModelChoice,
+    Overhead,
+    Peers,
+    Size,
+    Sweep,
+    Workload,
+)
+from evaluation.study.message import Json
 
+__all__ = [
+    "READS",
+    "Capacity",
+    "ConfigError",
+    "Job",
+    "Load",
+    "Measurement",
+    "ModelChoice",
+    "Overhead",
+    "Peers",
+    "Size",
+    "Study",
+    "Sweep",
+    "Workload",
+    "architecture_of",
+]
 
-class ConfigError(Refusal):
-    """Something in the configuration cannot be run; the message names the key and what is allowed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Which model, in which precision."""
-
-    name: str
-    path: str | None
-    dtype: str
-    attention: str
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a session computes before the breakpoint: a prefill of ``batch`` x ``tokens``.
-
-    The breakpoint falls into that prefill, or into decode step ``decode_step`` (from 1) after it.
-    """
-
-    name: str
-    batch: int
-    tokens: int
-    kv_cache: bool
-    decode_step: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """How often and under which conditions samples are taken."""
-
-    samples: int
-    other_samples: int
-    warmup_samples: int
-    validation_samples: int
-    think_time_ms: float
-    decode_steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overhead:
-    """How an uninterrupted run under Djinn is compared with the bare model."""
-
-    samples: int
-    decode_steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """Resumes of random ones among ``sessions`` that are paused at once."""
-
-    sessions: int
-    resumes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Capacity:
-    """The caps of the memory wall: paused sessions, and vanilla sessions with weights of their own."""
-
-    sessions: int
-    processes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Of a prompt."""
-
-    batch: int
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Sizes at which recompute and offload are compared, at which breakpoints, with how many samples."""
-
-    layers: tuple[int, ...]
-    samples: int
-    sizes: tuple[Size, ...]
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "Sweep":
-        """From the configuration, or from a study's JSON."""
-        sizes = tuple(Size(**size) for size in plain["sizes"])
-        return cls(layers=tuple(plain["layers"]), samples=plain["samples"], sizes=sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peers:
-    """What a user would pick instead: which of them are run, and with how many samples."""
-
-    run: tuple[str, ...]
-    memory_saver_samples: int
-    process_checkpoint_samples: int
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "Peers":
-        """From the configuration, or from a study's JSON."""
-        return cls(**{**plain, "run": tuple(plain["run"])})
+# What each kind of job reads of the study, peers by name. A change of anything else does not measure it again.
+_MODEL = ("device", "model")
+_SESSION = (*_MODEL, "workloads", "measurement.think_time_ms", "measurement.decode_steps")
+_TIMED = (*_SESSION, "measurement.warmup_samples", "measurement.validation_samples")
+READS = {
+    "measure": (*_TIMED, "measurement.samples", "measurement.other_samples", "host_arena_gib"),
+    "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
+    "capabilities": (*_SESSION, "host_arena_gib"),
+    "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
+    "overhead": (*_MODEL, "workloads", "overhead"),
+    "sweep": (*(key for key in _TIMED if key != "workloads"), "sweep"),
+    "memory_saver": (*_TIMED, "peers.memory_saver_samples"),
+    "process_checkpoint": (*_SESSION, "measurement.warmup_samples", "peers.process_checkpoint_samples"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +65,22 @@ class Job:
     round: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """A configuration resolved for one machine: no ``auto`` is left."""
+@block
+class Study(Block):
+    """A configuration resolved for one machine: no ``auto`` is left. A job is given the part that it reads."""
 
     device: str
     model: ModelChoice
     methods: tuple[str, ...]
     layers: tuple[int, ...]
-    rounds: int = 1  # a job is not told
+    rounds: int
     order_seed: int
     workloads: tuple[Workload, ...]
     measurement: Measurement
-    host_arena_gib: float
+    host_arena_gib: int | float
     overhead: Overhead
     load: tuple[Load, ...]
-    load_host_arena_gib: float
+    load_host_arena_gib: int | float
     capacity: Capacity
     sweep: Sweep
     peers: Peers
@@ -168,35 +107,47 @@ class Study:
             jobs += of_round
         return jobs
 
-    def seen_by_a_job(self) -> dict[str, Any]:
-        """What a job depends on and its record holds, as JSON: all but the number of rounds, which may grow later."""
-        plain = self.to_json()
-        del plain["rounds"]
-        return plain
+    def for_job(self, kind: str) -> Json:
+        """What a job of ``kind`` is given: the keys that it reads, the kind, and where the checkpoint lies."""
+        picked: Json = {"kind": kind}
+        for path in READS[kind]:
+            outer, _, inner = path.rpartition(".")
+            owner, target = (getattr(self, outer), picked.setdefault(outer, {})) if outer else (self, picked)
+            target[inner] = plain(getattr(owner, inner))
+        return picked
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain dictionaries and lists."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+    def only(self, kind: str) -> "Study":
+        """The study as a job of ``kind`` sees it: to read a key that the job should not need raises, by its name."""
+        return Study.from_json(self.for_job(kind))
+
+    def part(self, kind: str) -> Json:
+        """What the record of a job of ``kind`` says of the study."""
+        return _published(self.for_job(kind))
+
+    def published(self) -> Json:
+        """All that is there, as ``study.json`` has it."""
+        return _published(self.to_json())
+
+    def to_json(self) -> Json:
+        """As a child process of a job is given it, the kind of job included."""
+        kind, _ = getattr(self, "_about", ("", ""))
+        return {**({"kind": kind} if kind else {}), **super().to_json()}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Study":
-        """The inverse of :meth:`to_json`, and of :meth:`seen_by_a_job` for one round."""
-        return cls(
-            **{
-                **plain,
-                "model": ModelChoice(**plain["model"]),
-                "methods": tuple(plain["methods"]),
-                "layers": tuple(plain["layers"]),
-                "workloads": tuple(Workload(**workload) for workload in plain["workloads"]),
-                "measurement": Measurement(**plain["measurement"]),
-                "overhead": Overhead(**plain["overhead"]),
-                "load": tuple(Load(**row) for row in plain["load"]),
-                "capacity": Capacity(**plain["capacity"]),
-                "sweep": Sweep.of(plain["sweep"]),
-                "peers": Peers.of(plain["peers"]),
-            }
-        )
+    def from_json(cls, given: Json, about: tuple[str, str] = ("", "")) -> "Study":
+        """The inverse of :meth:`to_json` and :meth:`for_job`: to read a key that is absent raises, by its name."""
+        if not isinstance(given, dict):
+            raise ConfigError("study: the file is not a JSON object")
+        return super().from_json({key: given[key] for key in given if key != "kind"}, (given.get("kind", ""), ""))
+
+
+def _published(given: Json) -> Json:
+    """Without the kind, and of a checkpoint somewhere else on this machine only the name of its folder."""
+    found = {key: value for key, value in given.items() if key != "kind"}
+    path = found.get("model", {}).get("path")
+    if path is not None and os.path.isabs(path):
+        found["model"] = {**found["model"], "path": os.path.basename(os.path.normpath(path))}
+    return found
 
 
 def architecture_of(name: str, path: str | None) -> Architecture:

@@ -14,8 +14,8 @@ from evaluation.measure.models import build
 from evaluation.methods import benchmark_manual_offload
 from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Replay
-from evaluation.study.config import resolve
 from evaluation.study.program_lines import example, state_lines
+from evaluation.study.resolve import resolve
 
 SMALL = {
     "device": "cpu",
@@ -206,7 +206,7 @@ def test_record_says_what_the_docstring_promises(monkeypatch, tmp_path, study):
         assert status == 0
         record = json.loads(out.read_text())
         assert (record["schema"], record["kind"], record["method"]) == (1, "capabilities", method)
-        assert record["study"] == study.seen_by_a_job()
+        assert record["study"] == study.part("capabilities")
         assert record["model"]["name"] == "llama-2-tiny"
         assert "provenance" in record
         assert verdicts(record) == VERDICTS[method]

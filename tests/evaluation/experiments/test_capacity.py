@@ -18,8 +18,8 @@ from evaluation.measure.models import build
 from evaluation.methods import benchmark_manual_offload
 from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.study.config import resolve
 from evaluation.study.plan import Capacity
+from evaluation.study.resolve import resolve
 
 SMALL = {
     "device": "cpu",
@@ -216,12 +216,12 @@ def test_a_process_that_differs_fails_the_job(monkeypatch, forked, study):
         capacity._own_processes(study, study.workloads[1], lambda line: None)
 
 
-def test_a_method_that_is_not_in_the_study_is_refused(monkeypatch, tmp_path, study, capsys):
+def test_a_method_that_there_is_not_is_refused(monkeypatch, tmp_path, study, capsys):
     """One message names what there is; nothing is written."""
     (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
     out = tmp_path / "x.json"
     arguments = ["capacity", "--method", "magic", "--study", str(tmp_path / "study.json"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert run_method_job("capacity", "", capacity.take) == 2
-    assert "--method magic: the study has vanilla, recompute" in capsys.readouterr().err
+    assert "--method magic: no such method. Allowed: djinn, manual_offload, " in capsys.readouterr().err
     assert not out.exists()

@@ -16,8 +16,9 @@ from djinn.program import Program
 from evaluation.experiments import load, overhead
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import build
-from evaluation.study.config import load_config, resolve
 from evaluation.study.plan import Load
+from evaluation.study.read import load_config
+from evaluation.study.resolve import resolve
 
 SMALL = {
     "device": "cpu",

@@ -8,8 +8,8 @@ import pytest
 
 from evaluation.experiments import sweep
 from evaluation.measure.job import run_side_job
-from evaluation.study.config import resolve
 from evaluation.study.plan import ConfigError
+from evaluation.study.resolve import resolve
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, write
 

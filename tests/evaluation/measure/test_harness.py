@@ -25,7 +25,7 @@ from evaluation.methods.benchmark_manual_offload import (
 )
 from evaluation.methods.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.study.config import resolve
+from evaluation.study.resolve import resolve
 
 CONFIG = {
     "device": "cpu",
@@ -351,7 +351,7 @@ def test_job_writes_a_valid_record(monkeypatch, tmp_path, study):
     record = json.loads(out.read_text())
     check_record(record)
     assert (record["method"], record["layer"], record["round"]) == ("manual_offload", 3, 1)
-    assert record["study"] == study.seen_by_a_job()
+    assert record["study"] == study.part("measure")
     assert {cell["variant"] for cell in record["cells"]} == {
         variant.variant for variant in variants(study.workloads[1])
     }

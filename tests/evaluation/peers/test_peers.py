@@ -20,8 +20,8 @@ from evaluation.peers import __main__ as peers
 from evaluation.peers import memory_saver, process_checkpoint
 from evaluation.peers import process as process_module
 from evaluation.peers.process import PeerProcess, Unsupported
-from evaluation.study.config import resolve
 from evaluation.study.plan import ConfigError, Study
+from evaluation.study.resolve import resolve
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, write
 
@@ -83,14 +83,13 @@ def test_an_outline_describes_a_checkpoint(tmp_path, study, subject):
     assert outline(loaded).describe(loaded) == {**subject.describe(study), "weights": "checkpoint llama-2-tiny"}
 
 
-def test_a_peer_that_is_not_in_the_study_is_refused(monkeypatch, tmp_path, study, capsys):
+def test_a_peer_that_there_is_not_is_refused(monkeypatch, tmp_path, study, capsys):
     """One message names what there is; nothing is written."""
-    without = replace(study, peers=replace(study.peers, run=("memory_saver",)))
-    (tmp_path / "study.json").write_text(json.dumps(without.to_json()))
-    arguments = ["--peer", "process_checkpoint", "--study", str(tmp_path / "study.json"), "--out", str(tmp_path / "x")]
+    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
+    arguments = ["--peer", "cuda_checkpoint", "--study", str(tmp_path / "study.json"), "--out", str(tmp_path / "x")]
     monkeypatch.setattr(sys, "argv", ["peers", *arguments])
     assert run_peer_job("peers", "", peers.take) == 2
-    assert "--peer process_checkpoint: the study has memory_saver" in capsys.readouterr().err
+    assert "--peer cuda_checkpoint: no such peer. Allowed: memory_saver, process_checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -177,7 +176,7 @@ def test_memory_saver_is_bit_exact(library, monkeypatch, study, subject):
     opened = memory_saver.open_saver(torch.device("cpu"))
     assert opened is saver
     assert (saver.hook_mode, saver.retain_cpu_backup) == ("torch", True)
-    more = replace(study, peers=replace(study.peers, memory_saver_samples=3))
+    more = replace(study, peers=study.peers.but(samples={"memory_saver": 3}))
     cells = memory_saver.measured(subject, more, opened, lambda line: None)
     assert [cell["workload"] for cell in cells] == ["activation", "session", "decode"]
     for cell in cells:
@@ -515,9 +514,12 @@ def test_a_process_that_does_not_go_on(forked, one_thread, monkeypatch, study, s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"run": ["memory_saver", "cuda_checkpoint"]}, "config: peers.run.1: 'cuda_checkpoint' is not one of"),
-        ({"run": ["memory_saver"] * 2}, "config: peers.run: .* has non-unique elements"),
-        ({"memory_saver_samples": 1}, "config: peers.memory_saver_samples: 1 is less than the minimum of 2"),
+        (
+            {"run": ["memory_saver", "cuda_checkpoint"]},
+            "config: peers.run: 'cuda_checkpoint' is not a peer. Allowed: memory_saver",
+        ),
+        ({"run": ["memory_saver"] * 2}, "config: peers.run: 'memory_saver' stands there twice"),
+        ({"memory_saver_samples": 1}, "config: peers.memory_saver_samples: 1 should be greater than or equal to 2"),
         ({"samples": 6}, "config: peers.samples is not a known key. .*Allowed: memory_saver_samples, process_"),
     ],
 )

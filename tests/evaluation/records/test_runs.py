@@ -120,7 +120,7 @@ def test_peers_share_all_else_with_the_run(tmp_path, what, change):
     folder = WITH_PEERS.write(tmp_path / "local")
     for peer in WITH_PEERS.peers:
         edit(folder / f"peers/{peer}.json", change)
-    with pytest.raises(RunError, match=f"peers/memory_saver.json: mixed run: another {what} than .*round_1.json"):
+    with pytest.raises(RunError, match=rf"peers/memory_saver.json: mixed run: another {what} than .*\.json"):
         load_run(folder)
 
 

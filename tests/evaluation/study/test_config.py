@@ -2,15 +2,18 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evaluation.study.architectures import LLAMA_2, from_checkpoint
-from evaluation.study.config import check, load_config, resolve
+from evaluation.study.__main__ import main
+from evaluation.study.config import check, check_paper_runs
 from evaluation.study.devices import Gpu
 from evaluation.study.plan import ConfigError, Study
+from evaluation.study.read import load_config
+from evaluation.study.resolve import resolve
 
 ROOT = Path(__file__).parents[3]
 H100 = Gpu(index=0, name="H100", memory_bytes=80 << 30)
@@ -48,8 +51,24 @@ FAULTS = {
         "config: workloads.0 lacks a key: 'kv_cache'",
     ),
     "method": ({"methods": ["jinn"]}, "config: methods: 'jinn' is not a method. Allowed: djinn, manual_offload,"),
-    "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' is not one of"),
-    "type": ({"rounds": "two"}, "config: rounds: 'two' is not of type 'integer'"),
+    "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' should be 'auto', 'llama-2-70b',"),
+    "type": ({"rounds": "two"}, "config: rounds: 'two' should be a valid integer. Allowed: how often each job is"),
+    "list": ({"layers": "all"}, "config: layers: 'all' is not allowed. Allowed: auto (layer 1 and each quarter"),
+    "item": ({"layers": [1, 0]}, "config: layers.1: 0 should be greater than or equal to 1. Allowed: auto (layer 1"),
+    "block": ({"measurement": None}, "config: measurement: None should be an object. Allowed: the keys decode_steps,"),
+    "name": (
+        {"workloads": [{"name": "A", "batch": 1, "tokens": 8, "kv_cache": True}]},
+        "config: workloads.0.name: 'A' should match pattern '^[a-z][a-z0-9]*$'. Allowed: lower-case letters",
+    ),
+    "other": (
+        {"functional": {"peers": {"vllm_samples": 3}}},
+        "config: functional.peers.vllm_samples is not a known",
+    ),
+    "old key": (
+        {"paper_run": "mine"},
+        "config: paper_run is a list now, called paper_runs. Write paper_runs:",
+    ),
+    "two runs": ({"paper_runs": ["a", "a"]}, "config: paper_runs: 'a' stands there twice"),
     "layer": ({"layers": [1, 41]}, "config: layers: 41 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
     "twice": (
         {"workloads": [{"name": "a", "batch": 1, "tokens": 8, "kv_cache": True}] * 2},
@@ -138,15 +157,13 @@ def test_jobs_are_shuffled_reproducibly(config):
     assert resolve(other).jobs() != jobs
 
 
-def test_a_further_round_comes_after_the_others_and_changes_nothing_that_a_job_sees(config):
+def test_a_further_round_comes_after_the_others(config):
     """So that a run of one round can be made one of two."""
     one = resolve({**config, "device": "cpu"})
     config["functional"]["rounds"] = 2
     two = resolve({**config, "device": "cpu"})
     assert (one.rounds, two.rounds) == (1, 2)
     assert two.jobs()[: len(one.jobs())] == one.jobs()
-    assert one.seen_by_a_job() == two.seen_by_a_job() == {k: v for k, v in two.to_json().items() if k != "rounds"}
-    assert Study.from_json(two.seen_by_a_job()) == one
 
 
 def test_study_survives_json(config):
@@ -156,43 +173,18 @@ def test_study_survives_json(config):
     assert Study.from_json(json.loads(json.dumps(study.to_json()))) == study
 
 
-def test_architectures_have_the_published_sizes():
-    """Parameters of Llama-2, and the KV cache of 2048 tokens at 13B: 1600 MiB."""
-    assert LLAMA_2["llama-2-7b"].parameters == 6_738_415_616
-    assert LLAMA_2["llama-2-13b"].parameters == 13_015_864_320
-    assert LLAMA_2["llama-2-70b"].parameters == 68_976_648_192
-    assert LLAMA_2["llama-2-13b"].kv_bytes(2048, "bfloat16") == 1600 << 20
-    assert LLAMA_2["llama-2-13b"].weight_bytes("bfloat16") == 2 * 13_015_864_320
-
-
-def test_checkpoint_is_read_from_its_config(tmp_path):
-    """A Llama's config.json gives its sizes; another model type is refused by name."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    sizes = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-        "vocab_size": 128,
-    }
-    (folder / "config.json").write_text(json.dumps(sizes))
-    found = from_checkpoint(folder)
-    assert (found.name, found.layers, found.kv_heads) == ("mine", 3, 4)
-    (folder / "config.json").write_text(json.dumps({**sizes, "tie_word_embeddings": True}))
-    assert from_checkpoint(folder).parameters == found.parameters - 128 * 64  # the head is the embedding
-    (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "gpt2"}))
-    with pytest.raises(ValueError, match="holds a 'gpt2' model"):
-        from_checkpoint(folder)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rounds": 2.0}, "config: rounds: 2.0 is not of type 'integer'"),
-        ({"rounds": True}, "config: rounds: True is not of type 'integer'"),
-        ({"measurement": {"think_time_ms": float("inf")}}, "config: measurement.think_time_ms: inf is not of type"),
+        ({"rounds": 2.0}, "config: rounds: 2.0 should be a valid integer"),
+        ({"rounds": True}, "config: rounds: True should be a valid integer"),
+        ({"rounds": 10**9}, "config: rounds: 1000000000 should be less than or equal to 1000"),
+        ({"rounds": 10**400}, "config: rounds: a number of more than 18 digits is too large"),
+        ({"layers": [10**20]}, "config: layers.0: a number of more than 18 digits is too large"),
+        ({"functional": {"tokens": 10**30}}, "config: functional.tokens: a number of more than 18 digits is too large"),
+        ({"measurement": {"think_time_ms": float("nan")}}, "config: measurement.think_time_ms: nan is not allowed"),
+        ({"djinn": {"host_arena_gib": 1e308}}, "config: djinn.host_arena_gib: 1e+308 should be less than or equal to"),
+        ({"measurement": {"think_time_ms": float("inf")}}, "config: measurement.think_time_ms: inf is not allowed"),
     ],
 )
 def test_numbers_that_would_fail_later_are_refused(change, message):
@@ -209,9 +201,21 @@ def test_model_must_fit_a_machine_without_gpu_too(monkeypatch):
         resolve({"device": "cpu", "model": {"name": "llama-2-7b"}})
 
 
-def test_file_without_keys_is_refused(tmp_path):
-    """An empty file and broken YAML are faults of the configuration, not tracebacks."""
-    for text in ("", "a: ["):
-        (tmp_path / "c.yaml").write_text(text)
-        with pytest.raises(ConfigError, match="configuration"):
-            load_config(tmp_path / "c.yaml")
+def test_a_run_that_is_not_published_is_refused():
+    """By name, with those that are."""
+    check_paper_runs(("a",), ["a", "b"])
+    with pytest.raises(ConfigError, match="config: paper_runs: '../c' is no published run. Allowed: a, b"):
+        check_paper_runs(("a", "../c"), ["a", "b"])
+    with pytest.raises(ConfigError, match="Allowed: none, as results/published/ is empty"):
+        check_paper_runs(("a",), [])
+
+
+def test_the_command_prints_the_study(monkeypatch, tmp_path, capsys):
+    """As study.json has it; a fault is one line and status 2."""
+    (tmp_path / "c.yaml").write_text("device: cpu\n")
+    monkeypatch.setattr(sys, "argv", ["study", "--config", str(tmp_path / "c.yaml")])
+    assert main() == 0
+    assert json.loads(capsys.readouterr().out) == resolve({"device": "cpu"}).published()
+    (tmp_path / "c.yaml").write_text("devise: cpu\n")
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: config: devise is not a known key. Did you mean device?")

@@ -1,0 +1,118 @@
+"""Each kind of job, run on its part of the study: it reads every key of it, and no other, which would raise."""
+
+import multiprocessing
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evaluation.experiments import capabilities, capacity, load, overhead, sweep
+from evaluation.measure.harness import measure
+from evaluation.measure.models import build
+from evaluation.methods import benchmark_djinn, benchmark_manual_offload
+from evaluation.peers import memory_saver, process_checkpoint
+from evaluation.study.block import Block
+from evaluation.study.plan import READS
+from evaluation.study.resolve import resolve
+from tests.evaluation.peers.test_peers import Saver
+
+SMALL = {
+    "device": "cpu",
+    "workloads": [{"name": "session", "batch": 1, "tokens": 8, "kv_cache": True}],
+    "djinn": {"host_arena_gib": 0.01},
+    "functional": {
+        "tokens": 8,
+        "samples": 2,
+        "think_time_ms": 0,
+        "overhead": {"samples": 2, "decode_steps": 1},
+        "load": [{"sessions": 1, "resumes": 2}],
+        "capacity": {"sessions": 1, "processes": 1},
+        "sweep": {"layers": [1, 2], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Of a checkpoint of three layers."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "small"
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    model.save_pretrained(folder)
+    return resolve({**SMALL, "model": {"path": str(folder)}})
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The paths of all keys that are read from now on, but for those that a study copies into a part of itself."""
+    seen = set()
+
+    def note(self, name):
+        about = object.__getattribute__(self, "__dict__").get("_about")
+        if about is not None and sys._getframe(1).f_code.co_name != "for_job":
+            seen.add(f"{about[1]}{name}")
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Block, "__getattribute__", note)
+    return seen
+
+
+def quiet(line):
+    """Nobody is told."""
+
+
+def capacity_of_all(study, monkeypatch):
+    """Djinn's sessions, which fill an arena, and vanilla ones in processes, in whose place nothing is computed."""
+    capacity.take("djinn", study, lambda: build(study), quiet)
+
+    def answer(connection, *arguments):
+        for word in ("cap", "exact"):
+            connection.send((word, "", {}))
+
+    monkeypatch.setattr(capacity, "_in_a_process", answer)
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(capacity.multiprocessing, "get_context", lambda method: forked)
+    capacity._own_processes(study, study.workloads[0], quiet)
+
+
+def process_checkpoint_of(study):
+    """The process that is paused, and then its supervisor, who hears what it said."""
+    said = []
+    process_checkpoint.session(SimpleNamespace(send=said.append, recv=lambda: "resume"), study)
+    words = iter([*said, ("done", None)])
+    nothing = SimpleNamespace(pause=id, resume=id, used_bytes=lambda: 0, others_bytes=0, overwrite_free_memory=list)
+    process = SimpleNamespace(pid=0, hear=lambda expected: next(words)[1], tell=id)
+    process_checkpoint.supervise(process, nothing, study, nothing, quiet)
+
+
+def run(kind, study, monkeypatch):
+    """A job of ``kind``, in this process."""
+    jobs = {
+        "measure": lambda: [
+            measure(build(study), study, 2, variants=method.variants, partners=lambda workload: [])
+            for method in (benchmark_djinn, benchmark_manual_offload)
+        ],
+        "capacity": lambda: capacity_of_all(study, monkeypatch),
+        "capabilities": lambda: capabilities.take("djinn", study, lambda: build(study), quiet),
+        "load": lambda: load.take(build(study), study, quiet),
+        "overhead": lambda: overhead.take(build(study), study, quiet),
+        "sweep": lambda: sweep.take(build(study), study, quiet),
+        "memory_saver": lambda: memory_saver.measured(build(study), study, Saver(), quiet),
+        "process_checkpoint": lambda: process_checkpoint_of(study),
+    }
+    jobs[kind]()
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_a_job_reads_its_whole_part_and_nothing_else(read, monkeypatch, study, kind):
+    """So no key is in it for nothing: to change that would measure again what does not depend on it."""
+    threads = torch.get_num_threads()
+    part = study.only(kind)
+    read.clear()
+    try:
+        run(kind, part, monkeypatch)
+    finally:
+        torch.set_num_threads(threads)
+    assert set(READS[kind]) - read == set()
