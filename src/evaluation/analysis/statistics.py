@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+RESAMPLES = 10_000  # of every bootstrap whose numbers are published
+
 # The values of one thing that was measured in several processes, one sequence for each.
 Groups = Sequence[Sequence[float] | Values]
 
@@ -105,7 +107,7 @@ def ratio_interval(
     groups: Sequence[int] | None = None,
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Median of the ratios first / second of ``pairs``, with a percentile bootstrap interval.
@@ -129,7 +131,7 @@ def ratio_interval(
 
 
 def stratified_median(
-    strata: Sequence[Groups], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    strata: Sequence[Groups], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Median of all values of ``strata`` with a percentile bootstrap interval.
 
@@ -146,7 +148,7 @@ def stratified_median(
 
 
 def ratio_of_medians(
-    first: Groups, second: Groups, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    first: Groups, second: Groups, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """The median of ``first`` over that of ``second``, which were measured independently, in groups by process.
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.analysis.statistics import Estimate, Groups, Values, linear_fit, percentiles, resampled_medians
+from evaluation.analysis.statistics import (
+    RESAMPLES,
+    Estimate,
+    Groups,
+    Values,
+    linear_fit,
+    percentiles,
+    resampled_medians,
+)
 
 # Values by place, as the layer, in groups by process.
 Series = Mapping[int, Groups]
@@ -48,7 +56,7 @@ class Crossover:
     certain: bool
 
 
-def trend(series: Series, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Trend:
+def trend(series: Series, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Trend:
     """The line through the medians of ``series``, with percentile intervals; the same ``seed``, the same intervals.
 
     Raises ValueError unless there are two places, each with a value, and all values are finite.
@@ -73,7 +81,7 @@ def crossover(
     second: tuple[str, Series],
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Crossover:
     """Where the lines through two named series cross, or who is lower throughout; see :class:`Crossover`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluation.analysis.numerals import decimals, significant
-from evaluation.analysis.statistics import Estimate, Interval
+from evaluation.analysis.statistics import RESAMPLES, Estimate, Interval
 from evaluation.records.runs import Json, Run
 
 # The margins, fixed before measuring.
@@ -147,9 +147,10 @@ Cells = list[Json]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The raw samples of a run, by layer and process."""
+    """The raw samples of a run, by layer and process; every interval is of ``resamples`` bootstrap samples."""
 
     run: Run
+    resamples: int = RESAMPLES
 
     @property
     def layers(self) -> list[int]:

@@ -3,11 +3,12 @@
 Rules and margins were fixed before measuring. A claim has one verdict for each clock and workload.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from evaluation.analysis.metrics import CLOCKS
+from evaluation.analysis.statistics import RESAMPLES
 from evaluation.claims import of_time, of_use
 from evaluation.claims.claim import (
     AS_FAST_UP_TO,
@@ -38,23 +39,6 @@ class Entry:
     statement: Statement
     places: Callable[[Measurements], Iterable[Place]]
     decider: Callable[[Measurements, Place], Judgement]
-
-
-def decide(run: Run) -> list[Claim]:
-    """Every claim, by number, then workload, then clock, in the order of the study."""
-    measured = Measurements(run=run)
-    claims = []
-    for entry in PLAN:
-        places = list(entry.places(measured))
-        for place in places or [(None, None)]:
-            decider = partial(entry.decider, measured, place) if places else _no_such_workload
-            workload, clock = place
-            claims.append(Claim(statement=entry.statement, clock=clock, workload=workload, judgement=judged(decider)))
-    return claims
-
-
-def _no_such_workload() -> Judgement:
-    raise Undecided("The study has no workload that this claim is about.")
 
 
 def _timed(decider: Callable[[Measurements, str, str], Judgement]) -> Callable[[Measurements, Place], Judgement]:
@@ -199,3 +183,20 @@ PLAN = (
         decider=_of_run(of_use.lines),
     ),
 )
+
+
+def decide(run: Run, plan: Sequence[Entry] = PLAN, *, resamples: int = RESAMPLES) -> list[Claim]:
+    """Every claim of ``plan``, in its order, then by workload, then clock, in the order of the study."""
+    measured = Measurements(run=run, resamples=resamples)
+    claims = []
+    for entry in plan:
+        places = list(entry.places(measured))
+        for place in places or [(None, None)]:
+            decider = partial(entry.decider, measured, place) if places else _no_such_workload
+            workload, clock = place
+            claims.append(Claim(statement=entry.statement, clock=clock, workload=workload, judgement=judged(decider)))
+    return claims
+
+
+def _no_such_workload() -> Judgement:
+    raise Undecided("The study has no workload that this claim is about.")

@@ -36,7 +36,7 @@ def _line_needs_layers(measured: Measurements) -> None:
 def linear(measured: Measurements, workload: str, clock: str) -> Judgement:
     """C1: recompute over depth."""
     _line_needs_layers(measured)
-    fit = trend(measured.series("recompute", workload, clock))
+    fit = trend(measured.series("recompute", workload, clock), resamples=measured.resamples)
     return Judgement(
         verdict=verdict_of(
             supported=fit.slope.low > 0 and fit.r2.low >= R2_AT_LEAST,
@@ -56,7 +56,7 @@ def flat(method: str, measured: Measurements, workload: str, clock: str) -> Judg
     """C2 and C3: ``method`` over depth."""
     _line_needs_layers(measured)
     series = measured.series(method, workload, clock)
-    fit = trend(series)
+    fit = trend(series, resamples=measured.resamples)
     rise = fit.rise(measured.run.records[0]["model"]["layers"] - 1)
     medians = {layer: float(np.median(np.concatenate(groups))) for layer, groups in series.items()}
     median = float(np.median(np.concatenate([group for groups in series.values() for group in groups])))
@@ -111,8 +111,9 @@ def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
             raise Undecided(f"Djinn at layer {layer}, {workload}, was not paired with {' or '.join(partners)}.")
         if not all(partner for _, partner, _ in pairs):
             raise Undecided(f"A hand-written offload at layer {layer} took 0 ms, to which there is no ratio.")
-        ratios[layer] = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
-        rounds = sorted({number for _, _, number in pairs})
+        groups = [number for _, _, number in pairs]
+        ratios[layer] = ratio_interval([pair[:2] for pair in pairs], groups, resamples=measured.resamples)
+        rounds = sorted(set(groups))
         strata.append([[own / other for own, other, found in pairs if found == number] for number in rounds])
     slower = [layer for layer, ratio in ratios.items() if ratio.low > AS_FAST_UP_TO]
     faster_at = [layer for layer, ratio in ratios.items() if ratio.high < 1]
@@ -126,7 +127,7 @@ def as_fast(measured: Measurements, workload: str, clock: str) -> Judgement:
         figures={
             "worst_ratio": Figure.of(ratios[worst], "ratio"),
             "worst_layer": Figure(value=worst, unit=""),
-            "pooled_ratio": Figure.of(stratified_median(strata), "ratio"),
+            "pooled_ratio": Figure.of(stratified_median(strata, resamples=measured.resamples), "ratio"),
             **{f"ratio_layer_{layer}": Figure.of(ratio, "ratio") for layer, ratio in ratios.items()},
         },
         lead=f"{printed(Figure.of(ratios[worst], 'ratio'))} at L{worst}",
@@ -145,10 +146,12 @@ def faster(measured: Measurements, workload: str, clock: str) -> Judgement:
     recompute, djinn = series["recompute"][deepest], series["djinn"][deepest]
     if min(min(group) for group in djinn) <= 0:
         raise Undecided("Djinn took 0 ms, to which there is no ratio.")
-    ratio = ratio_of_medians(recompute, djinn)
-    crossing, remark = _crossing(series)
+    ratio = ratio_of_medians(recompute, djinn, resamples=measured.resamples)
+    crossing, remark = _crossing(series, measured.resamples)
     variants = measured.other_variants("recompute", workload, clock, deepest)
-    beside = {variant: ratio_of_medians(groups, djinn) for variant, groups in variants.items()}
+    beside = {
+        variant: ratio_of_medians(groups, djinn, resamples=measured.resamples) for variant, groups in variants.items()
+    }
     slower = [variant for variant, other in beside.items() if other.low < TIMES_FASTER <= ratio.low]
     if slower:
         remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
@@ -167,13 +170,13 @@ def faster(measured: Measurements, workload: str, clock: str) -> Judgement:
     )
 
 
-def _crossing(series: Mapping[str, dict[int, list[list[float]]]]) -> tuple[dict[str, Figure], str]:
+def _crossing(series: Mapping[str, dict[int, list[list[float]]]], resamples: int) -> tuple[dict[str, Figure], str]:
     """Where the lines of recompute and Djinn cross, as a figure or as the sentence that they do not."""
     recompute, djinn = series["recompute"], series["djinn"]
     first, last = min(djinn), max(djinn)
     if first == last:
         return {}, ""
-    found = crossover(("recompute", recompute), ("Djinn", djinn))
+    found = crossover(("recompute", recompute), ("Djinn", djinn), resamples=resamples)
     if found.depth is not None:
         doubt = "" if found.certain else " By its interval it may lie beyond the layers that were measured."
         return {"crossover_layer": Figure.of(found.depth, "layer")}, f"Their lines cross: see crossover_layer.{doubt}"

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
-from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
-from tests.evaluation.claims.test_claims import BESIDE, GOOD, with_ready
+from tests.evaluation.claims.decided import BESIDE, FEW, GOOD, entries, with_ready
 from tests.evaluation.synthetic import Synthetic, wall
 
 
 def compared(folder, recipe):
-    """The expectations by quantity and workload."""
+    """The expectations by quantity and workload; of the claims only C5 has one."""
     run = load_run(recipe.write(folder))
-    return {(one.quantity, one.workload): one for one in expectations(run, decide(run))}
+    return {(one.quantity, one.workload): one for one in expectations(run, decide(run, entries("C5"), resamples=FEW))}
 
 
 def test_what_the_memo_expected_is_met(tmp_path):
@@ -32,6 +32,35 @@ def test_what_the_memo_expected_is_met(tmp_path):
     assert {one.sentence for key, one in found.items() if key != by_replay} == {""}
     assert found[by_replay].differs
     assert "replays it" in found[by_replay].sentence
+
+
+@pytest.mark.parametrize(("off", "differ"), [(0.79, True), (0.81, False), (1.19, False), (1.21, True)])
+def test_about_is_within_a_fifth(tmp_path, off, differ):
+    """Of 5, 800 and 40 ms and of 20 times, on either side."""
+    times = {"recompute": lambda layer: (5 if layer == 1 else 800) * off, "djinn": lambda _: 40 * off}
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: None)(layer))
+    found = compared(tmp_path / "times" / "local", replace(recipe, layers=(1, 40), samples=2))
+    of_times = ("Recompute, ready at layer 1", "Recompute, ready at layer 40", "Djinn, ready at layer 40")
+    assert [found[quantity, "activation"].differs for quantity in of_times] == [differ] * 3
+    ratio = with_ready(lambda method, variant, workload, layer: {"recompute": 20 * off, "djinn": 1.0}.get(method))
+    found = compared(tmp_path / "ratio" / "local", replace(ratio, layers=(1, 40), samples=2))
+    assert found["Recompute over Djinn, ready at layer 40", "activation"].differs == differ
+
+
+@pytest.mark.parametrize(
+    ("method", "ms", "differ"),
+    [
+        *(("vanilla", 0.49, False), ("vanilla", 0.51, True)),
+        *(("manual_offload", 29.0, True), ("manual_offload", 31.0, False)),
+        *(("manual_offload", 49.0, False), ("manual_offload", 51.0, True)),
+    ],
+)
+def test_a_range_is_met_between_its_ends(tmp_path, method, ms, differ):
+    """0 ms is what rounds to it; 30 to 50 ms is neither less nor more."""
+    recipe = with_ready(lambda name, variant, workload, layer: ms if name == method else None)
+    found = compared(tmp_path / "local", replace(recipe, layers=(40,), samples=2))
+    quantity = {"vanilla": "Vanilla", "manual_offload": "Manual offload"}[method]
+    assert found[f"{quantity}, ready at layer 40", "activation"].differs == differ
 
 
 def test_what_differs_is_said_with_what_bounds_it(tmp_path):

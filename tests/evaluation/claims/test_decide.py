@@ -1,0 +1,167 @@
+"""Every claim is decided by the records: one set supports all of them, and what is missing decides nothing."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluation.analysis.statistics import RESAMPLES
+from evaluation.claims.claim import AS_FAST_UP_TO, FLAT_WITHIN, R2_AT_LEAST, SESSIONS, TIMES_FASTER, Verdict
+from tests.evaluation.claims.decided import GOOD, LINES, decided, others_stand, verdicts
+from tests.evaluation.synthetic import edit, record_path
+
+
+@pytest.fixture(scope="module")
+def supported(tmp_path_factory):
+    """The claims of the set that supports all of them."""
+    return decided(tmp_path_factory.mktemp("supported") / "local")
+
+
+def test_one_set_supports_every_claim(supported):
+    """One verdict for each workload and clock that the claim is about."""
+    assert {claim.verdict for claim in supported.values()} == {Verdict.SUPPORTED}
+    assert {name: sum(key[0] == name for key in supported) for name in sorted({key[0] for key in supported})} == {
+        **{"C1": 4, "C2": 2, "C3": 6, "C4": 5, "C5": 8},
+        **{"C6": 1, "C7": 1, "C8": 1},
+    }
+    assert all(
+        claim.statement.words and claim.statement.rule and claim.statement.memo and claim.judgement.lead
+        for claim in supported.values()
+    )
+
+
+def test_the_margins_are_those_of_the_design():
+    """They were fixed before anything was measured."""
+    assert (R2_AT_LEAST, FLAT_WITHIN, AS_FAST_UP_TO, TIMES_FASTER, SESSIONS) == (0.99, 0.10, 1.05, 20, 50)
+    assert RESAMPLES == 10_000
+
+
+def test_figures_by_hand(supported):
+    """1 + 3 L ms of recompute, 0.63 of Djinn and 0.64 of the hand-written offload, 40 layers."""
+    value = {
+        (name, figure): shown.value
+        for (name, workload, clock), claim in supported.items()
+        if (workload, clock) in (("activation", "ready"), ("session", None), (None, None))
+        for figure, shown in claim.judgement.figures.items()
+    }
+    assert value["C1", "slope"] == pytest.approx(3)
+    assert value["C1", "intercept"] == pytest.approx(1)
+    assert value["C2", "median"] == pytest.approx(0.64)
+    assert value["C3", "rise"] == pytest.approx(0, abs=1e-9)
+    assert value["C4", "worst_ratio"] == value["C4", "pooled_ratio"] == pytest.approx(0.63 / 0.64)
+    assert value["C5", "ratio"] == pytest.approx(121 / 0.63)
+    assert (value["C6", "djinn_sessions"], value["C6", "vanilla_sessions"]) == (64, 25)
+    assert (value["C7", "probes"], value["C8", "lines_changed"]) == (5, LINES)
+    assert supported["C6", "session", None].judgement.figures["djinn_sessions"].at_least
+    assert "Faster at layers 1, 10, 20, 30, 40" in supported["C4", "activation", "ready"].judgement.remark
+    assert "No crossover: by their lines Djinn" in supported["C5", "activation", "ready"].judgement.remark
+    assert "crossover_layer" not in supported["C5", "session", "resident"].judgement.figures
+
+
+def test_the_same_records_give_the_same_claims(tmp_path, supported):
+    """Every figure of every claim, for the seed is fixed."""
+    assert decided(tmp_path / "local") == supported
+
+
+NEEDS = {
+    "recompute": {"C1", "C5"},
+    "manual_offload": {"C2"},
+    "djinn": {"C3", "C4", "C5"},
+    "vanilla": set(),
+}
+
+
+@pytest.mark.parametrize("method", NEEDS)
+def test_a_missing_record_leaves_undecided_what_needs_it(tmp_path, method):
+    """With the reason, and nothing else is touched."""
+    found = decided(tmp_path / "local", change=lambda folder: record_path(folder, method, 20).unlink())
+    for key, claim in found.items():
+        needed = key[0] in NEEDS[method]
+        assert str(claim.verdict) == ("undecided" if needed else "supported"), key
+        assert (f"No record of {method}, layer 20, round 1." in claim.judgement.remark) == needed
+
+
+def test_a_missing_round_is_a_missing_record(tmp_path):
+    """Of two rounds."""
+    found = decided(
+        tmp_path / "local",
+        replace(GOOD, rounds=2),
+        lambda folder: record_path(folder, "recompute", 40, 2).unlink(),
+    )
+    assert verdicts(found, "C1", "C5") == {"undecided"}
+    assert others_stand(found, "C1", "C5")
+
+
+def test_a_device_without_room_decides_nothing(tmp_path):
+    """A cell without a sample is no speed."""
+
+    def refuse(folder):
+        edit(
+            record_path(folder, "manual_offload", 10),
+            lambda record: record["cells"][0].update(outcome="out_of_memory", message="no room", samples=[]),
+        )
+
+    found = decided(tmp_path / "local", change=refuse)
+    claim = found["C2", "activation", "ready"]
+    assert str(claim.verdict) == "undecided"
+    assert claim.judgement.remark.startswith("The device had no room for manual_offload, layer 10, round 1")
+
+
+def test_a_method_that_was_not_measured(tmp_path):
+    """A study without recompute decides the rest, and has no edit that recompute loses."""
+    found = decided(tmp_path / "local", replace(GOOD, methods=("vanilla", "manual_offload", "djinn")))
+    assert verdicts(found, "C1", "C5", "C7") == {"undecided"}
+    assert others_stand(found, "C1", "C5", "C7")
+
+
+def test_pairs_that_were_not_made(tmp_path):
+    """Djinn without a hand-written offload beside it."""
+
+    def unpair(folder):
+        edit(
+            record_path(folder, "djinn", 1),
+            lambda record: [sample.update(paired=None) for cell in record["cells"] for sample in cell["samples"]],
+        )
+
+    found = decided(tmp_path / "local", change=unpair)
+    assert verdicts(found, "C4") == {"undecided"}
+    assert "was not paired with pinned_identical" in found["C4", "session", "resident"].judgement.remark
+    assert others_stand(found, "C4")
+
+
+def test_two_layers_make_no_line(tmp_path):
+    """Two points are always on one."""
+    found = decided(tmp_path / "local", replace(GOOD, layers=(1, 40)))
+    assert verdicts(found, "C1", "C2", "C3") == {"undecided"}
+    assert others_stand(found, "C1", "C2", "C3")
+
+
+def test_a_functional_run_decides_what_needs_no_speed(tmp_path):
+    """C7 and C8; of all else it says why not."""
+    found = decided(tmp_path / "local", replace(GOOD, functional=True))
+    assert verdicts(found, "C7", "C8") == {"supported"}
+    assert verdicts(found, "C1", "C2", "C3", "C4", "C5", "C6") == {"undecided"}
+    assert {claim.judgement.remark for key, claim in found.items() if key[0] in ("C1", "C2", "C3", "C4", "C5")} == {
+        "A functional run says nothing about speed."
+    }
+    assert not any(claim.judgement.figures for claim in found.values() if claim.verdict is Verdict.UNDECIDED)
+
+
+def test_a_study_of_decode_steps_has_no_prefill_to_recompute(tmp_path):
+    """C1 is about prefills and C2 about workloads without history: neither is there, and neither passes."""
+
+    def decode_only(study):
+        study["workloads"] = [{**study["workloads"][1], "decode_step": 1}]
+
+    def change(folder):
+        for path in folder.rglob("*.json"):
+            if path.name != "machine.json":
+                edit(path, lambda value: decode_only(value.get("study", value)))
+
+    found = decided(tmp_path / "local", change=change)
+    for name in ("C1", "C2"):
+        claim = found[name, None, None]
+        assert (str(claim.verdict), claim.judgement.remark) == (
+            "undecided",
+            "The study has no workload that this claim is about.",
+        )
+    assert others_stand(found, "C1", "C2")
