@@ -3,13 +3,14 @@
 The same rows give the same bytes: 6 significant digits, whole numbers exactly, nothing for None.
 """
 
+import csv
+import io
+import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
-
-import pandas as pd
 
 from evaluation.command import Refusal
 from evaluation.records.atomic import write_text
@@ -28,28 +29,29 @@ class TableError(Refusal):
 
 def write_table(path: str | Path, kind: type[AnyRow], rows: Sequence[AnyRow]) -> None:
     """Write ``rows`` of one kind, in the order given."""
-    printed = [[_printed(value) for value in astuple(row)] for row in rows]
-    write_text(path, pd.DataFrame(printed, columns=columns(kind)).to_csv(index=False, lineterminator="\n"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns(kind))
+    writer.writerows([_printed(value) for value in astuple(row)] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: str | Path, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of the table at ``path``; raises :class:`TableError` for one that cannot be read."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise TableError(f"{path} cannot be read: {error}") from error
+        lines = csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8"), newline=""), strict=True)
+        head = next(lines, None)
     except FileNotFoundError as error:
         raise TableError(f"{path}: missing; `python -m evaluation.analysis.aggregate` writes it") from error
-    if list(table.columns) != columns(kind):
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    if head != columns(kind):
         raise TableError(f"{path}: the columns are not {', '.join(columns(kind))}")
-    parsers = {name: _parser(hint) for name, hint in get_type_hints(kind).items()}
-    rows = []
-    for number, line in enumerate(table.to_dict("records"), start=2):
-        try:
-            rows.append(kind(**{name: parsers[name](text) for name, text in line.items()}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise TableError(f"{path}: line {number} cannot be read: {error}") from error
-    return rows
+    hints = get_type_hints(kind)
+    try:
+        return [kind(**_parsed(line, hints)) for line in lines]
+    except (ValueError, csv.Error) as error:
+        raise TableError(f"{path}: line {lines.line_num} cannot be read: {error}") from error
 
 
 def columns(kind: type[AnyRow]) -> list[str]:
@@ -61,16 +63,28 @@ def _printed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+        kept = value if value.is_integer() else float(f"{value:.6g}")
+        return str(int(kept)) if kept.is_integer() else f"{kept:.6g}"  # as it is read, so that it is written so again
     return "" if value is None else str(value)
 
 
-def _parser(hint: Any) -> Callable[[str], Any]:
-    """What reads a field of type ``hint``: text, a count, a number, true or false, or one of them or nothing."""
+def _parsed(line: Sequence[str], hints: dict[str, Any]) -> dict[str, Any]:
+    if len(line) != len(hints):
+        raise ValueError(f"{len(line)} cells, not {len(hints)}")
+    return {name: _value(text, hints[name]) for name, text in zip(hints, line, strict=True)}
+
+
+def _value(text: str, hint: Any) -> Any:
+    """``text`` as a field of type ``hint``: text, a count, a number, true or false, or one of them or nothing."""
     if isinstance(hint, types.UnionType):
-        (kind,) = (part for part in get_args(hint) if part is not types.NoneType)
-        return lambda text: _parser(kind)(text) if text else None
+        (hint,) = (part for part in get_args(hint) if part is not types.NoneType)
+        if not text:
+            return None
     if hint is bool:
-        return {"true": True, "false": False}.__getitem__
-    parser: Callable[[str], Any] = hint
-    return parser
+        if text not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text == "true"
+    value = hint(text)
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{text!r} is no number")
+    return value

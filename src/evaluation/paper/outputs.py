@@ -1,6 +1,6 @@
 """The registry of what the paper consists of: a row for each output, and what each is drawn from.
 
-Names only: Snakemake plans with it, and must import neither pandas nor matplotlib for that. The module of a row has
+Names only: Snakemake plans with it, and must import neither numpy nor matplotlib for that. The module of a row has
 ``files(material, workload)``, which returns the contents of the row's files in their order.
 """
 
