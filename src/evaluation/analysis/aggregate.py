@@ -13,7 +13,7 @@ from evaluation.analysis.crossings import Crossing, crossings
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
 from evaluation.analysis.resumes import Resumes, resumes
 from evaluation.analysis.summary import Row, summarise
-from evaluation.analysis.table import read_table, write_table
+from evaluation.analysis.table import TableError, read_table, write_table
 from evaluation.command import parser, run
 from evaluation.records.runs import Run, load_run, run_folder
 
@@ -38,15 +38,25 @@ TABLES = {
 
 def aggregate(of: Run, folder: Path) -> None:
     """Write the tables of one run into ``folder``."""
-    for name, table in TABLES.items():
-        write_table(folder / f"{name}.csv", table.kind, table.rows(of))
+    _write(folder, {name: table.rows(of) for name, table in TABLES.items()})
 
 
 def join(folders: Sequence[Path], target: Path) -> None:
     """Write each table of the runs in ``folders``, one run after the other, into the folder ``target``."""
-    for name, table in TABLES.items():
-        rows = [row for folder in folders for row in read_table(folder / f"{name}.csv", table.kind)]
-        write_table(target / f"{name}.csv", table.kind, rows)
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise TableError(f"{folder.name}: named twice; its rows could not be told apart")
+    tables = {
+        name: [row for folder in folders for row in read_table(folder / f"{name}.csv", table.kind)]
+        for name, table in TABLES.items()
+    }
+    _write(target, tables)
+
+
+def _write(folder: Path, tables: dict[str, list[Any]]) -> None:
+    """Given all at once, so that none is written where one cannot be made."""
+    for name, rows in tables.items():
+        write_table(folder / f"{name}.csv", TABLES[name].kind, rows)
 
 
 def main() -> int:

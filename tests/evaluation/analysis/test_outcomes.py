@@ -1,15 +1,15 @@
 """How many sessions fit and whether edits survive: from the records of a run to its tables and to Plot 2."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
-from evaluation.analysis.outcomes import Capability, Capacity, read_outcomes
-from evaluation.analysis.table import TableError
+from evaluation.analysis.outcomes import Capability, Capacity, by_method
 from evaluation.records.runs import RunError, load_run
-from evaluation.text.capabilities import table
+from evaluation.text.capabilities import files, table
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import GIB, Synthetic, edit, probe, wall, write
+from tests.evaluation.synthetic import GIB, Synthetic, edit, probe, wall
 
 CELLS = {
     "capacity/vanilla.json": [
@@ -31,21 +31,13 @@ CELLS = {
 }
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A run with what was measured besides."""
-    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=30))
-    add(results)
-    results.aggregate()
-    return results
+RECIPE = Synthetic(layers=(1, 40), samples=6, beside=CELLS)
 
 
-def add(results):
-    """Write the records of ``CELLS`` into the run."""
-    first = results.run().records[0]
-    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
-    for name, cells in CELLS.items():
-        write(results.folder / name, {**shared, "cells": cells})
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A run with what was measured besides, which no test changes."""
+    return Results.make(tmp_path_factory.mktemp("outcomes"), RECIPE)
 
 
 def rows(results, name):
@@ -78,31 +70,18 @@ def test_capabilities_are_tabled(results):
     ]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("capacity.csv", Capacity), ("capabilities.csv", Capability)])
-def test_what_is_written_is_read(results, name, kind):
-    """Every row comes back as it was, by method; rows of other runs are not this run's."""
-    path = results.summary.with_name(name)
-    found = read_outcomes(path, kind, "local")
-    assert [row.method for group in found.values() for row in group] == [row[1] for row in rows(results, name)]
-    assert read_outcomes(path, kind, "other") == {}
+def test_a_method_without_a_record_has_no_rows(tmp_path):
+    """Nor has a run that was measured before there were such records."""
+    results = Results.make(tmp_path, replace(RECIPE, beside={}))
+    assert rows(results, "capacity.csv") == rows(results, "capabilities.csv") == []
 
 
-def test_a_damaged_table_is_refused_by_line(results):
-    """So is one with other columns."""
-    path = results.summary.with_name("capacity.csv")
-    path.write_text(path.read_text().replace(",25,device_oom", ",many,device_oom"))
-    with pytest.raises(TableError, match=r"capacity.csv: line 2 cannot be read: .*'many'"):
-        read_outcomes(path, Capacity, "local")
-    with pytest.raises(TableError, match="the columns are not run, method, variant, edit_survives"):
-        read_outcomes(path, Capability, "local")
-
-
-def test_records_of_other_code_make_a_mixed_run(results):
+def test_records_of_other_code_make_a_mixed_run(tmp_path):
     """As with every other record."""
-    path = results.folder / "capacity/djinn.json"
-    edit(path, lambda record: record["provenance"].update(source_sha256="0" * 64))
+    folder = RECIPE.write(tmp_path / "local")
+    edit(folder / "capacity/djinn.json", lambda record: record["provenance"].update(source_sha256="0" * 64))
     with pytest.raises(RunError, match=r"capacity/djinn.json: mixed run: another source digest"):
-        load_run(results.folder)
+        load_run(folder)
 
 
 def pairs(rows):
@@ -117,13 +96,12 @@ def small(text):
 
 def test_plot_2_takes_its_cells_from_the_tables(results):
     """Sessions with what stopped them, editing with its lines, and the rows that the memo lacks in the caption."""
-
-    def tabled(name, kind):
-        return read_outcomes(results.summary.with_name(name), kind, "local")
-
-    text = table(
-        results.findings(), tabled("capacity.csv", Capacity), tabled("capabilities.csv", Capability), functional=False
+    material = results.material()
+    capacity, capability = (
+        by_method(material.rows(name, kind)) for name, kind in (("capacity", Capacity), ("capabilities", Capability))
     )
+    text = table(material.findings, capacity, capability, functional=False)
+    assert files(material, "") == [text]
     rows = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
     split = [(name.split(" & "), below.split(" & ")) for name, below in pairs(rows)]
     cells = {f"{name[0]} {below[0]}".strip(): (name[-2:], below[-2:]) for name, below in split}

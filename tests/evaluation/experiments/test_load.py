@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.analysis.outcomes import Resumes, by_paused, growth, read_rows
+from evaluation.analysis.resumes import Resumes, by_paused, growth
 from evaluation.analysis.table import TableError
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
@@ -42,7 +42,7 @@ def results(tmp_path):
 
 
 def rows_of(results):
-    return read_rows(results.summary.with_name("load.csv"), Resumes, results.folder.name)
+    return results.material().rows("load", Resumes)
 
 
 def test_rows_are_of_the_samples(results):
@@ -83,7 +83,7 @@ def cell_values(results, index):
 
 
 def test_what_is_written_is_read(results):
-    """Every row of this run and none of another's; a damaged one is refused by its line."""
+    """Every row; a damaged one is refused by its line."""
     path = results.summary.with_name("load.csv")
     rows = rows_of(results)
     assert [(row.sessions, row.metric, row.n) for row in rows[:3]] == [
@@ -91,7 +91,6 @@ def test_what_is_written_is_read(results):
         (1, "resident_ms", 100),
         (64, "ready_ms", 500),
     ]
-    assert read_rows(path, Resumes, "other") == []
     path.write_text(path.read_text().replace("local,8,8", "local,8,many"))
     with pytest.raises(TableError, match=r"load.csv: line 6 cannot be read: .*'many'"):
         rows_of(results)

@@ -1,0 +1,157 @@
+"""The summary holds what follows from the records of a run."""
+
+import pytest
+
+from evaluation.analysis.metrics import UNITS
+from evaluation.analysis.summary import Row, summarise
+from evaluation.analysis.table import columns
+from evaluation.records.runs import load_run
+from tests.evaluation.synthetic import FRONTIER_BYTES, HISTORY_BYTES_PER_LAYER, Synthetic, edit, record_path
+
+SMALL = Synthetic(layers=(1, 10), samples=30)
+
+
+def rows_of(folder):
+    """The summary of the run in ``folder``."""
+    return summarise(load_run(folder))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The summary of a small GPU run."""
+    return rows_of(SMALL.write(tmp_path_factory.mktemp("small") / "local"))
+
+
+def find(rows, **key):
+    """The one row that fits ``key``."""
+    found = [row for row in rows if all(getattr(row, k) == v for k, v in key.items())]
+    assert len(found) == 1, (key, found)
+    return found[0]
+
+
+def test_columns_metrics_and_units_are_the_published_ones(rows):
+    """The interface that the paper's tools and other people's read."""
+    wanted = "run workload method variant layer metric headline median ci_low ci_high p05 p95 min n unit"
+    assert columns(Row) == wanted.split()
+    assert {(row.metric, row.unit) for row in rows} == set(UNITS.items())
+    assert {(row.method, row.variant) for row in rows if row.headline} == {
+        ("vanilla", "default"),
+        ("recompute", "default"),
+        ("manual_offload", "pinned"),
+        ("djinn", "default"),
+    }
+
+
+def test_rows_are_in_the_order_of_the_study(rows):
+    """Workloads, then methods, layers, the headline variant first, and metrics."""
+    places = [(row.workload, row.method, row.layer, row.variant) for row in rows]
+    assert list(dict.fromkeys(places)) == [
+        (workload, method, layer, variant)
+        for workload, ordered in (("activation", []), ("session", ["pinned_ordered"]))
+        for method in SMALL.methods
+        for layer in SMALL.layers
+        for variant in (["pinned", "pageable", *ordered] if method == "manual_offload" else ["default"])
+    ]
+    metrics = list(UNITS)
+    for place in dict.fromkeys(places):
+        own = [row.metric for row, where in zip(rows, places, strict=True) if where == place]
+        assert own == sorted(own, key=metrics.index)
+
+
+def test_numbers_by_hand(rows):
+    """Samples of 0.63 ms spread evenly by 1 %: median, the 10th and 21st of 30, quantiles and minimum."""
+    row = find(rows, workload="session", method="djinn", layer=10, metric="ready_ms")
+    step = 0.63 * 0.01 / 29
+    assert row.median == pytest.approx(0.63, rel=1e-5)
+    assert (row.ci_low, row.ci_high) == pytest.approx((0.63 - 5.5 * step, 0.63 + 5.5 * step), rel=1e-5)
+    assert (row.p05, row.p95) == pytest.approx((0.63 * 0.9955, 0.63 * 1.0045), rel=1e-5)
+    assert (row.min, row.n, row.unit) == (pytest.approx(0.63 * 0.995, rel=1e-5), 30, "ms")
+
+
+def test_the_ratio_is_taken_to_the_best_hand_written_form(rows):
+    """To the bulk copy where there is no history, to the ordered one where there is: 0.63 / 0.64 in both,
+    though the bulk copy of the session takes 8.24 ms.
+    """
+    for workload in ("activation", "session"):
+        key = {"workload": workload, "method": "djinn", "layer": 10}
+        assert find(rows, **key, metric="paired_ratio").median == pytest.approx(0.63 / 0.64, rel=1e-5)
+        first = find(rows, **key, metric="paired_first_kernel_ratio").median
+        assert first == pytest.approx(0.73 / 0.74, rel=1e-4)
+
+
+def test_floors(rows):
+    """Offload: the raw copy timed beside it. Recompute: 10^13 operations at 500 TFLOPS are 20 ms. Vanilla: none."""
+    floors = [row for row in rows if row.metric == "floor_ms" and row.layer == 10]
+    medians = {(row.method, row.variant): row.median for row in floors if row.workload == "activation"}
+    assert medians == pytest.approx(
+        {
+            ("recompute", "default"): 20,
+            ("manual_offload", "pinned"): 0.5,
+            ("manual_offload", "pageable"): 0.5,
+            ("djinn", "default"): 0.5,
+        }
+    )
+
+
+def test_bytes_are_those_of_the_cells(rows):
+    """Each cell of each round once."""
+    for metric, nbytes in (
+        ("state_bytes", FRONTIER_BYTES + 10 * HISTORY_BYTES_PER_LAYER),
+        ("frontier_bytes", FRONTIER_BYTES),
+    ):
+        row = find(rows, workload="session", method="djinn", layer=10, metric=metric)
+        assert (row.median, row.ci_low, row.ci_high, row.n) == (nbytes, nbytes, nbytes, 1)
+
+
+def test_rounds_are_pooled(tmp_path):
+    """Three rounds of 10 samples make n = 30, and the state was seen three times."""
+    folder = Synthetic(layers=(1,), rounds=3, samples=10).write(tmp_path / "local")
+    edit(
+        record_path(folder, "djinn", 1, 3),
+        lambda record: [s.update(ready_ms=1.0) for s in record["cells"][0]["samples"]],
+    )
+    found = {row.metric: row for row in rows_of(folder) if (row.workload, row.method) == ("activation", "djinn")}
+    assert (found["ready_ms"].n, found["state_bytes"].n) == (30, 3)
+    assert found["paired_ratio"].ci_high > 1.5  # two of three drawn processes may be the slow one
+
+
+def test_a_functional_run_has_no_device_bytes_and_no_recompute_floor(tmp_path):
+    """What a CPU cannot tell has no row, instead of a zero."""
+    rows = rows_of(Synthetic(functional=True, layers=(1,), samples=6).write(tmp_path / "local"))
+    assert not [row for row in rows if row.metric == "device_bytes_paused"]
+    assert not [row for row in rows if row.metric == "floor_ms" and row.method == "recompute"]
+    assert [row for row in rows if row.metric == "host_bytes_paused"]
+
+
+FEW = Synthetic(layers=(1, 10), samples=6)
+
+
+def test_a_refused_cell_stays_visible(tmp_path):
+    """Out of memory: one row, ready_ms, n = 0 and no numbers."""
+
+    def refuse(record):
+        record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[], state_bytes=0)
+
+    folder = FEW.write(tmp_path / "local")
+    edit(record_path(folder, "djinn", 10), refuse)
+    row = find(rows_of(folder), workload="session", method="djinn", layer=10)
+    assert (row.metric, row.n) == ("ready_ms", 0)
+    assert {row.median, row.ci_low, row.ci_high, row.p05, row.p95, row.min} == {None}
+
+
+def test_a_changed_record_changes_its_rows_and_no_others(tmp_path):
+    """Doubling Djinn's ready at one cell shows in ready_ms and paired_ratio of that cell."""
+    folder = FEW.write(tmp_path / "local")
+    before = rows_of(folder)
+
+    def double(record):
+        for sample in record["cells"][0]["samples"]:
+            sample["ready_ms"] *= 2
+
+    edit(record_path(folder, "djinn", 10), double)
+    changed = [(old, new) for old, new in zip(before, rows_of(folder), strict=True) if old != new]
+    assert {(new.workload, new.method, new.layer, new.metric) for _, new in changed} == {
+        ("activation", "djinn", 10, "ready_ms"),
+        ("activation", "djinn", 10, "paired_ratio"),
+    }
+    assert all(new.median == pytest.approx(2 * old.median, rel=1e-5) for old, new in changed)
