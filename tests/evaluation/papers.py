@@ -10,7 +10,7 @@ from evaluation.analysis.aggregate import aggregate
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.paper.__main__ import main
-from evaluation.records.runs import Run, load_run
+from evaluation.records.runs import CHECKSUMS, Run, load_run, sha256
 from tests.evaluation.synthetic import Synthetic
 
 
@@ -59,12 +59,12 @@ class Results:
         """The rows of the run."""
         return self.material().findings
 
-    def draw(self, *names: str, run: str = "local") -> int:
+    def draw(self, *names: str, run: str = "local", leading: str = "") -> int:
         """Draw by the command, into ``root / "figures" / "local"``; its exit status."""
         options = {"--run": run, "--results": self.root / "results", "--figures": self.root / "figures"}
         arguments = [str(part) for option in options.items() for part in option]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["paper", *names, *arguments, "--leading", ""])
+            patch.setattr(sys, "argv", ["paper", *names, *arguments, "--leading", leading])
             return main()
 
     def drawn(self, file: str) -> bytes:
@@ -76,3 +76,12 @@ class Results:
         text = self.summary.read_text()
         assert old in text
         self.summary.write_text(text.replace(old, new))
+
+
+def publish(root: Path, name: str, recipe: Synthetic) -> Path:
+    """Write the run of ``recipe`` as a published one beside that of :class:`Results`, with its tables; its folder."""
+    folder = recipe.write(root / "results" / "published" / name)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    (folder / CHECKSUMS).write_text("".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in files))
+    aggregate(load_run(folder), root / "results" / "tables" / name)
+    return folder

@@ -9,8 +9,9 @@ from evaluation.analysis.aggregate import TABLES, main
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import read_table
 from evaluation.paper.outputs import TABLES as NAMES
-from evaluation.records.runs import CHECKSUMS, load_run, sha256
+from evaluation.records.runs import load_run
 from tests.evaluation.claims.decided import BESIDE
+from tests.evaluation.papers import publish
 from tests.evaluation.synthetic import FRONTIER_BYTES, HISTORY_BYTES_PER_LAYER, Synthetic, record_path
 
 SMALL = Synthetic(layers=(1, 10), samples=3, beside=BESIDE)
@@ -20,8 +21,7 @@ OTHER = Synthetic(functional=True, layers=(1,), samples=3)
 @pytest.fixture
 def results(tmp_path):
     """A folder with this machine's run."""
-    SMALL.write(tmp_path / "local")
-    return tmp_path
+    return SMALL.write(tmp_path / "results" / "local").parent
 
 
 @pytest.fixture
@@ -75,16 +75,9 @@ def test_the_same_records_give_the_same_bytes(results, command):
     assert texts(results / "tables" / "local") == first
 
 
-def publish(results):
-    """Make a published run ``other`` of a small one, with its checksums."""
-    folder = OTHER.write(results / "published" / "other")
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    (folder / CHECKSUMS).write_text("".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in files))
-
-
 def test_joined_tables_are_the_lines_of_both(results, command):
     """One head, then one run after the other, as they are named; the runs' own tables stay as they are."""
-    publish(results)
+    publish(results.parent, "other", OTHER)
     assert [command("--run", name) for name in ("local", "other")] == [0, 0]
     before = {name: texts(results / "tables" / name) for name in ("other", "local")}
     assert command("--join", "other", "local") == 0

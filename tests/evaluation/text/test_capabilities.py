@@ -1,15 +1,13 @@
 """Plot 2 prints what the summary says, in LaTeX that holds whatever the records hold."""
 
 import re
-import sys
 from dataclasses import replace
 
-import jinja2
 import pytest
 
-from evaluation.analysis.findings import Findings, Latex, environment, latex, significant
+from evaluation.analysis.findings import Findings
 from evaluation.analysis.outcomes import Capability, Capacity
-from evaluation.text.capabilities import main, table
+from evaluation.text.capabilities import table
 from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
@@ -26,10 +24,10 @@ def rows_of(text):
     return {f"{name[0]} {below[0]}".strip(): (name[1:], below[1:3]) for name, below in rows}
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A run on a GPU."""
-    return Results.make(tmp_path, GPU)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A run on a GPU, which no test changes."""
+    return Results.make(tmp_path_factory.mktemp("gpu"), GPU)
 
 
 def test_rows_and_cells(results):
@@ -66,7 +64,7 @@ def test_a_functional_run_is_marked_in_the_caption(results):
 
 def test_a_missing_method_and_a_refused_cell(tmp_path):
     """A method that did not run prints --; one for which there was no room prints OOM, explained in the caption."""
-    recipe = replace(GPU, methods=("vanilla", "djinn"))
+    recipe = replace(GPU, methods=("vanilla", "djinn"), samples=3)
     results = Results.make(tmp_path, recipe)
 
     def refuse(record):
@@ -90,51 +88,26 @@ def test_text_from_records_is_escaped(results):
     assert r"run a\_b." in text
 
 
-def test_latex_takes_text_and_whole_numbers_only():
-    """What is LaTeX already is left alone; an unformatted number, None and undefined raise."""
-    assert latex(Latex(r"\sys{}")) == r"\sys{}"
-    assert latex("a<b|c>d") == r"a\textless{}b\textbar{}c\textgreater{}d"
-    assert latex(40) == "40"
-    for value in (0.5, None, True):
-        with pytest.raises(TypeError):
-            latex(value)
-
-
-def test_an_undefined_variable_stops_the_build():
-    """Strict undefined, with the delimiters of the templates."""
-    templates = environment()
-    assert templates.from_string(r"{a} \BLOCK{if x}\VAR{x}\BLOCK{endif} %").render(x="1_") == r"{a} 1\_ %"
-    with pytest.raises(jinja2.UndefinedError):
-        templates.from_string(r"\VAR{missing}").render()
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0081234, "0.00812"), (0.63, "0.630"), (9.996, "10.0"), (117.6, "118"), (1234.4, "1234"), (0, "0.00")],
-)
-def test_significant_digits(value, text):
-    """Three digits, no exponent, and no digit before the point dropped."""
-    assert significant(value) == text
-
-
-def test_the_command_finds_the_machine_and_marks_the_run(tmp_path, monkeypatch, capsys):
-    """Without --machine the probe is sought beside the summary; none there is an error, not an unmarked table."""
-    results = Results.make(tmp_path, Synthetic(functional=True, layers=(1,), samples=6))
-    out = tmp_path / "paper" / "capabilities.tex"
-    arguments = ["paper_table", "--summary", str(results.summary), "--run", "local", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert main() == 0
-    first = out.read_bytes()
+def test_the_command_marks_a_functional_run(tmp_path, capsys):
+    """By what its probe says; without the probe there is no table, and not an unmarked one."""
+    results = Results.make(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))
+    assert results.draw("capabilities") == 0
+    first = results.drawn("capabilities.tex")
     assert b"Functional CPU run" in first
-    assert main() == 0
-    assert out.read_bytes() == first
+    assert results.draw("capabilities") == 0
+    assert results.drawn("capabilities.tex") == first
+    edit(results.machine, lambda machine: machine.pop("functional"))
+    assert results.draw("capabilities") == 2
+    assert "machine.json: does not say whether the run is functional" in capsys.readouterr().err
     results.machine.unlink()
-    assert main() == 2
-    assert "pass --machine" in capsys.readouterr().err
+    assert results.draw("capabilities") == 2
+    assert "machine.json: missing" in capsys.readouterr().err
+    assert results.drawn("capabilities.tex") == first
 
 
-def test_a_changed_record_changes_the_cell(results):
+def test_a_changed_record_changes_the_cell(tmp_path):
     """From record through summary to table."""
+    results = Results.make(tmp_path, replace(GPU, samples=3))
 
     def slower(record):
         for sample in record["cells"][0]["samples"]:

@@ -2,61 +2,55 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 
 from evaluation.claims.claim import Figure, numerals, printed
+from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
-from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
-from evaluation.text.claims import as_json, as_latex, as_markdown, main, ranged
-from tests.evaluation.claims.test_claims import GOOD
+from evaluation.text.claims import as_json, as_latex, as_markdown, ranged
+from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.layout import compiled
+from tests.evaluation.papers import Results
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory):
     """A run, its claims and the memo's expectations."""
     run = load_run(GOOD.write(tmp_path_factory.mktemp("run") / "local"))
-    claims = decide(run)
+    claims = decide(run, resamples=FEW)
     return run, claims, expectations(run, claims)
 
 
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Runs the tool on a folder; returns its exit status and the three paths."""
-
-    def run_tool(run):
-        paths = [tmp_path / f"claims.{kind}" for kind in ("json", "md", "tex")]
-        outputs = [text for path in paths for text in (f"--out-{path.suffix[1:]}", str(path))]
-        monkeypatch.setattr(sys, "argv", ["paper_claims", "--run", str(run), *outputs])
-        return main(), paths
-
-    return run_tool
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=3)
 
 
-def test_the_command_writes_what_was_decided_the_same_twice(tmp_path, write):
+def test_the_command_writes_what_was_decided_the_same_twice(tmp_path):
     """The JSON, read again, is the claims; a second run changes no byte."""
-    folder = GOOD.write(tmp_path / "local")
-    status, paths = write(folder)
-    first = [path.read_bytes() for path in paths]
-    assert status == 0
-    assert write(folder)[0] == 0
-    assert [path.read_bytes() for path in paths] == first
-    run = load_run(folder)
+    results = Results.make(tmp_path, SMALL)
+    files = [f"claims.{kind}" for kind in ("json", "md", "tex")]
+    assert results.draw("claims") == 0
+    first = [results.drawn(file) for file in files]
+    assert results.draw("claims") == 0
+    assert [results.drawn(file) for file in files] == first
+    run = results.run()
     claims = decide(run)
-    assert json.loads(first[0]) == as_json(run, claims, expectations(run, claims))
+    memo = expectations(run, claims)
+    assert json.loads(first[0]) == as_json(run, claims, memo)
+    assert [text.decode() for text in first[1:]] == [as_markdown(run, claims, memo), as_latex(run, claims, memo)]
 
 
-def test_a_damaged_run_is_one_message_and_no_file(tmp_path, write, capsys):
-    """Status 2, as with the other tools."""
-    folder = GOOD.write(tmp_path / "local")
-    (folder / "study.json").write_text("{")
-    status, paths = write(folder)
-    assert (status, [path.exists() for path in paths]) == (2, [False] * 3)
-    assert capsys.readouterr().err.startswith("error: ")
+def test_a_damaged_run_is_one_message_and_no_file(tmp_path, capsys):
+    """Status 2, as with every output."""
+    results = Results.make(tmp_path, SMALL)
+    (results.folder / "study.json").write_text("{")
+    assert results.draw("claims") == 2
+    assert not (tmp_path / "figures").exists()
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
 def test_each_entry_states_claim_rule_figures_and_verdict(findings):
@@ -111,7 +105,7 @@ def test_a_dash_never_stands_before_a_minus():
 
 def test_a_functional_run_is_marked_everywhere(tmp_path):
     """In each of the three files."""
-    run = load_run(replace(GOOD, functional=True).write(tmp_path / "local"))
+    run = load_run(replace(GOOD, functional=True, samples=2).write(tmp_path / "local"))
     claims = decide(run)
     memo = expectations(run, claims)
     assert "**Functional CPU run" in as_markdown(run, claims, memo)
@@ -124,12 +118,8 @@ def hostile(findings):
     run, claims, memo = findings
     name = r"50%_{x}\input&#$~^|<b>"
     run = replace(run, name=name)
-    claims = [replace_workload(claim, name) for claim in claims]
+    claims = [replace(claim, workload=name) for claim in claims]
     return run, claims, [replace(one, workload=one.workload and name) for one in memo]
-
-
-def replace_workload(claim, name):
-    return type(claim)(id=claim.id, clock=claim.clock, workload=name, judgement=claim.judgement)
 
 
 def test_text_from_records_is_escaped(findings):

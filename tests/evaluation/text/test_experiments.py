@@ -1,17 +1,16 @@
 """What the experiments took follows Snakemake's files and the records, and what is missing is said."""
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evaluation.claims.claim import CLAIMS
-from evaluation.claims.of_time import decide
+from evaluation.claims.decide import PLAN, decide
 from evaluation.records.runs import benchmark_path, load_run, record_paths, side_records
-from evaluation.text.experiments import EXPERIMENTS, main, rows
-from tests.evaluation.claims.test_claims import GOOD
+from evaluation.text.experiments import EXPERIMENTS, rows
+from tests.evaluation.claims.decided import FEW, GOOD
+from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -40,10 +39,15 @@ def records_of(folder):
     return [*record_paths(folder, study), *(folder / name for name in side_records(study))]
 
 
+def made(root, recipe):
+    """The folder of a run of this machine, without tables: nothing here reads one."""
+    return recipe.write(Results(root=root).folder)
+
+
 @pytest.fixture
 def local(tmp_path):
     """A run with a benchmark file for every record: those of SECONDS, else 100 s, and 1 GiB."""
-    folder = SMALL.write(tmp_path / "local")
+    folder = made(tmp_path, SMALL)
     for record in records_of(folder):
         note(folder, record, row_of("100.00"))
     for method, times in SECONDS.items():
@@ -57,11 +61,11 @@ def costs(folder):
     return {(row.name, row.method): row.cost for row in rows(folder, load_run(folder).study)}
 
 
-def written(folder, monkeypatch):
-    """Exit status and page of the tool."""
-    out = folder.parent / "out.md"
-    monkeypatch.setattr(sys, "argv", ["x", "--run", str(folder), "--out", str(out)])
-    return main(), out.read_text() if out.exists() else ""
+def written(folder):
+    """Exit status and page of the command; "" if there is none."""
+    results = Results(root=folder.parents[1])
+    status = results.draw("experiments")
+    return status, results.drawn("experiments.md").decode() if status == 0 else ""
 
 
 def cells(page):
@@ -108,7 +112,7 @@ def test_memory_is_the_most_of_any_job(local):
 
 
 @pytest.mark.parametrize("unseen", ["NA", "-"])
-def test_memory_that_was_not_seen_counts_in_no_maximum(local, monkeypatch, unseen):
+def test_memory_that_was_not_seen_counts_in_no_maximum(local, unseen):
     """The job keeps its time; where no job was seen there is no figure."""
     for layer in SMALL.layers:
         note(local, record_path(local, "djinn", layer), row_of("6.00", unseen))
@@ -116,7 +120,7 @@ def test_memory_that_was_not_seen_counts_in_no_maximum(local, monkeypatch, unsee
     found = costs(local)
     assert (found["E1", ""].peak_bytes, found["E1", "djinn"].peak_bytes) == (1024 * MIB, None)
     assert (found["E1", "djinn"].timed, found["E1", "djinn"].seconds) == (2, 12)
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert line_of(page, "E6")[:4] == ["1", "100 s", "100 s", "--"]
 
 
@@ -143,11 +147,11 @@ def test_the_total_is_what_the_experiments_add_up_to(local):
     assert found["E1", ""].disk_bytes == sum(cost.disk_bytes for cost in methods)
 
 
-def test_the_page_prints_the_rows(local, monkeypatch):
+def test_the_page_prints_the_rows(local):
     """With units; a complete run is not said to lack anything."""
     edit(local / "machine.json", lambda machine: machine["host"].update(cores=32, cores_usable=16))
     note(local, record_path(local, "djinn", 10), row_of("7.00", "17754.87"))
-    status, page = written(local, monkeypatch)
+    status, page = written(local)
     assert status == 0
     assert "Machine: NVIDIA H100 80GB HBM3. CPU cores: 16." in page
     kilobytes = costs(local)["E1", ""].disk_bytes / 1000
@@ -161,10 +165,10 @@ def test_the_page_prints_the_rows(local, monkeypatch):
     assert "not measured" not in page
 
 
-def test_records_without_benchmark_files_have_no_times(tmp_path, monkeypatch):
+def test_records_without_benchmark_files_have_no_times(tmp_path):
     """An older run: two dashes, how many jobs are meant, and the disk all the same."""
-    folder = SMALL.write(tmp_path / "older")
-    status, page = written(folder, monkeypatch)
+    folder = made(tmp_path, SMALL)
+    status, page = written(folder)
     assert status == 0
     for jobs, *times, disk in cells(page).values():
         assert jobs.isdigit()
@@ -173,22 +177,22 @@ def test_records_without_benchmark_files_have_no_times(tmp_path, monkeypatch):
     assert "Times and memory are missing for 21 of 21 jobs" in page
 
 
-def test_a_sum_over_some_jobs_says_of_how_many(local, monkeypatch):
+def test_a_sum_over_some_jobs_says_of_how_many(local):
     """Where one benchmark file is missing the others are added up, and marked; what was not measured lacks none."""
     benchmark_path(local, record_path(local, "recompute", 10)).unlink()
     (local / "sweep.json").unlink()
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert line_of(page, "E1")[:3] == ["8", "32.0 s (7 jobs)", "4.00 s"]
     assert line_of(page, "total")[:2] == ["20 of 21", "20.5 min (19 jobs)"]
     assert line_of(page, "E2")[1] == "6.67 min"
     assert "Times and memory are missing for 1 of 20 jobs" in page
 
 
-def test_what_was_not_measured_is_said(local, monkeypatch):
+def test_what_was_not_measured_is_said(local):
     """Also where a benchmark file outlived its record: it counts for nothing."""
     for name in ("load.json", "capacity/vanilla.json"):
         (local / name).unlink()
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert line_of(page, "E4") == ["not measured", "--", "--", "--", "--"]
     assert line_of(page, "E2")[:2] == ["3 of 4", "5.00 min"]
     assert line_of(page, "total")[:2] == ["19 of 21", "19.2 min"]
@@ -196,24 +200,24 @@ def test_what_was_not_measured_is_said(local, monkeypatch):
     assert "missing" not in page
 
 
-def test_the_page_says_which_sources_measured_what(local, monkeypatch):
+def test_the_page_says_which_sources_measured_what(local):
     """One line for each state of them, with the days."""
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert f"`{'a' * 8}`, 2026-01-01: E1, E2, E3, E4, E5, E6, E7." in page
     for name in ("memory_saver", "process_checkpoint"):
         edit(local / f"peers/{name}.json", lambda record: record["provenance"].update(source_sha256="b" * 64))
     edit(local / "load.json", lambda record: record["provenance"].update(started="2026-01-03T23:00:00Z"))
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert f"`{'a' * 8}`, 2026-01-01 to 2026-01-03: E1, E2, E3, E4, E5, E6." in page
     assert f"`{'b' * 8}`, 2026-01-01: E7." in page
 
 
-def test_a_study_without_peers_has_no_command_for_them(tmp_path, monkeypatch):
+def test_a_study_without_peers_has_no_command_for_them(tmp_path):
     """Nor are there jobs that it would lack."""
-    folder = Synthetic(layers=(1,), samples=2).write(tmp_path / "local")
+    folder = made(tmp_path, Synthetic(layers=(1,), samples=2))
     row = next(row for row in rows(folder, load_run(folder).study) if row.name == "E7")
     assert (row.command, row.cost.asked) == ("", 0)
-    assert line_of(written(folder, monkeypatch)[1], "E7")[0] == "not measured"
+    assert line_of(written(folder)[1], "E7")[0] == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -233,27 +237,28 @@ def test_a_study_without_peers_has_no_command_for_them(tmp_path, monkeypatch):
         row_of("1.00", "much"),
     ],
 )
-def test_a_damaged_benchmark_file_is_refused_by_name(local, monkeypatch, capsys, text):
+def test_a_damaged_benchmark_file_is_refused_by_name(local, capsys, text):
     """One message, and no page."""
     path = note(local, record_path(local, "djinn", 10), text)
-    assert written(local, monkeypatch) == (2, "")
+    assert written(local) == (2, "")
     message = capsys.readouterr().err
     assert message.startswith(f"error: {path}: damaged")
     assert message.count("\n") == 1
 
 
-def test_a_benchmark_file_that_is_no_text_is_refused_by_name(local, monkeypatch, capsys):
+def test_a_benchmark_file_that_is_no_text_is_refused_by_name(local, capsys):
     """Bytes that are no UTF-8 are damage like any other."""
     path = benchmark_path(local, local / "load.json")
     path.write_bytes(b"\xff\xfe\x00")
-    assert written(local, monkeypatch) == (2, "")
+    assert written(local) == (2, "")
     assert f"{path}: damaged" in capsys.readouterr().err
 
 
-def test_a_run_that_cannot_be_read_is_refused(tmp_path, monkeypatch, capsys):
-    """As every tool refuses it."""
-    assert written(tmp_path / "nowhere", monkeypatch) == (2, "")
-    assert "nowhere: no such run" in capsys.readouterr().err
+def test_a_run_that_cannot_be_read_is_refused(local, capsys):
+    """As every output refuses it."""
+    record_path(local, "djinn", 1).write_text("{")
+    assert written(local) == (2, "")
+    assert "djinn/layer_1/round_1.json: not readable as JSON" in capsys.readouterr().err
 
 
 def test_every_record_belongs_to_one_experiment(local):
@@ -263,21 +268,44 @@ def test_every_record_belongs_to_one_experiment(local):
         assert len([one for one in EXPERIMENTS.values() if name.startswith(one.records)]) == 1, name
 
 
+WHOLE = replace(GOOD, layers=(1, 20, 40), samples=6, peers=SMALL.peers)
+
+
+def judged(folder):
+    """What was decided of the run, by claim, workload and clock."""
+    claims = decide(load_run(folder), resamples=FEW)
+    return {(one.id, one.workload, one.clock): one.judgement for one in claims}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What was decided of a run that lacks nothing."""
+    found = judged(WHOLE.write(tmp_path_factory.mktemp("whole") / "local"))
+    assert {key[0] for key in found} == {entry.statement.id for entry in PLAN}
+    return found
+
+
 @pytest.mark.parametrize("names", [("E1",), ("E2",), ("E3",), ("E4", "E5", "E6", "E7")])
-def test_an_experiment_decides_its_claims_and_no_others(tmp_path, names):
+def test_an_experiment_decides_its_claims_and_no_others(tmp_path, whole, names):
     """Without its records its claims are undecided, and all others are as they were."""
-    folder = replace(GOOD, peers=SMALL.peers).write(tmp_path / "local")
-    before = {(one.id, one.workload, one.clock): one.judgement for one in decide(load_run(folder))}
-    assert {key[0] for key in before} == set(CLAIMS)
-    theirs = [EXPERIMENTS[name] for name in names]
+    folder = WHOLE.write(tmp_path / "local")
+    theirs = tuple(EXPERIMENTS[name].records for name in names)
     kept = record_path(folder, "vanilla", 1)  # a run without any record of latency is none
     for record in records_of(folder):
-        if record.relative_to(folder).as_posix().startswith(tuple(one.records for one in theirs)) and record != kept:
+        if record.relative_to(folder).as_posix().startswith(theirs) and record != kept:
             record.unlink()
-    after = {(one.id, one.workload, one.clock): one.judgement for one in decide(load_run(folder))}
-    changed = {key for key in before if before[key] != after[key]}
-    assert {key[0] for key in changed} == {claim for one in theirs for claim in one.claims}
+    after = judged(folder)
+    changed = {key for key in whole if whole[key] != after[key]}
+    assert {key[0] for key in changed} == {entry.statement.id for entry in PLAN if entry.statement.experiment in names}
     assert all(after[key].verdict == "undecided" for key in changed)
+
+
+def test_the_table_names_the_claims_of_each_experiment(local):
+    """As the plan of the claims has them."""
+    found = {row.name: row.claims for row in rows(local, load_run(local).study) if not row.method}
+    assert found["E1"] == ("C1", "C2", "C3", "C4", "C5")
+    assert (found["E2"], found["E3"]) == (("C6",), ("C7", "C8"))
+    assert {found[name] for name in ("E4", "E5", "E6", "E7", "total")} == {()}
 
 
 def test_a_command_names_the_records_of_its_row(local):
@@ -300,29 +328,29 @@ def test_a_command_names_the_records_of_its_row(local):
             assert (root / "src" / "evaluation" / "methods" / f"benchmark_{row.method}.py").exists()
 
 
-def test_a_functional_run_says_so(tmp_path, monkeypatch):
+def test_a_functional_run_says_so(tmp_path):
     """It names no GPU."""
-    folder = Synthetic(functional=True, layers=(1,), samples=2).write(tmp_path / "local")
+    folder = made(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))
     edit(folder / "machine.json", lambda machine: machine["host"].update(cores=2, cores_usable={"unavailable": "x"}))
-    _, page = written(folder, monkeypatch)
+    _, page = written(folder)
     assert "**Functional CPU run: not a performance result.** CPU cores: 2." in page
     assert "Machine:" not in page
 
 
-def test_a_probe_that_knows_neither_gpu_nor_cores(local, monkeypatch):
+def test_a_probe_that_knows_neither_gpu_nor_cores(local):
     """What it does not know is not printed."""
     edit(local / "machine.json", lambda machine: machine["gpu"].update(name={"unavailable": "no NVML"}))
-    _, page = written(local, monkeypatch)
+    _, page = written(local)
     assert "could not read" in page
     assert "NVML" not in page
     assert "CPU cores" not in page
 
 
-def test_the_same_records_give_the_same_bytes_anywhere(local, monkeypatch, tmp_path):
+def test_the_same_records_give_the_same_bytes_anywhere(local, tmp_path):
     """The page does not say where the run lies."""
-    moved = tmp_path / "elsewhere" / "local"
-    _, page = written(local, monkeypatch)
-    moved.parent.mkdir()
+    status, page = written(local)
+    moved = Results(root=tmp_path / "elsewhere").folder
+    moved.parent.mkdir(parents=True)
     local.rename(moved)
-    assert written(moved, monkeypatch) == (0, page)
+    assert written(moved) == (status, page) == (0, page)
     assert str(tmp_path) not in page

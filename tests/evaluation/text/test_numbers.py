@@ -2,16 +2,16 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 
 from evaluation.analysis.findings import Findings
+from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.statistics import linear_fit
-from evaluation.analysis.summary import CLOCKS, TableError
+from evaluation.analysis.table import TableError
 from evaluation.text.macro import Number, as_json, as_latex, camel, in_words
-from evaluation.text.numbers import main, numbers
+from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, clocks, edit, probe, record_path, wall
@@ -51,8 +51,8 @@ def results(tmp_path):
 
 
 def found(results):
-    run = results.run()
-    return {number.name: number for number in numbers(results.findings(), run.machine, run.study)}
+    material = results.material()
+    return {number.name: number for number in numbers(material.findings, material.machine, material.study)}
 
 
 def test_values_by_hand(shared):
@@ -75,7 +75,7 @@ def test_every_headline_median_is_there(shared):
     """4 methods, 2 workloads, 5 layers, 4 clocks; and 3 numbers of each paired ratio, one of them of a history."""
     names = found(shared)
     for row in shared.findings().rows:
-        if row.headline and row.metric in CLOCKS:
+        if row.headline and row.metric.removesuffix("_ms") in CLOCK:
             name = camel(row.method) + camel(row.workload) + camel(row.metric) + "Layer" + in_words(row.layer)
             assert names[name].value == row.median
     assert sum("Paired" in name for name in names) == (2 * 2 + 1) * 5 * 3
@@ -110,9 +110,9 @@ def test_every_number_follows_from_its_source(shared):
 def test_what_was_measured_besides(tmp_path):
     """Sessions, lines, overhead and peers, each as its table or record has it, and where from."""
     results = Results.make(tmp_path, replace(GPU, layers=(40,), beside=BESIDE, peers=("memory_saver",)))
-    run = results.run()
-    tables = Tables.read(results.summary.parent, "local", results.folder / "overhead.json")
-    mine = {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
+    material = results.material()
+    written = numbers(material.findings, material.machine, material.study, Tables.of(material))
+    mine = {number.name: number for number in written}
     assert (mine["DjinnSessions"].value, mine["DjinnSessions"].text) == (64, r"$\geq$\,64")
     assert (mine["VanillaSessions"].text, mine["VanillaOwnProcessSessions"].text) == ("34", "2")
     assert (mine["DjinnProgramLines"].value, mine["DjinnEditResumeMs"].value) == (8, 2.0)
@@ -194,7 +194,7 @@ def test_a_gap_stops_the_build(results, old, new, message):
 
 def test_a_missing_gpu_name_stops_the_build(shared):
     """A GPU run must say on what it ran; so must every run say which model."""
-    run = shared.run()
+    run = shared.material()
     with pytest.raises(TableError, match="GpuName"):
         numbers(shared.findings(), {**run.machine, "gpu": {"name": {"unavailable": "NVML failed"}}}, run.study)
     with pytest.raises(TableError, match="ModelName"):
@@ -224,10 +224,9 @@ def test_a_method_or_cell_without_measurement_has_no_macro(tmp_path):
 
 def test_two_numbers_of_one_name_are_refused(shared):
     """Workloads a-1 and a1 would share their macros."""
-    run = shared.run()
-    rows = []
-    for row in shared.findings().rows:
-        rows.append(type(row)(**{**vars(row), "workload": {"activation": "a-1", "session": "a1"}[row.workload]}))
+    run = shared.material()
+    names = {"activation": "a-1", "session": "a1"}
+    rows = [replace(row, workload=names[row.workload]) for row in run.findings.rows]
     with pytest.raises(TableError, match="two numbers of one name"):
         numbers(Findings(run="local", rows=rows), run.machine, run.study)
 
@@ -248,32 +247,27 @@ def test_camel():
     assert camel("long-8k") == "LongEightK"
 
 
-def test_the_command_writes_both_files_the_same_twice(shared, tmp_path, monkeypatch, capsys):
-    """Values, units and sources in JSON; a missing study.json or a damaged record is an error and leaves no file."""
-    tex, js = tmp_path / "numbers.tex", tmp_path / "numbers.json"
-    arguments = ["paper_numbers", "--summary", str(shared.summary), "--run", "local",
-                 "--machine", str(shared.machine), "--out-tex", str(tex), "--out-json", str(js)]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert main() == 0
-    first = (tex.read_bytes(), js.read_bytes())
-    entry = next(e for e in json.loads(js.read_text())["numbers"] if e["name"] == "DjinnSessionReadyMsLayerTen")
+def test_the_command_writes_both_files_the_same_twice(tmp_path, capsys):
+    """Values, units and sources in JSON; a missing study.json or a damaged record is an error and changes no file."""
+    results = Results.make(tmp_path, replace(GPU, layers=(10,), samples=2, beside=BESIDE))
+    names = ("numbers.tex", "numbers.json")
+    assert results.draw("numbers") == 0
+    first = [results.drawn(name) for name in names]
+    written = {number["name"]: number for number in json.loads(first[1])["numbers"]}
+    entry = written["DjinnSessionReadyMsLayerTen"]
     source = {"run": "local", "workload": "session", "method": "djinn", "variant": "default", "layer": 10}
     assert entry["source"] == [{**source, "metric": "ready_ms", "column": "median"}]
     assert (entry["value"], entry["unit"]) == (pytest.approx(0.63), "ms")
-    assert main() == 0
-    assert (tex.read_bytes(), js.read_bytes()) == first
-    alone = tmp_path / "alone" / "machine.json"
-    alone.parent.mkdir()
-    alone.write_bytes(shared.machine.read_bytes())
-    arguments[arguments.index("--machine") + 1] = str(alone)
-    arguments[arguments.index("--out-tex") + 1] = str(tmp_path / "other.tex")
-    assert main() == 2
-    assert "study.json: missing" in capsys.readouterr().err
-    alone.with_name("study.json").write_bytes(shared.machine.with_name("study.json").read_bytes())
-    alone.with_name("overhead.json").write_text("[]")
-    assert main() == 2
+    assert {"DjinnSessions", "DjinnEditResumeMs", "DjinnOverheadDecodeRatio"} <= written.keys()
+    assert results.draw("numbers") == 0
+    assert [results.drawn(name) for name in names] == first
+    (results.folder / "overhead.json").write_text("[]")
+    assert results.draw("numbers") == 2
     assert "overhead.json: not a JSON object" in capsys.readouterr().err
-    assert not (tmp_path / "other.tex").exists()
+    (results.folder / "study.json").unlink()
+    assert results.draw("numbers") == 2
+    assert "study.json: missing" in capsys.readouterr().err
+    assert [results.drawn(name) for name in names] == first
 
 
 def test_the_last_digits_of_a_fit_are_not_printed():

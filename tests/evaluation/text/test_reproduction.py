@@ -1,40 +1,50 @@
 """This machine's run beside the published one: what agrees, what differs, and what a functional run leaves open."""
 
 import json
-import sys
+import shutil
 from dataclasses import replace
 
 import pytest
 
-from evaluation.analysis.aggregate import summarise
-from evaluation.analysis.summary import write_summary
+from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
-from evaluation.claims.of_time import decide
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json
-from evaluation.text.reproduction import main
-from tests.evaluation.claims.test_claims import GOOD
+from tests.evaluation.claims.decided import FEW, GOOD
+from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import edit, ready_ms
+
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=6)
+
+
+def write_claims(folder, outputs):
+    """Decide the claims of the run in ``folder`` and write them to ``outputs``."""
+    run = load_run(folder)
+    claims = decide(run, resamples=FEW)
+    outputs.mkdir(parents=True, exist_ok=True)
+    (outputs / "claims.json").write_text(json.dumps(as_json(run, claims, expectations(run, claims))))
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """The published run with its tables and claims."""
+    root = tmp_path_factory.mktemp("authors")
+    write_claims(publish(root, "h100", SMALL), root / "figures")
+    return root
 
 
 @pytest.fixture
-def reproduce(tmp_path, monkeypatch):
-    """The page for two synthetic runs; ``change`` edits a file of the local one first."""
+def reproduce(tmp_path, authors):
+    """The status and the page of a synthetic run beside the published one; ``change`` edits its folder first."""
 
-    def written(local, published=GOOD, change=None):
-        folders = {"local": local.write(tmp_path / "local"), "h100": published.write(tmp_path / "h100")}
+    def written(local, change=None):
+        shutil.copytree(authors, tmp_path, dirs_exist_ok=True)
+        results = Results.make(tmp_path, local)
         if change is not None:
-            change(folders["local"])
-        runs = [load_run(folder) for folder in folders.values()]
-        write_summary(tmp_path / "summary.csv", summarise(runs))
-        for run, folder in zip(runs, folders.values(), strict=True):
-            claims = decide(run)
-            (folder / "claims.json").write_text(json.dumps(as_json(run, claims, expectations(run, claims))))
-        command = ["x", "--summary", tmp_path / "summary.csv", "--published", "h100", "--out", tmp_path / "out"]
-        for side, folder in zip(("local", "published"), folders.values(), strict=True):
-            command += [f"--{side}-claims", folder / "claims.json", f"--{side}-machine", folder / "machine.json"]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-        return main(), (tmp_path / "out").read_text() if (tmp_path / "out").exists() else ""
+            change(results.folder)
+        write_claims(results.folder, tmp_path / "figures" / "local")
+        status = results.draw("reproduction", leading="h100")
+        return status, results.drawn("reproduction.md").decode()
 
     return written
 
@@ -48,7 +58,7 @@ def rows(page, heading):
 
 def test_the_same_run_agrees_throughout(reproduce):
     """No claim, ratio or time differs from itself."""
-    status, page = reproduce(GOOD)
+    status, page = reproduce(SMALL)
     assert status == 0
     for heading in ("Claims", "Ratios of pairs", "Times, ready at the deepest layer"):
         found = rows(page, heading)
@@ -64,7 +74,7 @@ def slower(method, variant, workload, layer, functional):
 
 def test_a_slower_runtime_differs(reproduce):
     """A ratio that is not the authors' is said to differ, and so is the time."""
-    _, page = reproduce(replace(GOOD, ready=slower))
+    _, page = reproduce(replace(SMALL, ready=slower))
     assert {row[-1] for row in rows(page, "Ratios of pairs") if row[0] == "ready"} == {"differs"}
     times = {row[0]: row[-1] for row in rows(page, "Times, ready at the deepest layer")}
     assert times == {"recompute": "as expected", "manual offload": "as expected", "djinn": "differs"}
@@ -76,7 +86,7 @@ def test_times_are_expected_at_the_rates_of_this_machine(reproduce):
     def halve(folder):
         edit(folder / "machine.json", lambda machine: machine["ceilings"]["matrix_tflops_bf16"].update(median=250.0))
 
-    _, page = reproduce(GOOD, change=halve)
+    _, page = reproduce(SMALL, change=halve)
     row = next(row for row in rows(page, "Times, ready at the deepest layer") if row[0] == "recompute")
     assert float(row[4]) == pytest.approx(2 * float(row[3]), rel=0.01)
     assert row[-1] == "differs"
@@ -84,18 +94,26 @@ def test_times_are_expected_at_the_rates_of_this_machine(reproduce):
 
 def test_a_functional_run_says_what_it_leaves_open(reproduce):
     """No ratio and no time is compared; the claims that it can touch are named."""
-    _, page = reproduce(replace(GOOD, functional=True))
+    _, page = reproduce(replace(SMALL, functional=True))
     assert "**Functional CPU run: not a performance result.**" in page
     assert "Ratios" not in page
     assert "Times" not in page
     assert {row[3] for row in rows(page, "Claims") if row[0] in ("C1", "C3", "C4", "C5")} == {"undecided"}
 
 
-def test_a_file_that_holds_no_claims_is_refused(reproduce, tmp_path, capsys, monkeypatch):
-    """One message that names it; no page."""
-    reproduce(GOOD)
-    (tmp_path / "out").unlink()
-    (tmp_path / "local" / "claims.json").write_text("[]")
-    assert main() == 2
-    assert "claims.json: no claims" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_a_file_that_holds_no_claims_is_refused(reproduce, tmp_path, capsys):
+    """One message that names it; the page stays as it was."""
+    status, page = reproduce(SMALL)
+    assert status == 0
+    results = Results(root=tmp_path)
+    for folder, damaged, message in (
+        ("local", "{}", "figures/local/claims.json: no claims"),
+        (".", "[]", "figures/claims.json: not a JSON object"),
+    ):
+        path = tmp_path / "figures" / folder / "claims.json"
+        whole = path.read_text()
+        path.write_text(damaged)
+        assert results.draw("reproduction", leading="h100") == 2
+        assert message in capsys.readouterr().err
+        path.write_text(whole)
+    assert results.drawn("reproduction.md").decode() == page
