@@ -23,11 +23,13 @@ class Plan:
 
     @classmethod
     def found(cls, results: Path, name: str) -> "Plan":
-        """Of a run that is there; raises :class:`RunError` if it has no study or no probe."""
+        """Of a run that is there; raises :class:`RunError` if it has no probe, or no study that says what to measure."""
         folder = run_folder(results, name)
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run")
         study, machine = (read_object(folder / file) for file in ("study.json", "machine.json"))
+        if lacking := [key for key in ("methods", "layers", "rounds", "workloads") if key not in study]:
+            raise RunError(f"study.json of run {name}: {lacking[0]} is missing")
         beside = tuple(path for path in side_records(study) if (folder / path).exists())
         return cls(name=name, results=results, study=study, functional=bool(machine.get("functional")), beside=beside)
 

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import sys
 
 import pytest
 
@@ -10,8 +9,8 @@ from evaluation.records.probe import check_machine
 from evaluation.records.runs import RunError, load_run
 from evaluation.study.plan import Workload
 from evaluation.text.setup import _DEEDS, _PARTNERS, methods, setup
-from evaluation.text.setup import main as command
 from tests.evaluation.layout import compiled
+from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path, write
 
 GPU = Synthetic(layers=(1, 40), samples=3)
@@ -51,7 +50,7 @@ def machine(functional=False):
 
 def make(root, recipe=GPU):
     """A run with a whole probe and all versions in its records."""
-    folder = recipe.write(root / "results" / "local")
+    folder = recipe.write(Results(root=root).folder)
     write(folder / "machine.json", machine(recipe.functional))
     in_records(folder, lambda record: record["provenance"].update(versions=dict(VERSIONS)))
     return folder
@@ -191,13 +190,6 @@ def test_the_plan_is_that_of_the_study(folder):
     ]
 
 
-def call(monkeypatch, folder, out):
-    """The command on a run; its exit status."""
-    arguments = ["--run", str(folder), "--out-setup", str(out / "setup.tex"), "--out-methods", str(out / "methods.tex")]
-    monkeypatch.setattr(sys, "argv", ["paper_setup", *arguments])
-    return command()
-
-
 MISSING = {
     "machine.json": [
         *("gpu.name", "gpu.memory_bytes", "gpu.driver", "gpu.pcie_generation", "gpu.pcie_width_max", "host.cpu"),
@@ -205,13 +197,21 @@ MISSING = {
         *("software.versions.torch", "ceilings.pinned_h2d_gbps", "ceilings.pinned_d2h_gbps.median"),
         "ceilings.matrix_tflops_bf16",
     ],
-    "study.json": ["model.seed", "workloads", "measurement.samples", "measurement.think_time_ms"],
+    "study.json": [
+        "model.seed",
+        "workloads",
+        "methods",
+        "layers",
+        "rounds",
+        "measurement.samples",
+        "measurement.think_time_ms",
+    ],
     "provenance": ["versions.python", "versions.torch", "versions.transformers"],
 }
 
 
 @pytest.mark.parametrize(("place", "key"), [(place, key) for place, keys in MISSING.items() for key in keys])
-def test_a_missing_field_is_one_clear_message(folder, tmp_path, monkeypatch, capsys, place, key):
+def test_a_missing_field_is_one_clear_message(folder, tmp_path, capsys, place, key):
     """It names file and field, the exit status is 2, and no table is written."""
     if place == "machine.json":
         edit(folder / place, lambda values: put(values, key, None))
@@ -219,10 +219,10 @@ def test_a_missing_field_is_one_clear_message(folder, tmp_path, monkeypatch, cap
         in_study(folder, lambda values: put(values, key, None))
     else:
         in_records(folder, lambda record: put(record[place], key, None))
-    assert call(monkeypatch, folder, tmp_path / "paper") == 2
+    assert Results(root=tmp_path).draw("setup") == 2
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: {place}[a-z ]* of run local: {re.escape(key)}(.median)? is missing\n", error)
-    assert not (tmp_path / "paper").exists()
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(
@@ -382,14 +382,14 @@ def test_every_variant_of_the_study_is_described():
     assert partners - {variant for _, variant in _DEEDS} == set(_PARTNERS)
 
 
-def test_the_command_writes_the_same_bytes_again(folder, tmp_path, monkeypatch):
+def test_the_command_writes_the_same_bytes_again(folder, tmp_path):
     """Both tables, as the functions give them."""
-    assert call(monkeypatch, folder, tmp_path / "first") == 0
-    assert call(monkeypatch, folder, tmp_path / "again") == 0
+    results = Results(root=tmp_path)
     run = load_run(folder)
-    for name, table in (("setup", setup), ("methods", methods)):
-        text = (tmp_path / "first" / f"{name}.tex").read_bytes()
-        assert text == (tmp_path / "again" / f"{name}.tex").read_bytes() == table(run).encode()
+    for _ in range(2):
+        assert results.draw("setup") == 0
+        assert results.drawn("setup.tex") == setup(run).encode()
+        assert results.drawn("methods.tex") == methods(run).encode()
 
 
 def widen(folder):
