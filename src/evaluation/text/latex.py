@@ -1,5 +1,7 @@
 """LaTeX and Markdown that print any text as it is, and the templates with delimiters that LaTeX does not use."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
@@ -26,25 +28,53 @@ _ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "\n": " ",
+        "®": r"\textregistered{}",
+        "™": r"\texttrademark{}",
+        "µ": r"$\mu$",
+        "μ": r"$\mu$",  # the Greek letter; the other is the sign
+        "°": r"$^{\circ}$",
+        "×": r"$\times$",  # noqa: RUF001
+        "÷": r"$\div$",
+        "±": r"$\pm$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "–": "--",  # noqa: RUF001
+        "—": "---",
+        "‘": "`",  # noqa: RUF001
+        "’": "'",  # noqa: RUF001
+        "“": "``",
+        "”": "''",
     }
 )
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")  # and control characters, at which TeX stops
+# Of Latin-1 and Latin Extended-A what LaTeX sets in any of its encodings; these the oldest one, OT1, has not.
+_NOT_IN_OT1 = "ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"
+_LETTERS = "".join(letter for letter in map(chr, range(0xC0, 0x180)) if letter.isalpha() and letter not in _NOT_IN_OT1)
+_UNKNOWN = re.compile(f"[^ -~{_LETTERS}]+")
 
 
 def latex(text: object) -> Latex:
-    """LaTeX that prints ``text``; :class:`Latex` stays as it is. TypeError for what is not text or int."""
+    """LaTeX that prints ``text``; :class:`Latex` stays as it is. TypeError for what is not text or int.
+
+    A control character is a space, and what LaTeX has no letter for is named by its code point: ``U+4E2D``.
+    """
     if isinstance(text, Latex):
         return text
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise TypeError(f"{text!r} cannot go into LaTeX; a number must be formatted first")
-    return Latex(str(text).translate(_ESCAPES))
+    escaped = _SPACE.sub(" ", unicodedata.normalize("NFC", str(text))).translate(_ESCAPES)
+    return Latex(_UNKNOWN.sub(_code_points, escaped))
+
+
+def _code_points(unknown: re.Match[str]) -> str:
+    return rf"\texttt{{{' '.join(f'U+{ord(character):04X}' for character in unknown[0])}}}"
 
 
 def markdown(text: str) -> str:
     """``text`` whose own characters Markdown takes for neither a column nor a tag."""
     for character in "\\|<>`_":
         text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    return _SPACE.sub(" ", text)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
