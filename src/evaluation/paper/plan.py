@@ -23,7 +23,7 @@ class Plan:
 
     @classmethod
     def found(cls, results: Path, name: str) -> "Plan":
-        """Of a run that is there; raises :class:`RunError` if it has no probe, or its study says not what to measure."""
+        """Of a run that is there; raises :class:`RunError` without a probe, or a study that says what to do."""
         folder = run_folder(results, name)
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run")

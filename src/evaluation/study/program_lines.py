@@ -2,9 +2,9 @@
 
 The rule: the example programs of the method and of vanilla are parsed, docstrings are dropped, and both are printed
 again by ``ast.unparse``, one statement a line. Comments, blank lines, line breaks and docstrings therefore do not
-count. ``state_lines`` is the number of the method's lines that a line diff (``difflib``) does not find in vanilla's:
-added or changed ones, a library's calls as much as code written by hand. What vanilla has and the method lacks does not
-count. Vanilla's own number is 0 by construction.
+count. ``state_lines`` is the number of the method's lines that a line diff (``difflib``) does not find in vanilla's.
+These were added or changed, and a library's calls count as much as code written by hand. What vanilla has and the
+method lacks does not count. Vanilla's own number is 0 by construction.
 """
 
 import ast
