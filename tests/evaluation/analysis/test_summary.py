@@ -43,7 +43,7 @@ def test_columns_metrics_and_units_are_the_published_ones(rows):
 
 
 def test_rows_are_in_the_order_of_the_study(rows):
-    """Workloads, then methods, layers, the headline variant first, and metrics."""
+    """Workloads, then methods, layers, the primary variant first, and metrics."""
     places = [(row.workload, row.method, row.layer, row.variant) for row in rows]
     assert list(dict.fromkeys(places)) == [
         (workload, method, layer, variant)

@@ -324,7 +324,7 @@ def test_a_command_names_the_records_of_its_row(local):
     assert f"rule {rule}:\n" in (root / "rules" / "measure.smk").read_text()
     for row in rows(local, load_run(local).study):
         if row.method:
-            assert row.command.startswith(f"python -m evaluation.benchmark_{row.method} --layer 10 ")
+            assert row.command.startswith(f"python -m evaluation.methods.benchmark_{row.method} --layer 10 ")
             assert (root / "src" / "evaluation" / "methods" / f"benchmark_{row.method}.py").exists()
 
 

@@ -127,7 +127,7 @@ def test_what_was_measured_besides(tmp_path):
 
 
 def test_a_variant_that_lacks_a_clock_has_no_macro_of_it(results):
-    """A cache that is offloaded all the time never is on the device as a whole; a headline variant must be."""
+    """A cache that is offloaded all the time never is on the device as a whole; a primary variant must be."""
 
     def never_resident(record):
         for sample in record["cells"][1]["samples"]:

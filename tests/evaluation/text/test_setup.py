@@ -5,10 +5,11 @@ import re
 
 import pytest
 
+from evaluation.analysis.variants import METHODS, PRIMARY, VARIANTS
 from evaluation.records.probe import check_machine
 from evaluation.records.runs import RunError, load_run
 from evaluation.study.plan import Workload
-from evaluation.text.setup import _DEEDS, _PARTNERS, methods, setup
+from evaluation.text.setup import methods, setup
 from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path, write
@@ -121,7 +122,7 @@ def test_the_set_up_is_what_the_files_say(folder):
         ("Prompts", "random tokens, seed 0"),
         ("Workload", "activation: 2048 tokens, batch 1, no KV cache"),
         ("Workload", "session: 2048 tokens, batch 1, KV cache"),
-        ("Samples", "3 per cell and round, 3 where not the headline variant"),
+        ("Samples", "3 per cell and round, 3 where not the primary variant"),
         ("Think time", "50~ms"),
         ("Jobs", "8 processes: 1 round of 4 methods at layers 1, 40"),
     ]
@@ -310,7 +311,7 @@ def test_methods_in_the_order_of_the_paper(folder):
         "\\textbf{\\sys{} (Ours)} \\newline default$^{*}$": "3 $\\times$ 4",
     }
     djinn = rows(folder)["\\textbf{\\sys{} (Ours)} \\newline default$^{*}$"]
-    assert djinn[:3] == list(_DEEDS["djinn", "default"])
+    assert djinn[:3] == list(PRIMARY["djinn"].deeds)
     text = methods(load_run(folder))
     assert "\\providecommand{\\sys}{Djinn}" in text
     assert "pinned\\_\\allowbreak{}ordered, pinned\\_\\allowbreak{}identical, which moves" in text
@@ -374,12 +375,13 @@ def test_every_variant_of_the_study_is_described():
         Workload(name="any", batch=1, tokens=8, kv_cache=kv_cache, decode_step=step)
         for kv_cache, step in ((False, 0), (True, 0), (True, 1))
     ]
-    modules = {name: importlib.import_module(f"evaluation.methods.benchmark_{name}") for name, _ in _DEEDS}
+    modules = {name: importlib.import_module(f"evaluation.methods.benchmark_{name}") for name in METHODS}
+    described = {(variant.method, variant.name) for variant in VARIANTS if variant.deeds}
     assert {
         (name, kind.variant) for name, module in modules.items() for one in workloads for kind in module.variants(one)
-    } == set(_DEEDS)
+    } == described
     partners = {kind.variant for one in workloads for kind in modules["djinn"].partners(one)}
-    assert partners - {variant for _, variant in _DEEDS} == set(_PARTNERS)
+    assert partners - {name for _, name in described} == {variant.name for variant in VARIANTS if variant.beside}
 
 
 def test_the_command_writes_the_same_bytes_again(folder, tmp_path):
@@ -399,7 +401,7 @@ def widen(folder):
         if not record["cells"]:  # beside the methods
             return
         first = record["cells"][0]
-        known = [variant for method, variant in _DEEDS if method == record["method"]]
+        known = [one.name for one in VARIANTS if one.deeds and one.method == record["method"]]
         cells = [{**first, "variant": variant, "headline": False} for variant in [*known, "one_that_nobody_described"]]
         cells[-1].update(outcome="unsupported", message="no", samples=[])
         record["cells"] = [first, *(cell for cell in cells if cell["variant"] != first["variant"])]
