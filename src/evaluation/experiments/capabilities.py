@@ -25,9 +25,10 @@ from itertools import count
 import torch
 from torch import nn
 
+from evaluation.measure.cell import Record
 from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
-from evaluation.measure.harness import NotBitExact, Record
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens

@@ -12,22 +12,21 @@ page by page, which leaves no gaps between sessions.
 
 import gc
 import importlib
-import json
-import multiprocessing
 import os
 import random
-import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
 import torch
 
 from djinn.host_memory import available_bytes
+from evaluation.measure.cell import Record, first_line
+from evaluation.measure.child import Child, Ended
 from evaluation.measure.device_memory import allocated_bytes, is_out_of_memory, synchronize
-from evaluation.measure.harness import NotBitExact, Record, check_kept
+from evaluation.measure.harness import NotBitExact, check_kept
 from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import HostFull, Method
 from evaluation.measure.models import Subject, build, input_tokens
@@ -49,7 +48,7 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
         return {"cells": [_own_processes(study, workload, report), _sharing_weights(study, workload, report)]}
     subject = make_subject()
     kinds = importlib.import_module(f"evaluation.methods.benchmark_{method}").variants(workload)
-    # The headline last: page-locked memory that torch has in its cache is not given back to the host.
+    # The primary variant last: page-locked memory that torch has in its cache is not given back to the host.
     counted = [kind for kind in sorted(kinds, key=lambda kind: kind.headline) if kind.headline or kind.counted_apart]
     return {"cells": [_fill(kind, subject, study, workload, report) for kind in counted]}
 
@@ -57,16 +56,15 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
 def _sharing_weights(study: Study, workload: Workload, report: Report) -> Record:
     """Vanilla sessions of one process, a new one: its allocator is another than that of this one."""
     report("default: pausing and resuming")
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_fill_there, json.dumps(study.to_json()), workload).result()
+    with Child(_fill_there, study, workload) as process:
+        cell: Record = process.hear("done")
+    return cell
 
 
-def _fill_there(study_json: str, workload: Workload) -> Record:
-    study = Study.from_json(json.loads(study_json))
+def _fill_there(connection: Connection, study: Study, workload: Workload) -> Record:
     return _fill(Vanilla, build(study), study, workload, lambda line: None)
 
 
-@torch.no_grad()
 def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
     """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
     study = study.but(host_arena_gib=_arena_gib(study, subject))
@@ -76,7 +74,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
     first = kind(subject, study, workload, layer=len(subject.layers), input_ids=prompts[0])
     paused: list[Method] = []
     room = None if kind.frees_memory else _room_to_finish(first, subject.device)
-    wall = _Wall(kind.variant, headline=kind.headline)
+    wall = _Wall(kind.variant, primary=kind.headline)
     while wall.stopped_by == "cap" and len(paused) < study.capacity.sessions:
         report(f"{kind.variant}: pausing")
         session = first.beside(prompts[len(paused) % _PROMPTS])
@@ -132,20 +130,20 @@ def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[
         session.pause()
         return "cap", "", _memory(device, [*paused, session])
     except HostFull as error:
-        return "host_full", str(error), _memory(device, paused)
+        return "host_full", first_line(error), _memory(device, paused)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return "device_oom", str(error).splitlines()[0], _memory(device, paused)
+        return "device_oom", first_line(error), _memory(device, paused)
 
 
 class _Wall:
     """What came of each session that was opened, up to the one that was refused."""
 
-    def __init__(self, variant: str, *, headline: bool) -> None:
+    def __init__(self, variant: str, *, primary: bool) -> None:
         self.stopped_by = "cap"
         self._variant = variant
-        self._headline = headline
+        self._primary = primary
         self._message = ""
         self._figures: list[Record] = []
 
@@ -159,7 +157,7 @@ class _Wall:
         """The entry of the record; the last of ``figures`` are those of the refusal, if there was one."""
         return {
             "variant": self._variant,
-            "headline": self._headline,
+            "headline": self._primary,  # the format's word for it
             "sessions": self._figures[-1]["sessions"],
             "stopped_by": self.stopped_by,
             "message": self._message,
@@ -170,73 +168,60 @@ class _Wall:
 
 def _own_processes(study: Study, workload: Workload, report: Report) -> Record:
     """Vanilla sessions in a process each, with weights of their own, up to the wall; then all are resumed."""
-    spawn = multiprocessing.get_context("spawn")
-    wall = _Wall("own_process", headline=False)
-    children: list[multiprocessing.process.BaseProcess] = []
-    paused: list[Connection] = []
-    try:
+    wall = _Wall("own_process", primary=False)
+    paused: list[Child] = []
+    with ExitStack() as processes:
         while wall.stopped_by == "cap" and len(paused) < study.capacity.processes:
             report("own_process: pausing")
-            ours, theirs = spawn.Pipe()
-            arguments = (theirs, json.dumps(study.to_json()), workload, len(paused))
-            children.append(spawn.Process(target=_in_a_process, args=arguments))
-            children[-1].start()
-            theirs.close()
-            if wall.met(*_answer(ours, children[-1], len(paused))):
-                children[-1].join()  # the device is full until it has gone, and the others need room to compute
+            process = processes.enter_context(Child(_alone, study, workload, len(paused)))
+            if wall.met(*_opened(process, len(paused))):
+                process.end()  # the device is full until it has gone, and the others need room to compute
             else:
-                paused.append(ours)
-        for connection, child in zip(paused, children, strict=False):
+                paused.append(process)
+        for process in paused:
             report("own_process: resuming")
-            connection.send("resume")
-            outcome, message, _ = _answer(connection, child, 0)
-            if outcome != "exact":
-                raise NotBitExact(f"capacity: a vanilla session in a process of its own: {outcome} {message}".rstrip())
-    finally:
-        for connection in paused:
-            connection.close()  # which ends a child that still waits
-        for child in children:
-            child.join(timeout=60)
-            child.kill()
+            process.tell("resume")
+            process.hear("done")
     return wall.cell()
 
 
-def _answer(connection: Connection, child: multiprocessing.process.BaseProcess, others: int) -> tuple[str, str, Record]:
-    """What ``child`` says, beside ``others`` that are paused; one that is killed was too much for the host."""
+def _opened(process: Child, others: int) -> tuple[str, str, Record]:
+    """What ``process`` says, beside ``others`` that are paused; one that is killed was too much for the host."""
     try:
-        outcome, message, figures = connection.recv()
-    except EOFError as error:
-        child.join()
-        if child.exitcode != -signal.SIGKILL:
-            raise RuntimeError("capacity: a process of its own failed; what went wrong stands above") from error
+        outcome, message, figures = process.hear("opened")
+    except Ended as ended:
+        if not ended.killed:
+            raise
         return "host_full", "the system killed the process", {"sessions": others, **_host_memory([])}
     return outcome, message, {**figures, "sessions": others + (outcome == "cap")}
 
 
-def _in_a_process(connection: Connection, study_json: str, workload: Workload, index: int) -> None:
+def _alone(connection: Connection, study: Study, workload: Workload, index: int) -> None:
     """One vanilla session: says what came of it, waits for the word, goes on and compares."""
-    study = Study.from_json(json.loads(study_json))
-    device = torch.device(study.device)
     try:
-        with torch.no_grad():
-            subject = build(study)
-            prompt = input_tokens(subject, study, workload, index)
-            expected = _uninterrupted(subject, study, workload, prompt)
-            session = Vanilla(subject, study, workload, layer=len(subject.layers), input_ids=prompt)
-            outcome, message, figures = _open(session, subject.device, [])
-            connection.send((outcome, message, figures))
-            if outcome != "cap":
-                return
-            connection.recv()
-            session.resume()
-            exact = equal(digest(session.finish()), expected)
-            connection.send(("exact" if exact else "differs", "", {}))
-    except EOFError:  # the others could not be resumed: nobody waits for this one
-        return
+        subject = build(study)
+        prompt = input_tokens(subject, study, workload, index)
+        expected = _uninterrupted(subject, study, workload, prompt)
+        session = Vanilla(subject, study, workload, layer=len(subject.layers), input_ids=prompt)
+        opened = _open(session, subject.device, [])
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        connection.send(("device_oom", str(error).splitlines()[0], _memory(device, [])))
+        opened = "device_oom", first_line(error), _memory(torch.device(study.device), [])
+    connection.send(("opened", opened))
+    if opened[0] != "cap":
+        return
+    connection.recv()
+    where = f"capacity: vanilla session {index} in a process of its own"
+    try:
+        session.resume()
+        found = digest(session.finish())
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotBitExact(f"{where} does not come to its end: {first_line(error)}") from error
+    if not equal(found, expected):
+        raise NotBitExact(f"{where} differs")
 
 
 def _uninterrupted(subject: Subject, study: Study, workload: Workload, prompt: torch.Tensor) -> Logits:

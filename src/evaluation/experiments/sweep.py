@@ -10,10 +10,11 @@ import sys
 
 import torch
 
-from evaluation.measure.harness import Record, measure
+from evaluation.measure.cell import Record
 from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject
+from evaluation.measure.workloads import measure
 from evaluation.methods.benchmark_manual_offload import PageableOffload, PinnedOffload
 from evaluation.methods.benchmark_recompute import Recompute
 from evaluation.study.plan import Study, Workload

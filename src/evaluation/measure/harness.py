@@ -1,15 +1,15 @@
-"""Takes the samples of one job: every workload, every variant, each sample finished and compared bit for bit.
+"""Takes the samples of one workload at one breakpoint, each finished and compared bit for bit.
 
 A sample is: run to the breakpoint; pause; overwrite the memory that was freed; wait for the think time; time the
 resume; finish; compare with an uninterrupted run. Before it a raw copy of the same bytes is timed, after the same wait.
 What a pause gave back to the driver is overwritten in validations alone, where nobody is timed.
-Variants take turns, so that drift falls on all of them alike. Nothing of a sample that differs is kept: the job fails.
+Nothing of a sample that differs is kept: the job fails.
 """
 
 import gc
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from evaluation.command import Refusal
+from evaluation.measure.cell import Record
 from evaluation.measure.clocks import Clocks, Reading, now_ms
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.method import Method
@@ -28,14 +29,14 @@ from evaluation.study.plan import Study, Workload
 # fused or all 40; other weights give more than 1.
 _DEVIATION = 0.2
 
-Variants = Callable[[Workload], Sequence[type[Method]]]
-Record = dict[str, Any]
-
 
 class NotBitExact(Refusal):
     """A resumed session computed something else than the uninterrupted run, or was not ready when it said so."""
 
     status = 1
+
+    def __str__(self) -> str:
+        return f"not bit-exact: {super().__str__()}; no record is written"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,111 +238,3 @@ def check_kept(method: Method, least_bytes: int, where: str) -> None:
     kept = method.host_bytes() + method.device_bytes_by_policy()
     if method.frees_memory and method.keeps_state and kept < least_bytes:
         raise NotBitExact(f"{where}: the pause kept {kept} bytes of a state of at least {least_bytes}")
-
-
-def measure(
-    subject: Subject,
-    study: Study,
-    layer: int,
-    *,
-    variants: Variants,
-    partners: Variants,
-    report: Callable[[str], None] = lambda line: None,
-) -> list[Record]:
-    """The cells of one job, for every workload of ``study``: see ``record.schema.json``.
-
-    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done.
-    Raises :class:`NotBitExact`; running out of device memory is an outcome of the cell.
-    """
-    cells = []
-    with torch.no_grad():
-        for workload in study.workloads:
-            kinds, beside = [], partners(workload)
-            for kind in variants(workload):
-                if reason := kind.unsupported(subject.device):
-                    cells.append(_refused(workload, kind, "unsupported", reason))
-                else:
-                    kinds.append(kind)
-            try:
-                cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
-            except torch.OutOfMemoryError as error:
-                message = str(error).splitlines()[0]
-                cells += [_refused(workload, kind, "out_of_memory", message) for kind in kinds]
-    return cells
-
-
-def _measure_workload(
-    subject: Subject,
-    study: Study,
-    workload: Workload,
-    layer: int,
-    kinds: Sequence[type[Method]],
-    beside: Sequence[type[Method]],
-    report: Callable[[str], None],
-) -> list[Record]:
-    harness = Harness(subject, study, workload, layer)
-    methods = [harness.method(kind) for kind in kinds]
-    partners = [harness.method(kind) for kind in beside]
-    samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
-    counts = study.measurement
-    try:
-        cells = []
-        for method in methods:
-            seen = harness.validate(method)
-            report(f"{workload.name}: validation")
-            cells.append(_cell(workload, method, seen, counts.validation_samples))
-            for partner in partners:
-                partner.match(seen.sizes)
-        again = methods * (counts.validation_samples - 1)
-        for method in [*again, *partners * counts.validation_samples]:
-            harness.validate(method)
-            report(f"{workload.name}: validation")
-        for index in range(-counts.warmup_samples, counts.samples):
-            for method in methods:
-                if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
-                    continue
-                taken = harness.paired_sample(method, partners, first=index % 2 == 0)
-                report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
-                if index >= 0:
-                    samples[method.variant].append(taken)
-    finally:
-        harness.close()
-        for method in [*methods, *partners]:
-            method.close()
-    return [{**cell, "samples": samples[cell["variant"]]} for cell in cells]
-
-
-def _cell(workload: Workload, method: Method, seen: Seen, validated: int) -> Record:
-    """The entry of ``method``, without samples."""
-    return {
-        "workload": workload.name,
-        "variant": method.variant,
-        "headline": method.headline,
-        "outcome": "ok",
-        "message": "",
-        "frontier_bytes": seen.frontier_bytes,
-        "state_bytes": sum(seen.sizes),
-        "recompute_flops": method.flops(),
-        "validation_samples": validated,
-    }
-
-
-def _has_turn(index: int, wanted: int, rounds: int) -> bool:
-    """Whether one who takes ``wanted`` samples, spread over ``rounds``, takes one in round ``index``; all warm up."""
-    return index < 0 or (index + 1) * wanted // rounds > index * wanted // rounds
-
-
-def _refused(workload: Workload, kind: type[Method], outcome: str, message: str) -> Record:
-    """The cell of a variant for which the device had no room, or that cannot run at all."""
-    return {
-        "workload": workload.name,
-        "variant": kind.variant,
-        "headline": kind.headline,
-        "outcome": outcome,
-        "message": message,
-        "frontier_bytes": 0,
-        "state_bytes": 0,
-        "recompute_flops": None,
-        "validation_samples": 0,
-        "samples": [],
-    }

@@ -1,9 +1,13 @@
-"""One benchmark job as a command: one method at one breakpoint, in a process of its own, into one JSON record."""
+"""One measuring job as a command: a process of its own that writes one JSON record.
+
+A sample job measures one method at one breakpoint; the others are of a whole run, of a method, or of a peer. The exit
+status is 0 where the record is written; 1 where a session was not bit-exact; 2 where the request cannot be run.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -11,105 +15,122 @@ import jsonschema
 import torch
 from tqdm import tqdm
 
-from evaluation.measure.harness import NotBitExact, Record, Variants, measure
+from evaluation import command
+from evaluation.measure.cell import Record, first_line
 from evaluation.measure.models import Subject, build, outline
+from evaluation.measure.workloads import Variants, measure
 from evaluation.records.atomic import write_json
 from evaluation.records.provenance import provenance
 from evaluation.study.config import methods, peers
-from evaluation.study.devices import DeviceError
 from evaluation.study.plan import ConfigError, Study
 from evaluation.study.read import load_config
 from evaluation.study.resolve import resolve
 
 Report = Callable[[str], None]
+Subjects = Callable[[], Subject]  # builds the model, for when it is wanted
 
 
 def run_job(name: str, description: str | None, variants: Variants, partners: Variants = lambda workload: []) -> int:
-    """Parse the command line, measure method ``name``, write the record; returns the exit status.
+    """Measure method ``name`` at the breakpoint of the command line; returns the exit status."""
+    parser = _parser(f"methods.benchmark_{name}", description)
+    parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
+    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
+    arguments = parser.parse_args()
+    layer: int = arguments.layer
 
-    0: the record is written. 1: a sample was not bit-exact, and nothing is written. 2: the request cannot be run.
-    """
-    arguments = _parse(name, description)
-    try:
-        study = _study(arguments).only("measure")
-        if not 1 <= arguments.layer <= study.architecture.layers:
-            raise ConfigError(
-                f"--layer {arguments.layer}: {study.model.name} has layers 1 to {study.architecture.layers}"
-            )
-        record = _measure(name, arguments, study, variants, partners)
-    except NotBitExact as error:
-        print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
-        return 1
-    except (ConfigError, DeviceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    check_record(record)
-    write_json(arguments.out, record)
-    return 0
+    def take(study: Study, subject: Subjects, report: Report) -> Record:
+        if not 1 <= layer <= study.architecture.layers:
+            raise ConfigError(f"--layer {layer}: {study.model.name} has layers 1 to {study.architecture.layers}")
+        return {"cells": measure(subject(), study, layer, variants=variants, partners=partners, report=report)}
+
+    about = {"method": name, "layer": layer, "round": arguments.round}
+    return _run(f"{name} layer {layer}", "measure", arguments, about, take, check_record)
 
 
 def run_side_job(name: str, description: str | None, take: Callable[[Subject, Study, Report], Record]) -> int:
-    """The same for what is measured once per run and not per method and layer; ``take`` returns ``cells``."""
+    """Measure what is measured once per run; ``take`` returns ``cells``, and the result is the exit status."""
     arguments = _parser(f"experiments.{name}", description).parse_args()
-    return _run_beside(name, name, arguments, lambda study, subject, report: take(subject(), study, report))
+    return _run(name, name, arguments, {"kind": name}, lambda study, subject, report: take(subject(), study, report))
 
 
-def run_method_job(
-    name: str, description: str | None, take: Callable[[str, Study, Callable[[], Subject], Report], Record]
-) -> int:
-    """The same for what is measured once per method; ``take`` is given what builds the model, for when it wants it."""
-    parser = _parser(f"experiments.{name}", description)
-    parser.add_argument("--method", required=True, help="as in the configuration: vanilla, djinn, ...")
-    arguments = parser.parse_args()
-
-    def one(study: Study, subject: Callable[[], Subject], report: Report) -> Record:
-        return {"method": arguments.method, **take(arguments.method, study, subject, report)}
-
-    return _run_beside(name, name, arguments, one, named=("method", arguments.method, methods()))
+def run_method_job(name: str, description: str | None, take: Callable[[str, Study, Subjects, Report], Record]) -> int:
+    """The same for what is measured once per method."""
+    arguments = _naming("method", methods(), f"experiments.{name}", description)
+    method: str = arguments.method
+    return _run(
+        name,
+        name,
+        arguments,
+        {"kind": name},
+        lambda study, subject, report: {"method": method, **take(method, study, subject, report)},
+    )
 
 
 def run_peer_job(name: str, description: str | None, take: Callable[[str, Study, Report], Record]) -> int:
     """The same for what a user would pick instead; a peer builds its model in a process of its own."""
-    parser = _parser(name, description)
-    parser.add_argument("--peer", required=True, help="as in the configuration: memory_saver, process_checkpoint")
-    arguments = parser.parse_args()
+    arguments = _naming("peer", peers(), name, description)
+    peer: str = arguments.peer
+    return _run(
+        name,
+        peer,
+        arguments,
+        {"kind": name},
+        lambda study, subject, report: {"peer": peer, **take(peer, study, report)},
+    )
 
-    def one(study: Study, subject: Callable[[], Subject], report: Report) -> Record:
-        return {"peer": arguments.peer, **take(arguments.peer, study, report)}
 
-    return _run_beside(name, arguments.peer, arguments, one, named=("peer", arguments.peer, peers()))
+def _naming(option: str, known: Sequence[str], module: str, description: str | None) -> argparse.Namespace:
+    parser = _parser(module, description)
+    parser.add_argument(f"--{option}", required=True, choices=known, help=f"one of {', '.join(known)}", metavar="NAME")
+    return parser.parse_args()
 
 
-def _run_beside(
-    name: str,
+def _parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    parser = command.parser(module, description)
+    parser.add_argument("--out", type=Path, required=True, help="where the JSON record goes")
+    parser.add_argument("--study", type=Path, help="a resolved study.json; default: resolve --config on this machine")
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    return parser
+
+
+def _run(
+    title: str,
     kind: str,
     arguments: argparse.Namespace,
-    take: Callable[[Study, Callable[[], Subject], Report], Record],
-    named: tuple[str, str, list[str]] | None = None,
+    about: Record,
+    take: Callable[[Study, Subjects, Report], Record],
+    check: Callable[[Record], None] = lambda record: None,
 ) -> int:
+    """Write the record of a ``kind`` of job: ``about``, what every record holds, and what ``take`` returns."""
     built: list[Subject] = []
 
-    def subject() -> Subject:
-        built.append(build_subject(study))
-        return built[0]
-
-    try:
-        if named is not None and named[1] not in named[2]:
-            raise ConfigError(f"--{named[0]} {named[1]}: no such {named[0]}. Allowed: {', '.join(named[2])}")
+    def job() -> None:
         study = _study(arguments).only(kind)
+
+        def subject() -> Subject:
+            built.append(build_subject(study))
+            return built[0]
+
         origin = provenance(study.device)
-        with _Progress(name) as report, torch.no_grad():
-            cells = take(study, subject, report)
-    except NotBitExact as error:
-        print(f"error: not bit-exact: {error}; no record is written", file=sys.stderr)
-        return 1
-    except (ConfigError, DeviceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    described = (built[0] if built else outline(study)).describe(study)
-    shared = {"study": study.part(kind), "model": described, "provenance": origin}
-    write_json(arguments.out, {"schema": 1, "kind": name, **shared, **cells})
-    return 0
+        with _Progress(title) as report, torch.no_grad():  # whoever measures alone holds the run's lock here
+            found = take(study, subject, report)
+        described = (built[0] if built else outline(study)).describe(study)
+        shared = {"study": study.part(kind), "model": described, "provenance": origin}
+        record = {"schema": 1, **about, **shared, **found}
+        check(record)
+        write_json(arguments.out, record)
+
+    return command.run(job)
+
+
+def _study(arguments: argparse.Namespace) -> Study:
+    if arguments.study is None:
+        return resolve(load_config(arguments.config))
+    try:
+        plain = json.loads(arguments.study.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--study {arguments.study}: it is no JSON: {first_line(error)}") from error
+    return Study.from_json(plain)
 
 
 def check_record(record: Record) -> None:
@@ -118,55 +139,13 @@ def check_record(record: Record) -> None:
     jsonschema.validate(record, schema)
 
 
-def _parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m evaluation.{module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the JSON record goes")
-    parser.add_argument("--study", type=Path, help="a resolved study.json; default: resolve --config on this machine")
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
-    return parser
-
-
-def _parse(name: str, description: str | None) -> argparse.Namespace:
-    parser = _parser(f"methods.benchmark_{name}", description)
-    parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
-    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
-    return parser.parse_args()
-
-
-def _study(arguments: argparse.Namespace) -> Study:
-    if arguments.study is not None:
-        return Study.from_json(json.loads(arguments.study.read_text()))
-    return resolve(load_config(arguments.config))
-
-
-def _measure(name: str, arguments: argparse.Namespace, study: Study, variants: Variants, partners: Variants) -> Record:
-    origin = provenance(study.device)
-    subject = build_subject(study)
-    with _Progress(f"{name} layer {arguments.layer}") as report:
-        cells = measure(subject, study, arguments.layer, variants=variants, partners=partners, report=report)
-    return {
-        "schema": 1,
-        "method": name,
-        "layer": arguments.layer,
-        "round": arguments.round,
-        "study": study.part("measure"),
-        "model": subject.describe(study),
-        "provenance": origin,
-        "cells": cells,
-    }
-
-
 def build_subject(study: Study) -> Subject:
     """The model of ``study`` on its device; raises :class:`ConfigError` if the device has no room for it."""
     try:
         return build(study)
     except torch.OutOfMemoryError as error:
         message = "the model does not fit the device, or another process holds its memory"
-        raise ConfigError(f"{message}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{message}: {first_line(error)}") from error
 
 
 class _Progress:

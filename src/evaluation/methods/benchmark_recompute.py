@@ -18,7 +18,8 @@ from evaluation.measure.device_memory import synchronize
 from evaluation.measure.job import run_job
 from evaluation.measure.method import ByHand, Change, Method
 from evaluation.measure.programs import Logits, kv_tensors, stop_at_layer
-from evaluation.methods.benchmark_manual_offload import CopiesBehind, PinnedOffload, by_layer
+from evaluation.methods.benchmark_manual_offload import PinnedOffload
+from evaluation.methods.copies import CopiesBehind, by_layer
 from evaluation.study.plan import Workload
 
 

@@ -25,26 +25,24 @@ from typing import Any
 
 import torch
 
+from evaluation.measure.cell import Record, first_line
+from evaluation.measure.child import Child
 from evaluation.measure.device_memory import allocated_bytes, overwrite_driver_memory, synchronize
-from evaluation.measure.harness import Record, measure
 from evaluation.measure.job import Report, build_subject
 from evaluation.measure.method import ByHand, Method
 from evaluation.measure.models import Subject
-from evaluation.peers.process import PeerProcess, Unsupported, first_line
+from evaluation.measure.peer import Peer, Unsupported
+from evaluation.measure.workloads import measure
 from evaluation.study.plan import Study, Workload
 
-PACKAGE = "torch_memory_saver"
-CONFIGURATION = (
-    "hook mode torch; page-locked backup, retained between pauses; the whole state in one region allocation, made "
-    "once, into which it is copied at the pause"
-)
+_PACKAGE = "torch_memory_saver"
 _GRANULE = 2 << 20  # bytes: the driver maps memory in pieces of this size, and torch asks for it so
 _ALIGNMENT = 512  # bytes: as torch's allocator aligns tensors, so that the same kernels run
 
 
 def take(study: Study, report: Report) -> list[Record]:
-    """One cell for each workload, from a process of its own; raises as :meth:`PeerProcess.hear` does."""
-    with PeerProcess(_program, study, report) as process:
+    """One cell for each workload, from a process of its own; raises as :meth:`Child.hear` does."""
+    with Child(_program, study, report=report) as process:
         cells: list[Record] = process.hear("done")
     return cells
 
@@ -147,16 +145,18 @@ def open_saver(device: torch.device) -> Any:
     what it says.
     """
     try:
-        saver = importlib.import_module(PACKAGE).torch_memory_saver
+        saver = importlib.import_module(_PACKAGE).torch_memory_saver
     except ImportError as error:
-        raise Unsupported(f"{PACKAGE} cannot be imported ({error}): pip install -r envs/peers.txt") from error
+        raise Unsupported(
+            f"{_PACKAGE} cannot be imported ({first_line(error)}): pip install -r envs/peers.txt"
+        ) from error
     if not hasattr(type(saver), "retain_cpu_backup"):
-        raise Unsupported(f"this {PACKAGE} does not retain its backup between pauses: pip install -r envs/peers.txt")
+        raise Unsupported(f"this {_PACKAGE} does not retain its backup between pauses: pip install -r envs/peers.txt")
     try:
         saver.hook_mode = "torch"
         saver.retain_cpu_backup = True  # which loads the library
     except (OSError, RuntimeError, AttributeError) as error:
-        raise Unsupported(f"{PACKAGE}'s library cannot be loaded: {first_line(error)}") from error
+        raise Unsupported(f"{_PACKAGE}'s library cannot be loaded: {first_line(error)}") from error
     _try_out(saver, device)
     return saver
 
@@ -171,10 +171,21 @@ def _try_out(saver: Any, device: torch.device) -> None:
     saver.resume("trial")
     synchronize(device)
     if device.type == "cuda" and given_back < trial.numel():
-        raise Unsupported(f"{PACKAGE} paused {trial.numel()} bytes, and the driver got {given_back} of them back")
+        raise Unsupported(f"{_PACKAGE} paused {trial.numel()} bytes, and the driver got {given_back} of them back")
     if not bool((trial == 7).all()):
-        raise Unsupported(f"{PACKAGE} did not restore what it paused")
+        raise Unsupported(f"{_PACKAGE} did not restore what it paused")
 
 
 def _driver_free(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+PEER = Peer(
+    package=_PACKAGE,
+    configuration=(
+        "hook mode torch; page-locked backup, retained between pauses; the whole state in one region allocation, made "
+        "once, into which it is copied at the pause"
+    ),
+    workloads=lambda study: study.workloads,
+    take=take,
+)

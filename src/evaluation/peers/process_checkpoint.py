@@ -26,21 +26,19 @@ from typing import Any
 
 import torch
 
+from evaluation.measure.cell import Record, cell, first_line
+from evaluation.measure.child import Child
 from evaluation.measure.clocks import Clocks, now_ms
 from evaluation.measure.device_memory import overwrite_driver_memory, synchronize
-from evaluation.measure.harness import NotBitExact, Record
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, build_subject
 from evaluation.measure.models import input_tokens
+from evaluation.measure.peer import Peer, Unsupported
 from evaluation.measure.programs import digest, equal, generate_greedily
 from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.peers.process import PeerProcess, Unsupported, first_line
 from evaluation.study.plan import Study, Workload
 
-PACKAGE = "cuda-bindings"
-CONFIGURATION = (
-    "lock, checkpoint, restore and unlock from a supervising process; one vanilla session per process, which has "
-    "emptied torch's cache; no page-locked memory"
-)
+_PACKAGE = "cuda-bindings"
 _LOCK_TIMEOUT_MS = 60_000  # 0 would wait for ever for work that does not end
 
 
@@ -51,10 +49,10 @@ def paused_workload(study: Study) -> Workload:
 
 
 def take(study: Study, report: Report) -> list[Record]:
-    """The one cell; raises as :meth:`PeerProcess.hear` does."""
+    """The one cell; raises as :meth:`Child.hear` does."""
     driver = Driver(_bindings())
     device = Device(torch.device(study.device, 0))  # before there is another process that takes memory
-    with PeerProcess(session, study, report) as process:
+    with Child(session, study, report=report) as process:
         return [supervise(process, driver, study, device, report)]
 
 
@@ -62,7 +60,9 @@ def _bindings() -> Any:
     try:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
-        raise Unsupported(f"{PACKAGE} cannot be imported ({error}): pip install -r envs/peers.txt") from error
+        raise Unsupported(
+            f"{_PACKAGE} cannot be imported ({first_line(error)}): pip install -r envs/peers.txt"
+        ) from error
 
 
 class Driver:
@@ -122,7 +122,7 @@ class Device:
 
 
 def supervise(
-    process: PeerProcess,
+    process: Child,
     driver: Driver,
     study: Study,
     device: Device,
@@ -168,18 +168,12 @@ def supervise(
                 }
             )
     process.hear("done")
-    return {
-        "workload": paused_workload(study).name,
-        "variant": "default",
-        "headline": True,
-        "outcome": "ok",
-        "message": "",
-        "frontier_bytes": sizes["frontier_bytes"],
-        "state_bytes": sizes["state_bytes"],
-        "recompute_flops": None,
-        "validation_samples": 0,
-        "samples": samples,
-    }
+    return cell(
+        paused_workload(study),
+        frontier_bytes=sizes["frontier_bytes"],
+        state_bytes=sizes["state_bytes"],
+        samples=samples,
+    )
 
 
 def _passes(study: Study) -> range:
@@ -238,3 +232,14 @@ def _sizes(method: Vanilla) -> dict[str, int]:
         allocated = torch.cuda.memory_allocated(method.subject.device)
     frontier = sum(tensor.numel() * tensor.element_size() for tensor in method.frontier().values())
     return {"frontier_bytes": frontier, "state_bytes": sum(method.state_sizes()), "device_bytes": allocated}
+
+
+PEER = Peer(
+    package=_PACKAGE,
+    configuration=(
+        "lock, checkpoint, restore and unlock from a supervising process; one vanilla session per process, which has "
+        "emptied torch's cache; no page-locked memory"
+    ),
+    workloads=lambda study: (paused_workload(study),),
+    take=take,
+)

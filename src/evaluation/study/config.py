@@ -40,9 +40,8 @@ def methods() -> list[str]:
 
 
 def peers() -> list[str]:
-    """The peers that there are: modules ``peers/PEER.py``, but for those that any of them needs."""
-    found = {path.stem for path in (_EVALUATION / "peers").glob("*.py")}
-    return sorted(found - {"__init__", "__main__", "process"})
+    """The peers that there are: modules ``peers/PEER.py``."""
+    return sorted(path.stem for path in (_EVALUATION / "peers").glob("*.py") if not path.stem.startswith("_"))
 
 
 def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from evaluation.experiments import capacity
+from evaluation.measure import child
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
@@ -156,22 +157,21 @@ def test_a_lost_session_fails_the_job(fill):
 def forked(monkeypatch):
     """Children that compute nothing are forked: they need no torch of their own."""
     context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(capacity.multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(child.multiprocessing, "get_context", lambda method: context)
 
 
 def answer(connection, study, workload, index):
     """A child in whose place nothing is computed: the second is refused."""
     if index == 1:
-        connection.send(("device_oom", "CUDA out of memory", {"device_bytes": 80}))
+        connection.send(("opened", ("device_oom", "CUDA out of memory", {"device_bytes": 80})))
         return
-    connection.send(("cap", "", {"device_bytes": 40}))
+    connection.send(("opened", ("cap", "", {"device_bytes": 40})))
     connection.recv()
-    connection.send(("exact", "", {}))
 
 
 def test_the_device_refuses_a_process(monkeypatch, forked, study):
     """The processes before it are resumed, and the figures of its refusal are kept."""
-    monkeypatch.setattr(capacity, "_in_a_process", answer)
+    monkeypatch.setattr(capacity, "_alone", answer)
     several = replace(study, capacity=Capacity(sessions=1, processes=8))
     cell = capacity._own_processes(several, study.workloads[1], lambda line: None)
     assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (1, "device_oom", "CUDA out of memory")
@@ -190,38 +190,38 @@ def fail(connection, study, workload, index):
 
 def differ(connection, study, workload, index):
     """A child whose session goes on to something else."""
-    connection.send(("cap", "", {}))
+    connection.send(("opened", ("cap", "", {})))
     connection.recv()
-    connection.send(("differs", "", {}))
+    raise NotBitExact("capacity: vanilla session 0 in a process of its own differs")
 
 
 def test_a_process_that_is_killed_is_the_wall(monkeypatch, forked, study):
     """The system that ends a process for its memory is a host that is full."""
-    monkeypatch.setattr(capacity, "_in_a_process", vanish)
+    monkeypatch.setattr(capacity, "_alone", vanish)
     cell = capacity._own_processes(study, study.workloads[1], lambda line: None)
     assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (0, "host_full", "the system killed the process")
 
 
 def test_a_process_that_fails_is_no_wall(monkeypatch, forked, study):
     """What is wrong with the program says nothing about memory."""
-    monkeypatch.setattr(capacity, "_in_a_process", fail)
-    with pytest.raises(RuntimeError, match="a process of its own failed"):
+    monkeypatch.setattr(capacity, "_alone", fail)
+    with pytest.raises(RuntimeError, match="what went wrong stands above"):
         capacity._own_processes(study, study.workloads[1], lambda line: None)
 
 
 def test_a_process_that_differs_fails_the_job(monkeypatch, forked, study):
     """What a session in its own process computed is compared there."""
-    monkeypatch.setattr(capacity, "_in_a_process", differ)
+    monkeypatch.setattr(capacity, "_alone", differ)
     with pytest.raises(NotBitExact, match="process of its own"):
         capacity._own_processes(study, study.workloads[1], lambda line: None)
 
 
-def test_a_method_that_there_is_not_is_refused(monkeypatch, tmp_path, study, capsys):
+def test_a_method_that_there_is_not_is_refused(monkeypatch, tmp_path, capsys):
     """One message names what there is; nothing is written."""
-    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
     out = tmp_path / "x.json"
-    arguments = ["capacity", "--method", "magic", "--study", str(tmp_path / "study.json"), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert run_method_job("capacity", "", capacity.take) == 2
-    assert "--method magic: no such method. Allowed: djinn, manual_offload, " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["capacity", "--method", "magic", "--out", str(out)])
+    with pytest.raises(SystemExit) as caught:
+        run_method_job("capacity", "", capacity.take)
+    assert caught.value.code == 2
+    assert "argument --method: invalid choice: 'magic' (choose from 'djinn', " in capsys.readouterr().err
     assert not out.exists()

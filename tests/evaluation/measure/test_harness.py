@@ -12,9 +12,10 @@ import torch
 from djinn import transfer
 from djinn.transfer import TransferEngine
 from evaluation.measure import fused_layers
-from evaluation.measure.harness import NotBitExact, _has_turn, measure
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import check_record, run_job
 from evaluation.measure.models import build
+from evaluation.measure.workloads import _has_turn, measure
 from evaluation.methods.benchmark_djinn import Djinn, partners
 from evaluation.methods.benchmark_manual_offload import (
     OffloadedCache,

@@ -2,8 +2,8 @@
 
 import csv
 import enum
+import importlib
 import json
-import os
 import sys
 import types
 from contextlib import contextmanager
@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from evaluation.measure import child as child_module
+from evaluation.measure.child import Child, Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_peer_job
 from evaluation.measure.models import build, outline
+from evaluation.measure.peer import Peer, Unsupported
 from evaluation.peers import __main__ as peers
 from evaluation.peers import memory_saver, process_checkpoint
-from evaluation.peers import process as process_module
-from evaluation.peers.process import PeerProcess, Unsupported
+from evaluation.study.config import peers as known
 from evaluation.study.plan import ConfigError, Study
 from evaluation.study.resolve import resolve
 from tests.evaluation.papers import Results
@@ -83,14 +85,37 @@ def test_an_outline_describes_a_checkpoint(tmp_path, study, subject):
     assert outline(loaded).describe(loaded) == {**subject.describe(study), "weights": "checkpoint llama-2-tiny"}
 
 
-def test_a_peer_that_there_is_not_is_refused(monkeypatch, tmp_path, study, capsys):
+def test_every_module_of_the_folder_is_a_peer():
+    """Found by its name alone; each says its package, its configuration and what it measures."""
+    assert known() == ["memory_saver", "process_checkpoint"]
+    for name in known():
+        peer = importlib.import_module(f"evaluation.peers.{name}").PEER
+        assert isinstance(peer, Peer)
+        assert peer.package
+        assert peer.configuration
+
+
+def test_a_peer_that_there_is_not_is_refused(monkeypatch, tmp_path, capsys):
     """One message names what there is; nothing is written."""
-    (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
-    arguments = ["--peer", "cuda_checkpoint", "--study", str(tmp_path / "study.json"), "--out", str(tmp_path / "x")]
-    monkeypatch.setattr(sys, "argv", ["peers", *arguments])
-    assert run_peer_job("peers", "", peers.take) == 2
-    assert "--peer cuda_checkpoint: no such peer. Allowed: memory_saver, process_checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["peers", "--peer", "cuda_checkpoint", "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit) as caught:
+        run_peer_job("peers", "", peers.take)
+    assert caught.value.code == 2
+    message = "argument --peer: invalid choice: 'cuda_checkpoint' (choose from 'memory_saver', 'process_checkpoint')"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("error", [Unsupported("no such driver"), Ended(1)])
+def test_a_peer_that_cannot_go_on_is_a_cell(monkeypatch, study, error):
+    """With the reason, whether it says so or its library ends the process."""
+
+    def take(study, report):
+        raise error
+
+    monkeypatch.setattr(memory_saver, "PEER", replace(memory_saver.PEER, take=take))
+    cells = peers.take("memory_saver", replace(study, device="cuda"), lambda line: None)["cells"]
+    assert [(cell["outcome"], cell["message"]) for cell in cells] == [("unsupported", str(error))] * 3
 
 
 def test_a_missing_package_is_the_reason(monkeypatch, study):
@@ -262,71 +287,14 @@ def test_a_saver_that_gives_no_memory_back_is_unsupported(library, monkeypatch):
         memory_saver._try_out(Saver(), types.SimpleNamespace(type="cuda"))
 
 
-# The process in which a peer runs
-
-
-def says_done(connection, study):
-    connection.send(("report", "at work"))
-    return study.device
-
-
-def is_unsupported(connection, study):
-    raise Unsupported("no such driver")
-
-
-def differs(connection, study):
-    raise NotBitExact("the logits differ")
-
-
-def does_not_fit(connection, study):
-    raise ConfigError("the model does not fit")
-
-
-def is_wrong(connection, study):
-    raise KeyError("a fault of ours")
-
-
-def calls_exit(connection, study):
-    os._exit(1)  # as a C library's exit: nothing of Python runs any more
-
-
-def is_killed(connection, study):
-    os.kill(os.getpid(), 9)
-
-
 @pytest.fixture
 def forked(monkeypatch):
     """Children are forked, which is quick; they hold the job's end of the pipe too, so one that waits is killed."""
-    monkeypatch.setattr(process_module.multiprocessing, "get_context", lambda method: FORK)
-    monkeypatch.setattr(process_module, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(child_module.multiprocessing, "get_context", lambda method: FORK)
+    monkeypatch.setattr(child_module, "_PATIENCE_S", 0.5)
 
 
-FORK = process_module.multiprocessing.get_context("fork")
-
-
-def test_a_process_reports_and_is_done(forked, study):
-    """Reports go to the job on the way."""
-    told = []
-    with PeerProcess(says_done, study, told.append) as process:
-        assert process.hear("done") == "cpu"
-    assert told == ["at work"]
-
-
-@pytest.mark.parametrize(
-    ("program", "error", "message"),
-    [
-        (is_unsupported, Unsupported, "no such driver"),
-        (differs, NotBitExact, "the logits differ"),
-        (does_not_fit, ConfigError, "the model does not fit"),
-        (is_wrong, RuntimeError, "what went wrong stands above"),
-        (calls_exit, Unsupported, "its process was ended from within, with status 1"),
-        (is_killed, Unsupported, "its process was ended from within, by signal 9"),
-    ],
-)
-def test_what_came_of_a_process(forked, study, program, error, message):
-    """A library that ends the process is a reason; a fault of ours is not."""
-    with PeerProcess(program, study, lambda line: None) as process, pytest.raises(error, match=message):
-        process.hear("done")
+FORK = child_module.multiprocessing.get_context("fork")
 
 
 # The driver's process checkpoint
@@ -401,7 +369,7 @@ def one_thread():
 
 def supervised(study, bindings, program=process_checkpoint.session, device=None):
     driver = process_checkpoint.Driver(bindings)
-    with PeerProcess(program, study, lambda line: None) as process:
+    with Child(program, study) as process:
         device = device or Device(bindings)
         cell = process_checkpoint.supervise(process, driver, study, device, lambda line: None, lambda s: None)
         return process.pid, cell
