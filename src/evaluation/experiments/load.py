@@ -10,17 +10,15 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 import torch
 
 import djinn
 from djinn.host_memory import available_bytes
-from evaluation.analysis.statistics import median_interval, quantile
+from evaluation.measure.cell import Record, first_line
 from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import allocated_bytes, synchronize
-from evaluation.measure.harness import NotBitExact, Record
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import digest, equal, generate_greedily, least_bytes_of_prefill
@@ -120,7 +118,7 @@ def _cell(sessions: _Sessions, row: Load, before: int | None, study: Study, repo
             report(f"{row.sessions} sessions: pausing")
             sessions.pause(index)
     except djinn.HostMemoryFull as error:
-        outcome, message = "host_full", str(error)
+        outcome, message = "host_full", first_line(error)
         sessions.open.popitem()[1].close()  # it could not be swapped out
     open_seconds = (now_ms() - start) / 1000
     after = sessions.device_bytes()
@@ -141,14 +139,8 @@ def _cell(sessions: _Sessions, row: Load, before: int | None, study: Study, repo
         "open_seconds": open_seconds,
         "device_bytes_paused": None if before is None or after is None else max(after - before, 0),
         "host_bytes_paused": host_bytes,
-        **({"ready": _spread(samples, "ready_ms"), "resident": _spread(samples, "resident_ms")} if samples else {}),
         "samples": samples,
     }
-
-
-def _spread(samples: list[Record], clock: str) -> dict[str, Any]:
-    values = [sample[clock] for sample in samples]
-    return {**asdict(median_interval(values)), "p95": quantile(values, 0.95), "p99": quantile(values, 0.99)}
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ import copy
 import gc
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
-from statistics import median
 
 import torch
 from transformers import LlamaForCausalLM
 
 import djinn
-from evaluation.analysis.statistics import ratio_interval
+from evaluation.measure.cell import Record
 from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import synchronize
-from evaluation.measure.harness import NotBitExact, Record
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject, input_tokens
 from evaluation.study.plan import Study
@@ -56,10 +54,8 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
                 finally:
                     gc.enable()
                 if index >= 0:
-                    medians = {clock: median(times) for clock, times in passes.items()}
-                    pairs.append({**medians, "passes": passes, "bit_exact": True})
-            ratio = ratio_interval([(pair["djinn_ms"], pair["bare_ms"]) for pair in pairs])
-            cells.append({"name": name, "tokens": workload.tokens, "ratio": asdict(ratio), "pairs": pairs})
+                    pairs.append({"passes": passes, "bit_exact": True})
+            cells.append({"name": name, "tokens": workload.tokens, "pairs": pairs})
     return {"cells": cells}
 
 

@@ -5,6 +5,7 @@ Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
@@ -125,9 +126,10 @@ def _of_capabilities(rows: Sequence[Capability]) -> Iterator[Number]:
 
 
 def _of_overhead(record: Json | None) -> Iterator[Number]:
-    """Djinn's time over the bare model's, from the pairs of the record."""
+    """Djinn's time over the bare model's, from the medians of the passes of each pair."""
     for cell in record["cells"] if record else ():
-        ratio = ratio_interval([(pair["djinn_ms"], pair["bare_ms"]) for pair in cell["pairs"]])
+        passes = [pair["passes"] for pair in cell["pairs"]]
+        ratio = ratio_interval([(median(one["djinn_ms"]), median(one["bare_ms"])) for one in passes])
         source = {"file": "overhead.json", "cell": cell["name"], "column": "djinn_ms / bare_ms"}
         for ending, value in {"": ratio.median, "Low": ratio.low, "High": ratio.high}.items():
             name = f"DjinnOverhead{camel(cell['name'])}Ratio{ending}"

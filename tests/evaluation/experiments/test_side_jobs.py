@@ -1,12 +1,10 @@
 """What is measured once per run: the cost of Djinn without a pause, and resumes among many sessions."""
 
-import itertools
 import json
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -54,16 +52,19 @@ def run(monkeypatch, tmp_path, study, name, take):
 
 
 def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
-    """Both cells hold pairs, with every pass of either model."""
+    """Both cells hold pairs, with every pass of either model, and nothing that is computed from them."""
     status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
     assert status == 0
     cells = json.loads(out.read_text())["cells"]
     assert [cell["name"] for cell in cells] == ["prefill", "decode"]
     for cell in cells:
-        assert cell["ratio"]["n"] == len(cell["pairs"]) == 2
-        for pair, clock in itertools.product(cell["pairs"], ("djinn_ms", "bare_ms")):
-            assert pair[clock] == median(pair["passes"][clock]) > 0
-            assert len(pair["passes"][clock]) == 2
+        assert set(cell) == {"name", "tokens", "pairs"}
+        assert len(cell["pairs"]) == 2
+        for pair in cell["pairs"]:
+            assert set(pair) == {"passes", "bit_exact"}
+            for clock in ("djinn_ms", "bare_ms"):
+                assert len(pair["passes"][clock]) == 2
+                assert min(pair["passes"][clock]) > 0
 
 
 def test_overhead_compares_the_watched_model_with_a_bare_one(subject, study, monkeypatch):
@@ -96,13 +97,15 @@ def test_a_twin_shares_every_weight(subject):
 
 
 def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
-    """Every row has its sessions open at once and its resumes, with spread and bytes; all are closed in the end."""
+    """Every row has its sessions open at once, its resumes as raw samples, and bytes; all are closed in the end."""
     status, out = run(monkeypatch, tmp_path, study, "load", load.take)
     assert status == 0
     cells = json.loads(out.read_text())["cells"]
     assert [(cell["sessions"], cell["paused"], len(cell["samples"])) for cell in cells] == [(1, 1, 2), (3, 3, 5)]
     assert cells[1]["host_bytes_paused"] == 3 * cells[0]["host_bytes_paused"]
-    assert all(cell["outcome"] == "ok" and cell["ready"]["p95"] >= cell["ready"]["median"] for cell in cells)
+    for cell in cells:
+        assert cell["outcome"] == "ok"
+        assert not {"ready", "resident"} & set(cell)
     assert len({sample["session"] for sample in cells[1]["samples"]}) > 1
 
 

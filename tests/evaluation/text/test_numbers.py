@@ -16,7 +16,7 @@ from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, clocks, edit, probe, record_path, wall
 
-PAIRS = [{"djinn_ms": 20.0 + index / 10, "bare_ms": 19.0} for index in range(7)]
+PAIRS = [{"passes": {"djinn_ms": [9.0, 20.0 + index / 10, 99.0], "bare_ms": [19.0]}} for index in range(7)]
 PEER = {
     "workload": "session",
     "outcome": "ok",
