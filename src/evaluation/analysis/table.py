@@ -4,13 +4,14 @@ The same rows give the same bytes: 6 significant digits, whole numbers exactly, 
 """
 
 import csv
-import io
 import math
 import types
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+import pandas as pd
 
 from evaluation.command import Refusal
 from evaluation.records.atomic import write_text
@@ -27,31 +28,46 @@ class TableError(Refusal):
     """A table lacks or contradicts something; the message names it."""
 
 
+class _Strict(csv.excel):
+    """CSV as it is written here: a quote that stands where none may is an error."""
+
+    strict = True
+
+
 def write_table(path: str | Path, kind: type[AnyRow], rows: Sequence[AnyRow]) -> None:
     """Write ``rows`` of one kind, in the order given."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(kind))
-    writer.writerows([_printed(value) for value in astuple(row)] for row in rows)
-    write_text(path, text.getvalue())
+    printed = [[_printed(value) for value in astuple(row)] for row in rows]
+    write_text(path, pd.DataFrame(printed, columns=columns(kind)).to_csv(index=False, lineterminator="\n"))
 
 
 def read_table(path: str | Path, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of the table at ``path``; raises :class:`TableError` for one that cannot be read."""
     try:
-        lines = csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8"), newline=""), strict=True)
-        head = next(lines, None)
+        # With the head as a line like any other, no line may have more cells, and one that has fewer shows it.
+        cells = pd.read_csv(
+            path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            engine="python",
+            dialect=_Strict,
+        )
     except FileNotFoundError as error:
         raise TableError(f"{path}: missing; `python -m evaluation.analysis.aggregate` writes it") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except ValueError as error:  # pandas' own errors are ValueErrors, and so is broken UTF-8
         raise TableError(f"{path} cannot be read: {error}") from error
-    if head != columns(kind):
+    head, *lines = cells.itertuples(index=False, name=None)
+    if list(head) != columns(kind):
         raise TableError(f"{path}: the columns are not {', '.join(columns(kind))}")
     hints = get_type_hints(kind)
-    try:
-        return [kind(**_parsed(line, hints)) for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise TableError(f"{path}: line {lines.line_num} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            rows.append(kind(**_parsed(line, hints)))
+        except ValueError as error:
+            raise TableError(f"{path}: line {number} cannot be read: {error}") from error
+    return rows
 
 
 def columns(kind: type[AnyRow]) -> list[str]:
@@ -69,8 +85,9 @@ def _printed(value: object) -> str:
 
 
 def _parsed(line: Sequence[str], hints: dict[str, Any]) -> dict[str, Any]:
-    if len(line) != len(hints):
-        raise ValueError(f"{len(line)} cells, not {len(hints)}")
+    present = [cell for cell in line if isinstance(cell, str)]
+    if len(present) != len(hints):
+        raise ValueError(f"{len(present)} cells, not {len(hints)}")
     return {name: _value(text, hints[name]) for name, text in zip(hints, line, strict=True)}
 
 
