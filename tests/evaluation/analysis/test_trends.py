@@ -66,7 +66,7 @@ def test_slope_and_intercept_are_covered_as_often_as_they_say():
     or of 99.9 % would miss the bounds.
     """
     generator = np.random.default_rng(5)
-    fits = [trend(noisy(generator, lambda layer: 2 + 0.05 * layer), resamples=400) for _ in range(300)]
+    fits = [trend(noisy(generator, lambda layer: 2 + 0.05 * layer), resamples=200) for _ in range(300)]
     for truth, intervals in ((0.05, [f.slope for f in fits]), (2, [f.intercept for f in fits])):
         assert 0.91 <= share_inside(truth, intervals) <= 0.99
 
@@ -76,9 +76,9 @@ def test_r2_is_covered_and_its_lower_end_is_safe():
     generator = np.random.default_rng(6)
     xs, bent = np.array(LAYERS, dtype=float), lambda layer: layer**1.5
     truth = np.corrcoef(xs, bent(xs))[0, 1] ** 2
-    fits = [trend(noisy(generator, bent, scale=5.0), resamples=400) for _ in range(200)]
+    fits = [trend(noisy(generator, bent, scale=5.0), resamples=200) for _ in range(200)]
     assert 0.90 <= share_inside(truth, [fit.r2 for fit in fits]) <= 0.99
-    straight = [trend(noisy(generator, lambda layer: 3 * layer, scale=9.0), resamples=400) for _ in range(100)]
+    straight = [trend(noisy(generator, lambda layer: 3 * layer, scale=9.0), resamples=200) for _ in range(100)]
     assert max(fit.r2.low for fit in straight) < 1
     assert min(fit.r2.low for fit in straight) > 0.97
 
@@ -94,9 +94,9 @@ def test_processes_widen_the_interval_to_what_differs_between_them():
             layer: [10 + shift + 0.1 * generator.normal(size=10) for shift in generator.normal(size=8)]
             for layer in LAYERS
         }
-        grouped.append(trend(series, resamples=300).slope)
+        grouped.append(trend(series, resamples=200).slope)
         pooled = {layer: [np.concatenate(groups)] for layer, groups in series.items()}
-        single.append(trend(pooled, resamples=300).slope)
+        single.append(trend(pooled, resamples=200).slope)
     assert 0.85 <= share_inside(0, grouped) <= 1
     assert share_inside(0, single) < share_inside(0, grouped) - 0.1
 
@@ -138,7 +138,7 @@ def test_the_crossover_is_covered_as_often_as_it_says():
         crossover(
             ("a", noisy(generator, lambda layer: 1 + 3 * layer, scale=10.0)),
             ("b", noisy(generator, lambda layer: 31, scale=10.0)),
-            resamples=300,
+            resamples=200,
         ).depth
         for _ in range(200)
     ]

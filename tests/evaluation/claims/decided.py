@@ -23,7 +23,7 @@ BESIDE = {
     "capabilities/manual_offload.json": [probe("pinned", True, True, 33, [16], headline=True)],
     "capabilities/djinn.json": [probe("default", True, True, LINES, [0.6], headline=True)],
 }
-GOOD = Synthetic(samples=10, beside=BESIDE)
+GOOD = Synthetic(samples=6, beside=BESIDE)
 
 
 def entries(*names):

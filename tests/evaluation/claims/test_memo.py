@@ -10,6 +10,8 @@ from evaluation.records.runs import load_run
 from tests.evaluation.claims.decided import BESIDE, FEW, GOOD, entries, with_ready
 from tests.evaluation.synthetic import Synthetic, wall
 
+ENDS = replace(GOOD, layers=(1, 40))
+
 
 def compared(folder, recipe):
     """The expectations by quantity and workload; of the claims only C5 has one."""
@@ -26,7 +28,7 @@ def test_what_the_memo_expected_is_met(tmp_path):
         "capacity/recompute.json": [wall("default", 64, "cap", headline=True)],
         "capacity/manual_offload.json": [wall("pinned", 50, "host_full", headline=True)],
     }
-    found = compared(tmp_path / "local", replace(recipe, beside={**BESIDE, **cells}))
+    found = compared(tmp_path / "local", replace(recipe, layers=ENDS.layers, beside={**BESIDE, **cells}))
     by_replay = ("Recompute: supports state editing", None)
     assert {one.differs for key, one in found.items() if key != by_replay} == {False}
     assert {one.sentence for key, one in found.items() if key != by_replay} == {""}
@@ -65,7 +67,7 @@ def test_a_range_is_met_between_its_ends(tmp_path, method, ms, differ):
 
 def test_what_differs_is_said_with_what_bounds_it(tmp_path):
     """Each sentence holds the memo's value, the measured one and the floor that the run measured."""
-    found = compared(tmp_path / "local", GOOD)
+    found = compared(tmp_path / "local", replace(ENDS, samples=10))
     recompute = found["Recompute, ready at layer 40", "activation"]
     # 40 x 1e12 operations at 500 Tflop/s
     assert recompute.sentence == (
@@ -87,7 +89,7 @@ def test_what_differs_is_said_with_what_bounds_it(tmp_path):
 
 def test_what_was_not_measured_is_not_compared(tmp_path):
     """No record, no room, no speed: each says so, and none counts as met or as different."""
-    found = compared(tmp_path / "local", replace(GOOD, beside={}, methods=("vanilla", "djinn")))
+    found = compared(tmp_path / "local", replace(ENDS, beside={}, methods=("vanilla", "djinn")))
     for key in (
         ("Recompute, ready at layer 40", "session"),
         ("Recompute over Djinn, ready at layer 40", "session"),
@@ -99,7 +101,7 @@ def test_what_was_not_measured_is_not_compared(tmp_path):
 
 def test_a_functional_run_is_compared_by_edits_only(tmp_path):
     """Its times and its memory say nothing."""
-    found = compared(tmp_path / "local", replace(GOOD, functional=True))
+    found = compared(tmp_path / "local", replace(ENDS, functional=True))
     timed = [one for key, one in found.items() if "editing" not in key[0]]
     assert {one.differs for one in timed} == {None}
     assert {one.sentence for one in timed} == {"Not compared: a functional run says nothing about speed."}

@@ -33,21 +33,29 @@ def add(results, cells):
     results.aggregate()
 
 
+CELLS = [cell(1, 0.6), cell(64, 0.9, count=500), cell(8, 0.7), cell(128, 1.0, paused=40, outcome="host_full")]
+RECIPE = Synthetic(layers=(1,), samples=2, beside={"load.json": CELLS})
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run with three numbers of sessions, and one for which the host had room for 40; no test changes it."""
+    return Results.make(tmp_path_factory.mktemp("load"), RECIPE)
+
+
 @pytest.fixture
 def results(tmp_path):
-    """A run with three numbers of sessions, and one for which the host had room for 40 only."""
-    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
-    add(results, [cell(1, 0.6), cell(64, 0.9, count=500), cell(8, 0.7), cell(128, 1.0, paused=40, outcome="host_full")])
-    return results
+    """The same, which a test may change."""
+    return Results.make(tmp_path, RECIPE)
 
 
 def rows_of(results):
     return results.material().rows("load", Resumes)
 
 
-def test_rows_are_of_the_samples(results):
+def test_rows_are_of_the_samples(shared):
     """Two clocks of each cell: median, its rank interval, and the percentiles of all resumes."""
-    with results.summary.with_name("load.csv").open() as file:
+    with shared.summary.with_name("load.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("run", "sessions", "paused", "outcome", "metric"),
@@ -62,7 +70,7 @@ def test_rows_are_of_the_samples(results):
         )
         for metric in ("ready_ms", "resident_ms")
     ]
-    spread = np.sort(cell_values(results, 0))
+    spread = np.sort(cell_values(shared, 0))
     ready = {name: float(rows[0][name]) for name in ("median", "ci_low", "ci_high", "p95", "p99")}
     assert ready == pytest.approx(
         {
@@ -114,10 +122,10 @@ def test_points_are_of_what_was_paused(results):
     assert [(row.paused, row.sessions, row.n) for row in found] == [(1, 1, 100), (16, 16, 100), (40, 96, 60)]
 
 
-def test_what_decides_whether_it_is_flat(results):
+def test_what_decides_whether_it_is_flat(shared):
     """The 95th percentile at 64 over the median at 1, whatever lies between; nothing to compare with one number."""
-    rows = by_paused(rows_of(results), "ready_ms")
-    assert growth(rows, "p95") == pytest.approx(np.percentile(cell_values(results, 1), 95) / 0.6, rel=1e-5)
+    rows = by_paused(rows_of(shared), "ready_ms")
+    assert growth(rows, "p95") == pytest.approx(np.percentile(cell_values(shared, 1), 95) / 0.6, rel=1e-5)
     assert growth(rows, "median") == pytest.approx(1.5, rel=1e-5)
     assert growth(rows[:1], "p95") is None
 
@@ -128,10 +136,10 @@ def found(results):
     return {number.name: number for number in numbers(results.findings(), run.machine, run.study, tables)}
 
 
-def test_numbers_follow_from_their_rows(results):
+def test_numbers_follow_from_their_rows(shared):
     """Each names the table, the row and the column; ratios name both rows, above and below."""
-    rows = {(row.sessions, row.metric): row for row in rows_of(results)}
-    mine = {name: number for name, number in found(results).items() if name.startswith("DjinnLoad")}
+    rows = {(row.sessions, row.metric): row for row in rows_of(shared)}
+    mine = {name: number for name, number in found(shared).items() if name.startswith("DjinnLoad")}
     assert len(mine) == 2 * (4 * 5 + 2) + 4 + 2
     for name, number in mine.items():
         assert {source["file"] for source in number.source} == {"load.csv"}
