@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.claims.decide import PLAN, decide
-from evaluation.records.runs import benchmark_path, load_run, record_paths, side_records
+from evaluation.records.runs import benchmark_path, load_run, read_object, record_paths, side_records
 from evaluation.text.experiments import EXPERIMENTS, rows
 from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.papers import Results
@@ -34,8 +34,13 @@ def note(folder, record, text):
     return path
 
 
+def study_of(folder):
+    """The settings of the run, read without its records."""
+    return read_object(folder / "study.json")
+
+
 def records_of(folder):
-    study = load_run(folder).study
+    study = study_of(folder)
     return [*record_paths(folder, study), *(folder / name for name in side_records(study))]
 
 
@@ -58,7 +63,7 @@ def local(tmp_path):
 
 def costs(folder):
     """What each row says, by experiment and method."""
-    return {(row.name, row.method): row.cost for row in rows(folder, load_run(folder).study)}
+    return {(row.name, row.method): row.cost for row in rows(folder, study_of(folder))}
 
 
 def written(folder):
@@ -215,7 +220,7 @@ def test_the_page_says_which_sources_measured_what(local):
 def test_a_study_without_peers_has_no_command_for_them(tmp_path):
     """Nor are there jobs that it would lack."""
     folder = made(tmp_path, Synthetic(layers=(1,), samples=2))
-    row = next(row for row in rows(folder, load_run(folder).study) if row.name == "E7")
+    row = next(row for row in rows(folder, study_of(folder)) if row.name == "E7")
     assert (row.command, row.cost.asked) == ("", 0)
     assert line_of(written(folder)[1], "E7")[0] == "not measured"
 
@@ -302,7 +307,7 @@ def test_an_experiment_decides_its_claims_and_no_others(tmp_path, whole, names):
 
 def test_the_table_names_the_claims_of_each_experiment(local):
     """As the plan of the claims has them."""
-    found = {row.name: row.claims for row in rows(local, load_run(local).study) if not row.method}
+    found = {row.name: row.claims for row in rows(local, study_of(local)) if not row.method}
     assert found["E1"] == ("C1", "C2", "C3", "C4", "C5")
     assert (found["E2"], found["E3"]) == (("C6",), ("C7", "C8"))
     assert {found[name] for name in ("E4", "E5", "E6", "E7", "total")} == {()}
@@ -310,7 +315,7 @@ def test_the_table_names_the_claims_of_each_experiment(local):
 
 def test_a_command_names_the_records_of_its_row(local):
     """The shell makes of it the very paths that the rules write; those of latency are a rule's."""
-    found = {row.name: row for row in rows(local, load_run(local).study) if not row.method}
+    found = {row.name: row for row in rows(local, study_of(local)) if not row.method}
     targets = []
     for name in ("E2", "E3", "E4", "E5", "E6", "E7"):
         echo = subprocess.run(["bash", "-c", f"echo {found[name].command}"], capture_output=True, text=True, check=True)
@@ -318,11 +323,11 @@ def test_a_command_names_the_records_of_its_row(local):
         assert command == "snakemake --cores 1"
         assert all(path.startswith(found[name].outputs[0]) for path in f"results/{made}".split()), name
         targets += f"results/{made}".split()
-    assert sorted(targets) == sorted(f"results/local/{name}" for name in side_records(load_run(local).study))
+    assert sorted(targets) == sorted(f"results/local/{name}" for name in side_records(study_of(local)))
     root = Path(__file__).parents[3]
     rule = found["E1"].command.removeprefix("snakemake --cores 1 --until ")
     assert f"rule {rule}:\n" in (root / "rules" / "measure.smk").read_text()
-    for row in rows(local, load_run(local).study):
+    for row in rows(local, study_of(local)):
         if row.method:
             assert row.command.startswith(f"python -m evaluation.methods.benchmark_{row.method} --layer 10 ")
             assert (root / "src" / "evaluation" / "methods" / f"benchmark_{row.method}.py").exists()
