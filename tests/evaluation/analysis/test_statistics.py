@@ -83,8 +83,8 @@ def test_ratio_interval_depends_on_the_seed_only():
 
 @pytest.mark.parametrize("sizes", [(30, 30, 30), (30, 30, 20)])
 def test_processes_are_resampled_as_a_whole(sizes):
-    """Three processes that differ by more than their samples do: the interval reaches the outer ones only if
-    the processes are drawn, because among 90 single pairs the median would stay near the middle one.
+    """Three processes that differ by more than their samples do. The interval reaches the outer ones only if
+    the processes are drawn. Among 90 single pairs the median would stay near the middle one.
     """
     pairs, groups = [], []
     for group, size in enumerate(sizes):

@@ -84,8 +84,8 @@ def test_r2_is_covered_and_its_lower_end_is_safe():
 
 
 def test_processes_widen_the_interval_to_what_differs_between_them():
-    """Eight processes per layer that differ by more than their samples: drawn as a whole, the true slope 0 is inside
-    about as often as it should be; as single samples it would be missed most of the time.
+    """Eight processes per layer that differ by more than their samples. Drawn as a whole, the true slope 0 is inside
+    about as often as it should be. As single samples it would be missed most of the time.
     """
     generator = np.random.default_rng(7)
     grouped, single = [], []
