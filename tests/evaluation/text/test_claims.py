@@ -24,7 +24,7 @@ def findings(tmp_path_factory):
     return run, claims, expectations(run, claims)
 
 
-SMALL = replace(GOOD, layers=(1, 20, 40), samples=3)
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=2)
 
 
 def test_the_command_writes_what_was_decided_the_same_twice(tmp_path):

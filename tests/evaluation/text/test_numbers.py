@@ -47,7 +47,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def results(tmp_path):
     """A run on a GPU that a test may change."""
-    return Results.make(tmp_path, GPU)
+    return Results.make(tmp_path, replace(GPU, samples=2))
 
 
 def found(results):
@@ -171,7 +171,7 @@ def test_macros_are_letters_and_defined_once(shared):
 
 def test_text_from_the_machine_is_escaped(tmp_path):
     """A GPU whose name has LaTeX's characters."""
-    results = Results.make(tmp_path, Synthetic(samples=6, layers=(1,), gpu_name="A_100 50% {x}"))
+    results = Results.make(tmp_path, Synthetic(samples=2, layers=(1,), gpu_name="A_100 50% {x}"))
     assert found(results)["GpuName"].text == r"A\_100 50\% \{x\}"
 
 
@@ -203,13 +203,15 @@ def test_a_missing_gpu_name_stops_the_build(shared):
 
 def test_a_functional_run_names_no_gpu(tmp_path):
     """Its numbers exist, for the local page, and say that there was no GPU."""
-    results = Results.make(tmp_path, Synthetic(functional=True, samples=6))
+    results = Results.make(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))
     assert found(results)["GpuName"].text == "none (functional CPU run)"
 
 
 def test_a_method_or_cell_without_measurement_has_no_macro(tmp_path):
     """A study without recompute, and a vanilla session for which there was no room."""
-    results = Results.make(tmp_path, Synthetic(samples=6, methods=("vanilla", "manual_offload", "djinn")))
+    results = Results.make(
+        tmp_path, Synthetic(layers=(30, 40), samples=2, methods=("vanilla", "manual_offload", "djinn"))
+    )
 
     def refuse(record):
         record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[])

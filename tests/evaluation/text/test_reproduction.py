@@ -14,7 +14,7 @@ from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import edit, ready_ms
 
-SMALL = replace(GOOD, layers=(1, 20, 40), samples=6)
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=3)
 
 
 def write_claims(folder, outputs):
