@@ -16,6 +16,7 @@ from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Replay
 from evaluation.study.program_lines import example, state_lines
 from evaluation.study.resolve import resolve
+from tests.evaluation.measuring import LAYERS
 
 SMALL = {
     "device": "cpu",
@@ -74,7 +75,7 @@ def test_verdict_of_every_method(subject, study, method):
     """What keeps its state keeps the edit in every bit; recompute loses it, and keeps it if the program replays it."""
     record = take(subject, study, method)
     assert verdicts(record) == VERDICTS[method]
-    assert (record["workload"], record["layer"]) == ("session", 20)
+    assert (record["workload"], record["layer"]) == ("session", LAYERS // 2)
 
 
 @pytest.mark.parametrize("method", VERDICTS)
@@ -185,7 +186,7 @@ def test_an_edit_without_effect_fails_the_job(monkeypatch, tmp_path, study, caps
     status, out = run(monkeypatch, tmp_path, study, "vanilla")
     assert status == 1
     assert not out.exists()
-    assert "the edit after layer 20 changes nothing" in capsys.readouterr().err
+    assert "the edit after layer 5 changes nothing" in capsys.readouterr().err
 
 
 def test_an_unedited_run_that_differs_fails_the_job(monkeypatch, tmp_path, study, capsys):
@@ -194,7 +195,7 @@ def test_an_unedited_run_that_differs_fails_the_job(monkeypatch, tmp_path, study
     status, out = run(monkeypatch, tmp_path, study, "manual_offload")
     assert status == 1
     assert not out.exists()
-    expected = "NothingBack (pinned), layer 20, workload session: without an edit the logits differ"
+    expected = "NothingBack (pinned), layer 5, workload session: without an edit the logits differ"
     assert expected in capsys.readouterr().err
 
 

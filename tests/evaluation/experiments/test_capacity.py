@@ -2,7 +2,6 @@
 
 import copy
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from evaluation.experiments import capacity
-from evaluation.measure import child
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
@@ -69,8 +67,9 @@ def test_every_method_reaches_the_cap(study, subject, method, variants):
         assert held == [0] * 10 if method == "recompute" else held == [held[0] * count for count in range(1, 11)]
 
 
-def test_vanilla_in_two_forms(monkeypatch, tmp_path, study):
+def test_vanilla_in_two_forms(forked, monkeypatch, tmp_path, study):
     """One session in a process with weights of its own, before the model is built here; and sessions that share."""
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     (tmp_path / "study.json").write_text(json.dumps(study.to_json()))
     out = tmp_path / "vanilla.json"
     arguments = ["capacity", "--method", "vanilla", "--study", str(tmp_path / "study.json"), "--out", str(out)]
@@ -118,12 +117,12 @@ def test_a_refusal_of_a_library_is_the_wall(fill, monkeypatch):
 
 def test_a_full_arena_is_the_wall(study, subject):
     """Djinn stops where its arena is full; the session that found no room is given up, the others go on."""
-    tight = replace(study, load_host_arena_gib=0.0008, capacity=Capacity(sessions=99, processes=1))
+    tight = replace(study, load_host_arena_gib=0.0004, capacity=Capacity(sessions=60, processes=1))
     (cell,) = capacity.take("djinn", tight, lambda: subject, lambda line: None)["cells"]
     assert cell["stopped_by"] == "host_full"
     assert "the host arena of" in cell["message"]
-    assert 0 < cell["sessions"] < 99
-    assert cell["figures"][-1]["host_bytes"] <= 0.0008 * 2**30
+    assert 0 < cell["sessions"] < 60
+    assert cell["figures"][-1]["host_bytes"] <= 0.0004 * 2**30
 
 
 def test_pinned_memory_that_is_refused_is_the_wall(fill, monkeypatch):
@@ -151,13 +150,6 @@ def test_a_lost_session_fails_the_job(fill):
     """State that another session has overwritten is noticed."""
     with pytest.raises(NotBitExact, match="SharedBuffers"):
         fill(SharedBuffers)
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Children that compute nothing are forked: they need no torch of their own."""
-    context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(child.multiprocessing, "get_context", lambda method: context)
 
 
 def answer(connection, study, workload, index):

@@ -111,11 +111,11 @@ def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
 
 def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
     """As many sessions as found room are resumed; the row says that the host was full."""
-    tight = replace(study, load=(Load(sessions=60, resumes=3),), load_host_arena_gib=0.002)
+    tight = replace(study, load=(Load(sessions=40, resumes=3),), load_host_arena_gib=0.0004)
     with torch.no_grad():
         (cell,) = load.take(subject, tight, lambda line: None)["cells"]
     assert cell["outcome"] == "host_full"
-    assert 0 < cell["paused"] < 60
+    assert 0 < cell["paused"] < 40
     assert "the host arena of" in cell["message"]
     assert len(cell["samples"]) == 3
 

@@ -1,7 +1,6 @@
 """A process of its own for a part of a job: what it says, how it ends, and what the job makes of that."""
 
 import json
-import multiprocessing
 import os
 import signal
 
@@ -20,14 +19,6 @@ from tests.evaluation.measure import spawned
 @pytest.fixture(scope="module")
 def study():
     return resolve({"device": "cpu"})
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Children are forked, which is quick; they hold the job's end of the pipe too, so one that waits is killed."""
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda method: fork)
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.5)
 
 
 def test_a_fresh_process_is_told_and_done(study):

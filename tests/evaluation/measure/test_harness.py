@@ -27,6 +27,7 @@ from evaluation.methods.benchmark_manual_offload import (
 from evaluation.methods.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.study.resolve import resolve
+from tests.evaluation.measuring import LAYERS
 
 CONFIG = {
     "device": "cpu",
@@ -66,7 +67,7 @@ KINDS = [Vanilla, Recompute, CompiledRecompute, KvOffload, PinnedOffload, Pageab
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layer", [1, 20, 40])
+@pytest.mark.parametrize("layer", [1, LAYERS // 2, LAYERS])
 def test_every_method_is_bit_exact_at_every_depth(subject, study, kind, layer):
     """All workloads finish with the uninterrupted run's logits; clocks are in order and every sample is kept."""
     cells = run(subject, study, kind, layer)
@@ -96,7 +97,7 @@ def test_state_sizes_agree_between_methods(subject, study):
     assert session["state_bytes"] == session["frontier_bytes"] + kv
     token = 2 * 2 * shape.num_key_value_heads * shape.head_dim * 2  # k and v, batch
     assert decode["frontier_bytes"] > 33 * token  # layer 4 has not seen the second decode step's token yet
-    assert decode["state_bytes"] == decode["frontier_bytes"] + (3 * 34 + 36 * 33) * token
+    assert decode["state_bytes"] == decode["frontier_bytes"] + (3 * 34 + (LAYERS - 4) * 33) * token
 
 
 def test_djinn_is_paired_in_alternating_order(subject, study):
@@ -216,13 +217,13 @@ def test_compiling_needs_a_compiler(monkeypatch):
 @pytest.mark.gpu
 def test_variants_for_the_gpu_alone():
     """Compiled layers and the offloaded cache, on the device that they are for."""
-    study = resolve({**CONFIG, "device": "cuda", "model": {"name": "llama-2-tiny"}, "layers": [1, 40]})
+    study = resolve({**CONFIG, "device": "cuda", "model": {"name": "llama-2-tiny"}, "layers": [1, LAYERS]})
     counts = dataclasses.replace(study.measurement, samples=2, other_samples=2, think_time_ms=1)
     study = dataclasses.replace(study, measurement=counts)
     subject = build(study)
     for kind in (CompiledRecompute, OffloadedCache):
         workloads = tuple(one for one in study.workloads if one.kv_cache or kind is CompiledRecompute)
-        for layer in (1, 40):
+        for layer in (1, LAYERS):
             cells = run(subject, dataclasses.replace(study, workloads=workloads), kind, layer)
             assert [cell["outcome"] for cell in cells] == ["ok"] * len(workloads)
 
@@ -386,9 +387,9 @@ def test_out_of_memory_is_an_outcome(monkeypatch, tmp_path, study):
 
 def test_bad_requests_are_refused_with_one_message(monkeypatch, tmp_path, study, capsys):
     """A layer beyond the depth and an arena that is too small end with status 2 and one line each."""
-    arguments(monkeypatch, tmp_path, study, "--layer", "41")
+    arguments(monkeypatch, tmp_path, study, "--layer", "11")
     assert run_job("vanilla", "", lambda workload: [Vanilla]) == 2
-    assert capsys.readouterr().err == "error: --layer 41: llama-2-tiny has layers 1 to 40\n"
+    assert capsys.readouterr().err == "error: --layer 11: llama-2-tiny has layers 1 to 10\n"
     small = resolve({**CONFIG, "djinn": {"host_arena_gib": 1e-6}})
     arguments(monkeypatch, tmp_path, small)
     assert run_job("djinn", "", lambda workload: [Djinn]) == 2

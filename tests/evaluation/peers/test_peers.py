@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from evaluation.measure import child as child_module
 from evaluation.measure.child import Child, Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_peer_job
@@ -24,6 +23,7 @@ from evaluation.peers import memory_saver, process_checkpoint
 from evaluation.study.config import peers as known
 from evaluation.study.plan import ConfigError, Study
 from evaluation.study.resolve import resolve
+from tests.evaluation.measuring import LAYERS
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, write
 
@@ -66,7 +66,7 @@ def test_without_a_gpu_a_peer_is_unsupported(monkeypatch, tmp_path, study, subje
     monkeypatch.setattr(sys, "argv", arguments)
     assert run_peer_job("peers", "", peers.take) == 0
     record = json.loads(out.read_text())
-    assert (record["kind"], record["peer"], record["layer"]) == ("peers", peer, 40)
+    assert (record["kind"], record["peer"], record["layer"]) == ("peers", peer, LAYERS)
     assert record["package"]["name"] == package
     assert record["configuration"]
     assert record["model"] == subject.describe(study)
@@ -287,16 +287,6 @@ def test_a_saver_that_gives_no_memory_back_is_unsupported(library, monkeypatch):
         memory_saver._try_out(Saver(), types.SimpleNamespace(type="cuda"))
 
 
-@pytest.fixture
-def forked(monkeypatch):
-    """Children are forked, which is quick; they hold the job's end of the pipe too, so one that waits is killed."""
-    monkeypatch.setattr(child_module.multiprocessing, "get_context", lambda method: FORK)
-    monkeypatch.setattr(child_module, "_PATIENCE_S", 0.5)
-
-
-FORK = child_module.multiprocessing.get_context("fork")
-
-
 # The driver's process checkpoint
 
 
@@ -358,15 +348,6 @@ LOCK, CHECKPOINT, RESTORE, UNLOCK = (
 )
 
 
-@pytest.fixture
-def one_thread():
-    """The forked child computes: OpenMP's threads do not outlive a fork."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def supervised(study, bindings, program=process_checkpoint.session, device=None):
     driver = process_checkpoint.Driver(bindings)
     with Child(program, study) as process:
@@ -376,7 +357,7 @@ def supervised(study, bindings, program=process_checkpoint.session, device=None)
 
 
 @pytest.mark.parametrize(("warmup_samples", "rounds"), [(0, 1), (1, 1), (2, 2)])
-def test_a_process_is_paused_and_resumed_for_each_sample(study, warmup_samples, rounds):
+def test_a_process_is_paused_and_resumed_for_each_sample(forked, study, warmup_samples, rounds):
     """In the order lock, checkpoint, restore, unlock; the process goes on to the same bits; its clocks are in order.
 
     Free memory is overwritten where nobody is timed, also in a study without warm-up.
@@ -451,7 +432,7 @@ def test_a_driver_without_the_functions_is_unsupported():
         process_checkpoint.Driver(bindings).pause(1)
 
 
-def test_a_restored_process_that_differs_fails_the_job(forked, one_thread, monkeypatch, study):
+def test_a_restored_process_that_differs_fails_the_job(forked, monkeypatch, study):
     """What it computes after the restore is compared there."""
     monkeypatch.setattr(process_checkpoint.Vanilla, "resume", lambda method: method.stopped.hidden_states.zero_())
     with pytest.raises(NotBitExact, match="the logits differ from the uninterrupted run"):
@@ -465,7 +446,7 @@ def test_a_restored_process_that_differs_fails_the_job(forked, one_thread, monke
         ("shapes do not match", RuntimeError, "what went wrong stands above"),
     ],
 )
-def test_a_process_that_does_not_go_on(forked, one_thread, monkeypatch, study, said, raised, message):
+def test_a_process_that_does_not_go_on(forked, monkeypatch, study, said, raised, message):
     """An error of the device after a restore is a reason, any other a fault."""
 
     def fail(method):
