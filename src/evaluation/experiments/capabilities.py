@@ -1,17 +1,17 @@
-"""What a user can do to a paused session: whether an edit of its hidden states survives, and in every bit.
+"""Tests whether an edit of a paused session's hidden states survives, and whether it does so in every bit.
 
 Each variant of a method runs the program to the middle of the model, pauses, lets the user edit the hidden states, and
-goes on; a variant that keeps nothing while it is paused (``keeps_state``) is edited just before. What was freed is
-overwritten meanwhile. The logits of the prefill and of all decode steps are compared with two uninterrupted runs: the
-plain one, and an oracle, in which a plain forward hook of torch makes the same edit. A cell holds
+goes on. A variant that keeps nothing while it is paused is edited just before. What was freed is overwritten meanwhile.
+The logits of the prefill and of all decode steps are compared with two uninterrupted runs. One is plain. In the other,
+the oracle, a plain forward hook of torch makes the same edit. A cell holds
 
 - ``edit_survives``: the logits are not those of the plain run,
 - ``edit_exact``: they are the oracle's in every bit,
 - ``resume_ms``: for each edited run, milliseconds from the request until the device can compute the next layer,
 - ``state_lines``: see :mod:`evaluation.study.program_lines`; None for a variant whose program nobody has written down.
 
-Nothing is written, and :class:`NotBitExact` raised, where this would decide nothing: if the edit changes nothing in the
-oracle, if a variant that is not edited differs from the plain run, or if its edited runs differ from each other.
+An edit that changes nothing in the oracle would decide nothing. Nor would a variant that is not edited and differs from
+the plain run, or edited runs that differ from each other. Then :class:`NotBitExact` is raised.
 """
 
 import gc

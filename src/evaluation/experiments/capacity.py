@@ -1,13 +1,13 @@
-"""The memory wall: paused sessions are opened one after another until something refuses, or a cap is reached.
+"""The memory wall: opens sessions and pauses them, one after another, until something refuses or a cap is reached.
 
 All stop at the deepest layer with their KV cache, and stay paused together. What refuses is the device or the host
 itself, never a computation of sizes: an out-of-memory error is caught and kept with the memory figures of that moment.
 Only a host that would be exhausted does not refuse, it kills; there the last bytes are left alone (``_LEFT_FREE``).
 Then every session is resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
 
-Vanilla PyTorch is run in two forms: ``default``, sessions that share the weights in one process, and ``own_process``,
-one process with its own weights per session, as separate notebooks do; both with torch's allocator set to map memory
-page by page, which leaves no gaps between sessions.
+Vanilla PyTorch is run in two forms. In ``default`` sessions share the weights in one process. In ``own_process`` each
+session has a process and weights of its own, as separate notebooks do. In both torch's allocator maps memory page by
+page, which leaves no gaps between sessions.
 """
 
 import gc
@@ -97,7 +97,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
 
 
 def _maps_by_page(device: torch.device) -> bool:
-    """Whether torch's allocator on ``device`` does."""
+    """Whether torch's allocator on ``device`` maps memory page by page."""
     return device.type == "cuda" and any(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
 
 
@@ -120,7 +120,7 @@ def _room_to_finish(session: Method, device: torch.device) -> torch.Tensor:
 def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[str, str, Record]:
     """Run ``session`` to its breakpoint and pause it beside ``paused``.
 
-    "cap", or what refused and its message; and the memory figures of that moment.
+    Returns "cap", or what refused and its message; and the memory figures of that moment.
     """
     if device.type == "cuda" and available_bytes() < _LEFT_FREE:
         return "host_full", f"less than {_LEFT_FREE} bytes of host memory are available", _memory(device, paused)
@@ -138,7 +138,7 @@ def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[
 
 
 class _Wall:
-    """What came of each session that was opened, up to the one that was refused."""
+    """The outcome of each session that was opened, up to the one that was refused."""
 
     def __init__(self, variant: str, *, primary: bool) -> None:
         self.stopped_by = "cap"

@@ -1,8 +1,8 @@
-"""Resume under load: random ones among many sessions that are paused at the deepest layer with their KV cache.
+"""Resume under load: times random resumes among many sessions, paused at the deepest layer with their KV cache.
 
-Each has tokens of its own. A resumed session runs on through its decode steps; what it computed is compared with an
-uninterrupted run of the same tokens, and a new session of these tokens is paused in its place. One arena serves all,
-and each number of sessions takes those of the smaller ones over.
+Each session has tokens of its own. A resumed one runs on through its decode steps, and what it computed is compared
+with an uninterrupted run of the same tokens. Then a new session of these tokens is paused in its place. One arena
+serves all, and each number of sessions takes those of the smaller ones over.
 """
 
 import gc

@@ -1,12 +1,11 @@
-"""What an uninterrupted run costs under Djinn: the watched model against a twin that is not, in pairs.
+"""Times an uninterrupted run under Djinn against a bare twin of the model, pass by pass.
 
 Two cells: ``prefill``, forward passes without a KV cache, and ``decode``, greedy decode steps after a prefill. Both
-models compute by turns, pass by pass, on the thread of a session that is never paused; the twin has modules of its own
-around the same weights, and the runtime's watch is not on it. Nothing but the watch then distinguishes the two: not
-the core on which a thread happened to start, which makes up to half of a token's time. Who computes first alternates
-from pass to pass, for the second of two prefills takes 3 % longer on an H100. Each pass is timed between two
-synchronisations of the device, and a pair is of the medians of either model's passes. All logits are compared bit for
-bit.
+models compute by turns on the thread of a session that is never paused. The twin has modules of its own around the same
+weights, and the runtime's forward hooks are not on it. Nothing else then distinguishes the two: not the core on which a
+thread happened to start, which makes up to half of a token's time. Who computes first alternates from pass to pass, for
+the second of two prefills takes 3 % longer on an H100. Each pass is timed between two synchronisations of the device. A
+pair is of the passes of both models in one session. All logits are compared bit for bit.
 """
 
 import copy
@@ -34,7 +33,7 @@ _PREFILLS = 2  # of either model per pair
 
 
 def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Record:
-    """The cells, with every pair and the median of their ratios."""
+    """The cells, with every pass of every pair."""
     workload = study.workloads[0]
     input_ids = input_tokens(subject, study, workload)
     bare = twin(subject.model)
@@ -60,7 +59,7 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
 
 
 def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same model in modules of its own: weights and buffers are shared, a watch on one is not on the other."""
+    """The same model in modules of its own: weights and buffers are shared, a hook on one is not on the other."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, shared)
 

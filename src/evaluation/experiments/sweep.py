@@ -1,6 +1,6 @@
 """Where recompute and hand-written copies cross: the clock ready over sizes of the prompt, at a few shallow layers.
 
-Recompute's time grows with depth and with operations, a copy's with bytes alone, so each size of prompt has a depth up
+Recompute's time grows with depth and with operations, a copy's with bytes alone. So each size of prompt has a depth up
 to which recompute is the quicker. Every size is measured as a workload of its own, without KV cache, in the way of any
 other: bit-exact, floors beside samples, variants by turns. ``results/sweep.csv`` has the depths, see
 :mod:`evaluation.analysis.outcomes`.

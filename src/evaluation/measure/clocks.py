@@ -1,9 +1,9 @@
-"""The four clocks of a resume, all in milliseconds from the resume request, taken alike for every method.
+"""Takes the four clocks of a resume, in milliseconds from the resume request, alike for every method.
 
-``ready`` is taken when the method's ``resume`` returns. ``first_kernel`` and ``result`` are taken by hooks that wait
-for the compute stream after the first module inside layer L+1 (its input norm; the final norm if L is the last layer)
-and after the LM head. ``resident`` is taken by a thread that waits for the last of the state: the one that resumed, or
-one beside it where that computes on.
+``ready`` is taken when the method's ``resume`` returns. ``first_kernel`` and ``result`` are taken by forward hooks that
+wait for the compute stream. One is on the first module inside layer L+1, its input norm, or on the final norm if L is
+the last layer. The other is on the LM head. ``resident`` is taken by a thread that waits for the last of the state: the
+one that resumed, or a second one where the first computes on.
 """
 
 import threading
@@ -33,7 +33,7 @@ def now_ms() -> float:
 
 
 class Clocks:
-    """Hooks for breakpoint ``layer`` of ``subject``; they come off with :meth:`remove`."""
+    """Forward hooks for breakpoint ``layer`` of ``subject``; :meth:`remove` takes them off."""
 
     def __init__(self, subject: Subject, layer: int) -> None:
         self._cuda = subject.device.type == "cuda"

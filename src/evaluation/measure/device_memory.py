@@ -1,4 +1,4 @@
-"""Device memory as the harness sees it: how much is in use, and making sure that what was freed is gone.
+"""Counts the device memory in use, and overwrites what was freed.
 
 A method that never moved its state could find it again in memory that nobody has reused. So while a session is paused
 every byte that torch's allocator holds free is overwritten, without asking the method where its state was.
@@ -33,10 +33,10 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
     On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
-    allocates its state. What a library's own pool holds free is left alone: no request from here is served from it, so
-    that the same bytes would be taken from the driver instead, at every call anew. On the CPU, where freed memory goes
-    back to the system or into its heap, blocks of the sizes ``freed`` are taken, filled and given back: the best that
-    can be done. Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
+    allocates its state. What a library's own pool holds free is left alone. No request from here is served from it: the
+    driver would give the same number of bytes instead, at every call anew. On the CPU freed memory goes back to the
+    system or into its heap. There blocks of the sizes ``freed`` are taken, filled and given back. Raises
+    ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
     """
     if device.type != "cuda":
         filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]
@@ -57,10 +57,10 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
 def overwrite_driver_memory(device: torch.device) -> None:
     """Fill with 0xFF what the driver holds free on a GPU, but for ``_LEFT_FREE``, and give it back.
 
-    What a process gives back to the driver may come again as it was. For untimed samples only, because the driver
-    clears what it gets, and whoever asks it for memory meanwhile waits: with 52 GiB filled 25 ms before, an H100 took
-    66 ms to map 1.6 GiB and copy into them instead of 32, and half a second later still 46. On the CPU nothing is
-    filled. Raises ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
+    What a process gives back to the driver may come again as it was. For untimed samples only: the driver clears what
+    it gets, and whoever asks it for memory meanwhile waits. An H100 took 32 ms to map 1.6 GiB and copy into them. With
+    52 GiB filled 25 ms before it took 66 ms, and half a second later still 46. On the CPU nothing is filled. Raises
+    ``RuntimeError`` if torch keeps what it was to give back: whoever resumes next would find no room.
     """
     if device.type != "cuda":
         return

@@ -41,14 +41,14 @@ class NotBitExact(Refusal):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a validation saw of a session's state: bytes of the frontier, and of each piece of the whole."""
+    """The sizes of a session's state, as a validation saw them: of the frontier, and of each piece of the whole."""
 
     frontier_bytes: int
     sizes: list[int]
 
 
 class Harness:
-    """Samples one ``workload`` at breakpoint ``layer``."""
+    """Takes the samples of one ``workload`` at breakpoint ``layer``."""
 
     def __init__(self, subject: Subject, study: Study, workload: Workload, layer: int) -> None:
         self._subject = subject
@@ -97,7 +97,7 @@ class Harness:
         self._clocks.remove()
 
     def sample(self, method: Method) -> Record:
-        """One timed sample of a method that was validated, as a record keeps it, but for its floor and partners."""
+        """Take one timed sample of a validated method, as a record keeps it, but for its floor and partners."""
         paused, _ = self._pause(method)
         gc.disable()  # a collection would fall on whoever is being timed
         try:
@@ -116,7 +116,7 @@ class Harness:
         return {**paused, **asdict(reading), "bit_exact": True}
 
     def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
-        """A floor, and a sample of ``method`` next to one of each partner, before or after them."""
+        """Take a floor, and a sample of ``method`` before or after one of each partner."""
         kept = ["pause_ms", *(field.name for field in fields(Reading)), "bit_exact"]
         floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
         own = self.sample(method) if first else None
@@ -127,7 +127,7 @@ class Harness:
         return {**(own or self.sample(method)), "floor_ms": floor_ms, "paired": paired or None}
 
     def validate(self, method: Method) -> Seen:
-        """An untimed sample: the frontier is compared as the device holds it at the moment ``ready`` is signalled."""
+        """Take an untimed sample, and compare the frontier as the device holds it when ``ready`` is signalled."""
         frontier = self._expected(method)[1]
         _, sizes = self._pause(method)
         method.overwrite_given_back()
@@ -232,8 +232,8 @@ def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
 def check_kept(method: Method, least_bytes: int, where: str) -> None:
     """Raise :class:`NotBitExact` if the paused ``method`` left state on the device without saying so.
 
-    What it keeps in host memory, and on the device by its own word, is at least the frontier and the KV cache, of which
-    ``least_bytes`` were counted in an uninterrupted run: a pause that took next to nothing would resume in no time.
+    A pause that took next to nothing would resume in no time. So it must keep the frontier and the KV cache, in host
+    memory or, by its own word, on the device. An uninterrupted run counted ``least_bytes`` of them.
     """
     kept = method.host_bytes() + method.device_bytes_by_policy()
     if method.frees_memory and method.keeps_state and kept < least_bytes:

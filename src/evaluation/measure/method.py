@@ -1,4 +1,4 @@
-"""What every method of the study offers to the harness, and how the hand-written ones run the program."""
+"""The interface of a method to the harness, and how the hand-written ones run the program."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ class Method(ABC):
     """
 
     variant: str
-    headline: bool
+    headline: bool  # whether it is the primary variant of its method, by the format's word
     frees_memory: bool = True
     own_reference: bool = False  # whether its arithmetic has bits of its own: compared with its own run, unpaused
     keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
-    counted_apart: bool = False  # whether another number of its sessions fits than of the headline variant's
+    counted_apart: bool = False  # whether another number of its sessions fits than of the primary variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
     becomes_resident: bool = True  # whether all state ever is back on the device at one time
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
@@ -82,14 +82,14 @@ class Method(ABC):
         """Bytes of each piece of session state, between ``prepare`` and ``pause``."""
 
     def match(self, sizes: Sequence[int]) -> None:
-        """As a partner in pairs: told the bytes of each storage that the other method moves."""
+        """Prepare to move storages of ``sizes`` bytes, as the other method of a pair does."""
 
     def flops(self) -> float | None:
         """Operations that resume repeats, or None for a method that repeats none."""
         return None
 
     def device_bytes(self) -> int | None:
-        """Bytes that this process uses on a GPU, by the count that sees what ``pause`` gives up; None on the CPU."""
+        """Bytes in use on a GPU, by a count that sees what ``pause`` gives up; None on the CPU."""
         return allocated_bytes(self.subject.device)
 
     def overwrite_given_back(self) -> None:

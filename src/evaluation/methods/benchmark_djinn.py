@@ -1,8 +1,8 @@
 """Djinn: IO_WAIT swaps the session out by force; RESUME returns when layer L+1's inputs are on the device.
 
-Each sample is paired with hand-written offloads, run by code that does not import Djinn, in alternating order:
-``pinned`` where the frontier is all that is needed; where there is a KV cache, ``pinned_ordered`` for the clocks of the
-next layer and, for the clock ``resident``, ``pinned_identical``, which moves the very sizes that Djinn does in bulk.
+Each sample is paired with hand-written offloads, in alternating order. Their code does not import Djinn. Without a KV
+cache the partner is ``pinned``. With one there are two: ``pinned_ordered`` for the clocks of the next layer, and
+``pinned_identical`` for the clock ``resident``, which moves in bulk the very sizes that Djinn moves.
 """
 
 import copy
@@ -53,40 +53,40 @@ class Djinn(Method):
         self.floor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.frontier().values())
 
     def pause(self) -> None:
-        """IO_WAIT."""
+        """Swap the session out: IO_WAIT."""
         try:
             self._session.io_wait()
         except djinn.HostMemoryFull as error:
             raise HostFull(f"djinn.host_arena_gib is too small for this workload: {error}") from error
 
     def edit(self, change: Change) -> None:
-        """Through the session's view of its state, which is in host memory during IO_WAIT."""
+        """Edit through the session's view of its state, which is in host memory during IO_WAIT."""
         change(self._session.state["hidden_states"])
 
     def resume(self) -> None:
-        """RESUME."""
+        """Swap the session in: RESUME."""
         try:
             self._session.resume()
         except djinn.DeviceMemoryFull as error:
             raise torch.OutOfMemoryError(str(error)) from error
 
     def wait_resident(self) -> None:
-        """Until the last byte is back."""
+        """Wait until the last byte is back."""
         self._session.wait_resident()
 
     def finish(self) -> Logits:
-        """The program's own result."""
+        """Return the program's own result."""
         logits: Logits = self._session.result()
         self._session.close()
         self._frontier = {}
         return logits
 
     def frontier(self) -> dict[str, torch.Tensor]:
-        """What Djinn says that layer L+1 reads."""
+        """The tensors that layer L+1 reads, as Djinn names them."""
         return {name: read() for name, read in self._frontier.items()}
 
     def state_sizes(self) -> list[int]:
-        """Bytes of each storage that Djinn took."""
+        """Bytes of each storage that Djinn moves."""
         return self._session.storage_sizes
 
     def host_bytes(self) -> int:
@@ -104,17 +104,17 @@ class Djinn(Method):
         self._session.close()
 
     def close(self) -> None:
-        """Close the runtime; its watch comes off."""
+        """Close the runtime, whose hooks come off."""
         self._runtime.close()
 
 
 def variants(workload: Workload) -> list[type[Method]]:
-    """The only one."""
+    """The only variant."""
     return [Djinn]
 
 
 def partners(workload: Workload) -> list[type[Method]]:
-    """What is run next to each sample."""
+    """The methods that are run next to each sample."""
     return [IdenticalOffload, OrderedOffload] if workload.kv_cache else [PinnedOffload]
 
 

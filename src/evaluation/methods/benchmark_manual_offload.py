@@ -1,8 +1,8 @@
 """Manual offload: hand-written copies of the session state into host memory and back.
 
-Variants: ``pinned`` moves all state through page-locked memory and waits for it (the headline), ``pageable`` does
-the same through ordinary memory, and ``pinned_ordered`` brings back what layer L+1 needs first and the KV cache behind
-the computation, the best form that one can write by hand. ``offloaded_cache`` is one line instead: the cache of
+Variants: ``pinned``, the primary one, moves all state through page-locked memory and waits for it. ``pageable`` does
+the same through ordinary memory. ``pinned_ordered`` brings back what layer L+1 needs first and the KV cache behind the
+computation, the best form that one can write by hand. ``offloaded_cache`` is one line instead: the cache of
 transformers that keeps its layers in host memory all the time. Knows nothing of Djinn.
 """
 
@@ -25,7 +25,7 @@ from evaluation.study.plan import Workload
 
 
 class PinnedOffload(ByHand):
-    """Everything to page-locked host memory and back."""
+    """Moves all state to page-locked host memory and back."""
 
     variant = "pinned"
     headline = True
@@ -75,7 +75,7 @@ class PinnedOffload(ByHand):
 
 
 class PageableOffload(PinnedOffload):
-    """The same through ordinary memory."""
+    """Moves all state through ordinary memory."""
 
     variant = "pageable"
     headline = False
@@ -84,7 +84,7 @@ class PageableOffload(PinnedOffload):
 
 
 class IdenticalOffload(PinnedOffload):
-    """Moves storages of the same number and sizes as another method, which may hold more than frontier and KV cache."""
+    """Moves as many storages of the same sizes as another method, which may hold more than frontier and KV cache."""
 
     variant = "pinned_identical"
     headline = False
@@ -106,7 +106,7 @@ class IdenticalOffload(PinnedOffload):
 
 
 class OrderedOffload(PinnedOffload):
-    """The frontier first; the rest by a helper thread in the order of need, behind the computation."""
+    """Brings back the frontier first, and the rest by a helper thread in the order of need, behind the computation."""
 
     variant = "pinned_ordered"
     headline = False
@@ -118,7 +118,7 @@ class OrderedOffload(PinnedOffload):
         self._helper = ThreadPoolExecutor(max_workers=1)
 
     def pause(self) -> None:
-        """As before; the floor is that of the frontier, which is all that ``ready`` waits for."""
+        """Copy all state to the host; the floor is the frontier's copy, which is all that ``ready`` waits for."""
         frontier = self.stopped.frontier().keys()
         super().pause()
         self._first = {name: tensor for name, tensor in self._host.items() if name in frontier}
@@ -150,15 +150,15 @@ class OrderedOffload(PinnedOffload):
         return logits
 
     def wait_resident(self) -> None:
-        """Until the last copy is there."""
+        """Wait until the last copy is there."""
         self._copies.synchronize()
 
     def before_layer(self, number: int) -> None:
-        """In a decode step the layer reads its KV."""
+        """Wait for the KV that the layer reads in a decode step."""
         self._copies.wait(number)
 
     def before_decode(self) -> None:
-        """The whole cache is read from here on."""
+        """Wait for the whole cache, which is read from here on."""
         self._copies.wait_all()
 
     def close(self) -> None:
@@ -167,13 +167,13 @@ class OrderedOffload(PinnedOffload):
 
 
 class _OffloadedCache(DynamicCache):  # type: ignore[misc]  # transformers is not type-checked
-    """What ``offloading=True`` gives, in releases of transformers too (5.17 is one) that read a layer back too early.
+    """The cache of ``offloading=True``, in releases of transformers too (5.17 is one) that read a layer back too early.
 
     There the stream that prefetches does not wait for the copies to the host, and decode steps come out wrong.
     """
 
     def update(self, key_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Let the prefetch wait for what the layers before have copied, then as ever."""
+        """Let the prefetch wait for what the layers before have copied, then update as ever."""
         self.prefetch_stream.wait_stream(torch.cuda.default_stream(key_states.device))
         updated: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, *args, **kwargs)
         return updated
@@ -197,7 +197,7 @@ class OffloadedCache(ByHand):
         return "" if device.type == "cuda" else "the offloaded cache of transformers needs a GPU"
 
     def empty_cache(self) -> Any:
-        """The one line."""
+        """The offloaded cache: the one line."""
         return _OffloadedCache(config=self.subject.model.config, offloading=True)
 
     def pause(self) -> None:

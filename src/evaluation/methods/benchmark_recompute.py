@@ -1,9 +1,9 @@
 """Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again.
 
-Variants: ``compiled`` has the model's small operators fused, the quickest form in a prefill. Where the breakpoint is in
-a decode step, ``default`` runs the prompt and all tokens again, and ``kv_offloaded`` keeps the KV cache in page-locked
-memory and runs one token again. An edit of the hidden states is lost
-with them; ``replay``, which is asked what survives but not timed as a method, stores it and makes it again.
+Variants: ``default`` runs the prompt again, and before a decode step all tokens. ``compiled`` has the model's small
+operators fused, the quickest form in a prefill. ``kv_offloaded``, for a decode step, keeps the KV cache in page-locked
+memory and runs one token again. An edit of the hidden states is lost with them. ``replay`` stores the edit and makes it
+again; it is asked what survives, and not timed as a method.
 """
 
 import sys
@@ -24,7 +24,7 @@ from evaluation.study.plan import Workload
 
 
 class Recompute(ByHand):
-    """Delete everything, run it again."""
+    """Deletes everything, and runs it again."""
 
     variant = "default"
     headline = True
@@ -58,7 +58,7 @@ class Recompute(ByHand):
 
 
 class Replay(Recompute):
-    """The program stores its edits, and makes them again after the recompute."""
+    """Stores the program's edits, and makes them again after the recompute."""
 
     variant = "replay"
     headline = False
@@ -68,7 +68,7 @@ class Replay(Recompute):
         self._edits: list[Change] = []
 
     def edit(self, change: Change) -> None:
-        """On the device's tensor, and once more in every resume to come."""
+        """Edit the device's tensor, and once more in every resume to come."""
         super().edit(change)
         self._edits.append(change)
 
@@ -86,7 +86,7 @@ class Replay(Recompute):
 
 
 class CompiledRecompute(Recompute):
-    """The prefill up to the breakpoint by fused layers, the first time and again; the rest is the model's own."""
+    """Runs the prefill up to the breakpoint by fused layers, at first and again; the rest is the model's own."""
 
     variant = "compiled"
     headline = False
@@ -94,7 +94,7 @@ class CompiledRecompute(Recompute):
 
     @classmethod
     def unsupported(cls, device: torch.device) -> str:
-        """A compiler is needed."""
+        """Why layers cannot be compiled for ``device``; empty if they can."""
         return fused_layers.unsupported(device)
 
     def prepare(self) -> None:
@@ -104,7 +104,7 @@ class CompiledRecompute(Recompute):
 
 
 class KvOffload(PinnedOffload):
-    """For a decode step: the KV cache of the tokens before it goes to page-locked memory, the token is run again.
+    """Moves the KV cache of the tokens before a decode step to page-locked memory, and runs the token again.
 
     The token's layers run as their KV comes in; that of the layers after L+1 follows behind the computation.
     """
@@ -168,11 +168,11 @@ class KvOffload(PinnedOffload):
         return logits
 
     def wait_resident(self) -> None:
-        """Until the last copy is there."""
+        """Wait until the last copy is there."""
         self._copies.synchronize()
 
     def before_layer(self, number: int) -> None:
-        """The layer reads its KV."""
+        """Wait for the KV that the layer reads."""
         self._copies.wait(number)
 
 

@@ -19,12 +19,12 @@ class Vanilla(ByHand):
         """Keep the state where it is."""
 
     def resume(self) -> None:
-        """Continue."""
+        """Wait for the device."""
         synchronize(self.subject.device)
 
 
 def variants(workload: Workload) -> list[type[Method]]:
-    """The only one."""
+    """The only variant."""
     return [Vanilla]
 
 

@@ -39,7 +39,7 @@ class CopiesBehind:
             torch.cuda.current_stream().wait_event(event)
 
     def wait_all(self) -> None:
-        """The same for every layer."""
+        """Order the current stream behind the copies for every layer."""
         for number in self._submitted:
             self.wait(number)
 

@@ -1,16 +1,16 @@
 """A peer: ``torch_memory_saver``, which unmaps the memory behind tensors and maps other memory at the same addresses.
 
 How it works: what is allocated inside ``region(tag)`` comes from the driver's virtual-memory calls. ``pause(tag)``
-copies each allocation to page-locked host memory and gives its device memory back to the driver, ``resume(tag)`` maps
-new memory at the same addresses and copies the contents back; both wait for their copies. Tensors stay valid.
+copies each allocation to page-locked host memory and gives its device memory back to the driver. ``resume(tag)`` maps
+new memory at the same addresses and copies the contents back. Both wait for their copies. Tensors stay valid.
 
 Its best configuration for one session's state, which is what is measured:
 
 - ``enable_cpu_backup``, page-locked, and ``retain_cpu_backup``: without it the host memory is allocated anew at each
   pause, which costs many times the copy.
 - The state moves into the region at the pause, in copies inside the device that take a small part of the time that the
-  link takes. To run the program inside the region instead would spare them, but every temporary of the forward pass
-  would lie in the region too, and torch's cache of them would go to the host and back with the state.
+  link takes. To run the program inside the region instead would spare them. But then every temporary of the forward
+  pass would lie in the region too, and torch's cache of them would go to the host and back with the state.
 - All tensors of the state lie in one allocation, made once: one unmapping, one mapping and one large copy instead of
   one for each of the KV cache's tensors.
 - ``hook_mode = "torch"``: the library is the allocator of the region's pool only. The other mode, its preloaded

@@ -1,12 +1,12 @@
 """A peer: the driver's process checkpoint, which takes a whole process off the GPU and puts it back.
 
-How it works: another process asks the driver to lock a process (its further CUDA calls wait) and to checkpoint it: all
-of its device memory is brought into its host memory and every device resource is given up. To restore reverses that at
-the same addresses, to unlock lets it go on. The process needs no preparation and notices nothing. Weights, libraries'
-workspaces and torch's cache go and come with the session's state, because the driver knows nothing of them.
+How it works: another process asks the driver to lock a process, whose further CUDA calls wait, and to checkpoint it.
+All of its device memory is brought into its host memory, and every device resource is given up. To restore reverses
+that at the same addresses, to unlock lets it go on. The process needs no preparation and notices nothing. Weights,
+libraries' workspaces and torch's cache go and come with the session's state, because the driver knows nothing of them.
 
 Its best configuration, which is what is measured: a process of one vanilla session, without page-locked memory of its
-own, that empties torch's cache before it waits; the supervising process keeps the driver initialised and the device
+own, that empties torch's cache before it waits. The supervising process keeps the driver initialised and the device
 otherwise free. The driver's functions have no option that would make them faster.
 
 What the driver holds free is overwritten before the untimed resumes, of which there is at least one, and not before the
@@ -182,10 +182,11 @@ def _passes(study: Study) -> range:
 
 
 def session(connection: Connection, study: Study) -> int:
-    """The paused process: sessions one after another, each compared with an uninterrupted run; how many there were.
+    """Run sessions in the paused process, each compared with an uninterrupted run; returns how many there were.
 
-    Says ``paused`` with the bytes of the state and of its tensors on the device, waits for the word, says ``ready``,
-    and when it has finished ``exact`` with the times of the first kernel and of the result, on :func:`now_ms`.
+    Says ``paused`` with the bytes of the state and of its tensors on the device, waits for the word, and says
+    ``ready``. When it has finished it says ``exact`` with the times of the first kernel and of the result, by
+    :func:`now_ms`.
     """
     subject = build_subject(study)
     workload, layer = paused_workload(study), len(subject.layers)
