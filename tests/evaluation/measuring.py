@@ -1,4 +1,4 @@
-"""Shared by the tests of what measures: a shallow model, and processes that are quick to start."""
+"""Shared by the tests of what measures: a shallow model, a study of three workloads, quick processes."""
 
 import multiprocessing
 from dataclasses import replace
@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from evaluation.measure import child
+from evaluation.measure.models import build
+from evaluation.measure.workloads import measure
+from evaluation.methods.benchmark_recompute import KvOffload
 from evaluation.study.architectures import LLAMA_2
+from evaluation.study.resolve import resolve
 
 LAYERS = 10  # the least to which the default study fits
 
@@ -33,3 +37,37 @@ def forked(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+CONFIG = {
+    "device": "cpu",
+    "layers": [1, 3],
+    "workloads": [
+        {"name": "activation", "batch": 1, "tokens": 32, "kv_cache": False},
+        {"name": "session", "batch": 2, "tokens": 32, "kv_cache": True},
+        {"name": "decode", "batch": 2, "tokens": 32, "kv_cache": True, "decode_step": 2},
+    ],
+    "measurement": {"decode_steps": 2, "validation_samples": 1},
+    "djinn": {"host_arena_gib": 0.125},
+    "functional": {"tokens": 32, "samples": 2, "warmup_samples": 1, "think_time_ms": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return resolve(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def subject(study):
+    return build(study)
+
+
+def none(workload):
+    return []
+
+
+def run(subject, study, kind, layer=3, partners=none):
+    if issubclass(kind, KvOffload):  # only where a token can be run again
+        study = replace(study, workloads=study.workloads[2:])
+    return measure(subject, study, layer, variants=lambda workload: [kind], partners=partners)

@@ -11,8 +11,8 @@ from evaluation.measure.child import Child, Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.method import HostFull
 from evaluation.measure.peer import Unsupported
-from evaluation.study.config import resolve
 from evaluation.study.plan import ConfigError
+from evaluation.study.resolve import resolve
 from tests.evaluation.measure import spawned
 
 

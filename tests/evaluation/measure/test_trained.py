@@ -14,7 +14,7 @@ from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.study.config import resolve
+from evaluation.study.resolve import resolve
 from tests.programs import equal, greedy, spoil
 
 MIDDLE, DEPTH = 15, 30
