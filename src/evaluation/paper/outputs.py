@@ -19,8 +19,8 @@ class Output:
 
     ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
     ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
-    ``reads``: tables by name, "records", "costs" (Snakemake's benchmark files), "claims" (as written; then all else is
-    read of the leading run as well), or one side record by name.
+    ``reads``: tables by name, "records" (with what each job took, which its job writes too), "claims" (as written; then
+    all else is read of the leading run as well).
     """
 
     name: str
@@ -68,14 +68,10 @@ class Output:
                 match kind:
                     case "records":
                         found.append(one.checked)
-                    case "costs":
-                        found += one.costs if one.name == "local" else []
                     case "claims":
                         found.append(figures(one.name) / "claims.json")
-                    case table if table in TABLES:
+                    case table:
                         found.append(one.table(table))
-                    case beside:
-                        found += [one.folder / beside] if beside in one.beside else []
         return list(dict.fromkeys(found))
 
 
@@ -157,14 +153,14 @@ OUTPUTS = (
         module="text.numbers",
         files=("numbers.tex", "numbers.json"),
         caption="numbers.rst",
-        reads=(*TABLES, "overhead.json"),
+        reads=(*TABLES, "records"),
     ),
     Output(
         name="experiments",
         module="text.experiments",
         files=("experiments.md",),
         caption="experiments.rst",
-        reads=("records", "costs"),
+        reads=("records",),
     ),
     Output(
         name="claims",

@@ -22,6 +22,7 @@ from evaluation.methods.benchmark_manual_offload import (
 )
 from evaluation.methods.benchmark_recompute import CompiledRecompute
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, none, run
 
 

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 import djinn
 from evaluation.measure import trained
-from evaluation.measure.harness import measure
 from evaluation.measure.models import build, outline
+from evaluation.measure.workloads import measure
 from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Recompute

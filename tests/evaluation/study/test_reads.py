@@ -1,6 +1,5 @@
 """Each kind of job, run on its part of the study: it reads every key of it, and no other, which would raise."""
 
-import multiprocessing
 import sys
 from types import SimpleNamespace
 
@@ -9,14 +8,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.experiments import capabilities, capacity, load, overhead, sweep
-from evaluation.measure.harness import measure
 from evaluation.measure.models import build
+from evaluation.measure.workloads import measure
 from evaluation.methods import benchmark_djinn, benchmark_manual_offload
 from evaluation.peers import memory_saver, process_checkpoint
 from evaluation.study.block import Block
 from evaluation.study.plan import READS
 from evaluation.study.resolve import resolve
+from tests.evaluation.measuring import forked
 from tests.evaluation.peers.test_peers import Saver
+
+__all__ = ["forked"]
 
 SMALL = {
     "device": "cpu",
@@ -68,12 +70,10 @@ def capacity_of_all(study, monkeypatch):
     capacity.take("djinn", study, lambda: build(study), quiet)
 
     def answer(connection, *arguments):
-        for word in ("cap", "exact"):
-            connection.send((word, "", {}))
+        connection.send(("opened", ("cap", "", {})))
+        connection.recv()
 
-    monkeypatch.setattr(capacity, "_in_a_process", answer)
-    forked = multiprocessing.get_context("fork")
-    monkeypatch.setattr(capacity.multiprocessing, "get_context", lambda method: forked)
+    monkeypatch.setattr(capacity, "_alone", answer)
     capacity._own_processes(study, study.workloads[0], quiet)
 
 
@@ -106,6 +106,7 @@ def run(kind, study, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", READS)
+@pytest.mark.usefixtures("forked")
 def test_a_job_reads_its_whole_part_and_nothing_else(read, monkeypatch, study, kind):
     """So no key is in it for nothing: to change that would measure again what does not depend on it."""
     threads = torch.get_num_threads()
