@@ -12,12 +12,7 @@ LAYERS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect, and count as deselected, what needs a GPU, pdflatex or ``envs/trained.txt`` where it is not there.
-
-    Of several processes one takes a whole file, as fixtures are shared there, and one all tests on the GPU.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("gpu" if item.get_closest_marker("gpu") else str(item.path)))
+    """Deselect, and count as deselected, what needs a GPU, pdflatex or ``envs/trained.txt`` where it is not there."""
     missing = {"gpu"} if not torch.cuda.is_available() else set()
     missing |= {"tex"} if shutil.which("pdflatex") is None else set()
     missing |= {"trained"} if trained.missing() else set()

@@ -20,6 +20,7 @@ _END = re.compile(r"(?<=[.!?])[)\"'*]*\s+(?=[A-Z0-9`(\"'*\[])|\n\s*\n|\n\s*[-*|]
 def sentences(text: str) -> Iterator[str]:
     """Sentences of ``text``; a list item, a heading and a cell of a table end one as well. Code blocks have none."""
     text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
+    text = re.sub(r"::\n\n(?: {4}.*\n?|\n)+", ".\n\n", text)  # a literal block
     text = re.sub(r"<!--.*?-->", "\n\n", text, flags=re.DOTALL)
     text = _ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), text)
     text = re.sub(r"^\s*\|(.*)$", lambda match: "\n\n" + match[1].replace("|", "\n\n"), text, flags=re.MULTILINE)

@@ -1,9 +1,9 @@
 """Finds the state of the program on the current thread, from its stack: where ``walk`` and ``ownership`` meet.
 
-Called by the session at its breakpoint, on its own thread, while the program's frames stand still above it. What the
-caller can reach, what the runtime was told to leave, what ``ownership`` finds in somebody else's hands, and what cannot
-be emptied through its storage, stays: a storage left where it is costs bytes, never correctness. Nothing that fails in
-here reaches the program.
+Called by the session at its breakpoint, on its own thread, while the program's frames stand still above it. Four things
+stay: what the caller can reach, what the runtime was told to leave, what is externally referenced (``ownership``), and
+what cannot be emptied through its storage. A storage left where it is costs bytes, never correctness. Nothing that
+fails in here reaches the program.
 """
 
 import contextvars

@@ -1,9 +1,9 @@
 """The only file that knows ``nn.Module`` and Hugging Face: decoder layers, the watch on them, KV caches.
 
-A watch stands in for ``forward`` of every decoder layer, of what lies beside the layers and of the model itself, as an
-attribute of the module, once per runtime, and comes off when it closes. A thread that is no session passes through
-untouched. torch's hooks would do the same, but modules that have one are called on a path that makes a decode step 3 %
-longer by itself. Nothing here knows streams, phases or host memory.
+An interceptor (:class:`Watch`) stands in for ``forward`` of every decoder layer, of what lies beside the layers and of
+the model itself. It is an attribute of the module, there is one per runtime, and it comes off when the runtime closes.
+A thread that is no session passes through untouched. torch's forward hooks would do the same. But modules that have one
+are called on a path that makes a decode step 3 % longer by itself. Nothing here knows streams, phases or host memory.
 """
 
 import copy
@@ -223,8 +223,8 @@ class KvLayers:
     def finder(self) -> Callable[[object], tuple[int, str] | None]:
         """A function for one walk: it learns a cache's layers when the walk meets the cache.
 
-        Only the first cache that the walk meets is the model's own KV, for it begins with what the layer was given;
-        another model's, as in assisted generation, is like any other object.
+        Only the first cache that the walk meets is the model's own KV, for it begins with what the layer was given.
+        Another model's, as in assisted generation, is like any other object.
         """
         found: dict[int, tuple[int, str]] = {}
 

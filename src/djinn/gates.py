@@ -1,7 +1,7 @@
 """Watches the operators that a thread runs between two layers: they wait for state that is on its way.
 
 The gate stands on the current thread's stack of modes and comes off at a later layer. It is put up only where the stack
-is empty, and taken off only if it is on top: a mode that the program enters in between must find its own order.
+is empty, and taken off only if it is on top. A mode that the program enters in between must find its own order.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,9 +1,9 @@
 """Tensors of a parked session as its caller holds them: each use looks first whether the state is still there.
 
-A :class:`GuardedTensor` holds no bytes. It knows whose state it is of and which part, and takes a plain tensor over the
-bytes for the time of one operator, under the lock of the session, so that no signal moves the state meanwhile. Once the
-session has gone on, whatever is done with it raises :class:`djinn.IllegalMove`. Only its shape, dtype and device can
-still be asked for.
+A :class:`GuardedTensor` holds no bytes. It knows whose state it is of and which part. For the time of one operator it
+takes a plain tensor over the bytes, under the lock of the session, so that no signal moves the state meanwhile. Once
+the session has gone on, whatever is done with it raises :class:`djinn.IllegalMove`. Only its shape, dtype and device
+can still be asked for.
 """
 
 import functools

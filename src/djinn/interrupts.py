@@ -128,8 +128,8 @@ class Hands:
         """``function()``, done there; raises what it raises.
 
         ``TimeoutError`` after ``timeout`` seconds: then it is done later. Who is interrupted before it has begun leaves
-        nothing behind; after that it is done to its end, for which an interrupted caller waits: if he is interrupted in
-        that too, at his next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
+        nothing behind. After that it is done to its end, and an interrupted caller waits for that. If the wait is
+        interrupted too, the caller waits at the next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
         """
         if self._thread.ident == threading.get_ident():
             raise IllegalMove("a signal was asked for in the middle of another, by a finaliser")

@@ -1,14 +1,14 @@
 """Who else can reach a storage that a walk has found in a parked session.
 
 Three questions, cheapest first. The storage: do more tensors or handles use it than were found? The reference counts:
-is every tensor, and every container that leads to one, referred to only by what the walk has met? For those that are
-not (the suspects; mostly temporaries on value stacks, which Python does not show): does a chain of referrers lead to
-somebody, or does it end in nothing, which means a value stack of the session itself (``referrers``)?
+is every tensor, and every container that leads to one, referred to only by what the walk has met? The others are
+suspects, mostly temporaries on value stacks, which Python does not show. For them: does a chain of referrers lead to
+somebody, or does it end in nothing? Nothing means a value stack of the session itself (``referrers``).
 
-The last question looks at every object of the process, tens of milliseconds each time, so its answer is kept for the
-call site: the same frames at the same instructions, with the same references met and not met, hold the same
+The last question looks at every object of the process, tens of milliseconds each time. So its answer is kept for the
+call site. The same frames at the same instructions, with the same references met and not met, hold the same
 temporaries. One more holder changes a count and asks again. An answer that rests on anything but temporaries is not
-kept: garbage and objects of the program come and go, and a holder may take the place of one in the count. Nor is one
+kept. Garbage and objects of the program come and go, and a holder may take the place of one in the count. Nor is one
 that was found while a thread was being traced, whose local variables cannot be read.
 
 Not seen: holders that the garbage collector does not know (a numpy array of objects, C and C++ that hold a Python

@@ -1,7 +1,7 @@
 """Who leaves the device when memory is wanted: pure functions of sizes, ranks and times.
 
-The session that was parked longest ago leaves first, and of a session what is needed last, so that its frontier is the
-last to go: a session that has lost only its history is still resumed at once.
+The session that was parked longest ago leaves first, and of a session what is needed last. So its frontier is the last
+to go: a session that has lost only its history is still resumed at once.
 """
 
 from collections.abc import Sequence

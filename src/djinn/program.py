@@ -31,11 +31,11 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class Program:
     """``call`` on a thread of its own; a :class:`djinn.forward.Passage` through the model.
 
-    On that thread ``parked`` is told of the layer after which it stands and of its state, and raises
-    :class:`SessionAbandoned` if it is to end instead; ``restore`` is asked to bring back what was swapped out, for it
-    is to be unwound, and says whether there was room; ``ended`` is told of the value that the call returned, or of what
-    it raised. Before it begins, and while it is parked, its thread waits for ``gate``, which whoever sends it on
-    releases once; what is ``restoring`` then is what it goes on behind.
+    On that thread ``parked`` is told of the layer after which the program stands, and of its state. It raises
+    :class:`SessionAbandoned` if the program is to end instead. ``restore`` is asked to bring back what was swapped out,
+    for the program is to be unwound, and says whether there was room. ``ended`` is told of the value that the call
+    returned, or of what it raised. Before it begins, and while it is parked, its thread waits for ``gate``, which
+    whoever sends it on releases once; what is ``restoring`` then is what it goes on behind.
     """
 
     def __init__(

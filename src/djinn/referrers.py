@@ -1,7 +1,7 @@
 """Chains of referrers: who, outside a set of objects that are known, leads to one of them.
 
 ``gc.get_referrers`` is asked again and again, from the suspects upwards. A chain that comes to a module, a class or a
-local variable of another thread ends with somebody; one that ends in nothing ends on a value stack, which Python does
+local variable of another thread ends with somebody. One that ends in nothing ends on a value stack, which Python does
 not show. Needs nothing but the standard library.
 
 Not seen: holders that the garbage collector does not know, and the value stacks of other threads.
@@ -37,9 +37,9 @@ class Chains:
     """Chains from ``suspects``, by id, up to somebody; objects whose ids are ``inside`` are passed over.
 
     ``ends`` are further types at which a chain ends with somebody, ``ignored`` types that never count as referrers.
-    ``held`` are the suspects that a chain connects with somebody; ``only_temporaries`` says whether the others are
-    referred to by nothing but temporaries of a call; ``traced`` whether local variables of another thread could not be
-    read, so that any of the others may be held by them.
+    ``held`` are the suspects that a chain connects with somebody. ``only_temporaries`` says whether the others are
+    referred to by nothing but temporaries of a call. ``traced`` says whether local variables of another thread could
+    not be read: any of the others may be held by them.
     """
 
     def __init__(
@@ -160,8 +160,9 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
     """Name, value and whether the frame itself holds the reference (a cell holds a captured variable's).
 
     ``called`` tells that a younger frame runs. Up to Python 3.12 reading ``f_locals`` leaves a snapshot in the frame
-    that keeps every local alive: it is emptied here, unless the program itself holds it, from ``locals()``, or the
-    frame is being traced: Python writes the snapshot back into the frame when the trace function returns.
+    that keeps every local alive. It is emptied here, with two exceptions: the program itself holds it, from
+    ``locals()``, or the frame is being traced. Python writes the snapshot back into the frame when the trace function
+    returns.
     """
     namespace = frame.f_locals
     if namespace is frame.f_globals:
@@ -189,7 +190,7 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
 def frames_of_other_threads() -> dict[int, types.FrameType]:
     """The youngest frame of each thread but the current one, by the thread's number.
 
-    Up to Python 3.11 a garbage collection may come while the interpreter's list of threads is locked for this; one that
+    Up to Python 3.11 a garbage collection may come while the interpreter's list of threads is locked for this. One that
     meets a ``threading.local`` would wait for that lock for ever. So none comes: in one C call no other thread runs.
     """
     steps: tuple[Callable[[], Any], ...] = (gc.disable, sys._current_frames, gc.enable)

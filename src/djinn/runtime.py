@@ -88,7 +88,7 @@ class Runtime:
     ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` names the decoder layers of a
     model whose layers cannot be found. The watch on the model comes off with :meth:`close`, which a ``with`` calls.
 
-    Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, :class:`djinn.LayersNotFound`,
+    Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime, and ``ValueError`` for one
     without parameters or on several devices.
     """
@@ -216,8 +216,8 @@ class Runtime:
     def close(self, timeout: float | None = None) -> None:
         """Close every session, take the watch off the model and give the host memory back; can be called again.
 
-        Programs that have not ended are cancelled and waited for: ``TimeoutError`` after ``timeout`` seconds, for all
-        of them together, and the runtime stays as it is but for the sessions that are closed by then.
+        Programs that have not ended are cancelled and waited for. Raises ``TimeoutError`` after ``timeout`` seconds,
+        for all of them together. The runtime then stays as it is, but for the sessions that are closed by then.
         """
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")

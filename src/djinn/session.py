@@ -4,8 +4,8 @@ The program's Python stack stays alive while it is parked (``program``), so neit
 change.
 
 Signals may be interrupted anywhere (``interrupts``). All but RESUME are served by a thread of the runtime's, and the
-caller only waits. RESUME is the caller's, for it must be fast: what it does before the program goes on is undone and
-done again, if need be, by the next signal; the program goes on in one step. Whoever moves the session, or touches its
+caller only waits. RESUME is the caller's, for it must be fast. What it does before the program goes on is undone and
+done again, if need be, by the next signal. The program goes on in one step. Whoever moves the session, or touches its
 state, does so under ``_lock``; nobody waits for another thread's work while he holds it.
 """
 
@@ -214,7 +214,7 @@ class Session:
     def state(self) -> StateView:
         """The state of the parked session by name, to read or edit.
 
-        ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J; arguments of the layer
+        ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J. Arguments of the layer
         go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
         :class:`IllegalMove` unless the session is parked.
         """
@@ -409,8 +409,9 @@ class Session:
     def close(self, timeout: float | None = None) -> None:
         """End the session wherever it stands and give back what it holds; a second call does nothing.
 
-        A program that has not ended is cancelled and waited for: ``TimeoutError`` if it has not come to its next layer
-        after ``timeout`` seconds, or if the device has no room for the state that it may touch on its way out.
+        A program that has not ended is cancelled and waited for. Raises ``TimeoutError`` if it has not come to its next
+        layer after ``timeout`` seconds. So it does if the device has no room for the state that it may touch on its way
+        out.
         """
         self._enter()
         deadline = None if timeout is None else time.monotonic() + timeout

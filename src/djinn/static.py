@@ -1,7 +1,7 @@
 """Looks into objects without running a line of their code: only what Python itself keeps, read statically.
 
 A program's objects may answer ``obj.x``, ``isinstance``, ``len`` or ``==`` by code of their own, which may raise, block
-or compute: a walk through the session's state must not set it off.
+or compute. A walk through the session's state must not set it off.
 """
 
 import types

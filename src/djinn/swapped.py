@@ -66,11 +66,11 @@ class Depart(Protocol):
 class SwappedState:
     """State of one session in host memory, and then on its way back.
 
-    Whatever a swap-in needs is brought here at the pause: ``compute`` is the stream of the program (None on the CPU);
-    ``depart``, set once it is prepared, sends the program on, and ``make_room`` is called with the bytes of device
-    memory that are lacking: it returns how many it freed. The ``wait`` methods order the calling thread's stream behind
-    the copies, not the host, except for copies that are not in the queue yet; they unwind the program if the state
-    cannot come back.
+    Whatever a swap-in needs is brought here at the pause. ``compute`` is the stream of the program (None on the CPU).
+    ``depart``, set once it is prepared, sends the program on. ``make_room`` is called with the bytes of device memory
+    that are lacking, and returns how many it freed. The ``wait`` methods order the calling thread's stream behind the
+    copies, not the host, except for copies that are not in the queue yet. They unwind the program if the state cannot
+    come back.
 
     A swap-in that was not brought to its end has ``begun``; the host has everything, and :meth:`rewind` makes what is
     noted here as it was before.

@@ -1,19 +1,19 @@
 """The only file that makes copies: moves session state between the device and the host arena.
 
-Swap out copies each storage to the host arena and, when its copy has ended, frees its device memory by ``resize_(0)``,
+Swap out copies each storage to the host arena. When its copy has ended, its device memory is freed by ``resize_(0)``,
 so that every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` and a copy back, in the order of
 need.
 
 What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
-and all threads share one interpreter. So nothing is looked up or made then that could be at the pause; the hidden
-states are under way before anything else is done; and in their time of flight the calling thread submits the first of
-the history and wakes the other threads, which hold, out of its way, until RESUME returns: on an H100 a program that
-went on at once had its first kernel done 4 % sooner, and RESUME returned 55 % later, for it had to wait for the
+and all threads share one interpreter. So nothing is looked up or made then that could be at the pause. The hidden
+states are under way before anything else is done. In their time of flight the calling thread submits the first of the
+history and wakes the other threads, which hold until RESUME returns. They would be in its way. On an H100 a program
+that went on at once had its first kernel done 4 % sooner. RESUME returned 55 % later, for it had to wait for the
 interpreter. On the CPU device the same code runs with copies that end when they return.
 
 To allocate the storages of a deep session takes longer than the frontier's flight. So RESUME allocates the first of the
-history only, if there is room for the rest beyond doubt, and that is left to the program's own thread, before it goes
-on. Should the room be gone by then, the program waits for it, with the state intact on the host.
+history only, and only if there is surely room for the rest. The rest is left to the program's own thread, before it
+goes on. Should the room be gone by then, the program waits for it, with the state intact on the host.
 """
 
 import functools
