@@ -6,11 +6,13 @@ import sys
 import threading
 import time
 
+import jsonschema
 import pytest
 import torch
 
 from djinn import transfer
 from djinn.transfer import TransferEngine
+from evaluation.measure import job
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import check_record, run_job
 from evaluation.measure.workloads import _has_turn, measure
@@ -177,6 +179,26 @@ def test_job_writes_a_valid_record(monkeypatch, tmp_path, study):
     assert {cell["variant"] for cell in record["cells"]} == {
         variant.variant for variant in variants(study.workloads[1])
     }
+
+
+def test_a_record_that_is_not_as_described_is_not_written(monkeypatch, tmp_path, study):
+    """It is a fault of this program, and no result."""
+    out = arguments(monkeypatch, tmp_path, study)
+    monkeypatch.setattr(job, "measure", lambda *args, **kwargs: [{"workload": "session"}])
+    with pytest.raises(jsonschema.ValidationError):
+        run_job("vanilla", "", lambda workload: [Vanilla])
+    assert not out.exists()
+
+
+def test_a_study_that_is_no_json_is_refused(monkeypatch, tmp_path, study, capsys):
+    """By the option that names it, in one line."""
+    arguments(monkeypatch, tmp_path, study)
+    (tmp_path / "study.json").write_text("{")
+    assert run_job("vanilla", "", lambda workload: [Vanilla]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --study ")
+    assert "it is no JSON: Expecting property name" in said
+    assert said.count("\n") == 1
 
 
 def test_corrupted_resume_fails_the_job(monkeypatch, tmp_path, study, capsys):
