@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evaluation.experiments import capacity
+from evaluation.measure.child import Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
@@ -198,6 +199,25 @@ def test_a_process_that_fails_is_no_wall(monkeypatch, forked, study):
     """What is wrong with the program says nothing about memory."""
     monkeypatch.setattr(capacity, "_alone", fail)
     with pytest.raises(RuntimeError, match="what went wrong stands above"):
+        capacity._own_processes(study, study.workloads[1], lambda line: None)
+
+
+def leave(connection, study, workload, index):
+    """A child that a library ends."""
+    os._exit(1)
+
+
+def test_a_process_that_a_library_ends_is_no_wall(monkeypatch, forked, study):
+    """Only one that was killed was too much for the host."""
+    monkeypatch.setattr(capacity, "_alone", leave)
+    with pytest.raises(Ended, match="with status 1"):
+        capacity._own_processes(study, study.workloads[1], lambda line: None)
+
+
+def test_a_session_of_its_own_that_differs_fails_the_job(monkeypatch, forked, study):
+    """Its process compares what it computed after the resume."""
+    monkeypatch.setattr(capacity.Vanilla, "resume", lambda session: session.stopped.hidden_states.zero_())
+    with pytest.raises(NotBitExact, match="vanilla session 0 in a process of its own differs"):
         capacity._own_processes(study, study.workloads[1], lambda line: None)
 
 

@@ -12,6 +12,7 @@ import torch
 from djinn import transfer
 from djinn.program import Program
 from evaluation.experiments import load, overhead
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import build
 from evaluation.study.plan import Load
@@ -135,6 +136,22 @@ def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, 
     assert status == 1
     assert not out.exists()
     assert "not bit-exact: load: session" in capsys.readouterr().err
+
+
+def take_little(ownership, walk, by_storage, **kwargs):
+    """Everything but the position ids seems to be somebody else's."""
+    return {
+        address: "somebody holds it"
+        for address, nodes in by_storage.items()
+        if not any("position_ids" in node.name for node in nodes)
+    }
+
+
+def test_a_pause_that_leaves_the_state_on_the_device_fails_the_job(subject, study, monkeypatch):
+    """It would resume in no time."""
+    monkeypatch.setattr("djinn.ownership.Ownership.left", take_little)
+    with torch.no_grad(), pytest.raises(NotBitExact, match=r"load: the pause kept \d+ bytes of a state of at least"):
+        load.take(subject, study, lambda line: None)
 
 
 def test_djinn_that_computes_something_else_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):

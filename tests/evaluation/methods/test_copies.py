@@ -38,6 +38,7 @@ def test_an_error_of_a_copy_reaches_every_waiter():
     copies.expect([1, 2, 3])
     copies.submit({1: [(torch.zeros(4), torch.ones(4))], 2: [(torch.zeros(4), torch.ones(3))]})
     copies.wait(1)
+    assert all(submitted.done() for submitted in copies._submitted.values())
     for number in (2, 3):
         with pytest.raises(RuntimeError, match="size of tensor"):
             copies.wait(number)
