@@ -6,12 +6,16 @@ exact.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evaluation.records.runs import side_records
+from tests.evaluation.side_cells import EVERY, GIB, about, asking, clocks, completed, probe, put_cells, wall, write
+
+__all__ = ["EVERY", "GIB", "Synthetic", "clocks", "edit", "probe", "put_cells", "record_path", "wall", "write"]
 
 Json = dict[str, Any]
 
@@ -21,7 +25,6 @@ HISTORY_BYTES_PER_LAYER = 40_000_000
 MATRIX_TFLOPS = 500.0
 LINK_GBPS = 55.0
 SCATTER = 0.01  # of the median, from end to end
-GIB = 2**30
 
 
 def ready_ms(method: str, variant: str, workload: str, layer: int, functional: bool) -> float:
@@ -50,7 +53,7 @@ class Synthetic:
 
     def study(self) -> Json:
         """The settings, as study.json holds them."""
-        return {
+        plain: Json = {
             "device": "cpu" if self.functional else "cuda",
             "model": {
                 "name": "llama-2-13b",
@@ -79,22 +82,44 @@ class Synthetic:
             "overhead": {"samples": 30, "decode_steps": 16},
             "load": [{"sessions": 64, "resumes": 500}],
             "load_host_arena_gib": 105,
-            "peers": {"run": list(self.peers)},
+            "capacity": {"sessions": 64, "processes": 8},
+            "sweep": {"layers": [1, 10], "samples": 6, "sizes": [{"batch": 1, "tokens": 2048}]},
+            "peers": {"run": list(self.peers), **{f"{peer}_samples": 10 for peer in self.peers}},
         }
+        return asking(plain, dict(self.beside))
 
     def machine(self) -> Json:
         """The probe, as machine.json holds it."""
-        if self.functional:
-            missing = {"unavailable": "no GPU"}
-            ceilings: Json = {"matrix_tflops_bf16": missing, "pinned_h2d_gbps": missing}
-            gpu: Json = {"name": missing}
-        else:
-            ceilings = {
-                "matrix_tflops_bf16": {"median": MATRIX_TFLOPS, "samples": [MATRIX_TFLOPS]},
-                "pinned_h2d_gbps": {"median": LINK_GBPS, "samples": [LINK_GBPS]},
-            }
-            gpu = {"name": self.gpu_name, "memory_bytes": 80 << 30}
-        return {"functional": self.functional, "gpu": gpu, "host": {}, "software": {}, "ceilings": ceilings}
+        missing = {"unavailable": "no GPU"}
+        link = ("pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max")
+        clocks_and_power = ("sm_clock_mhz", "sm_clock_max_mhz", "memory_clock_mhz", "power_limit_watts")
+        switches = ("ecc", "mig", "persistence")
+        gpu: Json = {"name": self.gpu_name, "memory_bytes": 80 << 30, "driver": "580.159.04", "cuda_driver": "13.0"}
+        gpu |= dict.fromkeys([*link, *clocks_and_power], 5) | dict.fromkeys(switches, False) | {"other_processes": 0}
+        copies = ("pinned_d2h_gbps", "pageable_h2d_gbps", "pageable_d2h_gbps", "device_copy_gbps", "host_copy_gbps")
+        rates = {"matrix_tflops_bf16": MATRIX_TFLOPS, "pinned_h2d_gbps": LINK_GBPS, **dict.fromkeys(copies, 7.5)}
+        ceilings: Json = {name: {"median": rate, "samples": [rate] * 3} for name, rate in rates.items()}
+        return {
+            "functional": self.functional,
+            "gpu": dict.fromkeys(gpu, missing) if self.functional else gpu,
+            "host": {
+                "cpu": "Xeon",
+                "cores": 16,
+                "cores_usable": 16,
+                "memory_bytes": 126 << 30,
+                "memory_lock_limit_bytes": "unlimited",
+                "numa_nodes": 1,
+                "kernel": "6.18.44",
+                "system": "Ubuntu 24.04.3 LTS",
+            },
+            "software": {
+                "versions": {"torch": "2.13.0"},
+                "torch_cuda": "13.0",
+                "git": {"commit": "0" * 40, "dirty": False},
+                "source_sha256": "a" * 64,
+            },
+            "ceilings": dict.fromkeys(ceilings, missing) if self.functional else ceilings,
+        }
 
     def record(self, method: str, layer: int, number: int) -> Json:
         """One raw record."""
@@ -104,6 +129,10 @@ class Synthetic:
             if method == "manual_offload" and workload["kv_cache"]:
                 variants = [*variants, "pinned_ordered"]
             cells += [self._cell(method, variant, workload, layer) for variant in variants]
+        # No two processes ever take the same times; this much no test sees.
+        own = zlib.crc32(f"{method}, {layer}, {number}".encode()) * 1e-16
+        for sample in (sample for cell in cells for sample in cell["samples"]):
+            sample["result_ms"] += own
         return {
             "schema": 1,
             "method": method,
@@ -126,7 +155,7 @@ class Synthetic:
                 "source_sha256": "a" * 64,
                 "device": "cpu" if self.functional else "cuda",
                 "device_name": "cpu" if self.functional else self.gpu_name,
-                "versions": {"torch": "2.13.0"},
+                "versions": {"python": "3.12.3", "torch": "2.13.0", "transformers": "5.23.0"},
             },
             "cells": cells,
         }
@@ -182,44 +211,25 @@ class Synthetic:
         for name in side_records(self.study()) if self.methods else ():
             whole = self.record(self.methods[0], self.layers[0], 1)
             shared = {key: whole[key] for key in ("schema", "study", "model", "provenance")}
-            write(folder / name, {**shared, "cells": self.beside.get(name, [])})
+            cells = completed(name, self.beside.get(name, []), self.study())
+            write(folder / name, {**shared, **about(name, self.study()), "cells": cells})
         return folder
 
 
-def wall(variant, sessions, stopped_by, *, headline):
-    """A cell of a capacity record; its last figures are those of the refusal."""
-    figures = [{"sessions": count, "device_bytes": (24 + count) * GIB, "host_bytes": 0} for count in range(1, sessions)]
-    figures.append({"sessions": sessions, "device_bytes": 79 * GIB, "host_bytes": sessions})
-    end = {"sessions": sessions, "stopped_by": stopped_by, "figures": figures, "bit_exact": True}
-    return {"variant": variant, "headline": headline, **end}
+def refused(cell: Json, outcome: str = "out_of_memory") -> None:
+    """Make ``cell`` one that could not be measured."""
+    cell.update(outcome=outcome, message="no room", samples=[], validation_samples=0)
 
 
-def probe(variant, survives, exact, lines, resume_ms, *, headline):
-    """A cell of a capabilities record."""
-    verdict = {"edit_survives": survives, "edit_exact": exact, "state_lines": lines, "resume_ms": resume_ms}
-    return {"variant": variant, "headline": headline, **verdict}
-
-
-def clocks(ready: float) -> Json:
-    """All times of a sample that was ready after ``ready`` ms."""
-    return {
-        "pause_ms": 2 * ready,
-        "ready_ms": ready,
-        "first_kernel_ms": ready + 0.1,
-        "resident_ms": ready + 1,
-        "result_ms": ready + 2,
-    }
+def slowed(sample: Json, factor: float) -> None:
+    """Make every time of ``sample`` so much longer, its partners' aside; their order stays."""
+    for name in [name for name in sample if name.endswith("_ms") and sample[name] is not None]:
+        sample[name] *= factor
 
 
 def record_path(folder: Path, method: str, layer: int, number: int = 1) -> Path:
     """Where a record lies in the run at ``folder``."""
     return folder / "raw" / method / f"layer_{layer}" / f"round_{number}.json"
-
-
-def write(path: Path, value: object) -> None:
-    """Write ``value`` as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:

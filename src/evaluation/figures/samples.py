@@ -74,9 +74,6 @@ def _panel(run: Run, method: str, workload: str, label: str, style: Mapping[str,
         if record["method"] != method or not cells:
             continue
         place = record["layer"], record["round"]
-        if len(cells) > 1:
-            where = f"in workload {workload} at layer {place[0]}, round {place[1]}"
-            raise TableError(f"run {run.name}: more than one primary variant of {method} {where}")
         if cells[0]["samples"]:
             samples[place] = [sample["ready_ms"] for sample in cells[0]["samples"]]
         if cells[0]["outcome"] == "ok":

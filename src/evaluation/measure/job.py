@@ -8,10 +8,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib import resources
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import jsonschema
 import torch
 from tqdm import tqdm
 
@@ -19,7 +18,9 @@ from evaluation import command
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.models import Subject, build, outline
 from evaluation.measure.workloads import Variants, measure
-from evaluation.records.atomic import write_json
+from evaluation.records.kinds import write_record
+from evaluation.records.lock import held, run_of
+from evaluation.records.provenance import command as provenance_command
 from evaluation.records.provenance import provenance
 from evaluation.study.config import methods, peers
 from evaluation.study.plan import ConfigError, Study
@@ -44,7 +45,7 @@ def run_job(name: str, description: str | None, variants: Variants, partners: Va
         return {"cells": measure(subject(), study, layer, variants=variants, partners=partners, report=report)}
 
     about = {"method": name, "layer": layer, "round": arguments.round}
-    return _run(f"{name} layer {layer}", "measure", arguments, about, take, check_record)
+    return _run(f"{name} layer {layer}", "measure", arguments, about, take)
 
 
 def run_side_job(name: str, description: str | None, take: Callable[[Subject, Study, Report], Record]) -> int:
@@ -99,9 +100,11 @@ def _run(
     arguments: argparse.Namespace,
     about: Record,
     take: Callable[[Study, Subjects, Report], Record],
-    check: Callable[[Record], None] = lambda record: None,
 ) -> int:
-    """Write the record of a ``kind`` of job: ``about``, what every record holds, and what ``take`` returns."""
+    """Write the record of a ``kind`` of job: ``about``, what every record holds, and what ``take`` returns.
+
+    In a run one job measures at a time; a second one waits, and says for whom.
+    """
     built: list[Subject] = []
 
     def job() -> None:
@@ -112,15 +115,23 @@ def _run(
             return built[0]
 
         origin = provenance(study.device)
-        with _Progress(title) as report, torch.no_grad():  # whoever measures alone holds the run's lock here
+        with _alone(arguments.out), _Progress(title) as report, torch.no_grad():
             found = take(study, subject, report)
         described = (built[0] if built else outline(study)).describe(study)
         shared = {"study": study.part(kind), "model": described, "provenance": origin}
-        record = {"schema": 1, **about, **shared, **found}
-        check(record)
-        write_json(arguments.out, record)
+        write_record(arguments.out, {"schema": 1, **about, **shared, **found})
 
     return command.run(job)
+
+
+def _alone(record: Path) -> AbstractContextManager[None]:
+    """The lock of the run that ``record`` is written into; a record elsewhere is a person's own, and waits for none."""
+    run = run_of(record)
+    return nullcontext() if run is None else held(run, provenance_command(), _say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _study(arguments: argparse.Namespace) -> Study:
@@ -131,12 +142,6 @@ def _study(arguments: argparse.Namespace) -> Study:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--study {arguments.study}: it is no JSON: {first_line(error)}") from error
     return Study.from_json(plain)
-
-
-def check_record(record: Record) -> None:
-    """Raise ``jsonschema.ValidationError`` if ``record`` is not what ``record.schema.json`` describes."""
-    schema = json.loads(resources.files("evaluation.records").joinpath("record.schema.json").read_text())
-    jsonschema.validate(record, schema)
 
 
 def build_subject(study: Study) -> Subject:

@@ -6,7 +6,6 @@ users or folders. The ceilings are measured with plain torch copies and products
 
 import argparse
 import functools
-import json
 import os
 import platform
 import resource
@@ -14,16 +13,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pynvml
 import torch
 
 from evaluation.records.atomic import write_json
+from evaluation.records.machine import check_machine
 from evaluation.records.provenance import git_state, source_sha256, versions
+from evaluation.records.wording import one_line, without_folders
 from evaluation.study.devices import DeviceError, Gpu, choose_device, visible_gpu
 
 Field = Any  # a JSON value, or {"unavailable": reason}
@@ -37,15 +36,8 @@ def unavailable(reason: str) -> dict[str, str]:
     return {"unavailable": reason}
 
 
-def check_machine(machine: dict[str, Field]) -> None:
-    """Raise ``jsonschema.ValidationError`` if ``machine`` is not what ``machine.schema.json`` describes."""
-    jsonschema.validate(
-        machine, json.loads(resources.files("evaluation.records").joinpath("machine.schema.json").read_text())
-    )
-
-
 def probe(wanted: str = "auto") -> dict[str, Field]:
-    """The whole page, see ``machine.schema.json``, for a study on device ``wanted``: auto, cuda or cpu.
+    """The whole page, see :mod:`evaluation.records.machine`, for a study on device ``wanted``: auto, cuda or cpu.
 
     Raises :class:`evaluation.study.devices.DeviceError` as :func:`evaluation.study.devices.choose_device` does.
     """
@@ -70,8 +62,9 @@ def _ask(question: Callable[[], Field]) -> Field:
     try:
         answer = question()
     except (pynvml.NVMLError, OSError) as error:
-        return unavailable(str(error))
-    return answer.decode() if isinstance(answer, bytes) else answer
+        return unavailable(one_line(without_folders(str(error))) or type(error).__name__)
+    name = answer.decode(errors="replace") if isinstance(answer, bytes) else answer
+    return (one_line(name) or unavailable("it has no name")) if isinstance(name, str) else name
 
 
 def _gpu(gpu: Gpu | None) -> dict[str, Field]:

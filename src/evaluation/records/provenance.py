@@ -9,6 +9,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from evaluation.records.wording import one_line
+
 SOURCE = Path(__file__).parents[2]
 # What a measurement depends on: the system, and of the evaluation the folders that measure.
 MEASURING = ("djinn", *(f"evaluation/{folder}" for folder in ("study", "measure", "methods", "experiments", "peers")))
@@ -92,6 +94,6 @@ def provenance(device: str) -> dict[str, object]:
         "git": git_state(),
         "source_sha256": source_sha256(),
         "device": device,
-        "device_name": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
+        "device_name": one_line(torch.cuda.get_device_name(0)) if device == "cuda" else "CPU",
         "versions": versions(),
     }

@@ -6,7 +6,6 @@ what was measured besides (overhead, load, capacity, capabilities, sweep, peers)
 whole or not at all.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -15,15 +14,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from evaluation.command import parser
+from evaluation.command import run as run_command
 from evaluation.records.atomic import write_text
 from evaluation.records.runs import (
     CHECKSUMS,
-    Json,
     Run,
     RunError,
     benchmark_path,
     load_run,
     record_paths,
+    run_folder,
     sha256,
     side_records,
 )
@@ -69,30 +70,14 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
 
 
 def check_publishable(source: Path, run: Run) -> None:
-    """Raise :class:`RunError` if ``run`` is functional or lacks a job, a cell or a sample of its study."""
+    """Raise :class:`RunError` if ``run`` is functional, lacks a job, or has a record of nothing."""
     if run.functional:
         raise RunError(f"{source}: a functional run, made without a GPU, is not published")
     if missing := [path for path in record_paths(source, run.study) if not path.exists()]:
         raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
-    variants: dict[str, set[tuple[str, str]]] = {}
-    for path, record in zip(record_paths(source, run.study), run.records, strict=True):
-        _check_cells(path, record, run.study)
-        cells = {(cell["workload"], cell["variant"]) for cell in record["cells"]}
-        if cells != variants.setdefault(record["method"], cells):
-            odd = sorted(cells ^ variants[record["method"]])[0]
-            raise RunError(f"{path}: workload and variant {odd} are not in every record of {record['method']}")
-
-
-def _check_cells(path: Path, record: Json, study: Json) -> None:
-    counts = study["measurement"]
-    for workload in study["workloads"]:
-        if not any(cell["workload"] == workload["name"] and cell["headline"] for cell in record["cells"]):
-            raise RunError(f"{path}: no headline cell of workload {workload['name']}")
-    for cell in record["cells"]:
-        taken, wanted = len(cell["samples"]), counts["samples" if cell["headline"] else "other_samples"]
-        if cell["outcome"] == "ok" and taken < wanted:
-            where = f"workload {cell['workload']}, variant {cell['variant']}"
-            raise RunError(f"{path}: {where}: {taken} samples of the {wanted} that the study asks for")
+    for name, record in run.beside.items():
+        if not record["cells"]:
+            raise RunError(f"{source / name}: holds no cell; measure it again, or leave it out")
 
 
 def _copy(source: Path, target: Path, paths: Iterable[Path]) -> None:
@@ -107,26 +92,22 @@ def _copy(source: Path, target: Path, paths: Iterable[Path]) -> None:
 
 def main() -> int:
     """Command line; returns the exit status: 0, or 2 with a message for what is not published."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.records.publish",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--name", required=True, help="of the machine, as h100-sxm-80gb: letters, digits, dashes")
-    parser.add_argument("--run", type=Path, default=Path("results/local"), help="default: results/local")
-    parser.add_argument("--published", type=Path, default=Path("results/published"), help="default: results/published")
-    parser.add_argument("--replace", action="store_true", help="put this run in the place of one of the same name")
-    given = parser.parse_args()
-    try:
-        target = publish(given.run, given.published, given.name, replace=given.replace)
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"published {target}")
-    for name in side_records(load_run(target).study):
-        if not (target / name).exists():
-            print(f"without {name}: it was not measured")
-    return 0
+    arguments = parser("records.publish", __doc__)
+    arguments.add_argument("--name", required=True, help="of the machine, as h100-sxm-80gb: letters, digits, dashes")
+    arguments.add_argument("--run", default="local", help="name of the run; default: local")
+    arguments.add_argument("--results", type=Path, default=Path("results"), help="where the runs lie; default: results")
+    arguments.add_argument("--replace", action="store_true", help="put this run in the place of one of the same name")
+    given = arguments.parse_args()
+
+    def command() -> None:
+        source = run_folder(given.results, given.run)
+        target = publish(source, given.results / "published", given.name, replace=given.replace)
+        print(f"published {target}")
+        for name in side_records(load_run(target).study):
+            if not (target / name).exists():
+                print(f"without {name}: it was not measured")
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

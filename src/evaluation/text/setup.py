@@ -5,7 +5,6 @@ what each does, and its samples. Only the fields named here are read, so no name
 What the probe could not have prints ``--``; a missing field is an error. What a variant does is written down here.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,8 +44,6 @@ class Source:
         value = self.get(key)
         if value is None:
             return UNMEASURED
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-            raise RunError(f"{self.name}: {key} is neither text nor a number: {value!r}")
         return Latex(before + latex(value if isinstance(value, str) else f"{value:.12g}") + after)
 
     def quantity(self, key: str, unit: str, size: float = 1) -> Latex:
@@ -54,8 +51,6 @@ class Source:
         value = self.get(key)
         if value is None:
             return UNMEASURED
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RunError(f"{self.name}: {key} is no number: {value!r}")
         return Latex(f"{significant(value / size)}~{unit}")
 
 
@@ -102,8 +97,7 @@ def _plan(run: Run, study: Source) -> Facts:
         where = f", decode step {one.shown('decode_step')}" if values.get("decode_step") else ""
         facts.append(("Workload", Latex(f"{one.shown('name')}: {size}, {cache}{where}")))
     samples = study.shown("measurement.samples", "", " per cell and round")
-    if "other_samples" in study.get("measurement"):  # older studies took as many of every variant
-        samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the primary variant"))
+    samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the primary variant"))
     planned, found = len(record_paths(Path(), run.study)), len(run.records)
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"

@@ -6,7 +6,15 @@ from evaluation.analysis.metrics import UNITS
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import columns
 from evaluation.records.runs import load_run
-from tests.evaluation.synthetic import FRONTIER_BYTES, HISTORY_BYTES_PER_LAYER, Synthetic, edit, record_path
+from tests.evaluation.synthetic import (
+    FRONTIER_BYTES,
+    HISTORY_BYTES_PER_LAYER,
+    Synthetic,
+    clocks,
+    edit,
+    record_path,
+    refused,
+)
 
 SMALL = Synthetic(layers=(1, 10), samples=30)
 
@@ -108,7 +116,7 @@ def test_rounds_are_pooled(tmp_path):
     folder = Synthetic(layers=(1,), rounds=3, samples=10).write(tmp_path / "local")
     edit(
         record_path(folder, "djinn", 1, 3),
-        lambda record: [s.update(ready_ms=1.0) for s in record["cells"][0]["samples"]],
+        lambda record: [s.update(clocks(1.0)) for s in record["cells"][0]["samples"]],
     )
     found = {row.metric: row for row in rows_of(folder) if (row.workload, row.method) == ("activation", "djinn")}
     assert (found["ready_ms"].n, found["state_bytes"].n) == (30, 3)
@@ -130,7 +138,7 @@ def test_a_refused_cell_stays_visible(tmp_path):
     """Out of memory: one row, ready_ms, n = 0 and no numbers."""
 
     def refuse(record):
-        record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[], state_bytes=0)
+        refused(record["cells"][1])
 
     folder = FEW.write(tmp_path / "local")
     edit(record_path(folder, "djinn", 10), refuse)
@@ -140,18 +148,18 @@ def test_a_refused_cell_stays_visible(tmp_path):
 
 
 def test_a_changed_record_changes_its_rows_and_no_others(tmp_path):
-    """Doubling Djinn's ready at one cell shows in ready_ms and paired_ratio of that cell."""
+    """Halving Djinn's ready at one cell shows in ready_ms and paired_ratio of that cell."""
     folder = FEW.write(tmp_path / "local")
     before = rows_of(folder)
 
-    def double(record):
+    def halve(record):
         for sample in record["cells"][0]["samples"]:
-            sample["ready_ms"] *= 2
+            sample["ready_ms"] /= 2
 
-    edit(record_path(folder, "djinn", 10), double)
+    edit(record_path(folder, "djinn", 10), halve)
     changed = [(old, new) for old, new in zip(before, rows_of(folder), strict=True) if old != new]
     assert {(new.workload, new.method, new.layer, new.metric) for _, new in changed} == {
         ("activation", "djinn", 10, "ready_ms"),
         ("activation", "djinn", 10, "paired_ratio"),
     }
-    assert all(new.median == pytest.approx(2 * old.median, rel=1e-5) for old, new in changed)
+    assert all(new.median == pytest.approx(old.median / 2, rel=1e-5) for old, new in changed)

@@ -15,16 +15,14 @@ C6 = {
     "vanilla reaches 50": ({"capacity_vanilla": [wall("default", 50, "device_oom", headline=True)]}, "refuted"),
     "vanilla was stopped by the host": ({"capacity_vanilla": [wall("default", 9, "host_full", headline=True)]},
                                         "undecided"),
-    "vanilla was not asked for more": ({"capacity_vanilla": [wall("default", 4, "cap", headline=True)]}, "undecided"),
+    "nobody was asked for 50": ({"capacity_vanilla": [wall("default", 10, "cap", headline=True)],
+                                 "capacity_djinn": [wall("default", 10, "cap", headline=True)]}, "undecided"),
     "vanilla not measured": ({"capacity_vanilla": None}, "undecided"),
     "only vanilla's other form": ({"capacity_vanilla": [wall("own_process", 2, "device_oom", headline=False)]},
                                   "undecided"),
     "Djinn stops at 49": ({"capacity_djinn": [wall("default", 49, "device_oom", headline=True)]}, "refuted"),
     "Djinn fills the host": ({"capacity_djinn": [wall("default", 20, "host_full", headline=True)]}, "refuted"),
-    "Djinn was not asked for 50": ({"capacity_djinn": [wall("default", 10, "cap", headline=True)]}, "undecided"),
     "Djinn not measured": ({"capacity_djinn": None}, "undecided"),
-    "Djinn inexact": ({"capacity_djinn": [{**wall("default", 64, "cap", headline=True), "bit_exact": False}]},
-                      "refuted"),
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from evaluation.analysis.table import TableError
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, write
+from tests.evaluation.side_cells import put_cells
+from tests.evaluation.synthetic import Synthetic, write
 
 
 def cell(sessions, ready, *, paused=None, outcome="ok", count=100):
@@ -29,7 +30,7 @@ def cell(sessions, ready, *, paused=None, outcome="ok", count=100):
 
 def add(results, cells):
     """Make ``cells`` the run's record of load, and the tables anew."""
-    edit(results.folder / "load.json", lambda record: record.update(cells=cells))
+    put_cells(results.folder, "load.json", cells)
     results.aggregate()
 
 

@@ -11,7 +11,8 @@ from evaluation.measure.job import run_side_job
 from evaluation.study.plan import ConfigError
 from evaluation.study.resolve import resolve
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, write
+from tests.evaluation.side_cells import put_cells
+from tests.evaluation.synthetic import Synthetic
 
 SMALL = {
     "device": "cpu",
@@ -68,16 +69,17 @@ def cell(variant, layer, ready, *, tokens=128):
 def test_where_they_cross(tmp_path):
     """Recompute at 1 + 2 L ms meets 5 ms at layer 2, and 0.5 ms before the first; a refused cell has no numbers."""
     results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
-    first = results.run().records[0]
     cells = [cell("default", 1, 3.0), cell("default", 11, 23.0), cell("pageable", 1, 4.9), cell("pageable", 11, 5.1)]
     cells += [cell("pinned", 1, 0.5), cell("pinned", 11, 0.5)]
     cells += [
         cell("default", 1, 3.0, tokens=512),
         cell("default", 11, None, tokens=512),
+        cell("pageable", 1, None, tokens=512),
+        cell("pageable", 11, None, tokens=512),
         cell("pinned", 1, 1.0, tokens=512),
+        cell("pinned", 11, None, tokens=512),
     ]
-    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
-    write(results.folder / "sweep.json", {**shared, "cells": cells})
+    put_cells(results.folder, "sweep.json", cells)
     results.aggregate()
     with results.summary.with_name("sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -95,5 +97,8 @@ def test_where_they_cross(tmp_path):
         ("128", "pinned", "11"): ("0.5", "-0.25"),
         ("512", "default", "1"): ("3", ""),
         ("512", "default", "11"): ("", ""),
+        ("512", "pageable", "1"): ("", ""),
+        ("512", "pageable", "11"): ("", ""),
         ("512", "pinned", "1"): ("1", ""),
+        ("512", "pinned", "11"): ("", ""),
     }

@@ -12,7 +12,7 @@ from evaluation.figures.crossover import curves, draw
 from evaluation.figures.style import FUNCTIONAL, private_style, rendered, spread
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, edit, record_path, write
+from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, clocks, edit, record_path, refused, write
 
 GPU = Synthetic(samples=6)
 CPU = Synthetic(functional=True, samples=6)
@@ -189,7 +189,7 @@ def test_a_changed_record_moves_its_point_only(tmp_path):
 
     def slower(record):
         for sample in record["cells"][0]["samples"]:
-            sample["ready_ms"] = 5.0
+            sample.update(clocks(5.0))
 
     edit(record_path(results.folder, "djinn", 20), slower)
     results.aggregate()
@@ -203,7 +203,7 @@ def test_a_refused_cell_is_left_out(tmp_path):
     results = Results.make(tmp_path, GPU)
 
     def refuse(record):
-        record["cells"][0].update(outcome="out_of_memory", message="no room", samples=[])
+        refused(record["cells"][0])
 
     edit(record_path(results.folder, "vanilla", 40), refuse)
     results.aggregate()

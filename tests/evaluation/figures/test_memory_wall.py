@@ -8,7 +8,8 @@ from evaluation.figures.style import private_style
 from evaluation.records.runs import load_run
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, write
+from tests.evaluation.side_cells import put_cells
+from tests.evaluation.synthetic import Synthetic, edit
 
 GIB = 2**30
 
@@ -25,11 +26,9 @@ def cell(variant, gib, stopped_by, *, headline=True):
 def folder(tmp_path):
     """A run with three walls: two of vanilla, one of Djinn."""
     folder = Synthetic(layers=(1, 40), samples=6).write(tmp_path / "results" / "local")
-    first = load_run(folder).records[0]
-    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
     vanilla = [cell("own_process", [28, 56], "device_oom", headline=False), cell("default", [27, 29, 31], "device_oom")]
-    write(folder / "capacity/vanilla.json", {**shared, "cells": vanilla})
-    write(folder / "capacity/djinn.json", {**shared, "cells": [cell("default", [25.5] * 4, "cap")]})
+    put_cells(folder, "capacity/vanilla.json", vanilla)
+    put_cells(folder, "capacity/djinn.json", [cell("default", [25.5] * 4, "cap")])
     return folder
 
 
@@ -70,8 +69,6 @@ def test_a_device_of_unknown_memory_is_refused(folder):
 
 def coincident(folder):
     """The walls of a GPU on which all methods but vanilla's leave the same bytes behind."""
-    first = load_run(folder).records[0]
-    shared = {key: first[key] for key in ("schema", "study", "model", "provenance")}
     vanilla = [27 + 2.05 * count for count in range(25)]
     for name, variant, gib, stopped_by in (
         ("vanilla", "default", vanilla, "device_oom"),
@@ -82,7 +79,7 @@ def coincident(folder):
         cells = [cell(variant, gib, stopped_by)]
         if name == "vanilla":
             cells.append(cell("own_process", [28, 56], "device_oom", headline=False))
-        write(folder / f"capacity/{name}.json", {**shared, "cells": cells})
+        put_cells(folder, f"capacity/{name}.json", cells)
     return walls(load_run(folder))
 
 

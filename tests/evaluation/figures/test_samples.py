@@ -18,7 +18,7 @@ from evaluation.figures.samples import draw, panels
 from evaluation.figures.style import FUNCTIONAL, private_style
 from evaluation.records.runs import load_run
 from tests.evaluation.layout import flaws
-from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.synthetic import Synthetic, clocks, edit, record_path, refused, slowed
 
 LABELS = {"vanilla": "Vanilla", "recompute": "Recompute", "manual_offload": "Manual offload", "djinn": "Djinn"}
 
@@ -58,7 +58,7 @@ def make(folder, recipe):
     def scatter(record):
         for cell in record["cells"]:
             for sample in cell["samples"]:
-                sample["ready_ms"] *= generator.lognormvariate(0, 0.05) * (5 if generator.random() < 0.05 else 1)
+                slowed(sample, generator.lognormvariate(0, 0.05) * (5 if generator.random() < 0.05 else 1))
 
     for path in sorted(folder.glob("raw/**/*.json")):
         edit(path, scatter)
@@ -125,7 +125,7 @@ def refuse(outcome, workload):
     def change(record):
         for cell in record["cells"]:
             if cell["headline"] and cell["workload"] == workload:
-                cell.update(outcome=outcome, message="no room", samples=[])
+                refused(cell, outcome)
 
     return change
 
@@ -158,7 +158,7 @@ def test_nothing_overlaps_or_leaves_the_figure(anyone):
 @pytest.mark.parametrize("outlier", [0.0, 0.0001, 30.0, 1000.0])
 def test_an_outlier_is_inside_the_axes(folder, outlier):
     """Whether it makes the axis logarithmic or not; one of zero has no place on a logarithmic axis."""
-    edit(record_path(folder, "djinn", 20, 2), lambda record: record["cells"][0]["samples"][4].update(ready_ms=outlier))
+    edit(record_path(folder, "djinn", 20, 2), lambda record: record["cells"][0]["samples"][4].update(clocks(outlier)))
     figure, found = drawn(folder)
     axes = found["Djinn", "activation"]
     assert outlier in [y for _, y in points(axes)]
@@ -262,15 +262,6 @@ def test_what_has_no_sample_is_said_in_its_panel(folder):
         assert not flaws(figure)
 
 
-def test_samples_of_a_cell_that_ran_out_of_memory_later_are_shown(folder):
-    """The record may keep what was taken before; it is drawn, and the outcome said."""
-    edit(record_path(folder, "djinn", 40, 2), lambda record: record["cells"][0].update(outcome="out_of_memory"))
-    _, found = drawn(folder)
-    axes = found["Djinn", "activation"]
-    assert len(points(axes)) == 6 * 8
-    assert texts(axes) == ["out of memory, round 2: layer 40"]
-
-
 def test_a_functional_run_is_marked_in_each_panel_as_plot_1_is(tmp_path, folder):
     """The same words, colour, slope and place in the drawing order; a GPU's run has no mark."""
     _, marked = drawn(make(tmp_path / "cpu", RECIPES["functional"]))
@@ -305,7 +296,7 @@ def two_headlines(folder):
     ("damage", "message"),
     [
         (nothing_of, "run local: no primary variant has a sample"),
-        (two_headlines, "more than one primary variant of manual_offload in workload activation at layer 20, round 2"),
+        (two_headlines, "layer_20/round_2.json: 2 headline cells of workload activation"),
         (lambda folder: (folder / "study.json").unlink(), "study.json: missing"),
         (lambda folder: record_path(folder, "djinn", 1).write_text("{"), "round_1.json: not readable as JSON"),
         (shutil.rmtree, "local: no such run"),

@@ -12,7 +12,8 @@ from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit
+from tests.evaluation.side_cells import put_cells
+from tests.evaluation.synthetic import Synthetic, edit, refused
 
 # Magnitudes of an H100: ms by batch, tokens and layer, of recompute, the pageable and the pinned copy.
 GPU = {
@@ -43,7 +44,7 @@ def add(results, times):
         for (batch, tokens, layer), values in times.items()
         for (method, variant), ready in zip(KEYS, values, strict=True)
     ]
-    edit(results.folder / "sweep.json", lambda record: record.update(cells=cells))
+    put_cells(results.folder, "sweep.json", cells)
     results.aggregate()
 
 
@@ -90,7 +91,7 @@ def test_nothing_overlaps_or_leaves_the_figure(results, times):
 
 def test_a_refused_cell_is_left_out(results):
     """Its line ends before."""
-    edit(results.folder / "sweep.json", lambda record: record["cells"][-3].update(samples=[]))
+    edit(results.folder / "sweep.json", lambda record: refused(record["cells"][-3]))
     results.aggregate()
     with private_style():
         lines = [list(line.get_xdata()) for line in draw(rows_of(results)).axes[1].lines][:3]

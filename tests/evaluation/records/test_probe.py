@@ -5,7 +5,6 @@ import json
 import platform
 from pathlib import Path
 
-import jsonschema
 import pynvml
 import pytest
 
@@ -89,7 +88,7 @@ def test_a_field_that_is_neither_is_refused():
     """The schema has no room for a bare null."""
     found = probe.probe()
     found["gpu"]["mig"] = None
-    with pytest.raises(jsonschema.ValidationError, match="None is not valid"):
+    with pytest.raises(ValueError, match="gpu.mig"):
         probe.check_machine(found)
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from evaluation.records.publish import main, publish
 from evaluation.records.runs import CHECKSUMS, RunError, benchmark_path, load_run
+from tests.evaluation.side_cells import EVERY
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
-SMALL = Synthetic(layers=(1, 10), samples=6)
+SMALL = Synthetic(layers=(1, 10), samples=6, peers=("memory_saver",), beside=EVERY)
 
 
 @pytest.fixture
@@ -141,12 +142,12 @@ def test_an_existing_run_is_replaced_only_on_request(local, published):
     """Without --replace the old run stands; with it, nothing of the old one is left."""
     target = publish(local, published, "h100")
     before = files(target)
-    edit(local / "machine.json", lambda machine: machine["gpu"].update(name="another"))
+    edit(local / "machine.json", lambda machine: machine["gpu"].update(driver="another"))
     with pytest.raises(RunError, match="--replace"):
         publish(local, published, "h100")
     assert files(target) == before
     publish(local, published, "h100", replace=True)
-    assert load_run(target).machine["gpu"]["name"] == "another"
+    assert load_run(target).machine["gpu"]["driver"] == "another"
     assert [entry.name for entry in published.iterdir()] == ["h100"]
 
 
@@ -186,7 +187,7 @@ def test_a_failing_swap_puts_the_old_run_back(local, published, monkeypatch):
 
 def test_the_command_reports(local, published, monkeypatch, capsys):
     """Exit status 0 and where it went; 2 and why not."""
-    arguments = ["publish", "--name", "h100", "--run", str(local), "--published", str(published)]
+    arguments = ["publish", "--name", "h100", "--results", str(local.parent)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert main() == 0
     assert capsys.readouterr().out == f"published {published / 'h100'}\n"

@@ -62,7 +62,6 @@ def set_ready(value):
         set_ready("fast"),
         lambda record: record["cells"][0]["samples"][0].update(bit_exact=False),
         lambda record: record["cells"][0].update(samples=[]),
-        lambda record: record["cells"][0].update(validation_samples=0),
         lambda record: record.pop("provenance"),
         lambda record: record.update(comment="x"),
     ],
@@ -149,7 +148,7 @@ def test_a_study_or_machine_of_another_run_is_refused(folder):
 def test_a_record_in_the_wrong_place_is_refused(folder):
     """A copy of layer 1 under the name of layer 10."""
     record_path(folder, "djinn", 10).write_bytes(record_path(folder, "djinn", 1).read_bytes())
-    with pytest.raises(RunError, match="djinn/layer_10/round_1.json: holds the record of djinn/layer_1"):
+    with pytest.raises(RunError, match="djinn/layer_10/round_1.json: holds the record of raw/djinn/layer_1"):
         load_run(folder)
 
 

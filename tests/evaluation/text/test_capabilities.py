@@ -10,7 +10,7 @@ from evaluation.analysis.outcomes import Capability, Capacity
 from evaluation.text.capabilities import table
 from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.synthetic import Synthetic, clocks, edit, record_path, refused
 
 GPU = Synthetic(layers=(1, 40), samples=30)
 
@@ -68,7 +68,7 @@ def test_a_missing_method_and_a_refused_cell(tmp_path):
     results = Results.make(tmp_path, recipe)
 
     def refuse(record):
-        record["cells"][1].update(outcome="out_of_memory", message="no room", samples=[])
+        refused(record["cells"][1])
 
     edit(record_path(results.folder, "vanilla", 40), refuse)
     results.aggregate()
@@ -111,7 +111,7 @@ def test_a_changed_record_changes_the_cell(tmp_path):
 
     def slower(record):
         for sample in record["cells"][0]["samples"]:
-            sample["ready_ms"] = 7.0
+            sample.update(clocks(7.0))
 
     edit(record_path(results.folder, "djinn", 40), slower)
     results.aggregate()

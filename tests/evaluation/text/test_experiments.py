@@ -336,19 +336,18 @@ def test_a_command_names_the_records_of_its_row(local):
 def test_a_functional_run_says_so(tmp_path):
     """It names no GPU."""
     folder = made(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))
-    edit(folder / "machine.json", lambda machine: machine["host"].update(cores=2, cores_usable={"unavailable": "x"}))
+    edit(folder / "machine.json", lambda machine: machine["host"].update(cores=2, cores_usable=2))
     _, page = written(folder)
     assert "**Functional CPU run: not a performance result.** CPU cores: 2." in page
     assert "Machine:" not in page
 
 
-def test_a_probe_that_knows_neither_gpu_nor_cores(local):
+def test_a_probe_that_does_not_know_the_gpu(local):
     """What it does not know is not printed."""
     edit(local / "machine.json", lambda machine: machine["gpu"].update(name={"unavailable": "no NVML"}))
     _, page = written(local)
     assert "could not read" in page
     assert "NVML" not in page
-    assert "CPU cores" not in page
 
 
 def test_the_same_records_give_the_same_bytes_anywhere(local, tmp_path):

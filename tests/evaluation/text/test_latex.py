@@ -7,7 +7,7 @@ from evaluation.records.runs import load_run
 from evaluation.text.latex import _ESCAPES, Latex, environment, latex, markdown, markdown_table
 from evaluation.text.setup import setup
 from tests.evaluation.layout import compiled
-from tests.evaluation.synthetic import Synthetic, edit
+from tests.evaluation.synthetic import Synthetic
 
 
 def test_latex_takes_text_and_whole_numbers_only():
@@ -62,18 +62,6 @@ def test_any_text_compiles(tmp_path, encoding):
 def test_a_machine_with_an_odd_name_stops_no_table(tmp_path):
     """Control characters, a script that the fonts lack and LaTeX's own characters in the name of the GPU."""
     folder = Synthetic(layers=(1,), samples=2, gpu_name="\x00海光\x1b[1m Ångström® _{$\r\n").write(tmp_path / "local")
-    facts = dict.fromkeys(("driver", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max"), 1)
-    edit(folder / "machine.json", lambda machine: machine["gpu"].update(facts))
-    unknown = {"unavailable": "no"}
-    host = dict.fromkeys(("cpu", "cores", "cores_usable", "memory_bytes", "kernel", "system"), unknown)
-    versions = {"python": "3", "torch": "2", "transformers": "5"}
-    software = {"torch_cuda": "13", "versions": versions}
-    edit(folder / "machine.json", lambda machine: machine.update(host=host, software=software))
-    edit(folder / "machine.json", lambda machine: machine["ceilings"].update(pinned_d2h_gbps=unknown))
-    for record in folder.rglob("*/round_1.json"):
-        edit(record, lambda record: record["provenance"].update(versions=versions))
-    for record in (*folder.glob("*/*.json"), folder / "load.json", folder / "overhead.json", folder / "sweep.json"):
-        edit(record, lambda record: record["provenance"].update(versions=versions))
     text = setup(load_run(folder))
     assert r"\texttt{U+6D77 U+5149} [1m Ångström\textregistered{} \_\{\$" in text
     compiled(tmp_path, setup=text)

@@ -84,7 +84,10 @@ def test_times_are_expected_at_the_rates_of_this_machine(reproduce):
     """Half the matrix rate makes twice the time of recompute the expected one."""
 
     def halve(folder):
-        edit(folder / "machine.json", lambda machine: machine["ceilings"]["matrix_tflops_bf16"].update(median=250.0))
+        edit(
+            folder / "machine.json",
+            lambda machine: machine["ceilings"]["matrix_tflops_bf16"].update(median=250.0, samples=[250.0] * 3),
+        )
 
     _, page = reproduce(SMALL, change=halve)
     row = next(row for row in rows(page, "Times, ready at the deepest layer") if row[0] == "recompute")

@@ -1,0 +1,95 @@
+"""The cells of records that hold samples of the clocks: one method, variant and workload each."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluation.records.fields import Count, Milliseconds, Name, Strict
+
+Partner = Literal["pinned", "pinned_identical", "pinned_ordered"]
+Partners = Annotated[dict[Partner, "Paired"], Field(min_length=1)]
+
+
+class Clocks(Strict):
+    """The times of one pause and resume, each from its request; ``resident_ms`` may follow the result."""
+
+    pause_ms: Milliseconds
+    ready_ms: Milliseconds
+    first_kernel_ms: Milliseconds
+    resident_ms: Milliseconds | None
+    result_ms: Milliseconds
+    bit_exact: Literal[True]  # a job that differs from the uninterrupted run fails
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.ready_ms <= self.first_kernel_ms <= self.result_ms:
+            raise ValueError("the next layer cannot compute before it is ready, nor the result be there before it")
+        if self.resident_ms is not None and self.resident_ms < self.ready_ms:
+            raise ValueError("nothing is ready after all state is resident")
+        return self
+
+
+class Paired(Clocks):
+    """The hand-written offload that was run next to a sample of Djinn; who came first alternates."""
+
+    djinn_first: bool
+
+
+class Sample(Clocks):
+    """One pause and resume with its memory; what a method or a device does not have is null."""
+
+    floor_ms: Milliseconds | None
+    device_bytes_paused: Count | None
+    host_bytes_paused: Count
+    overwritten_bytes: Count
+    paired: Partners | None
+
+
+class Cell(Strict):
+    """All samples of one variant for one workload, or why there are none; ``headline``: the paper leads with it."""
+
+    workload: Name
+    variant: Name
+    headline: bool
+    outcome: Literal["ok", "out_of_memory", "unsupported"]
+    message: str
+    frontier_bytes: Count
+    state_bytes: Count
+    recompute_flops: Annotated[float, Field(ge=0)] | None
+    validation_samples: Count
+    samples: list[Sample]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.state_bytes < self.frontier_bytes:
+            raise ValueError("the state holds the frontier, and is said to be smaller")
+        if (self.outcome == "ok") != bool(self.samples):
+            raise ValueError(f"the outcome is {self.outcome}, and there are {len(self.samples)} samples")
+        if self.outcome != "ok" and (self.validation_samples or not self.message):
+            raise ValueError(f"the outcome is {self.outcome}: a message says why, and nothing is validated")
+        if len({None if one.paired is None else frozenset(one.paired) for one in self.samples}) > 1:
+            raise ValueError("the samples are paired with different partners")
+        return self
+
+    @property
+    def paired(self) -> bool:
+        """Whether each sample has partners."""
+        return any(sample.paired for sample in self.samples)
+
+    def asked(self, samples: int, validated: int) -> None:
+        """Raise ValueError unless a cell that was measured has what its study asks for."""
+        if self.outcome != "ok":
+            return
+        where = f"workload {self.workload}, variant {self.variant}"
+        if len(self.samples) != samples:
+            raise ValueError(f"{where}: {len(self.samples)} samples of the {samples} that the study asks for")
+        if self.validation_samples != validated:
+            raise ValueError(f"{where}: {self.validation_samples} validation samples, the study asks for {validated}")
+
+
+def check_unique(keys: Sequence[object], what: str) -> None:
+    """Raise ValueError if two cells have one key: they would be pooled without a trace."""
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two cells of {what} {twice}")

@@ -1,0 +1,146 @@
+"""The cells of what is measured besides the clocks over depth: load, overhead, the memory wall, and edits."""
+
+from statistics import median
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluation.records.fields import Count, Milliseconds, Name, Positive, Strict
+from evaluation.records.recomputed import Interval, Spread, check_bootstrap, check_median, check_spread
+
+
+class Resume(Strict):
+    """One resume under load, of the session of that number."""
+
+    session: Count
+    ready_ms: Milliseconds
+    resident_ms: Milliseconds
+    bit_exact: Literal[True]
+
+
+class LoadCell(Strict):
+    """So many paused sessions, and every resume; older records hold the spread of both clocks as well."""
+
+    sessions: Positive
+    paused: Count
+    opened: Count
+    outcome: Literal["ok", "host_full"]
+    message: str
+    open_seconds: Annotated[float, Field(ge=0)]
+    device_bytes_paused: Count | None
+    host_bytes_paused: Count
+    ready: Spread | None = None
+    resident: Spread | None = None
+    samples: list[Resume]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.outcome == "ok") != (self.paused == self.sessions) or self.paused > self.sessions:
+            raise ValueError(f"the outcome is {self.outcome}, and {self.paused} of {self.sessions} are paused")
+        if self.opened > self.paused:
+            raise ValueError("more sessions were opened than are paused")
+        if any(one.session >= self.paused for one in self.samples):
+            raise ValueError("a session was resumed that is not paused")
+        if any(one.resident_ms < one.ready_ms for one in self.samples):
+            raise ValueError("nothing is ready after all state is resident")
+        for stored, clock in ((self.ready, "ready_ms"), (self.resident, "resident_ms")):
+            if stored is not None:
+                check_spread(stored, [getattr(one, clock) for one in self.samples])
+        return self
+
+
+class Passes(Strict):
+    """Milliseconds of each pass, by turns."""
+
+    djinn_ms: Annotated[list[Milliseconds], Field(min_length=1)]
+    bare_ms: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _by_turns(self) -> Self:
+        if len(self.djinn_ms) != len(self.bare_ms):
+            raise ValueError("one model has more passes than the other")
+        return self
+
+
+class Pair(Strict):
+    """The passes of both models; older records hold their medians as well."""
+
+    djinn_ms: Milliseconds | None = None
+    bare_ms: Milliseconds | None = None
+    passes: Passes
+    bit_exact: Literal[True]
+
+    @model_validator(mode="after")
+    def _of_passes(self) -> Self:
+        for stored, values in ((self.djinn_ms, self.passes.djinn_ms), (self.bare_ms, self.passes.bare_ms)):
+            if stored is not None:
+                check_median(stored, values)
+        return self
+
+
+class OverheadCell(Strict):
+    """All pairs of one program; older records hold the ratio as well."""
+
+    name: Literal["prefill", "decode"]
+    tokens: Positive
+    ratio: Interval | None = None
+    pairs: Annotated[list[Pair], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> Self:
+        if self.ratio is not None:
+            passes = [pair.passes for pair in self.pairs]
+            check_bootstrap(self.ratio, [median(one.djinn_ms) / median(one.bare_ms) for one in passes])
+        return self
+
+
+class Figure(Strict):
+    """Memory when so many sessions were paused; a process that the system killed says nothing of the device."""
+
+    sessions: Count
+    device_bytes: Count | None = None
+    host_bytes: Count
+    host_available_bytes: Count
+
+
+class Wall(Strict):
+    """Sessions paused one after another; the last of ``figures`` are those of the refusal, if there was one."""
+
+    variant: Name
+    headline: bool
+    sessions: Count
+    stopped_by: Literal["cap", "device_oom", "host_full"]
+    message: str
+    figures: Annotated[list[Figure], Field(min_length=1)]
+    bit_exact: Literal[True]
+    expandable_segments: bool | None = None
+
+    @model_validator(mode="after")
+    def _of_figures(self) -> Self:
+        refused = [] if self.stopped_by == "cap" else [self.sessions]
+        counted = [figure.sessions for figure in self.figures]
+        if self.sessions > len(counted) or counted != [*range(1, self.sessions + 1), *refused]:
+            raise ValueError(f"{self.sessions} sessions, stopped by {self.stopped_by}, do not follow from the figures")
+        return self
+
+    def asked(self, cap: int) -> None:
+        """Raise ValueError unless the wall stands at ``cap``, if it is the cap, and else below."""
+        if (self.stopped_by == "cap") != (self.sessions == cap) or self.sessions > cap:
+            raise ValueError(f"{self.variant}: {self.sessions} sessions, ended by {self.stopped_by}; the cap is {cap}")
+
+
+class CapabilityCell(Strict):
+    """What became of an edit, and the resumes of the edited runs; no lines: nobody has written the program down."""
+
+    variant: Name
+    headline: bool
+    state_lines: Count | None
+    edit_survives: bool
+    edit_exact: bool
+    resume_ms: Annotated[list[Milliseconds], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.edit_exact and not self.edit_survives:
+            raise ValueError("an edit that is lost cannot be exact")
+        return self
