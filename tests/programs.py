@@ -2,6 +2,8 @@
 
 import torch
 
+import djinn
+
 
 def prefill(model, input_ids):
     """Logits of one forward pass without a cache."""
@@ -16,6 +18,13 @@ def greedy(model, input_ids, steps):
         output = model(logits[-1][:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True)
         logits.append(output.logits)
     return logits
+
+
+def parked(runtime, layer, program, *args, visit=1):
+    """A session of ``program`` that is paused after ``layer``."""
+    session = runtime.open(breakpoint=layer, visit=visit).start(program, *args)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    return session
 
 
 def equal(left, right):

@@ -12,27 +12,16 @@ from contextlib import suppress
 
 import pytest
 import torch
-from tests.programs import greedy, prefill
+from tests.programs import greedy, parked, prefill, without_climb
 
 import djinn
 from djinn import transfer
 from djinn.discovery import Discovery
 
 
-@pytest.fixture
-def runtime(llama):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        for session in runtime._sessions.values():
-            session.close(30)
-        assert runtime.arena.reserved_bytes == 0
-        runtime.arena.check_integrity()
-
-
-def parked(runtime, *call, layer=3, visit=1):
-    session = runtime.open(breakpoint=layer, visit=visit).start(*call)
-    assert session.wait(30) is djinn.Phase.PAUSED
-    return session
+@pytest.fixture(autouse=True)
+def _without_climb(monkeypatch):
+    without_climb(monkeypatch)
 
 
 class Touching:
@@ -55,7 +44,7 @@ def test_a_cancelled_program_finds_its_state(llama, input_ids, swapped, how):
     """Its ``finally`` blocks may touch what was swapped out: it is back by then."""
     runtime = djinn.Runtime(llama, host_memory_bytes=32 << 20)
     program = Touching()
-    session = parked(runtime, program, llama, input_ids)
+    session = parked(runtime, 3, program, llama, input_ids)
     if swapped != "paused":
         session.io_wait(force=swapped != "idle")
     if swapped == "edited":
@@ -71,7 +60,7 @@ def test_a_cancelled_program_finds_its_state(llama, input_ids, swapped, how):
 def test_without_room_a_cancelled_program_stays_parked(runtime, llama, input_ids, monkeypatch):
     """close() raises TimeoutError that names the bytes, others compute meanwhile, and it ends when there is room."""
     program = Touching()
-    session = parked(runtime, program, llama, input_ids)
+    session = parked(runtime, 3, program, llama, input_ids)
     session.io_wait()
     waiting = session.host_bytes
     with monkeypatch.context() as patched:
@@ -97,10 +86,10 @@ def test_without_room_a_cancelled_program_stays_parked(runtime, llama, input_ids
 
 def test_room_for_a_cancelled_program_is_taken_from_others(runtime, llama, input_ids, monkeypatch):
     """Sessions in IO_WAIT leave the device for it, as for a RESUME."""
-    idle = parked(runtime, greedy, llama, input_ids, 2)
+    idle = parked(runtime, 3, greedy, llama, input_ids, 2)
     idle.io_wait(force=False)
     program = Touching()
-    session = parked(runtime, program, llama, input_ids)
+    session = parked(runtime, 3, program, llama, input_ids)
     session.io_wait()
     allocate = transfer._allocate
 
@@ -203,7 +192,7 @@ def test_result_and_close_at_once(runtime, monkeypatch):
 
 def test_a_program_does_not_wait_for_what_waits_for_it(runtime, llama, input_ids):
     """Itself, or a session that needs the device which it holds: refused instead of hanging for ever."""
-    other = parked(runtime, prefill, llama, input_ids)
+    other = parked(runtime, 3, prefill, llama, input_ids)
     calls = [
         lambda own: own.wait(),
         lambda own: own.result(),
@@ -220,7 +209,7 @@ def test_a_program_does_not_wait_for_what_waits_for_it(runtime, llama, input_ids
 
 def test_a_program_may_signal(runtime, llama, input_ids):
     """Its own pause, and the signals of another session that do not wait for it."""
-    other = parked(runtime, prefill, llama, input_ids)
+    other = parked(runtime, 3, prefill, llama, input_ids)
     box = []
 
     def program():
@@ -408,7 +397,7 @@ def test_a_fork_leaves_its_block_at_once(llama, input_ids):
     """With its own exit code: there is nothing in it to close."""
     start = time.monotonic()
     with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
-        parked(runtime, prefill, llama, input_ids)
+        parked(runtime, 3, prefill, llama, input_ids)
         child = os.fork()
         if child == 0:
             code = 2
@@ -432,7 +421,7 @@ def busy(runtime, seconds):
 
 def test_a_handler_may_look_while_a_signal_is_served(runtime, llama, input_ids):
     """A signal's handler that reads the status does not call off what it has interrupted."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     seen = []
     before = signal.signal(signal.SIGALRM, lambda *args: seen.append((runtime.status()[0].phase, session.phase)))
     thread = busy(runtime, 0.3)
@@ -450,7 +439,7 @@ def test_a_handler_may_look_while_a_signal_is_served(runtime, llama, input_ids):
 
 def test_a_handler_cannot_signal_in_the_middle_of_a_resume(runtime, llama, input_ids, monkeypatch):
     """It is refused instead of waiting for itself; the resume goes on."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     copy_in = transfer._copy_in
     refused = []
@@ -494,9 +483,9 @@ def test_a_finaliser_may_close_its_session(runtime, llama, input_ids, monkeypatc
         make(extent, *args)
 
     monkeypatch.setattr(djinn.host_memory.Extent, "__init__", collecting)
-    other = parked(runtime, prefill, llama, input_ids)
+    other = parked(runtime, 3, prefill, llama, input_ids)
     Agent(other)
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     session.resume()
     assert torch.equal(session.result(30), prefill(llama, input_ids))
@@ -564,7 +553,7 @@ def test_host_memory_that_cannot_be_given_back_at_once(runtime, llama, input_ids
             raise MemoryError
         release(arena, extents)
 
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     monkeypatch.setattr(djinn.host_memory.HostArena, "release", fail)
     session.resume()

@@ -9,24 +9,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.programs import equal, greedy, prefill
+from tests.programs import equal, greedy, parked, prefill, without_climb
 
 import djinn
 
 
-@pytest.fixture
-def runtime(llama):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        for session in runtime._sessions.values():
-            session.close()
-        runtime.arena.check_integrity()
-
-
-def parked(runtime, *call, layer=3):
-    session = runtime.open(breakpoint=layer).start(*call)
-    assert session.wait(30) is djinn.Phase.PAUSED
-    return session
+@pytest.fixture(autouse=True)
+def _without_climb(monkeypatch):
+    without_climb(monkeypatch)
 
 
 USES = {
@@ -82,7 +72,7 @@ CHANGES = ("as an output", "in place", "augmented", "index put")
 def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
     """Each use raises IllegalMove with the tensor's name; shape, dtype and device are still known."""
     runtime = djinn.Runtime(llama, host_memory_bytes=32 << 20)
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     if how == "resume after io_wait":
         session.io_wait()
     kept = session.state["hidden_states"]
@@ -108,7 +98,7 @@ def test_a_void_tensor_says_so_whatever_is_done_with_it(llama, input_ids, how):
 @pytest.mark.parametrize("name", [name for name in USES if name not in CHANGES])
 def test_a_guarded_tensor_is_used_like_any_other(runtime, llama, input_ids, name, swapped):
     """What a plain tensor gives it gives, while the session is parked, and the program is undisturbed."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     if swapped:
         session.io_wait()
     guarded = session.state["hidden_states"]
@@ -126,7 +116,7 @@ def test_a_guarded_tensor_is_used_like_any_other(runtime, llama, input_ids, name
 
 def test_what_shares_the_bytes_is_guarded_and_the_rest_is_plain(runtime, llama, input_ids):
     """Views of any kind are void with their tensor; results and clones outlive it."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     tensor = session.state["hidden_states"]
     views = [tensor[0], tensor.view(-1), tensor.detach(), tensor.data, tensor.transpose(0, 1), tensor.mT]
@@ -144,7 +134,7 @@ def test_what_shares_the_bytes_is_guarded_and_the_rest_is_plain(runtime, llama, 
 
 def test_a_tensor_cannot_be_made_something_else(runtime, llama, input_ids):
     """What would change the tensor itself and not its bytes is refused by name."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     tensor = session.state["hidden_states"]
     for change in (
@@ -164,7 +154,7 @@ def test_a_tensor_cannot_be_made_something_else(runtime, llama, input_ids):
 @pytest.mark.parametrize("swapped", [False, True], ids=["paused", "swapped out"])
 def test_saved_state_is_a_plain_tensor_of_its_own_size(runtime, llama, input_ids, swapped):
     """torch.save, pickle and deepcopy: no byte of the arena or of another session, loads without djinn."""
-    session, other = (parked(runtime, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
+    session, other = (parked(runtime, 3, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
     other.io_wait()
     if swapped:
         session.io_wait()
@@ -199,7 +189,7 @@ def test_bytes_that_somebody_holds_are_nobody_else_s(llama, input_ids, name):
     """Held outside the guard they are set aside, counted, never handed out, and free when they are let go."""
     session_bytes = 60_000
     with djinn.Runtime(llama, host_memory_bytes=2 * session_bytes) as runtime:
-        session = parked(runtime, prefill, llama, input_ids)
+        session = parked(runtime, 3, prefill, llama, input_ids)
         session.io_wait()
         assert session.host_bytes < session_bytes
         held = OUTSIDE[name](session.state["hidden_states"])
@@ -211,7 +201,7 @@ def test_bytes_that_somebody_holds_are_nobody_else_s(llama, input_ids, name):
         assert "still held by arrays or tensors" in str(runtime.status())
         for shift in range(1, 4):
             ids = (input_ids + shift) % 128
-            other = parked(runtime, prefill, llama, ids)
+            other = parked(runtime, 3, prefill, llama, ids)
             other.io_wait()
             if isinstance(held, np.ndarray):
                 held[:] = 7
@@ -227,12 +217,12 @@ def test_bytes_that_somebody_holds_are_nobody_else_s(llama, input_ids, name):
 def test_an_arena_that_is_full_of_held_bytes_says_so(llama, input_ids):
     """HostMemoryFull names what would be free."""
     with djinn.Runtime(llama, host_memory_bytes=50_000) as runtime:
-        session = parked(runtime, prefill, llama, input_ids)
+        session = parked(runtime, 3, prefill, llama, input_ids)
         session.io_wait()
         held = session.state["hidden_states"].numpy()
         session.resume()
         session.result(30)
-        session = parked(runtime, prefill, llama, input_ids)
+        session = parked(runtime, 3, prefill, llama, input_ids)
         with pytest.raises(djinn.HostMemoryFull, match="12288 more are free when the numpy arrays or tensors"):
             session.io_wait()
         del held
@@ -244,7 +234,7 @@ def test_an_arena_that_is_full_of_held_bytes_says_so(llama, input_ids):
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_what_is_got_hold_of_after_the_park_stays_on_the_device(runtime, llama, input_ids, name):
     """IO_WAIT leaves it, says why, takes the rest, and the program goes on to the same numbers."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     held = OUTSIDE[name](session.state["hidden_states"])
     session.io_wait()
     if name != "storage":  # which looks empty meanwhile
@@ -263,7 +253,7 @@ def test_what_is_got_hold_of_after_the_park_stays_on_the_device(runtime, llama, 
 
 def test_a_graph_that_saved_the_state_keeps_it(runtime, llama, input_ids):
     """A gradient that the caller takes through the state of a paused session is right after the pause as well."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     weight = torch.ones(64, requires_grad=True)
     with torch.enable_grad():
         hidden = session.state["hidden_states"]
@@ -293,7 +283,7 @@ def test_an_edit_in_grad_mode_is_autograd_s_business(runtime, llama, input_ids, 
         handle = llama.model.layers[2].register_forward_hook(lambda module, args, output: edit(output))
         expected = loss(plain)
         handle.remove()
-        session = parked(runtime, loss, leaf)
+        session = parked(runtime, 3, loss, leaf)
         if swapped:
             session.io_wait()
         hidden_states = session.state["hidden_states"]
@@ -313,7 +303,7 @@ def test_what_autograd_refuses_is_refused():
         model = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(4, 4))
         with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small:
             x = torch.ones(2, 4, requires_grad=True)
-            session = parked(small, lambda: model(x * 1).sum(), layer=1)
+            session = parked(small, 1, lambda: model(x * 1).sum())
             session.state["hidden_states"].mul_(2)
             session.resume()
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -343,12 +333,12 @@ def test_an_edit_that_brings_in_gradients():
             handle = model[1].register_forward_hook(hook_of(edit, hooked))
             model(x).sum().backward()
             handle.remove()
-            session = parked(small, model, x, layer=2)
+            session = parked(small, 2, model, x)
             edit(session.state["hidden_states"], steer)
             session.resume()
             session.result(30).sum().backward()
             assert torch.equal(steer.grad, hooked.grad)
-            session = parked(small, model, x, layer=2)
+            session = parked(small, 2, model, x)
             session.io_wait()
             with pytest.raises(djinn.IllegalMove, match="cannot be edited by what has gradients"):
                 edit(session.state["hidden_states"], steer)
@@ -361,7 +351,7 @@ def test_an_edit_through_an_alias_is_seen_by_autograd():
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small, torch.enable_grad():
         for alias in (lambda h: h.detach(), lambda h: h.detach()[1:], lambda h: h.data):
             x = torch.ones(2, 4, requires_grad=True)
-            session = parked(small, lambda x=x: model(x * 1).sum(), layer=1)
+            session = parked(small, 1, lambda x=x: model(x * 1).sum())
             alias(session.state["hidden_states"]).mul_(2)
             session.resume()
             try:
@@ -392,7 +382,7 @@ RESHAPING = {
 @pytest.mark.parametrize("name", RESHAPING)
 def test_the_state_cannot_be_given_another_shape(runtime, llama, input_ids, name, swapped):
     """What would change more than bytes is refused, and the state is as before."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     if swapped:
         session.io_wait()
     tensor = session.state["hidden_states"]
@@ -411,7 +401,7 @@ def test_the_state_cannot_be_given_another_shape(runtime, llama, input_ids, name
 
 def test_capsules_past_every_override_are_refused(runtime, llama, input_ids):
     """torch's oldest entry for DLPack asks nobody: it finds no bytes, void or not."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     tensor = session.state["hidden_states"]
     for signal in (session.io_wait, session.resume):
         with pytest.raises(RuntimeError, match="data pointer"):
@@ -427,7 +417,7 @@ class OddList(list):
 
 def test_guards_in_containers_of_any_kind(runtime, llama, input_ids):
     """They are found by torch, and asked then."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     tensor = session.state["hidden_states"]
     assert torch.equal(torch.stack(OddList([tensor, tensor]))[0], tensor)
     session.io_wait()
@@ -437,7 +427,7 @@ def test_guards_in_containers_of_any_kind(runtime, llama, input_ids):
 
 def test_an_error_that_somebody_keeps_holds_nothing(runtime, llama, input_ids):
     """An operator that failed, as in a notebook, does not keep the state on the device."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     with pytest.raises(RuntimeError) as kept:
         session.state["hidden_states"] @ torch.zeros(7, 7)
     session.io_wait()
@@ -455,8 +445,8 @@ def test_guards_of_two_runtimes_do_not_wait_for_each_other(llama, input_ids):
         djinn.Runtime(llama, host_memory_bytes=1 << 20) as large,
         djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as small,
     ):
-        first = parked(large, prefill, llama, input_ids).state["hidden_states"][0, :2, :8]
-        second = parked(small, model, x, layer=1).state["hidden_states"]
+        first = parked(large, 3, prefill, llama, input_ids).state["hidden_states"][0, :2, :8]
+        second = parked(small, 1, model, x).state["hidden_states"]
 
         def add(a, b):
             for _ in range(300):
@@ -472,7 +462,7 @@ def test_guards_of_two_runtimes_do_not_wait_for_each_other(llama, input_ids):
 
 def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
     """A signal waits for an edit that has begun: it is there whole, or refused."""
-    session = parked(runtime, prefill, llama, input_ids)
+    session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     begun = threading.Event()
 
@@ -485,7 +475,7 @@ def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
     begun.wait(10)
     session.resume()
     editor.join(10)
-    doubled = parked(runtime, prefill, llama, input_ids)
+    doubled = parked(runtime, 3, prefill, llama, input_ids)
     doubled.state["hidden_states"].mul_(2)
     doubled.resume()
     assert torch.equal(session.result(30), doubled.result(30))
@@ -493,7 +483,7 @@ def test_an_edit_and_a_signal_at_once(runtime, llama, input_ids):
 
 def test_tensors_of_two_sessions_in_one_operator(runtime, llama, input_ids):
     """Both are looked after; a difference between two sessions is one line."""
-    first, second = (parked(runtime, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
+    first, second = (parked(runtime, 3, prefill, llama, ids) for ids in (input_ids, (input_ids + 1) % 128))
     for session in (first, second):
         session.io_wait()
     one, two = first.state["hidden_states"], second.state["hidden_states"]
@@ -509,7 +499,7 @@ def test_tensors_of_two_sessions_in_one_operator(runtime, llama, input_ids):
 
 def test_a_kept_view_of_the_state_holds_nothing(runtime, llama, input_ids):
     """A StateView that somebody keeps does not make the next pause leave its storages behind."""
-    session = parked(runtime, greedy, llama, input_ids, 3, layer=2)
+    session = parked(runtime, 2, greedy, llama, input_ids, 3)
     taken = sum(session.storage_sizes)
     view = session.state
     tensor = view["kv.1.keys"]

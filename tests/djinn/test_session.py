@@ -8,28 +8,12 @@ import weakref
 
 import pytest
 import torch
-from tests.programs import equal, greedy, prefill, spoil
+from tests.programs import equal, greedy, parked, prefill, spoil
 
 import djinn
 from djinn import transfer
 
 LAYERS = 6
-
-
-@pytest.fixture
-def runtime(llama):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        for session in runtime._sessions.values():
-            session.close()
-        assert runtime.arena.reserved_bytes == 0
-        runtime.arena.check_integrity()
-
-
-def parked(runtime, layer, program, *args, visit=1):
-    session = runtime.open(breakpoint=layer, visit=visit).start(program, *args)
-    assert session.wait(30) is djinn.Phase.PAUSED
-    return session
 
 
 @pytest.mark.parametrize("layer", [1, 3, LAYERS])

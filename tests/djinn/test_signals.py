@@ -6,26 +6,15 @@ import time
 
 import pytest
 import torch
-from tests.programs import equal, greedy, prefill, spoil
+from tests.programs import equal, greedy, parked, prefill, spoil, without_climb
 
 import djinn
 from djinn import transfer
 
 
-@pytest.fixture
-def runtime(llama):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        for session in runtime._sessions.values():
-            session.close()
-        assert runtime.arena.reserved_bytes == 0
-        runtime.arena.check_integrity()
-
-
-def parked(runtime, layer, program, *args, visit=1):
-    session = runtime.open(breakpoint=layer, visit=visit).start(program, *args)
-    assert session.wait(30) is djinn.Phase.PAUSED
-    return session
+@pytest.fixture(autouse=True)
+def _without_climb(monkeypatch):
+    without_climb(monkeypatch)
 
 
 def test_pause_stops_at_the_next_layer(runtime, llama, input_ids):

@@ -1,0 +1,16 @@
+"""What tests of the runtime share."""
+
+import pytest
+
+import djinn
+
+
+@pytest.fixture
+def runtime(llama):
+    """A runtime of the test's own; when the test has ended, its sessions have left nothing in host memory."""
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+        yield runtime
+        for session in runtime._sessions.values():
+            session.close(30)
+        assert runtime.arena.reserved_bytes == 0
+        runtime.arena.check_integrity()
