@@ -75,6 +75,14 @@ def _without_climb(monkeypatch):
     without_climb(monkeypatch)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections():
+    """What the libraries have made is no garbage: to look at it takes a collection a quarter of a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def model():
     """Forty layers of 8 units and a cache of one tensor a layer: as many storages as a deep session has."""
@@ -94,14 +102,15 @@ X = torch.linspace(-1, 1, 32).reshape(4, 8)
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("kind", ["allocate", "free", "copy in", "copy out"])
-def test_one_failure_loses_nothing(model, monkeypatch, kind, error):
-    """Of every allocation, release and copy between a pause and the end, each fails once."""
+@pytest.mark.parametrize(("kind", "calls"), [("allocate", 40), ("free", 40), ("copy in", 40), ("copy out", 1)])
+def test_one_failure_loses_nothing(model, monkeypatch, kind, calls, error):
+    """Of every allocation, release and copy between a pause and the end, each fails once: at least ``calls``."""
     fault = Fault(monkeypatch, kind)
     expected = program(model, X)
-    fired = 0
+    count, failed = 0, True
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as runtime:
-        for count in range(1, 60):
+        while failed:
+            count += 1
             session = runtime.open(breakpoint=38).start(program, model, X)
             assert session.wait(10) is djinn.Phase.PAUSED
             fault.at(count, ERRORS[error])
@@ -113,12 +122,12 @@ def test_one_failure_loses_nothing(model, monkeypatch, kind, error):
             if session.phase is djinn.Phase.IO_WAIT:
                 session.resume()
             assert torch.equal(session.result(10), expected)
-            fired += fault.left is None
+            failed = fault.left is None
             fault.left = None
             session.close(10)
             assert runtime.arena.reserved_bytes == 0
             runtime.arena.check_integrity()
-    assert fired > 0
+    assert count > calls
 
 
 def signal(call):

@@ -487,12 +487,12 @@ def test_state_read_between_layers_is_waited_for(llama, input_ids):
 
 @pytest.fixture
 def late_history(monkeypatch):
-    """What the frontier does not need comes back storage by storage, 0.1 s apart."""
+    """What the frontier does not need comes back storage by storage, 20 ms apart: a layer computes in one."""
     submit = transfer.TransferEngine._submit
 
     def late(engine, state, entries):
         for entry in entries:
-            time.sleep(0.1)
+            time.sleep(0.02)
             submit(engine, state, [entry])
 
     monkeypatch.setattr(transfer.TransferEngine, "_submit", late)
