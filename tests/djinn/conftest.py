@@ -1,6 +1,7 @@
 """What tests of the runtime share."""
 
 import pytest
+from tests.djinn.interpreters import Interpreters
 
 import djinn
 
@@ -14,3 +15,11 @@ def runtime(llama):
             session.close(30)
         assert runtime.arena.reserved_bytes == 0
         runtime.arena.check_integrity()
+
+
+@pytest.fixture(scope="session")
+def interpreters(tmp_path_factory):
+    """Where scripts are run to the end of an interpreter."""
+    interpreters = Interpreters(tmp_path_factory.mktemp("interpreters"))
+    yield interpreters
+    interpreters.close()

@@ -3,9 +3,7 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from contextlib import suppress
@@ -293,15 +291,8 @@ def test_a_closed_runtime_opens_nothing(llama):
         runtime.open()
 
 
-def run_to_its_end(script):
-    """Run ``script`` in an interpreter of its own; its exit code and what it wrote."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
 @pytest.mark.parametrize(("last", "code"), [("", 0), ("raise ValueError('my own mistake')", 1), ("sys.exit(3)", 3)])
-def test_the_interpreter_ends_while_a_session_computes(last, code):
+def test_the_interpreter_ends_while_a_session_computes(interpreters, last, code):
     """With its own exit code, and no other word than the error's."""
     script = f"""
         import sys, time, torch, djinn
@@ -318,7 +309,7 @@ def test_the_interpreter_ends_while_a_session_computes(last, code):
         time.sleep(0.1)
         {last}
     """
-    ended = run_to_its_end(script)
+    ended = interpreters.run(script)
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ("my own mistake" in ended.stderr) if code == 1 else not ended.stderr
 
@@ -328,12 +319,12 @@ def test_the_interpreter_ends_while_a_session_computes(last, code):
     ["while True: a = (a @ a).clamp(-1, 1)", "while True: (a.requires_grad_() ** 2).sum().backward()"],
     ids=["loop", "autograd"],
 )
-def test_the_interpreter_ends_while_a_program_comes_to_no_layer(program):
+def test_the_interpreter_ends_while_a_program_comes_to_no_layer(interpreters, program):
     """It is interrupted wherever it is, and the exit code is the script's."""
     script = f"""
         import sys, time, torch, djinn
         from torch import nn
-        djinn.runtime._EXIT_SECONDS = 2.0
+        djinn.runtime._EXIT_SECONDS = 0.5
         model = nn.Sequential(nn.Linear(8, 8))
         runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
         def program():
@@ -343,11 +334,11 @@ def test_the_interpreter_ends_while_a_program_comes_to_no_layer(program):
         time.sleep(0.2)
         sys.exit(5)
     """
-    ended = run_to_its_end(script)
+    ended = interpreters.run(script)
     assert (ended.returncode, ended.stderr) == (5, "")
 
 
-def test_the_interpreter_ends_while_a_session_waits_for_room():
+def test_the_interpreter_ends_while_a_session_waits_for_room(interpreters):
     """A cancelled program that the device has no room for does not disturb the end."""
     script = """
         import sys, time, torch, djinn
@@ -365,11 +356,11 @@ def test_the_interpreter_ends_while_a_session_waits_for_room():
         session.cancel()
         sys.exit(5)
     """
-    ended = run_to_its_end(script)
+    ended = interpreters.run(script)
     assert (ended.returncode, ended.stderr) == (5, "")
 
 
-def test_an_exit_handler_of_the_user_s_may_end_a_session():
+def test_an_exit_handler_of_the_user_s_may_end_a_session(interpreters):
     """One that was registered before the runtime runs after the runtime's own, and still resumes."""
     script = """
         import atexit, torch
@@ -389,7 +380,7 @@ def test_an_exit_handler_of_the_user_s_may_end_a_session():
         session.wait(30)
         session.io_wait()
     """
-    ended = run_to_its_end(script)
+    ended = interpreters.run(script)
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "True", "")
 
 

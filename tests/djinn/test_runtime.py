@@ -1,9 +1,6 @@
 """The front door: what it refuses, and how it ends."""
 
 import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -106,7 +103,7 @@ def test_a_fork_is_told_that_it_has_no_session(llama, input_ids):
         assert torch.equal(session.result(30), prefill(llama, input_ids))
 
 
-def test_the_interpreter_exits_with_parked_sessions():
+def test_the_interpreter_exits_with_parked_sessions(interpreters):
     """A script that forgets its sessions, parked and swapped out, ends without a word."""
     script = """
         import torch, djinn
@@ -120,9 +117,7 @@ def test_the_interpreter_exits_with_parked_sessions():
         session.io_wait()
         runtime.open(breakpoint=1)
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = interpreters.run(script)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
