@@ -4,14 +4,19 @@ As a script, on any Python from 3.11 on: ``python referrers_cases.py PATH_OF_REF
 are wanted. Ends with the first that fails.
 """
 
+import collections
 import contextvars
+import dataclasses
 import functools
 import gc
 import importlib.util
+import itertools
 import opcode
+import queue
 import sys
 import threading
 import time
+import types
 import weakref
 
 MODULE = sys.modules[__name__]
@@ -147,15 +152,102 @@ def module_global():
     assert not is_held(thing)
 
 
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    value: object
+
+
+Pair = collections.namedtuple("Pair", "value rest")
+
+
+def _with_default(thing):
+    def function(value=thing):
+        return value
+
+    return function
+
+
+def _with_keyword_default(thing):
+    def function(*, value=thing):
+        return value
+
+    return function
+
+
+def _with_attribute(thing):
+    def function():
+        pass
+
+    function.value = thing
+    return function
+
+
+def _in_a_queue(thing):
+    made = queue.SimpleQueue()
+    made.put(thing)
+    return made
+
+
+def _iterated(iterator):
+    next(iterator)
+    return iterator
+
+
+CONTAINERS = {
+    "list": lambda one: [one],
+    "tuple": lambda one: (one,),
+    "set": lambda one: {one},
+    "frozenset": lambda one: frozenset([one]),
+    "dict key": lambda one: {one: 0},
+    "dict value": lambda one: {"key": one},
+    "dict view": lambda one: {"key": one}.values(),
+    "mapping proxy": lambda one: types.MappingProxyType({"key": one}),
+    "ordered dict": lambda one: collections.OrderedDict(key=one),
+    "default dict": lambda one: collections.defaultdict(list, key=one),
+    "chain map": lambda one: collections.ChainMap({}, {"key": one}),
+    "deque": lambda one: collections.deque([one]),
+    "namedtuple": lambda one: Pair(one, 0),
+    "dataclass": Record,
+    "slots": Slots,
+    "simple namespace": lambda one: types.SimpleNamespace(value=one),
+    "new class": lambda one: type("Made", (), {"value": one}),
+    "function default": _with_default,
+    "keyword default": _with_keyword_default,
+    "function attribute": _with_attribute,
+    "partial argument": lambda one: functools.partial(id, one),
+    "list in a partial": lambda one: functools.partial(id, [one]),
+    "partial keyword": lambda one: functools.partial(dict, key=one),
+    "static method": lambda one: staticmethod(functools.partial(id, one)),
+    "property": lambda one: property(functools.partial(id, one)),
+    "queue": _in_a_queue,
+    "list iterator": lambda one: _iterated(iter([0, one])),
+    "reversed": lambda one: reversed([one]),
+    "cycle": lambda one: _iterated(itertools.cycle([0, one])),
+    "tee": lambda one: _iterated(itertools.tee([0, one])[0]),
+    "chain": lambda one: _iterated(itertools.chain([0, one])),
+    "repeat": itertools.repeat,
+    "zip": lambda one: _iterated(zip([0, one])),
+    "map": lambda one: _iterated(map(id, [0, one])),
+    "attribute of an end": End,
+}
+
+
 def containers():
-    thing = Thing()
-    partial = functools.partial(functools.partial, id)
-    for make in (list, tuple, set, frozenset, dict.fromkeys, lambda one: {"key": one[0]}, partial):
-        keep(make([thing]))
-        assert is_held(thing), GLOBAL
-    keep(End(None))
-    GLOBAL.value = thing
-    assert is_held(thing)
+    for name, make in CONTAINERS.items():
+        thing = Thing()
+        assert not is_held(thing)
+        keep(make(thing))
+        assert is_held(thing), name
+        keep(None)
+        gc.collect()  # a class refers to itself
+        assert not is_held(thing), name
 
 
 def class_attribute():
