@@ -35,19 +35,20 @@ THREAD_LOCAL = threading.local()
 
 
 class World:
-    """What lies outside the session: ``held`` is what a holder kept, ``undo`` what a test calls at its end."""
+    """What lies outside the session, but for what a holder kept: ``undo`` is what a test calls at its end."""
 
     def __init__(self):
-        self.held = None
         self.address = 0
         self.undo = []
 
 
 WORLD = World()
+HELD = None  # what a holder kept: a global, so that no chain is longer than the holder makes it
 
 
 def keep(value):
-    WORLD.held = value
+    global HELD  # noqa: PLW0603 - see above
+    HELD = value
 
 
 class Box:
@@ -195,7 +196,7 @@ def in_its_context(handed, asked, answers):
 
 
 def ask():
-    asked, answers = WORLD.held
+    asked, answers = HELD
     asked.put("show")
     return answers.get(timeout=30)
 
@@ -272,7 +273,7 @@ def keep_weak_values(tensor):
 def keep_finalizer(tensor):
     box = Box(None)
     keep((box, weakref.finalize(box, print, tensor)))
-    WORLD.undo.append(WORLD.held[1].detach)
+    WORLD.undo.append(HELD[1].detach)
 
 
 def keep_callback(tensor):
@@ -342,23 +343,23 @@ def keep_log_record(tensor):
 
 
 def first():
-    return WORLD.held[0]
+    return HELD[0]
 
 
 def value():
-    return WORLD.held.value
+    return HELD.value
 
 
 def itself():
-    return WORLD.held
+    return HELD
 
 
 def called():
-    return WORLD.held()
+    return HELD()
 
 
 def method(name):
-    return lambda: operator.methodcaller(name)(WORLD.held)
+    return lambda: operator.methodcaller(name)(HELD)
 
 
 # How a holder keeps the tensor, and how a test finds it there again. More of those that need no torch are cases of
@@ -367,58 +368,58 @@ HOLDERS = {
     "global list": (lambda t: keep([t]), first),
     "module global": (keep_module_global, lambda: MODULE.GLOBAL),
     "plain attribute": (keep, itself),
-    "dict value": (lambda t: keep({"key": t}), lambda: WORLD.held["key"]),
-    "set of wrappers": (lambda t: keep({Box(t)}), lambda: next(iter(WORLD.held)).value),
+    "dict value": (lambda t: keep({"key": t}), lambda: HELD["key"]),
+    "set of wrappers": (lambda t: keep({Box(t)}), lambda: next(iter(HELD)).value),
     "object attribute": (lambda t: keep(Box(t)), value),
     "class attribute": (keep_class_attribute, lambda: Box.kept),
-    "nested 4 deep": (lambda t: keep_deep(t, 4), lambda: deepest(WORLD.held)),
-    "nested 12 deep": (lambda t: keep_deep(t, 12), lambda: deepest(WORLD.held)),
+    "nested 4 deep": (lambda t: keep_deep(t, 4), lambda: deepest(HELD)),
+    "nested 12 deep": (lambda t: keep_deep(t, 12), lambda: deepest(HELD)),
     "at two depths": (keep_unequally_far, first),
     "frozen by gc": (keep_frozen, first),
     "closure": (keep_closure, called),
-    "cell": (lambda t: keep(types.CellType(t)), lambda: WORLD.held.cell_contents),
+    "cell": (lambda t: keep(types.CellType(t)), lambda: HELD.cell_contents),
     "bound method": (lambda t: keep(Box(t).get), called),
-    "method of the tensor": (lambda t: keep(t.numel), lambda: WORLD.held.__self__),
-    "method wrapper": (lambda t: keep(t.__init__), lambda: WORLD.held.__self__),
-    "cached property": (keep_doubled, lambda: WORLD.held.doubled[0]),
-    "lru cache": (keep_lru, lambda: WORLD.held("key")),
-    "suspended generator": (keep_generator, lambda: next(WORLD.held)),
-    "suspended coroutine": (keep_coroutine, lambda: WORLD.held.cr_frame.f_locals["local"]),
-    "suspended async generator": (keep_async_generator, lambda: await_next(WORLD.held)),
+    "method of the tensor": (lambda t: keep(t.numel), lambda: HELD.__self__),
+    "method wrapper": (lambda t: keep(t.__init__), lambda: HELD.__self__),
+    "cached property": (keep_doubled, lambda: HELD.doubled[0]),
+    "lru cache": (keep_lru, lambda: HELD("key")),
+    "suspended generator": (keep_generator, lambda: next(HELD)),
+    "suspended coroutine": (keep_coroutine, lambda: HELD.cr_frame.f_locals["local"]),
+    "suspended async generator": (keep_async_generator, lambda: await_next(HELD)),
     "local of another thread": (lambda t: keep_in_thread(t, in_a_local), ask),
     "container of another thread": (lambda t: keep_in_thread(t, in_a_list_of_a_local), ask),
     "captured local of another thread": (lambda t: keep_in_thread(t, in_an_outer_frame), ask),
     "thread local of another thread": (lambda t: keep_in_thread(t, in_its_thread_local), ask),
     "context of another thread": (lambda t: keep_in_thread(t, in_its_context), ask),
-    "context variable": (keep_context, lambda: WORLD.held[SEEN]),
-    "queue": (lambda t: keep_queue(t, queue.Queue()), lambda: WORLD.held.get(timeout=30)),
+    "context variable": (keep_context, lambda: HELD[SEEN]),
+    "queue": (lambda t: keep_queue(t, queue.Queue()), lambda: HELD.get(timeout=30)),
     "future": (keep_future, method("result")),
-    "exception": (lambda t: keep(ValueError(t)), lambda: WORLD.held.args[0]),
-    "context of an exception": (keep_context_of_error, lambda: WORLD.held.__context__.args[0]),
-    "frame of a traceback": (keep_raised, lambda: of_traceback(WORLD.held)),
-    "log record": (keep_log_record, lambda: WORLD.held.args[0]),
-    "weak values, strong elsewhere": (keep_weak_values, lambda: WORLD.held[0]["box"].value),
-    "argument of a finalizer": (keep_finalizer, lambda: WORLD.held[1].peek()[2][0]),
-    "callback of a weak reference": (keep_callback, lambda: WORLD.held[1].__callback__(None)),
+    "exception": (lambda t: keep(ValueError(t)), lambda: HELD.args[0]),
+    "context of an exception": (keep_context_of_error, lambda: HELD.__context__.args[0]),
+    "frame of a traceback": (keep_raised, lambda: of_traceback(HELD)),
+    "log record": (keep_log_record, lambda: HELD.args[0]),
+    "weak values, strong elsewhere": (keep_weak_values, lambda: HELD[0]["box"].value),
+    "argument of a finalizer": (keep_finalizer, lambda: HELD[1].peek()[2][0]),
+    "callback of a weak reference": (keep_callback, lambda: HELD[1].__callback__(None)),
     "view": (lambda t: keep(t[:, 1:]), itself),
     "view of a view": (lambda t: keep(t[:, 1:].transpose(0, 1)), itself),
     "detached alias": (lambda t: keep(t.detach()), itself),
     "data": (lambda t: keep(t.data), itself),
     "parameter": (lambda t: keep(torch.nn.Parameter(t, requires_grad=False)), itself),
-    "numpy array": (lambda t: keep(t.numpy()), lambda: torch.from_numpy(WORLD.held)),
-    "memoryview": (lambda t: keep(memoryview(t.numpy())), lambda: torch.from_numpy(np.asarray(WORLD.held))),
+    "numpy array": (lambda t: keep(t.numpy()), lambda: torch.from_numpy(HELD)),
+    "memoryview": (lambda t: keep(memoryview(t.numpy())), lambda: torch.from_numpy(np.asarray(HELD))),
     "storage": (lambda t: keep(t.untyped_storage()), itself),
     "typed storage": (lambda t: keep(t.storage()), method("untyped")),
-    "DLPack capsule": (lambda t: keep(torch.utils.dlpack.to_dlpack(t)), lambda: torch.from_dlpack(WORLD.held)),
+    "DLPack capsule": (lambda t: keep(torch.utils.dlpack.to_dlpack(t)), lambda: torch.from_dlpack(HELD)),
     "DLPack consumer": (lambda t: keep(torch.from_dlpack(t)), itself),
-    "DLPack consumer in numpy": (lambda t: keep(np.from_dlpack(t)), lambda: torch.from_dlpack(WORLD.held)),
-    "saved for backward": (keep_saved_input, lambda: WORLD.held.grad_fn._saved_other),
-    "context of an autograd function": (keep_saved_by_function, lambda: WORLD.held.grad_fn.tensor),
-    "attribute of a tensor": (keep_tensor_attribute, lambda: WORLD.held.note),
-    "hook of a tensor": (keep_tensor_hook, lambda: next(iter(WORLD.held._backward_hooks.values()))(None)),
+    "DLPack consumer in numpy": (lambda t: keep(np.from_dlpack(t)), lambda: torch.from_dlpack(HELD)),
+    "saved for backward": (keep_saved_input, lambda: HELD.grad_fn._saved_other),
+    "context of an autograd function": (keep_saved_by_function, lambda: HELD.grad_fn.tensor),
+    "attribute of a tensor": (keep_tensor_attribute, lambda: HELD.note),
+    "hook of a tensor": (keep_tensor_hook, lambda: next(iter(HELD._backward_hooks.values()))(None)),
     "attribute of a module": (lambda t: keep(Mapping(t)), value),
-    "buffer of a module": (keep_buffer, lambda: WORLD.held.buffer),
-    "hook of a module": (keep_hook, lambda: next(iter(WORLD.held._forward_hooks.values())).args[0]),
+    "buffer of a module": (keep_buffer, lambda: HELD.buffer),
+    "hook of a module": (keep_hook, lambda: next(iter(HELD._forward_hooks.values())).args[0]),
 }
 
 
@@ -462,6 +463,7 @@ def world():
     for undo in WORLD.undo:
         undo()
     WORLD.__init__()
+    keep(None)
 
 
 @pytest.fixture(scope="module")
@@ -608,7 +610,7 @@ def test_what_the_garbage_collector_does_not_know_is_not_seen(runtime, llama, in
     session.io_wait()
     session.resume()
     session.result(30)
-    held = WORLD.held[0] if isinstance(WORLD.held, np.ndarray) else WORLD.held.value()
+    held = HELD[0] if isinstance(HELD, np.ndarray) else HELD.value()
     assert torch.equal(held, llama.model.embed_tokens(input_ids))
 
 
@@ -653,7 +655,7 @@ def test_an_emptied_tensor_says_so_where_torch_can(runtime, llama, input_ids):
     session, taken = parked(runtime, program, llama, input_ids, FREE["weak reference"])
     assert WORLD.address in taken
     session.io_wait()
-    tensor = WORLD.held()
+    tensor = HELD()
     assert tensor.shape == (2, 24, 64)
     for touch in (tensor.tolist, tensor.__repr__):
         with pytest.raises(RuntimeError, match="storage"):
@@ -747,8 +749,8 @@ def prefill_of(model, embedded, rest):
 
 def test_a_temporary_that_somebody_keeps_is_no_temporary(runtime, llama, input_ids, answers, no_collection):
     """The tuple that an earlier session held on its stack alone: now somebody has it, and the tensor in it stays."""
-    WORLD.held = []
-    for last in (None, WORLD.held):
+    keep([])
+    for last in (None, HELD):
         session, taken = parked(runtime, unpacked, llama, input_ids, last)
         if last is not None:
             assert last[0][0].data_ptr() not in taken
