@@ -20,7 +20,6 @@ PAIRS = [
     {"passes": {"djinn_ms": [9.0, 20.0 + index / 10, 99.0], "bare_ms": [18.0, 19.0, 20.0]}, "bit_exact": True}
     for index in range(7)
 ]
-]
 PEER = {
     "workload": "session",
     "outcome": "ok",
