@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.records.fields import Count, Name, Positive
+from evaluation.records.fields import Count, Name, Positive, Text
 from evaluation.records.json_file import Json
 
 Block = TypeVar("Block")
@@ -29,7 +29,7 @@ class Model(_Block):
 class Workload(_Block):
     """What a session computes."""
 
-    name: Name
+    name: Text
     tokens: Positive
     kv_cache: bool
 
@@ -38,7 +38,7 @@ class Measurement(_Block):
     """How many samples a primary variant takes, how many the others, and how many are validated."""
 
     samples: Positive
-    other_samples: Positive
+    other_samples: Positive | None = None  # an older study has one number for all
     validation_samples: Count
 
 

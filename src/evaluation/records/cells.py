@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from evaluation.records.fields import Count, Milliseconds, Name, Strict
+from evaluation.records.fields import Count, Milliseconds, Strict, Text
 
 Partner = Literal["pinned", "pinned_identical", "pinned_ordered"]
 Partners = Annotated[dict[Partner, "Paired"], Field(min_length=1)]
@@ -49,8 +49,8 @@ class Sample(Clocks):
 class Cell(Strict):
     """All samples of one variant for one workload, or why there are none; ``headline``: the paper leads with it."""
 
-    workload: Name
-    variant: Name
+    workload: Text
+    variant: Text
     headline: bool
     outcome: Literal["ok", "out_of_memory", "unsupported"]
     message: str
@@ -62,12 +62,12 @@ class Cell(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.state_bytes < self.frontier_bytes:
+        if self.outcome == "ok" and self.state_bytes < self.frontier_bytes:
             raise ValueError("the state holds the frontier, and is said to be smaller")
-        if (self.outcome == "ok") != bool(self.samples):
+        if (self.samples and self.outcome == "unsupported") or (self.outcome == "ok" and not self.samples):
             raise ValueError(f"the outcome is {self.outcome}, and there are {len(self.samples)} samples")
-        if self.outcome != "ok" and (self.validation_samples or not self.message):
-            raise ValueError(f"the outcome is {self.outcome}: a message says why, and nothing is validated")
+        if self.outcome != "ok" and not self.message:
+            raise ValueError(f"the outcome is {self.outcome}, and no message says why")
         if len({None if one.paired is None else frozenset(one.paired) for one in self.samples}) > 1:
             raise ValueError("the samples are paired with different partners")
         return self
@@ -78,10 +78,12 @@ class Cell(Strict):
         return any(sample.paired for sample in self.samples)
 
     def asked(self, samples: int, validated: int) -> None:
-        """Raise ValueError unless a cell that was measured has what its study asks for."""
-        if self.outcome != "ok":
-            return
+        """Raise ValueError unless this has what its study asks for; fewer samples, if the device had no room."""
         where = f"workload {self.workload}, variant {self.variant}"
+        if self.outcome != "ok":
+            if len(self.samples) >= samples:
+                raise ValueError(f"{where}: the outcome is {self.outcome}, and no sample of {samples} is missing")
+            return
         if len(self.samples) != samples:
             raise ValueError(f"{where}: {len(self.samples)} samples of the {samples} that the study asks for")
         if self.validation_samples != validated:

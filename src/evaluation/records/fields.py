@@ -3,7 +3,7 @@
 Nothing is converted, no key is unknown, no number is NaN, infinite or negative. Knows no kind of record.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,18 @@ def validated(model: type[Model], value: object) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(key) for key in first["loc"])
+        where = ".".join(_keys(value, first["loc"], missing=first["type"] == "missing"))
         what = first["msg"].removeprefix("Value error, ")
         raise ValueError(one_line(f"{where}: {what}" if where else what)) from error
+
+
+def _keys(value: Any, location: tuple[int | str, ...], *, missing: bool) -> list[str]:
+    """Those of ``location`` that are keys in ``value``: pydantic also names the types that were tried on the way."""
+    keys = []
+    for key in location:
+        there = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
+        if there:
+            value = value[key]
+        if there or (missing and key == location[-1]):
+            keys.append(one_line(str(key)))
+    return keys

@@ -1,7 +1,7 @@
 """Reads the JSON files of a run, and refuses what JSON does not say clearly.
 
-Refused by the name of the file: another encoding than UTF-8, keys that stand twice, NaN, infinity, numbers beyond
-2^63, text that no file can hold, and nesting that no record has. Does not ask what a file means.
+Refused by the name of the file: another encoding than UTF-8, keys that stand twice, NaN, infinity, and numbers beyond
+2^63. So are halves of characters, and nesting that no record has. Does not ask what a file means.
 """
 
 import json

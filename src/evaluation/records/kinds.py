@@ -22,7 +22,7 @@ from evaluation.records.wording import without_folders
 class Measured(Record):
     """One method at one breakpoint: every workload and variant, every raw sample."""
 
-    needed = ("workloads", "measurement.samples", "measurement.other_samples", "measurement.validation_samples")
+    needed = ("workloads", "measurement.samples", "measurement.validation_samples")
 
     method: Name
     layer: Positive  # breakpoint: after this decoder layer returned
@@ -40,8 +40,8 @@ class Measured(Record):
         if self.layer > self.model.layers:
             raise ValueError(f"layer {self.layer} of a model of {self.model.layers}")
         for cell in self.cells:
-            if cell.outcome == "ok" and cell.paired != (self.method == "djinn"):
-                raise ValueError(f"workload {cell.workload}: only samples of djinn are paired, and all of them")
+            if cell.paired and self.method != "djinn":
+                raise ValueError(f"workload {cell.workload}: only samples of djinn are paired")
         return self
 
     def _asked(self, study: Asked) -> None:
@@ -53,7 +53,8 @@ class Measured(Record):
                 raise ValueError(f"{many} of workload {workload.name}")
         for cell in self.cells:
             study.workload(cell.workload)
-            cell.asked(counts.samples if cell.headline else counts.other_samples, counts.validation_samples)
+            others = counts.other_samples or counts.samples
+            cell.asked(counts.samples if cell.headline else others, counts.validation_samples)
 
 
 class _Beside(Record):
@@ -164,7 +165,7 @@ class Capabilities(_OfMethod):
 
     needed = ("workloads",)
     kind: Literal["capabilities"]
-    workload: Name
+    workload: Text
     layer: Positive
     cells: list[CapabilityCell]
 

@@ -38,9 +38,9 @@ class _Gpu(Strict):
 
 class _Host(Strict):
     cpu: _Text
-    cores: Positive
-    cores_usable: Positive
-    memory_bytes: Positive
+    cores: Positive | Unavailable
+    cores_usable: Positive | Unavailable
+    memory_bytes: Positive | Unavailable
     memory_lock_limit_bytes: Text | Count
     numa_nodes: Positive | Unavailable
     kernel: Text
@@ -48,7 +48,7 @@ class _Host(Strict):
 
     @model_validator(mode="after")
     def _usable(self) -> "_Host":
-        if self.cores_usable > self.cores:
+        if isinstance(self.cores, int) and isinstance(self.cores_usable, int) and self.cores_usable > self.cores:
             raise ValueError("more cores are usable than there are")
         return self
 

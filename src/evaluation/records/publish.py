@@ -1,9 +1,9 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
-A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged, with
-what was measured besides (overhead, load, capacity, capabilities, sweep, peers), what each job took of the machine
-(Snakemake's benchmark files), and ``SHA256SUMS``. Functional, incomplete and mixed runs are refused. The folder appears
-whole or not at all.
+A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged. With them go
+what was measured besides (overhead, load, capacity, capabilities, sweep, peers), and what each job took of the machine,
+in Snakemake's benchmark files. ``SHA256SUMS`` lists all. Functional, incomplete and mixed runs are refused. The folder
+appears whole or not at all.
 """
 
 import os
@@ -35,8 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 def publish(source: Path, published: Path, name: str, *, replace: bool = False) -> Path:
     """Copy the run in ``source`` to ``published / name`` and return that folder.
 
-    Raises :class:`RunError`, and leaves ``published`` as it was, for a name that is not letters, digits and
-    single dashes or is taken (unless ``replace``), and for a run that cannot be published.
+    Raises :class:`RunError`, and leaves ``published`` as it was, for a run that cannot be published. So it does for a
+    name that is not letters, digits and single dashes, and for one that is taken, unless ``replace``.
     """
     if not _NAME.fullmatch(name):
         raise RunError(f"--name {name!r}: only letters, digits and single dashes between them")

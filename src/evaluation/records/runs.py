@@ -57,8 +57,7 @@ def load_run(directory: str | Path) -> Run:
 
     Only the records that ``study.json`` asks for are read: what an earlier study left in the folder of a
     local run is not part of this one. Raises :class:`RunError` for a file that is missing, not JSON or not as
-    the schema says, for records that do not belong together, and for a published run that differs from its
-    checksums.
+    its schema says, and for records that do not belong together. A published run must have its checksums.
     """
     folder = Path(directory)
     if not folder.is_dir():

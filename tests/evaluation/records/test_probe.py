@@ -18,6 +18,7 @@ class FakeNvml:
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
     NVMLError = pynvml.NVMLError
+    name = "NVIDIA L4"
 
     def __init__(self, count=1):
         self._count = count
@@ -27,7 +28,7 @@ class FakeNvml:
             "nvmlDeviceGetCount": self._count,
             "nvmlDeviceGetHandleByIndex": "handle",
             "nvmlDeviceGetUUID": "GPU-1",
-            "nvmlDeviceGetName": "NVIDIA L4",
+            "nvmlDeviceGetName": self.name,
             "nvmlDeviceGetMemoryInfo": type("Memory", (), {"total": 23 << 30}),
             "nvmlSystemGetDriverVersion": "580.1",
             "nvmlSystemGetCudaDriverVersion": 13000,
@@ -84,11 +85,26 @@ def test_gpu_fields_are_values_or_reasons(nvml):
     assert found["mig"] == {"unavailable": "Not Supported"}
 
 
+@pytest.mark.parametrize(("name", "found"), [("NVIDIA\x1b L4\n", "NVIDIA L4"), (b"NVIDIA \xff L4", "NVIDIA \ufffd L4")])
+def test_names_have_no_control_characters(nvml, name, found):
+    """Whatever a driver says."""
+    gpu = visible_gpu()
+    nvml.name = name
+    assert probe._gpu(gpu)["name"] == found
+
+
+def test_a_name_of_nothing_is_no_name(nvml):
+    """And not a name that prints as nothing."""
+    gpu = visible_gpu()
+    nvml.name = "\x00\n"
+    assert probe._gpu(gpu)["name"] == {"unavailable": "it has no name"}
+
+
 def test_a_field_that_is_neither_is_refused():
     """The schema has no room for a bare null."""
     found = probe.probe()
     found["gpu"]["mig"] = None
-    with pytest.raises(ValueError, match="gpu.mig"):
+    with pytest.raises(ValueError, match=r"^gpu\.mig"):
         probe.check_machine(found)
 
 

@@ -35,7 +35,7 @@ BESIDE = {
         wall("default", 34, "device_oom", headline=True),
     ],
     "capabilities/djinn.json": [probe("default", True, True, 8, [1.0, 2.0, 3.0], headline=True)],
-    "overhead.json": [{"name": "decode", "pairs": PAIRS}],
+    "overhead.json": [{"name": name, "pairs": PAIRS} for name in ("prefill", "decode")],
     "peers/memory_saver.json": [PEER],
 }
 GPU = Synthetic(samples=6)
