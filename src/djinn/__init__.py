@@ -1,13 +1,15 @@
 """Djinn pauses an unmodified PyTorch model after any decoder layer, swaps the session out, and resumes it.
 
-    runtime = djinn.Runtime(model, host_memory_bytes=4 << 30)
-    session = runtime.open(breakpoint=20).start(model.generate, input_ids, max_new_tokens=32)
-    session.wait()                              # parked after layer 20
-    session.io_wait()                           # state in pinned host memory, its device memory free
-    session.state["hidden_states"][0, -1] += 1  # a host tensor: edit it
-    session.resume()                            # returns when layer 21 can be computed
-    tokens = session.result()
-    session.close()
+```python
+runtime = djinn.Runtime(model, host_memory_bytes=4 << 30)
+session = runtime.open(breakpoint=20).start(model.generate, input_ids, max_new_tokens=32)
+session.wait()                              # parked after layer 20
+session.io_wait()                           # state in pinned host memory, its device memory free
+session.state["hidden_states"][0, -1] += 1  # a host tensor: edit it
+session.resume()                            # returns when layer 21 can be computed
+tokens = session.result()
+session.close()
+```
 
 The model's code and the call stay as they are. Nothing here knows of the evaluation.
 """

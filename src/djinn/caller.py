@@ -1,8 +1,8 @@
-"""What a program finds around itself, taken at the call and put up again on the session's thread.
+"""The caller context, captured at the call and restored on the session's thread, and the device lock.
 
-A new thread inherits neither CUDA stream nor grad, inference and autocast modes, default device or context variables,
-and every thread of the process draws from the same random generators. Not carried over: dispatch and function modes
-other than the default device, and hooks on saved tensors.
+A new thread inherits no CUDA stream, no grad, inference or autocast mode, no default device and no context variables.
+All threads of the process share the same random generators. Not carried over are dispatch and function modes other
+than the default device, and hooks on saved tensors.
 """
 
 import contextvars
@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 
-class Surroundings:
-    """The calling thread's modes at this moment, for a program that computes on ``device``."""
+class CallerContext:
+    """Captures the calling thread's stream, modes and context variables, for a program on ``device``."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -31,7 +31,7 @@ class Surroundings:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Put the current thread into these modes."""
+        """Set this stream and these modes on the current thread, until the block ends."""
         with ExitStack() as stack:
             if self.stream is not None:
                 stack.enter_context(torch.cuda.stream(self.stream))
@@ -44,10 +44,10 @@ class Surroundings:
             yield
 
 
-class Turn:
-    """The right to compute on a device: one session at a time holds it, and finds its own random state while it does.
+class DeviceLock:
+    """The lock of a device: one session at a time computes, with its own random state in the process's generators.
 
-    Random numbers that another thread draws meanwhile come from the session's generators: they are the process's.
+    The generators belong to the process. So another thread that draws meanwhile draws from the session's random state.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,32 +60,32 @@ class Turn:
         self._outside: list[torch.Tensor] = []
 
     @property
-    def taken(self) -> bool:
-        """Whether a session computes now."""
+    def locked(self) -> bool:
+        """Whether a session holds the lock."""
         return self._lock.locked()
 
     @property
     def is_mine(self) -> bool:
-        """Whether the current thread holds it."""
+        """Whether the current thread holds the lock."""
         return self._holder == threading.get_ident()
 
     def random_state(self) -> list[torch.Tensor]:
         """The state of the process's generators now."""
         return [generator.get_state() for generator in self._generators]
 
-    def take(self, random_state: list[torch.Tensor]) -> None:
-        """Wait for the turn, then put up ``random_state``."""
+    def acquire(self, random_state: list[torch.Tensor]) -> None:
+        """Acquire the lock, then load ``random_state`` into the generators."""
         self._lock.acquire()
         self._holder = threading.get_ident()
         try:
             self._outside = self.random_state()
             self._put(random_state)
         except BaseException:
-            self.take_from(threading.get_ident())
+            self.release_held_by(threading.get_ident())
             raise
 
-    def give_up(self) -> list[torch.Tensor]:
-        """Let the next session compute; the random state that this one has reached. Nothing if it has no turn."""
+    def release(self) -> list[torch.Tensor]:
+        """Release the lock and return the random state that the session has reached; an empty list without the lock."""
         if not self.is_mine:
             return []
         try:
@@ -93,14 +93,14 @@ class Turn:
             self._put(self._outside)
             if len(self._generators) > 1:
                 # A parked thread keeps its cuBLAS handle, and torch a workspace for each handle (32 MiB on an H100).
-                # Here nobody uses one: sessions compute by turns, and what a stream still runs is ordered before reuse.
+                # Nobody uses one here: one session computes at a time, and a stream's queued work comes before reuse.
                 torch._C._cuda_clearCublasWorkspaces()
             return reached
         finally:
-            self.take_from(threading.get_ident())
+            self.release_held_by(threading.get_ident())
 
-    def take_from(self, thread: int | None) -> None:
-        """Let the next session compute if ``thread`` still has the turn, or has died with it."""
+    def release_held_by(self, thread: int | None) -> None:
+        """Release the lock if ``thread`` holds it, or has died with it."""
         if thread is not None and self._holder == thread:
             self._holder = None
             self._lock.release()

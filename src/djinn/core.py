@@ -1,4 +1,4 @@
-"""The vocabulary of the runtime: phases of a session, the moves between them, and the errors a caller can meet.
+"""Defines the phases of a session, the legal moves between them, and the errors that a caller can get.
 
 Owns no state and imports nothing of the package; everything else builds on it.
 """
@@ -7,10 +7,10 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """Where a session stands. The label changes only after the work that it names has been done."""
+    """The phase of a session. The label changes only after the work that it names has been done."""
 
     CREATED = "created"
-    RUNNING = "running"  # its thread computes, or waits for its turn to
+    RUNNING = "running"  # its thread computes, or waits for the device lock
     PAUSED = "paused"  # parked after a layer, state on the device
     IO_WAIT = "io_wait"  # parked after a layer, state in host memory or free to go there
     FINISHED = "finished"
@@ -30,7 +30,7 @@ _MOVES = {
 
 
 class DjinnError(RuntimeError):
-    """Base of every error that the runtime raises by itself."""
+    """Base class of every error of the runtime's own."""
 
 
 class IllegalMove(DjinnError):
@@ -50,15 +50,15 @@ class DeviceMemoryFull(DjinnError):
 
 
 class LayersNotFound(DjinnError):
-    """The model's decoder layers could not be told apart from its other modules; name them by ``layers=``."""
+    """The model's decoder layers could not be found among its modules; name them by ``layers=``."""
 
 
 class SessionCancelled(DjinnError):
-    """What ``result()`` raises of a session that was cancelled or closed before its program ended."""
+    """The session was cancelled or closed before its program ended; raised by ``result()``."""
 
 
 class SessionAbandoned(BaseException):
-    """Unwinds the program of a session that is cancelled, or whose state is lost, which ``cause`` then tells.
+    """Unwinds the program of a session that is cancelled, or whose state is lost for the reason ``cause``.
 
     Private: no caller ever sees it.
     """

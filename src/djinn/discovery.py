@@ -1,9 +1,14 @@
-"""Finds the state of the program on the current thread, from its stack: where ``walk`` and ``ownership`` meet.
+"""The state scanner: finds the state of a parked program from its stack, by ``walk`` and ``ownership``.
 
-Called by the session at its breakpoint, on its own thread, while the program's frames stand still above it. Four things
-stay: what the caller can reach, what the runtime was told to leave, what is externally referenced (``ownership``), and
-what cannot be emptied through its storage. A storage left where it is costs bytes, never correctness. Nothing that
-fails in here reaches the program.
+The session calls it at its breakpoint, on its own thread, while the program's frames stand still above it. Four kinds
+of storage stay on the device:
+
+- what the caller can reach;
+- what the runtime was told to leave;
+- what ``ownership`` finds to be externally referenced;
+- what cannot be emptied through its storage.
+
+A storage that stays costs bytes, never correctness. No error raised in here reaches the program.
 """
 
 import contextvars
@@ -24,8 +29,11 @@ from djinn.walk import Node, Walk
 _HIDDEN_STATES = "hidden_states"
 
 
-class Discovery:
-    """For all sessions of one model on ``device``; ``model_storages`` are addresses that are never session state."""
+class StateScanner:
+    """Finds the state of any session of one model on ``device``.
+
+    ``model_storages`` are addresses of storages that are never session state.
+    """
 
     def __init__(self, device: torch.device, kv_layers: KvLayers, model_storages: frozenset[int]) -> None:
         self._device = device
@@ -44,11 +52,11 @@ class Discovery:
         caller: object,
         context: contextvars.Context | None = None,
     ) -> SessionState:
-        """The state after decoder layer ``layer``, which was given ``args`` and ``kwargs`` and returned ``output``.
+        """Find the state after decoder layer ``layer``, whose inputs were ``args`` and ``kwargs``.
 
-        ``outermost`` is the code below which the program's frames begin; what ``caller`` leads to is the caller's.
-        ``context`` is the one in which the session's thread runs. Never raises an ``Exception``: what fails is named
-        in ``left``, and then nothing is taken.
+        ``output`` is what the layer returned. ``outermost`` is the code below which the program's frames begin. What
+        ``caller`` leads to belongs to the caller. ``context`` is that of the session's thread. Never raises an
+        ``Exception``: after a failure nothing is taken, and ``left`` names the failure.
         """
         hidden_states = None
         try:
@@ -77,9 +85,9 @@ class Discovery:
     def _state(
         self, walk: Walk, hidden_states: torch.Tensor | None, *, callers: frozenset[int], site: tuple[object, ...]
     ) -> SessionState:
-        """Reduce the tensors of a finished ``walk`` to the storages that the session owns, and to what is left."""
+        """Reduce the tensors of a finished ``walk`` to the session's own storages, and to what stays on the device."""
         by_storage, why = self._grouped(walk)
-        leave = self._ownership.left(walk, by_storage, callers=callers, site=site)
+        leave = self._ownership.externally_referenced(walk, by_storage, callers=callers, site=site)
         why += [(by_storage.pop(address), reason) for address, reason in leave.items()]
         taken = [_state_storage(nodes) for nodes in by_storage.values()]
         why.sort(key=lambda entry: entry[0][0].rank)
@@ -98,9 +106,9 @@ class Discovery:
         )
 
     def _grouped(self, walk: Walk) -> tuple[dict[int, list[Node]], list[tuple[list[Node], str]]]:
-        """The tensors on the device by the address of their storage, and those that cannot be swapped, with why.
+        """Group the tensors on the device by storage address; list those that cannot be swapped, with the reason.
 
-        No handle of a storage outlives this: it would count as somebody's.
+        No handle of a storage outlives this call: it would count as an external reference.
         """
         by_storage: dict[int, list[Node]] = {}
         why: list[tuple[list[Node], str]] = []
@@ -120,7 +128,7 @@ class Discovery:
         return by_storage, why
 
     def _not_listed(self, hidden_states: torch.Tensor) -> LeftBehind:
-        """The entry for hidden states that are none of the session's bytes on the device."""
+        """Make the entry for hidden states that are not among the session's bytes on the device."""
         storage = storage_of(hidden_states)
         if device_of(hidden_states) != self._device:
             reason = "it is on another device"
@@ -132,7 +140,7 @@ class Discovery:
 
 
 def first_tensor(output: object) -> torch.Tensor | None:
-    """The hidden states in what a layer returned: the first tensor, depth first, in containers and attributes."""
+    """Return the hidden states in a layer's ``output``: the first tensor, depth first, in containers and attributes."""
     seen: set[int] = set()
     todo = [output]
     while todo:
@@ -146,7 +154,7 @@ def first_tensor(output: object) -> torch.Tensor | None:
 
 
 def _meet_frames(walk: Walk, outermost: types.CodeType) -> list[tuple[types.CodeType, int]]:
-    """Meet the local variables of the program's frames, which begin below ``outermost``; where each of them stands."""
+    """Meet the local variables of the program's frames below ``outermost``; return each frame's code and position."""
     stands_at = []
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not outermost:
@@ -169,7 +177,7 @@ def _reached_from(caller: object) -> frozenset[int]:
 
 
 def _state_storage(nodes: list[Node]) -> StateStorage:
-    """The one storage under the tensors of ``nodes``."""
+    """Describe the one storage under the tensors of ``nodes``."""
     tensors = [node.tensor for node in nodes]
     views = tuple(_view(node.name, node.tensor) for node in nodes)
     storage = storage_of(tensors[0])

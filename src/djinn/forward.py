@@ -1,9 +1,11 @@
-"""The only file that knows ``nn.Module`` and Hugging Face: decoder layers, the watch on them, KV caches.
+"""Finds a model's decoder layers and KV caches, and intercepts its ``forward`` calls.
 
-An interceptor (:class:`Watch`) stands in for ``forward`` of every decoder layer, of what lies beside the layers and of
-the model itself. It is an attribute of the module, there is one per runtime, and it comes off when the runtime closes.
-A thread that is no session passes through untouched. torch's forward hooks would do the same. But modules that have one
-are called on a path that makes a decode step 3 % longer by itself. Nothing here knows streams, phases or host memory.
+The only file that knows ``nn.Module`` and Hugging Face. An interceptor replaces ``forward`` of every decoder layer, of
+every module beside the layers, and of the model itself. It is an attribute of the module. A runtime installs each once
+and removes it when it closes. Threads that run no session pass through unchanged.
+
+Forward hooks of torch would do the same. But torch calls a module with a hook on a slower path, which alone makes a
+decode step 3 % longer. Nothing here knows streams, phases or host memory.
 """
 
 import copy
@@ -21,7 +23,7 @@ from djinn.tensors import is_tensor, plain_torch, storage_of
 
 
 class Passage(Protocol):
-    """What a session does as its own thread goes through the model; layers count from 1."""
+    """The callbacks of a session as its own thread runs the model; layers count from 1."""
 
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before decoder layer ``layer`` runs."""
@@ -85,19 +87,19 @@ def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
                     yield storage
 
 
-class _Watch:
-    """Stands in for ``forward`` of ``module`` until :meth:`remove`; hooks of the user's run around it."""
+class _Interceptor:
+    """Replaces ``forward`` of ``module`` until :meth:`remove`; the user's forward hooks run around it."""
 
     def __init__(self, module: nn.Module, passages: dict[int, Passage]) -> None:
         self._module = module
         self.passages = passages
-        self._before = vars(module).get("forward")  # somebody else's stand-in
+        self._before = vars(module).get("forward")  # another library's replacement
         self._forward = module.forward
-        self.__wrapped__ = module.forward  # its signature is read, by `generate` for one
+        self.__wrapped__ = module.forward  # callers read its signature, as `generate` does
         vars(module)["forward"] = self
 
     def remove(self) -> None:
-        """Give the module its own ``forward`` back, unless somebody else has put another in place since."""
+        """Restore the module's own ``forward``, unless another replacement was installed since."""
         own = vars(self._module)
         if own.get("forward") is self:
             if self._before is not None:
@@ -106,15 +108,15 @@ class _Watch:
                 del own["forward"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        # A copy of the module is not watched.
+        # A copy of the module is not intercepted.
         if self._before is not None:
             before: Callable[..., Any] = copy.deepcopy(self._before, memo)
             return before
         return types.MethodType(type(self._module).forward, memo[id(self._module)])
 
 
-class _LayerWatch(_Watch):
-    """Tells the passage of decoder layer ``number``."""
+class _LayerInterceptor(_Interceptor):
+    """Calls the passage before and after decoder layer ``number``."""
 
     def __init__(self, module: nn.Module, passages: dict[int, Passage], number: int) -> None:
         super().__init__(module, passages)
@@ -130,8 +132,8 @@ class _LayerWatch(_Watch):
         return output
 
 
-class _ModelWatch(_Watch):
-    """Tells the passage of the model's end, also if it raised."""
+class _ModelInterceptor(_Interceptor):
+    """Calls the passage after the model's forward pass, also if it raised."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         passage = self.passages.get(threading.get_native_id())
@@ -143,8 +145,8 @@ class _ModelWatch(_Watch):
             passage.leave_model()
 
 
-class _PartWatch(_Watch):
-    """Tells the passage of a part beside the layers."""
+class _PartInterceptor(_Interceptor):
+    """Calls the passage before and after a module beside the layers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         passage = self.passages.get(threading.get_native_id())
@@ -156,31 +158,31 @@ class _PartWatch(_Watch):
         return output
 
 
-class Watches:
-    """Calls the :class:`Passage` of the current thread, if it has one, around layers and parts and after the model.
+class Interceptors:
+    """The interceptors of one model: they call the :class:`Passage` of the current thread, if it has one.
 
-    Raises :class:`DjinnError` for a model that another runtime watches, or that is compiled: what is put on a compiled
-    module is silently ignored, and the program would never stop.
+    Raises :class:`DjinnError` for a model that belongs to another runtime, or that is compiled. A compiled module
+    silently ignores an interceptor, and the program would never stop.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
-        # By the system's number of a thread: a fork of a session's thread has another, and nobody there to resume it.
+        # By the system's thread id: after a fork it is another one, and nobody in the fork could resume the session.
         self._passages: dict[int, Passage] = {}
         self._model = model
         self._layers = layers
         self._parts = list(parts_beside(model, frozenset(layers)))
 
     def put_on(self) -> None:
-        """Watch the model; what is there already when this fails is taken off by :meth:`remove`."""
-        _refuse_compiled_and_watched(self._model)
+        """Install the interceptors; after a failure :meth:`remove` takes off those that were installed."""
+        _refuse_compiled_and_intercepted(self._model)
         for number, layer in enumerate(self._layers, start=1):
-            _LayerWatch(layer, self._passages, number)
+            _LayerInterceptor(layer, self._passages, number)
         for part in self._parts:
-            _PartWatch(part, self._passages)
-        _ModelWatch(self._model, self._passages)
+            _PartInterceptor(part, self._passages)
+        _ModelInterceptor(self._model, self._passages)
 
     def attach(self, passage: Passage) -> None:
-        """Route the current thread's passes through the model to ``passage``."""
+        """Register ``passage`` for the current thread's calls of the model."""
         self._passages[threading.get_native_id()] = passage
 
     def detach(self) -> None:
@@ -188,30 +190,30 @@ class Watches:
         self._passages.pop(threading.get_native_id(), None)
 
     def remove(self) -> None:
-        """Take everything off the model."""
+        """Remove all interceptors from the model."""
         for module in (*self._layers, *self._parts, self._model):
-            while (watch := vars(module).get("forward")) is not None and self._is_ours(watch):
-                watch.remove()  # a module may be watched twice
+            while (interceptor := vars(module).get("forward")) is not None and self._is_ours(interceptor):
+                interceptor.remove()  # a module may have two
 
-    def _is_ours(self, watch: object) -> bool:
-        return isinstance(watch, _Watch) and watch.passages is self._passages
+    def _is_ours(self, interceptor: object) -> bool:
+        return isinstance(interceptor, _Interceptor) and interceptor.passages is self._passages
 
 
-def _refuse_compiled_and_watched(model: nn.Module) -> None:
+def _refuse_compiled_and_intercepted(model: nn.Module) -> None:
     for name, module in model.named_modules():
         where = f"{type(module).__name__} {name}".rstrip()
         if hasattr(module, "_torchdynamo_orig_callable") or module._compiled_call_impl is not None:
             raise DjinnError(f"{where} is compiled and would not stop: give the runtime the model before torch.compile")
-        if isinstance(vars(module).get("forward"), _Watch):
+        if isinstance(vars(module).get("forward"), _Interceptor):
             raise DjinnError(f"{where} belongs to another runtime already: close that one first")
 
 
 class KvLayers:
-    """Tells of an object met by the walk whether it is the KV of a decoder layer, of which (1 .. N), and its name.
+    """Maps objects of a KV cache to their decoder layers (1 .. N) and names.
 
-    Source: a ``transformers`` cache keeps one object per layer in ``layers``, at the ``layer_idx`` that one submodule
-    of the decoder layer carries; layers without one are taken in order. An encoder-decoder cache has two such caches.
-    transformers itself is not imported.
+    Source: a ``transformers`` cache keeps one object per layer in ``layers``. Its index is the ``layer_idx`` of one
+    submodule of the decoder layer. Layers without a ``layer_idx`` are taken in order. An encoder-decoder cache has two
+    such caches. transformers itself is not imported.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -221,10 +223,10 @@ class KvLayers:
             self._number_at[carried.pop() if len(carried) == 1 else number - 1] = number
 
     def finder(self) -> Callable[[object], tuple[int, str] | None]:
-        """A function for one walk: it learns a cache's layers when the walk meets the cache.
+        """A lookup function for one walk: it learns a cache's layers when the walk meets the cache.
 
-        Only the first cache that the walk meets is the model's own KV, for it begins with what the layer was given.
-        Another model's, as in assisted generation, is like any other object.
+        Only the first cache that the walk meets is the model's own KV, for the walk begins with the layer's arguments.
+        The cache of another model, as in assisted generation, is treated like any other object.
         """
         found: dict[int, tuple[int, str]] = {}
 
@@ -241,7 +243,7 @@ class KvLayers:
 
 
 def _caches_in(cache: object) -> list[tuple[object, str]]:
-    """The caches in ``cache`` that keep layers, each with what its names end in."""
+    """Return the caches in ``cache`` that keep layers, each with the suffix of its names."""
     attributes = _attributes(cache)
     if "self_attention_cache" in attributes:
         return [(attributes["self_attention_cache"], ""), (attributes.get("cross_attention_cache"), ".cross")]

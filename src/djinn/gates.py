@@ -1,7 +1,7 @@
-"""Watches the operators that a thread runs between two layers: they wait for state that is on its way.
+"""The read barrier: makes operators between two layers wait for state that is still being swapped in.
 
-The gate stands on the current thread's stack of modes and comes off at a later layer. It is put up only where the stack
-is empty, and taken off only if it is on top. A mode that the program enters in between must find its own order.
+The barrier is a dispatch mode on the current thread's stack of modes. It comes off at a later layer. It is entered only
+where the stack is empty, and left only if it is on top. So a mode that the program enters in between finds its order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +27,11 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
             todo += elements
 
 
-class GapGate(TorchDispatchMode):
-    """Between layers, holds an operator back until the storages that it reads are there.
+class ReadBarrier(TorchDispatchMode):
+    """Between layers, delays an operator until the storages that it reads are back.
 
-    What runs between two layers may read more than the layers' own arguments (``x + layer(norm(x))`` wants the old x).
-    Off inside layers, where it would cost time for nothing, and under inference mode, where it is not bit-neutral.
+    Code between two layers may read more than the layers' own arguments: ``x + layer(norm(x))`` needs the old x. The
+    barrier is off inside layers, where it would only cost time, and in inference mode, where it would change bits.
     """
 
     def __init__(self, wait: Callable[[Iterable[torch.Tensor]], None]) -> None:
@@ -52,7 +52,7 @@ class GapGate(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def enter(self) -> bool:
-        """Start watching the current thread; False, and no effect, where operators cannot be watched faithfully."""
+        """Start the barrier on the current thread; False, and no effect, where it would change what operators do."""
         if self._wait is None:
             if torch.is_inference_mode_enabled() or _get_current_dispatch_mode_stack():
                 return False
@@ -61,7 +61,7 @@ class GapGate(TorchDispatchMode):
         return True
 
     def exit(self) -> None:
-        """Stop watching, if it was."""
+        """Stop the barrier, if it was started."""
         if self._wait is not None:
             self._wait = None
             stack = _get_current_dispatch_mode_stack()

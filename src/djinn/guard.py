@@ -1,9 +1,8 @@
-"""Tensors of a parked session as its caller holds them: each use looks first whether the state is still there.
+"""Guards the tensors of a parked session that a caller holds: each use checks first that they are still valid.
 
-A :class:`GuardedTensor` holds no bytes. It knows whose state it is of and which part. For the time of one operator it
-takes a plain tensor over the bytes, under the lock of the session, so that no signal moves the state meanwhile. Once
-the session has gone on, whatever is done with it raises :class:`djinn.IllegalMove`. Only its shape, dtype and device
-can still be asked for.
+A :class:`GuardedTensor` holds no bytes. It knows its session and which part of the state it is. For each operator it
+makes a plain tensor over the bytes, under the session's lock, so that no signal moves the state meanwhile. Once the
+session has gone on, every use raises :class:`djinn.IllegalMove`. Only shape, dtype and device can still be read.
 """
 
 import functools
@@ -20,25 +19,25 @@ from djinn.tensors import storage_of
 
 
 class Source(Protocol):
-    """One parked session, up to the next signal that voids its tensors."""
+    """One pause of a session: it ends with the next signal, which voids the tensors."""
 
     number: int
     lock: "threading.RLock"
-    paused: bool  # its state is on the device, and has not been offered to anybody
+    paused: bool  # its state is on the device, and is no eviction candidate
 
     def check(self, name: str) -> None:
-        """Raise :class:`IllegalMove`, which says that ``name`` is void, if the session has gone on."""
+        """Raise :class:`IllegalMove` if the session has gone on, so that the tensor ``name`` is void."""
 
     def before_use(self) -> None:
-        """Order the current stream behind whoever made the state."""
+        """Order the current stream behind the stream that computed the state."""
 
     def after_use(self) -> None:
-        """Wait for what was done with it: the session may go on at once."""
+        """Wait for the operator's kernels, for the session may go on at once."""
 
 
 Look = Callable[[], torch.Tensor]  # a plain tensor over the bytes, now
 
-# What a tensor says of itself without its bytes: properties, as torch asks for them, and methods.
+# Metadata that needs no bytes: properties, as torch asks for them, and methods.
 _PROPERTIES = ["shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "is_cuda", "is_cpu", "is_meta"]
 _PROPERTIES += ["is_sparse", "is_quantized", "is_nested", "is_mps", "is_xpu"]
 _METHODS = ["size", "stride", "storage_offset", "numel", "nelement", "dim", "ndimension", "element_size"]
@@ -49,7 +48,7 @@ _OF_ITSELF = frozenset(
     + [torch.is_floating_point, torch.is_complex, torch.numel]
 )
 
-# These would change what a plain tensor is, and that one is gone after the operator.
+# These would change the plain tensor itself, which exists only for the time of the operator.
 _REFUSED = {
     torch.Tensor.requires_grad_: "cannot be a leaf of autograd",
     torch.Tensor.requires_grad.__set__: "cannot be a leaf of autograd",  # type: ignore[attr-defined]  # the stubs lack it
@@ -63,16 +62,16 @@ _REFUSED = {
 
 
 class GuardedTensor(torch.Tensor):
-    """The tensor ``name`` of ``source``; ``look`` finds its bytes, and the rest is how it lies there.
+    """The tensor ``name`` of ``source``; ``look`` finds its bytes, and the other arguments are its layout there.
 
-    What an operator returns is guarded if it shares the bytes, and a plain tensor otherwise: ``clone()`` what is to
-    outlive the pause. Pickling, ``torch.save`` and ``copy.deepcopy`` make a plain tensor of its own.
+    An operator's result is guarded if it shares the bytes, and a plain tensor otherwise. So ``clone()`` what is to
+    outlive the pause. Pickling, ``torch.save`` and ``copy.deepcopy`` make a plain copy.
     """
 
     _source: Source
     _name: str
     _look: Look
-    _own: bool  # whether it is, or is a view of, a tensor that the program itself has
+    _own: bool  # whether it is a tensor of the program itself, or a view of one
 
     @staticmethod
     def __new__(
@@ -88,11 +87,11 @@ class GuardedTensor(torch.Tensor):
         device: torch.device,
         own: bool = False,
     ) -> "GuardedTensor":
-        """Without bytes; ``stride`` and ``offset`` are in elements."""
+        """Make the wrapper, without bytes; ``stride`` and ``offset`` are in elements."""
         self: GuardedTensor = torch.Tensor._make_wrapper_subclass(
             cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=device
         )
-        # What asks neither ``__torch_function__`` nor a dispatcher for the bytes is told that there are none.
+        # Code that goes past ``__torch_function__`` and the dispatcher gets an error instead of a data pointer.
         torch._C._set_throw_on_mutable_data_ptr(self)
         self._source, self._name, self._look, self._own = source, name, look, own
         return self
@@ -101,7 +100,7 @@ class GuardedTensor(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Look, then call ``func`` on plain tensors."""
+        """Check the session, then call ``func`` on plain tensors."""
         if func in _OF_ITSELF:
             return _as_torch_does(func, args, kwargs or {})
         return _use(func, args, kwargs or {})
@@ -110,11 +109,11 @@ class GuardedTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # torch's stubs lack the class
         cls, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """The same for operators that are called past ``__torch_function__``."""
+        """Do the same for operators that are called past ``__torch_function__``."""
         return _use(func, args, kwargs or {})
 
     def set_(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Refused, as what else would change the tensor itself; torch does not ask ``__torch_function__`` for it."""
+        """Refuse to replace the storage; torch does not ask ``__torch_function__`` for this method."""
         raise _refusal(self, "cannot be put over another storage")
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -129,10 +128,10 @@ class GuardedTensor(torch.Tensor):
 
 
 def guarded(tensor: torch.Tensor, source: Source, name: str, look: Look | None = None) -> torch.Tensor:
-    """A guard of ``tensor``, which ``look`` finds again; without ``look`` it is the program's own.
+    """Guard ``tensor``, which ``look`` finds again; without ``look`` it is a tensor of the program itself.
 
-    A tensor that has no shape or strides, sparse or nested, cannot be guarded: it is returned as it is. It never leaves
-    the device, and nothing of it is moved.
+    A tensor without shape or strides (sparse or nested) cannot be guarded, and is returned as it is. Its bytes never
+    leave the device.
     """
     own = look is None
     look = look or (lambda: tensor)
@@ -148,7 +147,7 @@ def guarded(tensor: torch.Tensor, source: Source, name: str, look: Look | None =
 
 def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     guards = [part for part in tree_iter((args, kwargs)) if isinstance(part, GuardedTensor)]
-    if not guards:  # they lie in a container that is not looked into: torch will find them, and ask again
+    if not guards:  # they are in a container that tree_iter does not open: torch finds them, and asks again
         return _as_torch_does(func, args, kwargs)
     if (what := _REFUSED.get(func)) is not None:
         raise _refusal(guards[0], what)
@@ -158,7 +157,7 @@ def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _as_torch_does(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``func`` without asking ``__torch_function__``; whatever happens, it is asked again afterwards."""
+    """Call ``func`` with ``__torch_function__`` off, and turn it on again whatever happens."""
     return holding(torch._C.DisableTorchFunctionSubclass(), functools.partial(func, *args, **kwargs))
 
 
@@ -173,7 +172,7 @@ def _under(locks: list["threading.RLock"], function: Callable[[], Any]) -> Any:
 
 
 class _Used:
-    """A guarded tensor in the hands of one operator: the plain one, and how it was before."""
+    """A guarded tensor as the argument of one operator: the plain tensor, and its form before the call."""
 
     def __init__(self, guard: GuardedTensor, tensor: torch.Tensor) -> None:
         self.guard = guard
@@ -187,7 +186,7 @@ class _Used:
         return self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset(), self.tensor.dtype
 
     def check(self) -> None:
-        """Raise if the operator has made the tensor something else instead of editing it; the state is as before."""
+        """Raise if the operator has changed the tensor's shape or storage; the state is as before."""
         storage = storage_of(self.tensor)
         if storage is not None and storage._cdata == self.address and storage.nbytes() != self._nbytes:
             storage.resize_(self._nbytes)
@@ -227,13 +226,13 @@ def _on_plain_tensors(
             one.check()
         return tree_map(lambda part: _guarded(part, used), result)
     finally:
-        # The traceback of an error holds this frame, and a tensor in it would keep the state from leaving.
+        # The traceback of an error holds this frame, and a tensor in it would keep the state on the device.
         args, kwargs, result = (), {}, None
         used.clear()
 
 
 def _writes(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Whether ``func`` writes into one of its arguments, by its name."""
+    """Whether ``func`` writes into one of its arguments, judged by its name."""
     name = getattr(func, "__name__", "").split(".")[0]
     return (
         name in ("__setitem__", "set_")
@@ -244,7 +243,7 @@ def _writes(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 
 
 def _guarded(part: Any, used: list[_Used]) -> Any:
-    """``part`` of a result: guarded, if it shares bytes with a tensor of a session."""
+    """Guard ``part`` of a result if it shares bytes with a tensor of a session."""
     if not isinstance(part, torch.Tensor) or isinstance(part, GuardedTensor):
         return part
     for one in used:
@@ -260,7 +259,7 @@ def _guarded(part: Any, used: list[_Used]) -> Any:
 
 
 def _again(look: Look, view: torch.Tensor) -> Look:
-    """Finds ``view`` again, by where it lies, over the bytes that ``look`` finds."""
+    """Make a function that builds ``view`` again, at its offset in the bytes that ``look`` finds."""
     dtype, shape, stride, offset = view.dtype, view.shape, view.stride(), view.storage_offset()
 
     def find() -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""One arena of host memory that all paused sessions share; bytes only.
+"""The host arena: one block of host memory that all paused sessions share.
 
-The arena is mapped and registered with CUDA rather than allocated through torch, which rounds every pinned allocation
-up to a power of two. It is reserved once, before anything is timed: pinning costs 5 to 20 times what a copy does. Space
-is handed out first fit; neighbours that become free are merged. It knows nothing of tensors' shapes or of sessions.
+The arena is mapped and registered with CUDA. torch's own allocator would round every pinned allocation up to a power
+of two. It is reserved once, before anything is timed, for pinning costs 5 to 20 times what a copy does. Allocation is
+first fit; free neighbours are merged. The arena knows nothing of tensors' shapes or of sessions.
 
-Each extent is a storage of its own, which ends where its bytes end: no tensor over it reaches another's. Whoever still
-holds it when it is given back (a numpy array, a capsule) keeps it: it is set aside, and free when they have let go.
+Each extent is a storage of its own, which ends where its bytes end. So no tensor over it reaches another extent. An
+extent that is released while a numpy array or a capsule still refers to it is set aside. It is free when they are gone.
 """
 
 import mmap
@@ -21,7 +21,7 @@ import torch
 
 from djinn.core import HostMemoryFull
 
-_ALIGNMENT = 512  # bytes; what the copy engines like, and enough for every dtype
+_ALIGNMENT = 512  # bytes; good for the copy engines, and enough for every dtype
 
 
 class Extent:
@@ -36,7 +36,7 @@ class Extent:
         part = memoryview(memory)[offset : offset + wanted]
         self.offset = offset
         self.nbytes = _round_up(wanted)
-        # The storage keeps the memoryview, and nobody else does: it dies with the last tensor over these bytes.
+        # Only the storage keeps the memoryview, which therefore dies with the last tensor over these bytes.
         self._held = weakref.ref(part)
         self._tensor: torch.Tensor | None = torch.frombuffer(part, dtype=torch.uint8)
 
@@ -52,7 +52,7 @@ class Extent:
         return self._held() is not None
 
     def drop(self) -> None:
-        """Let go of the bytes."""
+        """Drop the reference to the bytes."""
         self._tensor = None
 
 
@@ -64,7 +64,7 @@ def _round_up(nbytes: int) -> int:
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Host memory that this process may still take, in bytes: the system's available memory, or less in a container.
+    """Host memory that this process can still allocate, in bytes; a container may have less than the system.
 
     Source: ``/proc/meminfo`` and the memory controller of cgroup version 2 or 1, below ``root``.
     """
@@ -91,14 +91,14 @@ def memory_lock_limit() -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """Who has what of an arena: ``aside`` was given back, and is still held by somebody."""
+    """The ranges of an arena: free, reserved, and ``aside``, which are released and still referenced."""
 
     free: tuple[Gap, ...]
     reserved: frozenset[Extent]
     aside: frozenset[Extent]
 
     def collected(self) -> "_State":
-        """The same, with what is held by nobody any more among the free."""
+        """Move the extents of ``aside`` that are no longer referenced to the free ranges."""
         let_go = [extent for extent in self.aside if not extent.held]
         if not let_go:
             return self
@@ -107,7 +107,7 @@ class _State:
 
 
 class HostArena:
-    """``nbytes`` of host memory, page-locked if ``pinned`` (which needs CUDA).
+    """Allocates extents from ``nbytes`` of host memory, page-locked if ``pinned`` (which needs CUDA).
 
     Raises :class:`HostMemoryFull` if the system refuses to map or to pin that much.
     """
@@ -139,9 +139,9 @@ class HostArena:
         return everything.data_ptr()
 
     def _change(self, changed: Callable[["_State"], "_State"]) -> None:
-        """Put ``changed(state)`` in the place of the state, again if another thread was faster.
+        """Replace the state by ``changed(state)``; retry if another thread has changed it meanwhile.
 
-        Nothing is allocated under the lock: a garbage collection may run finalisers, and one may close a session.
+        Nothing is allocated under the lock, for a garbage collection may run a finaliser that closes a session.
         """
         done = False
         while not done:
@@ -169,7 +169,7 @@ class HostArena:
         return extents
 
     def _take(self, free: list[Gap], nbytes: int, sizes: Sequence[int], state: "_State") -> int:
-        """Take ``nbytes`` out of the first gap of ``free`` that has them; the offset."""
+        """Take ``nbytes`` out of the first gap of ``free`` that is large enough; return the offset."""
         wanted = _round_up(nbytes)
         for index, (offset, room) in enumerate(free):
             if room >= wanted:
@@ -184,7 +184,7 @@ class HostArena:
         )
 
     def release(self, extents: Sequence[Extent]) -> None:
-        """Give ``extents`` back. Raises ``ValueError``, and releases none, if one of them is not reserved."""
+        """Release ``extents``. Raises ``ValueError``, and releases none, if one of them is not reserved."""
 
         def released(state: _State) -> _State:
             if strangers := [extent for extent in extents if extent not in state.reserved]:
@@ -203,7 +203,7 @@ class HostArena:
 
     @property
     def set_aside_bytes(self) -> int:
-        """Bytes that were given back and that somebody still holds."""
+        """Bytes of released extents that are still referenced."""
         return sum(extent.nbytes for extent in self._state.aside if extent.held)
 
     def check_integrity(self) -> None:
@@ -218,14 +218,14 @@ class HostArena:
         assert state.free == _merged(state.free), "free ranges that touch were not merged"
 
     def close(self) -> None:
-        """Unpin the memory. The mapping goes when the last tensor over it goes."""
+        """Unpin the memory. It is unmapped when the last tensor over it is gone."""
         address, self._address = self._address, None
         if address is not None:
             torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def _merged(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
-    """``gaps`` in order, neighbours made one."""
+    """Sort ``gaps`` and merge those that touch."""
     merged: list[Gap] = []
     for offset, nbytes in sorted(gaps):
         if merged and sum(merged[-1]) == offset:

@@ -1,13 +1,13 @@
-"""What an interrupt cannot break: several steps as one, a call under a lock, waiting, and work on a thread of ours.
+"""Interrupt-safe primitives: atomic steps, a call under a lock, a condition to wait for, and a worker thread.
 
-Python raises what a signal's handler raises (KeyboardInterrupt, an alarm's error) on the main thread, between any two
-of its bytecodes; a trace function raises at any line. The standard library's Condition, Event and Thread.join do not
-survive that. What is here does, as the tests show on every line:
+An error from a signal handler (KeyboardInterrupt, an alarm) is raised on the main thread, between any two bytecodes.
+A trace function may raise at any line. The standard library's Condition, Event and Thread.join do not survive that.
+These primitives do, as the tests show on every line:
 
-- :func:`at_once`: steps that are C functions, in one call of a C function. Nothing comes between them.
-- :func:`holding`: a call under a lock, which is free afterwards whatever happens.
-- :class:`Bell`: each who waits has a lock of its own, so that one who is interrupted takes nothing from the others.
-- :class:`Hands`: a thread on which no signal is delivered. Whoever asks it for something only waits for the answer.
+- :func:`at_once`: runs several C functions within one call of a C function. Nothing comes between them.
+- :func:`holding`: calls a function under a lock. The lock is free afterwards whatever happens.
+- :class:`Bell`: a condition. Each waiter has a lock of its own, so that an interrupted one affects no other.
+- :class:`Hands`: a worker thread, on which no signal is delivered. The caller only waits for the answer.
 """
 
 import sys
@@ -24,42 +24,42 @@ from typing import Any, TypeVar
 
 from djinn.core import IllegalMove
 
-_LOOK_SECONDS = 1.0  # after this long whoever waits looks for himself, should his notifier have died
-_SETTLE_SECONDS = 10.0  # how long one who was interrupted waits for work that has begun to come to its end
+_LOOK_SECONDS = 1.0  # a waiter polls at this interval, for its notifier may have died
+_SETTLE_SECONDS = 10.0  # how long an interrupted caller waits for the end of work that has begun
 
 T = TypeVar("T")
 
 
 def at_once(*steps: Callable[[], object]) -> None:
-    """Call ``steps``, functions written in C (``functools.partial`` of one, a lock's ``release``), as one step."""
+    """Call ``steps`` as one step; each is a C function (``functools.partial`` of one, a lock's ``release``)."""
     deque(map(call, steps), maxlen=0)
 
 
 def holding(lock: AbstractContextManager[object], function: Callable[[], T]) -> T:
-    """``function()`` under ``lock``.
+    """Call ``function()`` under ``lock``.
 
-    On one line: between the end of a body and the release, a ``with`` of several lines has a moment at which a trace
-    function may raise. Between taking a lock and the body no version of Python has one.
+    The ``with`` is on one line. On several lines a trace function could raise between the end of the body and the
+    release. Between the acquisition and the body no version of Python has such a moment.
     """
     with lock: return function()  # fmt: skip # noqa: E701
 
 
 class Bell:
-    """Wakes those who wait for something to have happened; whoever makes it happen rings afterwards."""
+    """A condition variable: threads wait for a predicate; whoever makes it true rings afterwards."""
 
     def __init__(self) -> None:
         self._asleep: set[threading.Lock] = set()
 
     def ring(self) -> None:
-        """Wake all who wait, so that they look."""
+        """Wake all waiters, so that they check their predicates."""
         asleep, self._asleep = self._asleep, set()
         for alarm in list(asleep):
             alarm.release()
 
     def wait(self, happened: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Block until ``happened()``, at most ``timeout`` seconds; whether it has.
+        """Block until ``happened()``, at most ``timeout`` seconds; return whether it has.
 
-        It looks once a second unasked: no thread waits for ever for one that has died.
+        A waiter also polls once a second, so that no thread waits for ever for one that has died.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not happened():
@@ -71,7 +71,7 @@ class Bell:
             asleep = self._asleep
             asleep.add(alarm)
             try:
-                # What happened before the alarm was set has rung without it.
+                # It may have happened, and rung, before the alarm was registered.
                 if not happened():
                     alarm.acquire(timeout=left)
             finally:
@@ -84,7 +84,7 @@ class _Job:
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function: Callable[[], Any] | None = function
-        self._claim = threading.Lock()  # whoever takes it first decides whether the job is done
+        self._claim = threading.Lock()  # whoever acquires it first decides whether the job is done
         self._bell = Bell()
         self.ended = False
         self.asked_in: types.FrameType | None = None  # the call that waits for it
@@ -96,13 +96,13 @@ class _Job:
         if function is not None and self._claim.acquire(blocking=False):
             try:
                 self.value = function()
-            except BaseException as error:  # noqa: BLE001 - belongs to who asked
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
                 self.error = error
         self.ended = True
         self._bell.ring()
 
     def call_off(self) -> bool:
-        """Whether it will never be done."""
+        """Cancel the job; return False if it has begun."""
         return self._claim.acquire(blocking=False)
 
     def wait(self, timeout: float | None, *, given_up: Callable[[], bool] = lambda: False) -> bool:
@@ -111,35 +111,36 @@ class _Job:
 
 
 class Hands:
-    """A thread that does one thing after another for all the others; ended by :meth:`close`."""
+    """A worker thread that runs the calls of all other threads one by one, until :meth:`close`."""
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._working = True
         self._bell = Bell()
-        self._asked: dict[int, _Job] = {}  # by thread: what it has not returned from asking for
+        self._asked: dict[int, _Job] = {}  # by thread: the job for which its call has not returned
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread; interrupted in this, :meth:`close` ends it. ``RuntimeError`` if the system refuses one."""
+        """Start the thread; after an interrupt :meth:`close` ends it. Raises ``RuntimeError`` if the system refuses."""
         self._thread.start()
 
     def do(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
-        """``function()``, done there; raises what it raises.
+        """Call ``function()`` on the worker thread; return its value, or raise its error.
 
-        ``TimeoutError`` after ``timeout`` seconds: then it is done later. Who is interrupted before it has begun leaves
-        nothing behind. After that it is done to its end, and an interrupted caller waits for that. If the wait is
-        interrupted too, the caller waits at the next :meth:`settle`. Raises :class:`IllegalMove` after :meth:`close`.
+        ``TimeoutError`` after ``timeout`` seconds; the call is then made later. A caller that is interrupted before
+        the call begins withdraws it. After that the call runs to its end, and the interrupted caller waits for it. If
+        it is interrupted in that wait too, it waits at its next :meth:`settle`. Raises :class:`IllegalMove` after
+        :meth:`close`.
         """
         if self._thread.ident == threading.get_ident():
             raise IllegalMove("a signal was asked for in the middle of another, by a finaliser")
         self.settle()
         thread = threading.get_ident()
-        outer = self._asked.get(thread)  # of the call that a handler or a finaliser has come into
+        outer = self._asked.get(thread)  # the job of the call in which a handler or a finaliser runs
         job = _Job(function)
         job.asked_in = sys._getframe()
         try:
-            # In one step: a job that is noted and not in the queue would never end.
+            # In one step: a job that is registered but not in the queue would never end.
             at_once(partial(self._asked.__setitem__, thread, job), partial(self._jobs.put, job))
             job.wait(timeout, given_up=self._has_ended)
         except BaseException:
@@ -158,9 +159,9 @@ class Hands:
             del job  # its error's traceback holds this frame
 
     def settle(self) -> None:
-        """Call off what the current thread was interrupted in asking for, or wait for its end if it has begun.
+        """Cancel the job of a call in which the current thread was interrupted, or wait for its end if it has begun.
 
-        Not what it is still asking for: a signal's handler, or a finaliser, may call this in the middle of that.
+        A job whose call still runs is left alone: a signal's handler, or a finaliser, may come here within that call.
         """
         job = self._asked.get(threading.get_ident())
         if job is not None and not _is_running(job.asked_in):
@@ -169,7 +170,7 @@ class Hands:
             self._forget(job, None)
 
     def _forget(self, job: _Job, outer: _Job | None) -> None:
-        """The current thread no longer asks for ``job``, but for ``outer`` again, if it did."""
+        """Unregister ``job`` for the current thread, and register ``outer`` again, if there was one."""
         job.asked_in = None  # it holds the job
         if outer is None:
             self._asked.pop(threading.get_ident(), None)
@@ -177,7 +178,7 @@ class Hands:
             self._asked[threading.get_ident()] = outer
 
     def drain(self, timeout: float) -> None:
-        """Wait until what was asked for until now is done, at most ``timeout`` seconds."""
+        """Wait until all jobs submitted so far are done, at most ``timeout`` seconds."""
         if self._thread.ident is not None:
             barrier = _Job(lambda: None)
             self._jobs.put(barrier)
@@ -187,7 +188,7 @@ class Hands:
         return not self._working
 
     def posting(self, function: Callable[[], Any]) -> Callable[[], object]:
-        """A function written in C that has ``function()`` done there, some time, for nobody who waits."""
+        """Return a C function that submits ``function()`` to the worker thread without waiting for it."""
         return partial(self._jobs.put, _Job(function))
 
     def _work(self) -> None:
@@ -197,21 +198,21 @@ class Hands:
         self._bell.ring()
 
     def _do_next(self) -> bool:
-        """Do what comes next, and forget it: who waits for a job must not hold what the last one knew."""
+        """Run the next job; False at the end. The frame ends with it, so that no finished job is kept alive."""
         job = self._jobs.get()
         if job is not None:
             job.run()
         return job is not None
 
     def close(self) -> None:
-        """End the thread after what it was asked for until now."""
+        """End the thread after all jobs submitted so far."""
         self._jobs.put(None)
         if self._thread.ident is not None:
             self._bell.wait(self._has_ended, _SETTLE_SECONDS)
 
 
 def _is_running(call: types.FrameType | None) -> bool:
-    """Whether ``call`` is one of those in which the current thread is."""
+    """Whether ``call`` is on the current thread's stack."""
     frame: types.FrameType | None = sys._getframe(1) if call is not None else None
     while frame is not None and frame is not call:
         frame = frame.f_back

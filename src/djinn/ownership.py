@@ -1,19 +1,24 @@
-"""Who else can reach a storage that a walk has found in a parked session.
+"""Decides which storages of a parked session are externally referenced, and so must stay on the device.
 
-Three questions, cheapest first. The storage: do more tensors or handles use it than were found? The reference counts:
-is every tensor, and every container that leads to one, referred to only by what the walk has met? The others are
-suspects, mostly temporaries on value stacks, which Python does not show. For them: does a chain of referrers lead to
-somebody, or does it end in nothing? Nothing means a value stack of the session itself (``referrers``).
+It asks three questions, cheapest first:
 
-The last question looks at every object of the process, tens of milliseconds each time. So its answer is kept for the
+1. The storage: do more tensors or handles use it than the walk found?
+2. The reference counts: has each tensor, and each container that leads to one, references that the walk has not met?
+   Such objects are the suspects. Most are temporaries on value stacks, which Python does not show.
+3. The referrers of the suspects (``referrers``): does a chain of them end at an external holder? A chain that ends
+   in nothing ends on a value stack of the session itself.
+
+The third question looks at every object of the process, which takes tens of milliseconds. So its answer is cached by
 call site. The same frames at the same instructions, with the same references met and not met, hold the same
-temporaries. One more holder changes a count and asks again. An answer that rests on anything but temporaries is not
-kept. Garbage and objects of the program come and go, and a holder may take the place of one in the count. Nor is one
-that was found while a thread was being traced, whose local variables cannot be read.
+temporaries. One more holder changes a count, and the question is asked again.
 
-Not seen: holders that the garbage collector does not know (a numpy array of objects, C and C++ that hold a Python
-object) and value stacks of other threads. Nor, at a call site whose answer is kept, a holder that exactly replaces a
-temporary which the same instruction held in the earlier session, as in ``f(x if first else None, model(x))``.
+An answer that rests on anything but temporaries is not cached. Garbage and objects of the program come and go, and a
+holder may take the place of one in the count. Nor is an answer cached that was found while a thread was being traced,
+for the local variables of that thread cannot be read.
+
+Not seen are holders that the garbage collector does not know (a numpy array of objects, C and C++ that hold a Python
+object), and value stacks of other threads. At a call site with a cached answer one more is not seen. It is a holder
+that exactly replaces a temporary of the earlier session, as in ``f(x if first else None, model(x))``.
 """
 
 import sys
@@ -26,23 +31,23 @@ from djinn.referrers import Chains, young_temporaries
 from djinn.tensors import base_of, is_lazily_copied, is_the_allocator_s, storage_of
 from djinn.walk import Node, Walk
 
-_ENDS = (nn.Module, torch._C._FunctionBase)  # somebody's: C++ may hold such an object without showing where
+_ENDS = (nn.Module, torch._C._FunctionBase)  # external holders: C++ may hold such an object without showing where
 
 Signature = tuple[object, ...]
 
 
 class Ownership:
-    """Decides which storages to leave, for all sessions of one runtime; remembers its answers by call site."""
+    """Finds the externally referenced storages of any session of one runtime; caches its answers by call site."""
 
     def __init__(self) -> None:
-        # Which of the suspects, by position, and the temporaries on which that rests.
+        # The suspects that are held, by position, and the temporaries on which the answer rests.
         self._held_at: dict[Signature, tuple[frozenset[int], object]] = {}
-        self._canary = torch.empty(1, device="cpu")  # a tensor that nobody else has: what its counts show is the least
+        self._canary = torch.empty(1, device="cpu")  # a tensor with one holder: its counts are the minimum
 
-    def left(
+    def externally_referenced(
         self, walk: Walk, by_storage: Mapping[int, list[Node]], *, callers: frozenset[int], site: tuple[object, ...]
     ) -> dict[int, str]:
-        """Addresses of the storages in ``by_storage`` that somebody else can reach, and why that is thought.
+        """Find the storages in ``by_storage`` that are referenced from outside the session: address and reason.
 
         ``callers`` are addresses known to be the caller's; ``site`` identifies the parked call site.
         """
@@ -65,7 +70,7 @@ class Ownership:
         return leave
 
     def _held(self, walk: Walk, suspects: dict[int, int], site: tuple[object, ...]) -> tuple[set[int], set[int]]:
-        """The suspects that somebody else holds, and those of which it cannot be told."""
+        """Find the suspects with an external holder, and those for which this cannot be decided."""
         met = ((walk.nodes[key], surplus) for key, surplus in suspects.items())
         signature = (site, tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met))
         objects = {key: walk.nodes[key].obj for key in suspects}
@@ -81,7 +86,7 @@ class Ownership:
         return {key for index, key in enumerate(suspects) if index in positions}, set()
 
     def _held_in_c(self, nodes: list[Node]) -> str | None:
-        """Why the storage cannot be emptied, if so: what it is, or users that are none of the tensors in ``nodes``."""
+        """Why the storage cannot be emptied, or None: its kind, or users other than the tensors in ``nodes``."""
         tensors = [node.tensor for node in nodes]
         storage, alone = storage_of(tensors[0]), storage_of(self._canary)
         assert storage is not None
@@ -89,9 +94,9 @@ class Ownership:
         if not is_the_allocator_s(storage) or is_lazily_copied(tensors[0]):
             return "numpy, DLPack or shared memory holds its bytes"
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            # Autograd may have saved it; of one that requires none, it keeps a use that is counted below.
+            # Autograd may have saved it. If it saved a tensor without gradients, the use count below shows it.
             return "gradients are on: autograd may need it"
-        # One use per tensor and one for the handle in our hand; a handle in other hands shows in its reference count.
+        # One use per tensor and one for our handle. Another owner of the handle shows in its reference count.
         spare = torch._C._storage_Use_Count(alone._cdata) - 1
         if torch._C._storage_Use_Count(storage._cdata) > len(tensors) + spare:
             return "a tensor outside the session, or C or C++ code, uses its storage"
@@ -108,7 +113,7 @@ def _uses(tensor: torch.Tensor) -> int:
 
 
 def _suspects(walk: Walk, candidates: set[int]) -> dict[int, int]:
-    """Candidates, and containers that lead to one, with the references to them that the walk has not met."""
+    """Find candidates, and containers that lead to one, with more references than the walk has met; how many more."""
     canary = Node([], "", (0, 0))
     walk.nodes[id(canary.obj)] = canary
     leading = [key for key in _leading_to(walk, candidates) if not walk.nodes[key].certain]

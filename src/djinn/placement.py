@@ -1,6 +1,6 @@
-"""Where the state of one session lies while it is parked: on the device, in host memory, or in both in part.
+"""The residency of a parked session's state: which storages are on the device, and which in host memory.
 
-Moves it by the engine's copies, each storage once. Knows nothing of phases: ``session`` says when.
+Moves each storage once, by the engine's copies. Knows nothing of phases: ``session`` decides when.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from djinn.transfer import TransferEngine
 
 
 class Placement:
-    """Of one session.
+    """The residency of one session's state.
 
-    ``make_room`` frees bytes of device memory that others hold, and returns how many; ``departure`` prepares how the
-    program is sent on, behind what is on its way.
+    ``make_room`` frees device memory of other sessions, and returns the bytes freed. ``departure`` prepares the step
+    that resumes the program behind a swap-in.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class Placement:
         self._departure = departure
         self._compute: torch.cuda.Stream | None = None
         self.state: SessionState | None = None  # while parked
-        self.swapped: SwappedState | None = None  # what is in host memory; after RESUME, on its way back
+        self.swapped: SwappedState | None = None  # what is in host memory; after RESUME, being swapped in
         self._uses: dict[int, int] = {}  # of each storage, at the park
         self._stay: dict[int, str] = {}  # storages that cannot leave, and why; by identity of their item
 
     def park(self, state: SessionState, compute: torch.cuda.Stream | None) -> None:
-        """All of ``state`` is on the device; ``compute`` is the stream that made it (None on the CPU)."""
+        """Start with all of ``state`` on the device; ``compute`` is the stream that made it (None on the CPU)."""
         self._compute, self.swapped, self._stay = compute, None, {}
         self._uses = {id(item): _uses(item) for item in state.storages}
         self.state = state
@@ -62,7 +62,7 @@ class Placement:
 
     @property
     def left(self) -> tuple[LeftBehind, ...]:
-        """What was found and not taken, or could not leave later."""
+        """What was found and not taken, or could not be swapped out later."""
         state, stay = self.state, self._stay
         if state is None:
             return ()
@@ -73,7 +73,7 @@ class Placement:
 
     @property
     def may_leave(self) -> list[StateStorage]:
-        """What lies on the device and can leave it, in the order of need."""
+        """The storages on the device that may be swapped out, in the order of need."""
         state, swapped = self.state, self.swapped
         if state is None:
             return []
@@ -81,20 +81,21 @@ class Placement:
         return [item for item in state.storages if id(item) not in gone and id(item) not in self._stay]
 
     def bytes_of(self, item: StateStorage) -> torch.Tensor:
-        """The bytes of ``item`` wherever they lie: uint8, shape [nbytes], an alias."""
+        """The bytes of ``item`` on the tier where they are: uint8, shape [nbytes], an alias."""
         for entry in self.swapped.entries if self.swapped is not None else ():
             if entry.item is item:
                 return entry.host
         return raw_bytes(item.storage)
 
     def device_of(self, item: StateStorage) -> torch.device:
-        """Where the bytes of ``item`` lie."""
+        """The device on which the bytes of ``item`` are."""
         return self.bytes_of(item).device
 
     def swap_out(self, keep: int = 0) -> None:
-        """Move what can leave to host memory, but for its first ``keep`` storages.
+        """Swap out all storages that can leave the device, except the first ``keep``.
 
-        What somebody has got hold of since the park stays, see :attr:`left`. Raises :class:`djinn.HostMemoryFull`.
+        Storages that are externally referenced since the park stay, see :attr:`left`. Raises
+        :class:`djinn.HostMemoryFull`.
         """
         self._take_back()
         leaving = [item for item in self.may_leave[keep:] if self._can_leave(item)]
@@ -136,11 +137,11 @@ class Placement:
             self._engine.undo(self.swapped)
 
     def swap_in(self, swapped: SwappedState, *, busy: bool) -> None:
-        """Bring ``swapped`` back and send the program on, see :meth:`TransferEngine.swap_in`."""
+        """Swap ``swapped`` in and resume the program, see :meth:`TransferEngine.swap_in`."""
         self._engine.swap_in(swapped, busy=busy)
 
     def restore(self) -> bool:
-        """Bring all back before the program is unwound, on its thread; False without room."""
+        """Swap everything in before the program is unwound, on its thread; False without room."""
         swapped = self.swapped
         while swapped is not None and not self._engine.restore(swapped):
             if not self._make_room(swapped.nbytes):
@@ -148,7 +149,7 @@ class Placement:
         return True
 
     def clear(self) -> None:
-        """Let go of all, when the program has ended: give up what nobody brings back, wait for what is on its way."""
+        """Release everything after the program's end; a swap-in that is running is waited for."""
         swapped, self.state = self.swapped, None
         if swapped is not None:
             if swapped.left_alone:

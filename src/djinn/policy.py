@@ -1,7 +1,7 @@
-"""Who leaves the device when memory is wanted: pure functions of sizes, ranks and times.
+"""Eviction policy: chooses what leaves the device when memory is needed, by pure functions of sizes and times.
 
-The session that was parked longest ago leaves first, and of a session what is needed last. So its frontier is the last
-to go: a session that has lost only its history is still resumed at once.
+The session that was parked longest ago leaves first. Within a session, the storages that are needed last leave first,
+and its frontier leaves last. A session that has lost only its history can still be resumed at once.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Idle:
-    """A parked session with state on the device: when it parked (any clock), bytes per storage, soonest need first."""
+class EvictionCandidate:
+    """A parked session with state on the device: its park time (any clock) and its storages' bytes, soonest first."""
 
     session: int
     parked_at: float
@@ -19,17 +19,17 @@ class Idle:
 
 @dataclass(frozen=True, kw_only=True)
 class Eviction:
-    """Of ``session``, the storages from index ``keep`` on leave the device."""
+    """An order to swap out the storages of ``session`` from index ``keep`` on."""
 
     session: int
     keep: int
 
 
-def evictions(idle: Sequence[Idle], wanted_bytes: int) -> list[Eviction]:
-    """The fewest evictions in the order above that free ``wanted_bytes``, or all that is there if it is less."""
+def evictions(candidates: Sequence[EvictionCandidate], wanted_bytes: int) -> list[Eviction]:
+    """Choose the fewest evictions, in the order above, that free ``wanted_bytes``; all if that is not enough."""
     chosen: list[Eviction] = []
     freed = 0
-    for candidate in sorted(idle, key=lambda one: (one.parked_at, one.session)):
+    for candidate in sorted(candidates, key=lambda one: (one.parked_at, one.session)):
         keep = len(candidate.sizes)
         while keep and freed < wanted_bytes:
             keep -= 1
@@ -39,6 +39,6 @@ def evictions(idle: Sequence[Idle], wanted_bytes: int) -> list[Eviction]:
     return chosen
 
 
-def over_budget(idle: Sequence[Idle], budget_bytes: int) -> list[Eviction]:
-    """What has to leave for the rest to stay within ``budget_bytes``."""
-    return evictions(idle, sum(sum(one.sizes) for one in idle) - budget_bytes)
+def over_budget(candidates: Sequence[EvictionCandidate], budget_bytes: int) -> list[Eviction]:
+    """Choose the evictions after which the rest is within ``budget_bytes``."""
+    return evictions(candidates, sum(sum(one.sizes) for one in candidates) - budget_bytes)

@@ -1,7 +1,7 @@
-"""The user's call on a thread of its own: it parks behind a layer, and is sent on from there.
+"""Runs the user's call on a thread of its own, parks it after a layer, and resumes it there.
 
-The thread finds the caller's surroundings, computes by turns with the other sessions of the device, and waits for state
-that is on its way back. It only waits and computes: the thread that signals does the copying (``session``).
+The thread restores the caller context. It computes under the device lock, which the sessions of a device share. It
+waits for state that is being swapped in. It makes no copies: the thread that signals does (``session``).
 """
 
 import ctypes
@@ -13,29 +13,32 @@ from typing import Any
 import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
 
-from djinn.caller import Surroundings, Turn
+from djinn.caller import CallerContext, DeviceLock
 from djinn.core import SessionAbandoned, SessionCancelled
-from djinn.discovery import Discovery
-from djinn.forward import Watches
-from djinn.gates import GapGate, tensors_in
+from djinn.discovery import StateScanner
+from djinn.forward import Interceptors
+from djinn.gates import ReadBarrier, tensors_in
 from djinn.referrers import frames_of_other_threads
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
 from djinn.tensors import storage_of
 
-_ROOM_SECONDS = 0.01  # between attempts to allocate, if what RESUME counted on has been taken meanwhile
+_ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Program:
-    """``call`` on a thread of its own; a :class:`djinn.forward.Passage` through the model.
+    """Runs ``call`` on a thread of its own, as a :class:`djinn.forward.Passage` through the model.
 
-    On that thread ``parked`` is told of the layer after which the program stands, and of its state. It raises
-    :class:`SessionAbandoned` if the program is to end instead. ``restore`` is asked to bring back what was swapped out,
-    for the program is to be unwound, and says whether there was room. ``ended`` is told of the value that the call
-    returned, or of what it raised. Before it begins, and while it is parked, its thread waits for ``gate``, which
-    whoever sends it on releases once; what is ``restoring`` then is what it goes on behind.
+    That thread makes three callbacks:
+
+    - ``parked`` gets the layer and the state. It raises :class:`SessionAbandoned` if the program is to end instead.
+    - ``restore`` brings back what was swapped out, before the program is unwound. It returns whether there was room.
+    - ``ended`` gets the value that the call returned, or the error that it raised.
+
+    The thread waits for ``gate`` before it begins and while it is parked. Whoever starts or resumes the program
+    releases ``gate`` once. The program then computes behind the swap-in that is ``restoring``, if there is one.
     """
 
     def __init__(
@@ -44,79 +47,79 @@ class Program:
         *,
         name: str,
         device: torch.device,
-        watches: Watches,
-        discovery: Discovery,
-        turn: Turn,
+        interceptors: Interceptors,
+        scanner: StateScanner,
+        device_lock: DeviceLock,
         parked: Callable[[int, SessionState], None],
         restore: Callable[[], bool],
         ended: Callable[[Any, BaseException | None], None],
     ) -> None:
         self._call: Call | None = call
         self._device = device
-        self._watches = watches
-        self._discovery = discovery
-        self._turn = turn
+        self._interceptors = interceptors
+        self._scanner = scanner
+        self._device_lock = device_lock
         self._parked = parked
         self._restore = restore
         self._ended = ended
-        self._surroundings = Surroundings(device)
-        self._inherited = tuple(self._surroundings.context.values())  # the caller's, whatever else holds them
-        self._random_state = turn.random_state()
-        self.stream = self._surroundings.stream  # on which it computes; None on the CPU
+        self._caller_context = CallerContext(device)
+        self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
+        self._random_state = device_lock.random_state()
+        self.stream = self._caller_context.stream  # on which it computes; None on the CPU
         self.pause_asked = False
         self.abandoned = False
-        self.leaving = False  # the interpreter ends
-        self.resting = False  # and this thread will do nothing more
+        self.leaving = False  # whether the interpreter ends
+        self.resting = False  # whether this thread will do nothing more, after that
         self._breakpoint: int | None = None
         self._visits_left = 0
-        self.gate = threading.Lock()  # a bare lock: an Event costs its waiter twice the time to go on
+        self.gate = threading.Lock()  # a bare lock: with an Event the waiter takes twice as long to go on
         self.gate.acquire()
         self.restoring: SwappedState | None = None  # until the program's stream waits for all of it
         self.restored: SwappedState | None = None  # by the last RESUME
-        self._gap = GapGate(self._wait_for)
+        self._barrier = ReadBarrier(self._wait_for)
         self._thread = threading.Thread(
-            target=self._surroundings.context.run, args=(self._run,), name=name, daemon=True
+            target=self._caller_context.context.run, args=(self._run,), name=name, daemon=True
         )
 
     # -- on other threads --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start its thread, which waits at the gate. Raises ``RuntimeError`` if the system refuses one."""
+        """Start the thread, which waits at the gate. Raises ``RuntimeError`` if the system refuses one."""
         self._thread.start()
 
     def break_at(self, layer: int | None, visit: int) -> None:
-        """Park after decoder layer ``layer``, the ``visit``-th time from now; None: not by itself."""
+        """Set the breakpoint: after decoder layer ``layer``, at hit count ``visit`` from now; None removes it."""
         self._breakpoint, self._visits_left = layer, visit
 
     @property
     def missed_breakpoint(self) -> int | None:
-        """The breakpoint that it has not come to yet."""
+        """The breakpoint that the program has not reached yet, or None."""
         return self._breakpoint if self._visits_left > 0 else None
 
     def interrupt(self) -> None:
-        """Raise :class:`SessionAbandoned` in it between two bytecodes, for it may never come to a layer."""
+        """Raise :class:`SessionAbandoned` in the program between two bytecodes, for it may never reach a layer."""
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SessionAbandoned)
         )
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the end of its thread."""
+        """Wait for the end of the thread."""
         self._thread.join(timeout)
 
     @property
     def died(self) -> bool:
-        """Whether its thread has ended; asked of the interpreter, for ``Thread.is_alive`` must not be interrupted."""
+        """Whether the thread has ended, by the interpreter's list: ``Thread.is_alive`` is not safe to interrupt."""
         ident = self._thread.ident
         return ident not in (None, threading.get_ident()) and ident not in frames_of_other_threads()
 
     @property
     def is_current(self) -> bool:
-        """Whether this is asked by the program itself."""
+        """Whether the program's thread is the current one."""
         return self._thread is threading.current_thread()
 
     @property
     def ident(self) -> int | None:
-        """Its thread's."""
+        """The number of the program's thread."""
         return self._thread.ident
 
     # -- on its own thread -------------------------------------------------------------------------------------------
@@ -128,18 +131,18 @@ class Program:
         error: BaseException | None = None
         self.gate.acquire()
         try:
-            self._turn.take(self._random_state)
-            self._watches.attach(self)
+            self._device_lock.acquire(self._random_state)
+            self._interceptors.attach(self)
             try:
-                with self._surroundings.entered():
+                with self._caller_context.entered():
                     if self.abandoned:
                         raise SessionAbandoned
                     value = function(*args, **kwargs)
                     self.leave_model()
             finally:
-                self._gap.exit()
-                self._watches.detach()
-                self._turn.give_up()
+                self._barrier.exit()
+                self._interceptors.detach()
+                self._device_lock.release()
         except SessionAbandoned as end:
             error = end.cause or SessionCancelled("the session was cancelled")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
@@ -149,7 +152,7 @@ class Program:
         del value, error  # the error's traceback holds this frame, and the frame would hold the error
 
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Let the layer's kernels wait for what it reads: its arguments and its own KV."""
+        """Make the layer's kernels wait for what they read: its arguments and its own KV."""
         if self.abandoned:
             self._unwind()
         if self.restoring is not None:
@@ -157,7 +160,7 @@ class Program:
             self.restoring.wait_layer(layer)
 
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        """Park if this is the breakpoint."""
+        """Park if this is the breakpoint, or if a pause was requested."""
         if self.abandoned:
             self._unwind()
         here = layer == self._breakpoint
@@ -169,26 +172,26 @@ class Program:
             self.leave_part()
 
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Let the part's kernels wait for its arguments; of the state it reads nothing else."""
+        """Make the part's kernels wait for its arguments, the only state that it reads."""
         if self.restoring is not None:
-            self._gap.exit()
+            self._barrier.exit()
             self._wait_for(tensors_in((args, kwargs)))
 
     def leave_part(self) -> None:
-        """While state is still on its way, watch what runs between layers and parts."""
-        if self.restoring is not None and (self.restoring.resident or not self._gap.enter()):
+        """Start the read barrier between layers and parts, while state is still being swapped in."""
+        if self.restoring is not None and (self.restoring.resident or not self._barrier.enter()):
             self.leave_model()
 
     def leave_model(self) -> None:
-        """Nothing runs past the end of a forward pass before all state is back."""
-        self._gap.exit()
+        """Wait for all state: nothing runs past the end of a forward pass before it is back."""
+        self._barrier.exit()
         if self.restoring is not None:
             self.restoring.wait_all()
             self.restoring = None
 
     def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
         if self.restoring is not None:
-            with torch._C.DisableTorchFunction():  # it is nobody's operator that is asked here
+            with torch._C.DisableTorchFunction():  # these calls are ours, not operators of the program
                 storages = [storage_of(tensor) for tensor in tensors]
             for storage in storages:
                 if storage is not None:
@@ -205,49 +208,49 @@ class Program:
         self.leave_model()
         if self.restored is not None:
             self.restored.wait_resident()
-        state = self._discovery.state_at(
+        state = self._scanner.state_at(
             layer,
             args=args,
             kwargs=kwargs,
             output=output,
             outermost=Program._run.__code__,
             caller=(self._call, self._inherited),
-            context=self._surroundings.context,
+            context=self._caller_context.context,
         )
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
-        self._gap.enter()  # now, when nobody waits for it
-        self._random_state = self._turn.give_up()
+        self._barrier.enter()  # now, off the resume path
+        self._random_state = self._device_lock.release()
         try:
             self._parked(layer, state)
             del state
             self.gate.acquire()
             if self.restoring is not None:
-                self.restoring.hold()
+                self.restoring.wait_at_latch()
         finally:
-            self._turn.take(self._random_state)
+            self._device_lock.acquire(self._random_state)
         while not self._is_back():
-            self._random_state = self._turn.give_up()  # whoever computes meanwhile may make room
+            self._random_state = self._device_lock.release()  # another session may compute meanwhile, and make room
             if self.leaving:
                 self.resting = True
-                self.gate.acquire()  # for ever: a thread that only waits is none that the interpreter's end disturbs
+                self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
             time.sleep(_ROOM_SECONDS)
-            self._turn.take(self._random_state)
+            self._device_lock.acquire(self._random_state)
         if self.abandoned:
             self._unwind()
         if self.restoring is None:
-            self._gap.exit()
+            self._barrier.exit()
         else:
-            # The device runs what the program submits from here on behind the frontier.
+            # From here on, the device runs what the program submits after the frontier's copies.
             self.restoring.order()
 
     def _is_back(self) -> bool:
-        """Whether its state is on the device or on its way there, which it is brought on for a program that ends."""
+        """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
         if self.restoring is not None:
             return self.restoring.allocate_rest()
         return not self.abandoned or self._restore()
 
     def _unwind(self) -> None:
-        """End the call; what it touches on its way out is there."""
+        """Unwind the call, when all the state that its ``finally`` blocks may touch is back."""
         self.leave_model()
         raise SessionAbandoned

@@ -1,8 +1,8 @@
-"""Chains of referrers: who, outside a set of objects that are known, leads to one of them.
+"""Follows chains of referrers from suspects to external holders, outside a set of known objects.
 
-``gc.get_referrers`` is asked again and again, from the suspects upwards. A chain that comes to a module, a class or a
-local variable of another thread ends with somebody. One that ends in nothing ends on a value stack, which Python does
-not show. Needs nothing but the standard library.
+It asks ``gc.get_referrers`` level by level, from the suspects upwards. A chain that comes to a module, a class or a
+local variable of another thread ends at an external holder. A chain that ends in nothing ends on a value stack, which
+Python does not show. Needs nothing but the standard library.
 
 Not seen: holders that the garbage collector does not know, and the value stacks of other threads.
 """
@@ -18,10 +18,10 @@ import types
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
-_SOMEBODY = (type, types.ModuleType, contextvars.Context)  # a chain need not go past these
-# By id, for a class may answer ``==`` itself: what a call keeps on the value stack, and a frame for captured variables.
+_HOLDER_TYPES = (type, types.ModuleType, contextvars.Context)  # external holders: a chain ends at these
+# The types that a call keeps on the value stack, and of captured variables. By id, for a class may override ``==``.
 _TEMPORARIES = frozenset((id(tuple), id(dict), id(types.CellType)))
-_MAX_CHAIN = 5  # referrers deep; a longer chain is somebody's data structure
+_MAX_CHAIN = 5  # referrers deep; a longer chain counts as an external holder
 _MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
 
 # These call nothing: a frame that stands at one while a younger frame runs has been interrupted by a tracer.
@@ -34,12 +34,14 @@ _CO_OPTIMIZED = 1  # the code of a function: its local variables lie in the fram
 
 
 class Chains:
-    """Chains from ``suspects``, by id, up to somebody; objects whose ids are ``inside`` are passed over.
+    """Chains from ``suspects``, by id, to external holders; objects whose ids are ``inside`` are not followed.
 
-    ``ends`` are further types at which a chain ends with somebody, ``ignored`` types that never count as referrers.
-    ``held`` are the suspects that a chain connects with somebody. ``only_temporaries`` says whether the others are
-    referred to by nothing but temporaries of a call. ``traced`` says whether local variables of another thread could
-    not be read: any of the others may be held by them.
+    ``ends`` are further types that count as external holders, ``ignored`` types that never count as referrers. The
+    results:
+
+    - ``held``: the suspects that a chain connects with an external holder;
+    - ``only_temporaries``: whether only temporaries of a call refer to the other suspects;
+    - ``traced``: whether local variables of another thread could not be read, which may hold any other suspect.
     """
 
     def __init__(
@@ -51,17 +53,17 @@ class Chains:
         ignored: tuple[type, ...] = (),
     ) -> None:
         self._inside = inside
-        self._ends = (*_SOMEBODY, *ends)
+        self._ends = (*_HOLDER_TYPES, *ends)
         self._ignored = frozenset(map(id, ignored))
-        self._objects = suspects  # and whoever refers to them: alive, so that ids stay theirs
+        self._objects = suspects  # and their referrers: kept alive, so that their ids stay valid
         self._suspects = frozenset(suspects)
-        self._leads_to: dict[int, list[int]] = {}  # referrers that are not inside: what they refer to of ``_objects``
-        self._refused: set[int] = set()  # those that something inside refers to, which would not be entered
+        self._leads_to: dict[int, list[int]] = {}  # referrers outside: their referents in ``_objects``
+        self._refused: set[int] = set()  # referrers that an object inside refers to, and that a walk does not enter
         self._young: frozenset[int] = frozenset()
-        self._asked: set[int] = set()  # whose referrers are known
-        self._somebody = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
+        self._asked: set[int] = set()  # objects whose referrers are known
+        self._holders = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
         theirs, self.traced = locals_of_other_threads()
-        self._somebody |= theirs
+        self._holders |= theirs
         if gc.get_freeze_count():
             gc.unfreeze()  # frozen containers are invisible to get_referrers
         self.held = self._climb()
@@ -72,7 +74,7 @@ class Chains:
 
     def _climb(self) -> set[int]:
         self._young = frozenset(self._young_temporaries())
-        level = [key for key in [*self._suspects, *self._young] if not self._is_somebody(key)]
+        level = [key for key in [*self._suspects, *self._young] if not self._is_holder(key)]
         ends = set(self._objects).difference(level)
         held = self._reached(ends)
         for _ in range(_MAX_CHAIN):
@@ -81,21 +83,21 @@ class Chains:
                 break
             self._asked.update(level)
             level = self._refer_to([self._objects[key] for key in level])
-            ends |= {key for key in level if self._is_somebody(key)} | self._refused
+            ends |= {key for key in level if self._is_holder(key)} | self._refused
             held = self._reached(ends)
             level = [key for key in level if key not in ends]
         return held | self._reached(level)
 
     def _young_temporaries(self) -> list[int]:
-        """Temporaries that refer to suspects, as far as they are easily found: asking for both at once saves a look."""
+        """Find young temporaries that refer to suspects: asking for both at once saves a pass over all objects."""
         return [id(obj) for obj in _young() if self._note(obj)]
 
     def _refer_to(self, level: list[object]) -> list[int]:
-        """Refers to ``level``, and its own referrers are not known."""
+        """Find the referrers of ``level`` whose own referrers are not known."""
         found = gc.get_referrers(*level)
         found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
         *counts, alone = map(sys.getrefcount, found)
-        # The call's own arguments are such a tuple. One on a value stack has a reference more.
+        # The call's own argument tuple is like that one. A tuple on a value stack has one reference more.
         return [
             id(obj)
             for obj, count in zip(found, counts, strict=False)
@@ -103,10 +105,10 @@ class Chains:
         ]
 
     def _note(self, obj: object) -> bool:
-        """Note what ``obj`` refers to, if it is not inside; whether that is news and its own are not known."""
+        """Record what ``obj`` refers to, unless it is inside; whether that is new and its referrers are not known."""
         key = id(obj)
         if key in self._inside:
-            # What it refers to and is not inside would not be entered: it belongs to this object's holders.
+            # A walk does not enter an object that this one refers to and that is not inside: it is external.
             self._refused.update(id(child) for child in gc.get_referents(obj) if id(child) in self._leads_to)
             return False
         if id(type(obj)) in self._ignored or obj is self._objects:
@@ -118,11 +120,11 @@ class Chains:
         self._objects[key] = obj
         return key not in self._asked
 
-    def _is_somebody(self, key: int) -> bool:
-        return key in self._somebody or issubclass(type(self._objects[key]), self._ends)
+    def _is_holder(self, key: int) -> bool:
+        return key in self._holders or issubclass(type(self._objects[key]), self._ends)
 
     def _reached(self, start: Iterable[int]) -> set[int]:
-        """The suspects that ``start`` leads to."""
+        """Find the suspects that ``start`` leads to."""
         seen: set[int] = set()
         todo = list(start)
         while todo:
@@ -134,7 +136,7 @@ class Chains:
 
 
 def _young() -> Iterator[object]:
-    """Objects of the kinds that a call keeps on the value stack, as far as they were made lately."""
+    """Yield objects of the types that a call keeps on the value stack, from the two young generations."""
     for generation in (0, 1):
         for obj in gc.get_objects(generation=generation):
             if id(type(obj)) in _TEMPORARIES:
@@ -142,9 +144,9 @@ def _young() -> Iterator[object]:
 
 
 def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
-    """Of each that refers to a suspect: its kind, the references to it, and the positions of the suspects.
+    """Describe each young temporary that refers to a suspect: type, reference count and positions of the suspects.
 
-    Asked at one place of the code only, so that the references are comparable.
+    Called from one place of the code only, so that the reference counts are comparable.
     """
     positions = {key: position for position, key in enumerate(suspects)}
     found = []
@@ -157,12 +159,11 @@ def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tupl
 
 
 def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tuple[str, object, bool]]:
-    """Name, value and whether the frame itself holds the reference (a cell holds a captured variable's).
+    """List a frame's local variables: name, value and whether the frame itself, not a cell, holds the reference.
 
-    ``called`` tells that a younger frame runs. Up to Python 3.12 reading ``f_locals`` leaves a snapshot in the frame
-    that keeps every local alive. It is emptied here, with two exceptions: the program itself holds it, from
-    ``locals()``, or the frame is being traced. Python writes the snapshot back into the frame when the trace function
-    returns.
+    ``called`` says that a younger frame runs. Up to Python 3.12 reading ``f_locals`` leaves a snapshot in the frame
+    that keeps every local alive. It is emptied here, with two exceptions. The program may hold it, from ``locals()``.
+    Or the frame is being traced: Python writes the snapshot back into the frame when the trace function returns.
     """
     namespace = frame.f_locals
     if namespace is frame.f_globals:
@@ -170,15 +171,15 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
     code = frame.f_code
     of_function = code.co_flags & _CO_OPTIMIZED
     if not of_function and not issubclass(type(namespace), dict):
-        return []  # a mapping of the program's own, for a class body: it would answer by its own code
+        return []  # a class body's own mapping type: reading it would run its code
     items = list(namespace.items() if of_function else dict.items(namespace))
     cells = {*code.co_cellvars, *code.co_freevars}
     found = [(name, value, name not in cells) for name, value in items]
     if of_function and type(namespace) is dict:
         one, instructions = (namespace,), code.co_code
-        held = map(operator.le, map(sys.getrefcount, one), (5,))  # by the frame, three times here, and by the call
+        held = map(operator.le, map(sys.getrefcount, one), (5,))  # one by the frame, three here, one by the call
         emptied = map(dict.clear, itertools.compress(one, held))
-        # No other thread runs between this question and the end of the loop: nothing here lets go of the interpreter.
+        # No other thread runs between this check and the end of the loop: nothing here releases the interpreter lock.
         if frame.f_trace is None and not (
             called and (frame.f_lasti < 0 or instructions[frame.f_lasti] in _CALLING_NOTHING)
         ):
@@ -188,10 +189,11 @@ def local_variables(frame: types.FrameType, *, called: bool = True) -> list[tupl
 
 
 def frames_of_other_threads() -> dict[int, types.FrameType]:
-    """The youngest frame of each thread but the current one, by the thread's number.
+    """Return the youngest frame of each thread but the current one, by the thread's number.
 
-    Up to Python 3.11 a garbage collection may come while the interpreter's list of threads is locked for this. One that
-    meets a ``threading.local`` would wait for that lock for ever. So none comes: in one C call no other thread runs.
+    Up to Python 3.11 a garbage collection may start while the interpreter's list of threads is locked for this. If it
+    meets a ``threading.local`` it waits for that lock for ever. So collection is off meanwhile, in one C call, in
+    which no other thread runs.
     """
     steps: tuple[Callable[[], Any], ...] = (gc.disable, sys._current_frames, gc.enable)
     if not gc.isenabled():
@@ -202,7 +204,7 @@ def frames_of_other_threads() -> dict[int, types.FrameType]:
 
 
 def locals_of_other_threads() -> tuple[set[int], bool]:
-    """Ids of what local variables of other threads refer to, and whether a thread is traced, whose are not read."""
+    """Return ids of the local variables' values of other threads, and whether a traced thread could not be read."""
     youngest = frames_of_other_threads()
     found: set[int] = set()
     traced = False

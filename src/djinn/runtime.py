@@ -1,4 +1,4 @@
-"""The front door: one runtime per model and device opens the sessions."""
+"""The runtime: opens the sessions of one model on one device, and makes room among them."""
 
 import atexit
 import functools
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from djinn.caller import Turn
+from djinn.caller import DeviceLock
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
-from djinn.discovery import Discovery
-from djinn.forward import KvLayers, Watches, find_layers, storages_of_model
+from djinn.discovery import StateScanner
+from djinn.forward import Interceptors, KvLayers, find_layers, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.interrupts import Hands
-from djinn.policy import Eviction, Idle, evictions, over_budget
+from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import Session, check_breakpoint
 from djinn.transfer import TransferEngine
 
-_EXIT_SECONDS = 5.0  # for programs to come to their next layer, when the interpreter or a failed block ends
+_EXIT_SECONDS = 5.0  # for programs to reach their next layer, when the interpreter or a failed block ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase.
 
-    ``left_bytes`` were found and stay on the device besides, see :attr:`djinn.Session.left_behind`.
+    ``left_bytes`` is further state that was found and stays on the device, see :attr:`djinn.Session.left_behind`.
     """
 
     number: int
@@ -41,7 +41,7 @@ class Status:
 
     @property
     def tier(self) -> str:
-        """Where its state lies: device, host, both, or ``-`` for a program that computes or has ended."""
+        """The tier of the state: device, host, both, or ``-`` for a program that computes or has ended."""
         where = [name for name, nbytes in (("device", self.device_bytes), ("host", self.host_bytes)) if nbytes]
         return "+".join(where) or "-"
 
@@ -49,15 +49,15 @@ class Status:
 class StatusTable(tuple[Status, ...]):
     """The sessions of a runtime; prints as a table.
 
-    ``arena_bytes`` is what all of them share in host memory. Of it, ``set_aside_bytes`` belong to no session any more,
-    and are free again when the numpy arrays or tensors over them, which somebody still holds, are gone.
+    ``arena_bytes`` is the size of the host arena that all of them share. Of it, ``set_aside_bytes`` belong to no
+    session any more. Numpy arrays or tensors still refer to them; they are free when these are gone.
     """
 
     arena_bytes: int
     set_aside_bytes: int
 
     def __new__(cls, rows: Iterable[Status], *, arena_bytes: int, set_aside_bytes: int) -> "StatusTable":
-        """A tuple of ``rows``."""
+        """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.set_aside_bytes = arena_bytes, set_aside_bytes
         return table
@@ -83,14 +83,14 @@ def _mebibytes(nbytes: int) -> str:
 class Runtime:
     """Runs programs around ``model`` so that they can be paused after any decoder layer.
 
-    ``host_memory_bytes`` of host memory are reserved at once, page-locked if the model is on a GPU; all paused sessions
-    share them; by default half of what the machine has free. Sessions that wait without ``force`` may keep
+    ``host_memory_bytes`` of host memory are reserved at once, page-locked if the model is on a GPU. All paused sessions
+    share them. The default is half of the machine's free memory. Sessions in IO_WAIT without ``force`` may keep
     ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` names the decoder layers of a
-    model whose layers cannot be found. The watch on the model comes off with :meth:`close`, which a ``with`` calls.
+    model whose layers cannot be found. :meth:`close`, which a ``with`` calls, removes the interceptors from the model.
 
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
-    :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime, and ``ValueError`` for one
-    without parameters or on several devices.
+    :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
+    model without parameters or on several devices.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Runtime:
         self._closed = False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
-        self._turn = Turn(device)
-        self._watches = Watches(model, found)
+        self._device_lock = DeviceLock(device)
+        self._interceptors = Interceptors(model, found)
         made: list[HostArena | TransferEngine | Hands] = []
         try:
-            self._watches.put_on()  # first: a model that another runtime has is refused before memory is taken
+            self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
             self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
             made.append(self.arena)
             self._engine = TransferEngine(device, self.arena)
@@ -126,21 +126,21 @@ class Runtime:
             made.append(self._hands)
             self._hands.start()
             model_storages = self._hands.do(lambda: frozenset(one._cdata for one in storages_of_model(model)))
-            self._discovery = Discovery(device, KvLayers(found), model_storages)
+            self._scanner = StateScanner(device, KvLayers(found), model_storages)
             self._at_exit = functools.partial(_leave, weakref.ref(self))
             atexit.register(self._at_exit)
         except BaseException:
-            self._watches.remove()
+            self._interceptors.remove()
             for part in made:
                 part.close()
             raise
 
     def open(self, *, breakpoint: int | None = None, visit: int = 1) -> Session:
-        """A session that parks after decoder layer ``breakpoint`` (1 .. N), the ``visit``-th time it gets there.
+        """Open a session that parks after decoder layer ``breakpoint`` (1 .. N), at hit count ``visit``.
 
-        In ``model.generate`` with a KV cache, visit 1 is the prefill and visit k the (k-1)-th decode step. Without a
-        breakpoint it runs until :meth:`djinn.Session.pause`. Raises :class:`IllegalMove` if the runtime is closed, and
-        :class:`djinn.DjinnError` in a fork of its process.
+        In ``model.generate`` with a KV cache, hit count 1 is the prefill and hit count k the (k-1)-th decode step.
+        Without a breakpoint it runs until :meth:`djinn.Session.pause`. Raises :class:`IllegalMove` if the runtime is
+        closed, and :class:`djinn.DjinnError` in a fork of its process.
         """
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
@@ -152,16 +152,16 @@ class Runtime:
             number,
             breakpoint=(breakpoint, visit),
             depth=self.depth,
-            watches=self._watches,
+            interceptors=self._interceptors,
             engine=self._engine,
             hands=self._hands,
-            discovery=self._discovery,
-            turn=self._turn,
+            scanner=self._scanner,
+            device_lock=self._device_lock,
             make_room=functools.partial(self._make_room, sparing=number),
             keep_budget=self._keep_budget,
         )
         self._sessions[number] = session
-        if self._closed:  # meanwhile, and whoever closed it may not have seen this one, which nobody else has
+        if self._closed:  # meanwhile; close() may not have seen this session
             self._sessions.pop(number, None)
         self._check_open()
         for closed in [one for one, other in list(self._sessions.items()) if other.phase is Phase.CLOSED]:
@@ -173,7 +173,7 @@ class Runtime:
             raise IllegalMove("the runtime is closed: make another one for its model")
 
     def status(self) -> StatusTable:
-        """Where every session stands that is not closed."""
+        """Return the phase, layer and bytes of every session that is not closed."""
         rows = (
             Status(
                 number=session.number,
@@ -190,14 +190,15 @@ class Runtime:
         return StatusTable(rows, arena_bytes=self.arena.nbytes, set_aside_bytes=self.arena.set_aside_bytes)
 
     def make_room(self, nbytes: int) -> int:
-        """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are free; the bytes that were freed.
+        """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are freed; return the bytes freed.
 
-        The one that has waited longest leaves first. Less is freed if there is no more, or if the host arena is full.
+        The session that has waited longest leaves first. Less is freed if there is no more, or if the host arena is
+        full.
         """
         return self._make_room(nbytes)
 
     def _make_room(self, nbytes: int, *, sparing: int | None = None) -> int:
-        """:meth:`make_room`, but session ``sparing``, which it is for, keeps what it has."""
+        """Do what :meth:`make_room` does, but spare session ``sparing``, which needs the room."""
         return int(self._hands.do(lambda: self._carry_out(evictions(self._idle(sparing), nbytes))))
 
     def _keep_budget(self) -> None:
@@ -205,19 +206,19 @@ class Runtime:
         if budget is not None:
             self._hands.do(lambda: self._carry_out(over_budget(self._idle(), budget)))
 
-    def _idle(self, sparing: int | None = None) -> list[Idle]:
+    def _idle(self, sparing: int | None = None) -> list[EvictionCandidate]:
         sessions = [session for session in list(self._sessions.values()) if session.number != sparing]
         return [idle for session in sessions if (idle := session.idle()) is not None]
 
     def _carry_out(self, chosen: Sequence[Eviction]) -> int:
-        # Only this thread evicts and closes: who was idle is still there.
+        # Only this thread evicts and closes: every candidate is still there.
         return sum(self._sessions[eviction.session].evict(eviction.keep) for eviction in chosen)
 
     def close(self, timeout: float | None = None) -> None:
-        """Close every session, take the watch off the model and give the host memory back; can be called again.
+        """Close every session, remove the interceptors from the model and free the host memory; can be called again.
 
-        Programs that have not ended are cancelled and waited for. Raises ``TimeoutError`` after ``timeout`` seconds,
-        for all of them together. The runtime then stays as it is, but for the sessions that are closed by then.
+        Programs that have not ended are cancelled and waited for. Raises ``TimeoutError`` after ``timeout`` seconds
+        for all of them together. The sessions that are closed by then stay closed; all else stays as it was.
         """
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
@@ -226,10 +227,10 @@ class Runtime:
         sessions = list(self._sessions.values())
         for session in sessions:
             if session.phase not in (Phase.CREATED, Phase.CLOSED):
-                session.cancel()  # all of them first: one may wait for another's turn
+                session.cancel()  # all of them first: one may wait for another, which holds the device lock
         for session in sessions:
             session.close(None if deadline is None else max(deadline - time.monotonic(), 0))
-        self._watches.remove()
+        self._interceptors.remove()
         self._engine.close()
         self._hands.close()
         self.arena.check_integrity()
@@ -237,7 +238,7 @@ class Runtime:
         atexit.unregister(self._at_exit)
 
     def _leave(self) -> None:
-        """The interpreter ends: a thread that would compute on without it would bring the process down."""
+        """Stop the programs when the interpreter ends: a thread that computes on would crash the process."""
         if self._process != os.getpid():
             return
         deadline = time.monotonic() + _EXIT_SECONDS
@@ -254,12 +255,12 @@ class Runtime:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if self._process != os.getpid():
-            return self._watches.remove()  # a fork has nothing else to give back
+            return self._interceptors.remove()  # a fork has nothing else to give back
         if error is None:
             return self.close()
         try:
             self.close(_EXIT_SECONDS)
-        except TimeoutError as late:  # what went wrong must come through, whatever a program waits for
+        except TimeoutError as late:  # the block's own error must come through, whatever a program waits for
             error.add_note(f"djinn: {late}")
 
 
@@ -269,7 +270,7 @@ def _leave(runtime: weakref.ref[Runtime]) -> None:
 
 
 def _arena(nbytes: int | None, *, pinned: bool) -> HostArena:
-    """An arena of ``nbytes``, or of half the memory that is free; of the memory-lock limit if no more can be pinned."""
+    """Make an arena of ``nbytes``, or of half the free memory; of the memory-lock limit if no more can be pinned."""
     if nbytes is not None:
         return HostArena(nbytes, pinned=pinned)
     half, limit = available_bytes() // 2, memory_lock_limit()

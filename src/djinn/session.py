@@ -1,12 +1,12 @@
-"""One session as its caller sees it: a program, where it stands, its state, and the signals that move it.
+"""One session as its caller sees it: a program, its phase, its state, and the signals that change them.
 
 The program's Python stack stays alive while it is parked (``program``), so neither the model's code nor the call has to
 change.
 
-Signals may be interrupted anywhere (``interrupts``). All but RESUME are served by a thread of the runtime's, and the
-caller only waits. RESUME is the caller's, for it must be fast. What it does before the program goes on is undone and
-done again, if need be, by the next signal. The program goes on in one step. Whoever moves the session, or touches its
-state, does so under ``_lock``; nobody waits for another thread's work while he holds it.
+Signals may be interrupted anywhere (``interrupts``). The runtime's signal thread serves all of them but RESUME, and the
+caller only waits. RESUME runs on the caller's thread, for it must be fast. What it does before the program goes on can
+be undone by the next signal, and done again. The program goes on in one step. A thread that moves the session, or
+touches its state, holds ``_lock``. No thread waits for another thread's work while it holds ``_lock``.
 """
 
 import functools
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from djinn.caller import Turn
+from djinn.caller import DeviceLock
 from djinn.core import (
     DeviceMemoryFull,
     DjinnError,
@@ -30,11 +30,11 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
-from djinn.discovery import Discovery
-from djinn.forward import Watches
+from djinn.discovery import StateScanner
+from djinn.forward import Interceptors
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.placement import Placement
-from djinn.policy import Idle
+from djinn.policy import EvictionCandidate
 from djinn.program import Program
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.state_view import StateView
@@ -43,13 +43,13 @@ from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
-_EVICT_SECONDS = 1.0  # that an eviction waits for a session which is being resumed or looked at
-_INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that comes to no layer when the interpreter ends
+_EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
+_INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 _ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
 
 
 def check_breakpoint(layer: int, visit: int, depth: int) -> None:
-    """Raise ``ValueError`` unless there are a decoder layer ``layer`` (1 .. ``depth``) and a ``visit`` from 1 on."""
+    """Raise ``ValueError`` unless ``layer`` is a decoder layer (1 .. ``depth``) and the hit count ``visit`` is >= 1."""
     if not 1 <= layer <= depth:
         raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {depth}")
     if visit < 1:
@@ -61,7 +61,7 @@ def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
 
 
 class _Pause:
-    """The time between two signals, for tensors of the state: void when the session has moved on."""
+    """The validity of state tensors between two signals: void when the session has gone on."""
 
     def __init__(self, session: "Session", *, paused: bool) -> None:
         self.number = session.number
@@ -87,10 +87,11 @@ class _Pause:
 
 
 class Session:
-    """Made by :meth:`djinn.Runtime.open`; every method may be called from any thread.
+    """One program that can be paused, edited and resumed; made by :meth:`djinn.Runtime.open`.
 
-    A program parks after decoder layer L (1 .. N), the ``visit``-th time that it gets there from now on, or at the next
-    layer after :meth:`pause`. A call that is interrupted (Ctrl-C) leaves the session as it was, or has done its work.
+    Every method may be called from any thread. The program parks after decoder layer L (1 .. N) at the hit count
+    ``visit``, or at the next layer after :meth:`pause`. A call that is interrupted (Ctrl-C) leaves the session as it
+    was, or has done its work.
     """
 
     def __init__(
@@ -99,22 +100,22 @@ class Session:
         *,
         breakpoint: tuple[int | None, int],
         depth: int,
-        watches: Watches,
+        interceptors: Interceptors,
         engine: TransferEngine,
         hands: Hands,
-        discovery: Discovery,
-        turn: Turn,
+        scanner: StateScanner,
+        device_lock: DeviceLock,
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
         self.number = number
         self.layer: int | None = None  # after which it is parked
         self._depth = depth
-        self._watches = watches
+        self._interceptors = interceptors
         self._device = engine.device
         self._hands = hands
-        self._discovery = discovery
-        self._turn = turn
+        self._scanner = scanner
+        self._device_lock = device_lock
         self._make_room = make_room
         self._keep_budget = keep_budget
         self._process = os.getpid()
@@ -123,7 +124,7 @@ class Session:
         self._changed = Bell()
         self._lock = threading.RLock()
         self._pause: _Pause | None = None  # whose tensors are not void
-        self._breakpoint = breakpoint  # layer and visit, until the program is there to be told
+        self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
         self._placement = Placement(engine, make_room=make_room, departure=self._departure)
@@ -132,19 +133,19 @@ class Session:
 
     @property
     def phase(self) -> Phase:
-        """Where the session stands now."""
+        """The phase that the session is in now."""
         self._hands.settle()
         return self._phase
 
     @property
     def age_seconds(self) -> float:
-        """Since it entered this phase."""
+        """Seconds since the session entered this phase."""
         return time.monotonic() - self._since
 
     def break_at(self, layer: int, *, visit: int = 1) -> "Session":
-        """Park next after decoder layer ``layer`` (1 .. N), the ``visit``-th time from now that the program gets there.
+        """Set the breakpoint: after decoder layer ``layer`` (1 .. N), at hit count ``visit`` from now on.
 
-        Replaces a breakpoint that is still to come; for a session that is parked or not yet started. Raises
+        Replaces a breakpoint that has not been reached. The session must be parked or not yet started. Raises
         ``ValueError`` for a layer that the model lacks, :class:`IllegalMove` while the program computes or has ended.
         """
         check_breakpoint(layer, visit, self._depth)
@@ -161,17 +162,17 @@ class Session:
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
 
-        The thread computes as the caller would: same CUDA stream, grad and inference mode, autocast, default device,
-        context variables and random state.
+        The thread has the caller context: CUDA stream, grad and inference mode, autocast, default device, context
+        variables and random state.
         """
         self._enter()
         prepared = Program(
             (program, args, kwargs),
             name=f"djinn-{self.number}",
             device=self._device,
-            watches=self._watches,
-            discovery=self._discovery,
-            turn=self._turn,
+            interceptors=self._interceptors,
+            scanner=self._scanner,
+            device_lock=self._device_lock,
             parked=self._parked,
             restore=self._restore,
             ended=self._ended,
@@ -183,15 +184,15 @@ class Session:
         if self._phase is not Phase.CREATED:
             raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
         program.break_at(*self._breakpoint)
-        program.start()  # before anything is noted: the system may refuse the thread
+        program.start()  # first: the system may refuse the thread
         self._program = program
         self._move(Phase.RUNNING)
         program.gate.release()
 
     def pause(self) -> None:
-        """Park after the layer that the program is in, or the next one; returns at once, :meth:`wait` waits for it.
+        """Request a pause after the current layer, or the next one; returns at once, and :meth:`wait` waits for it.
 
-        Asked for twice it parks once. Raises :class:`IllegalMove` unless the program computes.
+        Two requests make one pause. Raises :class:`IllegalMove` unless the program computes.
         """
         self._serve(self._ask_to_pause)
 
@@ -204,7 +205,7 @@ class Session:
         """Block until the session parks or ends, at most ``timeout`` seconds; returns the phase it is in.
 
         FINISHED means that the program ended without reaching its breakpoint. Raises :class:`IllegalMove` in a program
-        that would wait for itself, or for a session that waits for the device which the program holds.
+        that would wait for itself, or for a session that needs the device lock which the program holds.
         """
         self._enter()
         self._wait(lambda: not self._moves, timeout)
@@ -215,8 +216,8 @@ class Session:
         """The state of the parked session by name, to read or edit.
 
         ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J. Arguments of the layer
-        go by their names (``position_embeddings.0``), other live tensors by function and local variable. Raises
-        :class:`IllegalMove` unless the session is parked.
+        have their own names (``position_embeddings.0``). Other live tensors are named by function and local variable.
+        Raises :class:`IllegalMove` unless the session is parked.
         """
         self._enter()
         state = self._check_parked("the state can be read")
@@ -232,7 +233,7 @@ class Session:
         )
 
     def _state_of(self, state: SessionState | None) -> SessionState:
-        """``state``, if it is still the session's."""
+        """Return ``state``, if it is still the session's."""
         if state is None or self._placement.state is not state:
             raise IllegalMove("this view of the state is void: the session has gone on")
         return state
@@ -240,7 +241,7 @@ class Session:
     def _pause_of(self, state: SessionState | None) -> _Pause:
         self._state_of(state)
         if self._phase is Phase.IO_WAIT and self._placement.may_leave:
-            # It may leave the device at any time: what is read of it must be the host's.
+            # It may be evicted at any time: reads must go to the copy in host memory.
             self._serve(self._to_host)
         pause = self._pause
         if pause is None:
@@ -253,7 +254,7 @@ class Session:
 
     @property
     def left_behind(self) -> tuple[LeftBehind, ...]:
-        """What was found and stays on the device: name, bytes and why, in plain words.
+        """The tensors that were found and stay on the device: name, bytes and reason.
 
         Raises :class:`IllegalMove` unless the session is parked.
         """
@@ -263,9 +264,10 @@ class Session:
 
     @property
     def frontier(self) -> dict[str, Callable[[], torch.Tensor]]:
-        """What layer L+1 reads, by name: functions that give it as the device holds it when they are called.
+        """The tensors that layer L+1 reads, by name: functions that return each as the device holds it at the call.
 
-        For checkers, who call them when RESUME has returned. Raises :class:`IllegalMove` unless the session is parked.
+        For checkers, which call them when RESUME has returned. Raises :class:`IllegalMove` unless the session is
+        parked.
         """
         self._enter()
         items = self._check_parked("the frontier can be read").frontier
@@ -278,25 +280,25 @@ class Session:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of its state in host memory."""
+        """Bytes of the session's state in host memory."""
         return self._placement.host_bytes
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of its state on the device, while parked."""
+        """Bytes of the session's state on the device, while parked."""
         return self._placement.device_bytes
 
     @property
     def left_bytes(self) -> int:
-        """Bytes that were found and stay on the device; see :attr:`left_behind`."""
+        """Bytes of the tensors in :attr:`left_behind`."""
         return sum(line.nbytes for line in self._placement.left)
 
     def io_wait(self, *, force: bool = True) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
 
-        Without ``force`` the state stays on the device until the memory is wanted, so that an early RESUME costs
-        nothing. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if the
-        arena has no room.
+        Without ``force`` the state stays on the device until another session needs the memory, so that an early RESUME
+        costs nothing. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if
+        the arena has no room.
         """
         self._serve(functools.partial(self._io_wait, force))
         if not force:
@@ -312,12 +314,12 @@ class Session:
         self._move(Phase.IO_WAIT)
 
     def resume(self) -> None:
-        """RESUME: returns when the device holds what layer L+1 needs; the program is on its way by then.
+        """RESUME: go on with the program; returns when the device holds what layer L+1 needs.
 
-        The rest of the state follows behind the running computation, which waits for exactly what it reads. State of
-        other sessions in IO_WAIT leaves the device if there is no room. Raises :class:`IllegalMove` unless parked,
-        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If somebody takes the device memory
-        that it counted on for the history before the program can, the program waits until there is room.
+        The rest of the state is swapped in behind the running computation, which waits for exactly what it reads. If
+        there is no room, state of other sessions in IO_WAIT is evicted. Raises :class:`IllegalMove` unless parked,
+        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If other work takes the device
+        memory for the history before the program can, the program waits until there is room.
         """
         self._enter()
         while True:
@@ -331,7 +333,7 @@ class Session:
         self._check_parked("RESUME is possible")
         swapped = self._placement.swapped
         if swapped is not None:
-            self._placement.swap_in(swapped, busy=self._turn.taken)
+            self._placement.swap_in(swapped, busy=self._device_lock.locked)
             return
         if self._its.stream is not None:
             self._its.stream.synchronize()
@@ -339,7 +341,7 @@ class Session:
         self._departure(None)()
 
     def _departure(self, swapped: SwappedState | None) -> Depart:
-        """How the program is sent on behind ``swapped``: all in one step, so that no interrupt leaves it half done."""
+        """Prepare the step that resumes the program behind ``swapped``: one step, so that no interrupt splits it."""
         program = self._its
         steps: list[Callable[[], object]] = [
             functools.partial(setattr, program, "restoring", swapped),
@@ -363,14 +365,14 @@ class Session:
         return swapped is None or swapped.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the program returned; raises what it raised, and ``TimeoutError`` after ``timeout`` seconds.
+        """Wait for the program's return value, or raise its error; ``TimeoutError`` after ``timeout`` seconds.
 
-        Raises :class:`IllegalMove` if the session is parked, or parks before its end: it would never come to it; and
-        :class:`SessionCancelled` if it was cancelled or closed.
+        Raises :class:`IllegalMove` if the session is parked, or parks while this waits, for then it has no result.
+        Raises :class:`SessionCancelled` if it was cancelled or closed.
         """
         self._enter()
         self._wait(lambda: not self._moves, timeout)
-        # Phase first: the outcome, value and error together, is there before the label and goes after it.
+        # Read the phase first: the outcome is set before the phase changes, and cleared after it has changed.
         phase, moves, outcome = self._phase, self._moves, self._outcome
         if outcome is not None:
             value, error = outcome
@@ -386,9 +388,9 @@ class Session:
     def cancel(self) -> None:
         """Unwind the program by an exception where it is parked or at its next layer; does not wait for its end.
 
-        Its ``finally`` blocks run. State that was swapped out is brought back first, for they may touch it: without
-        room for that on the device the program stays parked until there is. A program that has ended stays as it is.
-        Raises :class:`IllegalMove` for a session that was never started.
+        Its ``finally`` blocks run. State that was swapped out is swapped in first, for they may touch it. Without room
+        on the device the program stays parked until there is room. A program that has ended stays as it is. Raises
+        :class:`IllegalMove` for a session that was never started.
         """
         self._serve(self._cancel)
 
@@ -398,7 +400,7 @@ class Session:
         self._abandon()
 
     def _abandon(self) -> None:
-        """Have the program unwound, if it has not ended."""
+        """Make the program unwind itself, if it has not ended."""
         program = self._program
         if program is not None and not program.abandoned and self._phase not in _ENDED:
             self._pause = None
@@ -407,11 +409,11 @@ class Session:
                 program.gate.release()
 
     def close(self, timeout: float | None = None) -> None:
-        """End the session wherever it stands and give back what it holds; a second call does nothing.
+        """End the session in any phase and release what it holds; a second call does nothing.
 
-        A program that has not ended is cancelled and waited for. Raises ``TimeoutError`` if it has not come to its next
-        layer after ``timeout`` seconds. So it does if the device has no room for the state that it may touch on its way
-        out.
+        A program that has not ended is cancelled and waited for, at most ``timeout`` seconds. Raises ``TimeoutError``
+        if it has not reached its next layer by then. The same is raised if the device has no room for the state, which
+        the program may touch while it unwinds.
         """
         self._enter()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -437,7 +439,7 @@ class Session:
         self._abandon()
 
     def _close(self) -> None:
-        """On the runtime's thread; nobody else moves a session whose program has ended."""
+        """Release everything, on the runtime's thread; no other thread moves a session whose program has ended."""
         if self._program is not None:
             self._program.join()
         self._placement.clear()
@@ -448,20 +450,20 @@ class Session:
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
-    def idle(self) -> Idle | None:
-        """Its state on the device, if that may leave."""
+    def idle(self) -> EvictionCandidate | None:
+        """The eviction candidate: the session's state on the device, if it may be swapped out, else None."""
         if self._phase is not Phase.IO_WAIT or self._its.abandoned:
             return None
         sizes = tuple(item.nbytes for item in self._placement.may_leave)
-        return Idle(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
+        return EvictionCandidate(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
 
     def evict(self, keep: int) -> int:
-        """Swap out what lies on the device, but for the first ``keep`` storages; the bytes that were freed.
+        """Swap out the state on the device, except the first ``keep`` storages; return the bytes freed.
 
-        0 if the host arena is full or its copies fail: the state is where it was.
+        Returns 0 if the host arena is full or a copy fails: the state is where it was.
         """
         if not self._lock.acquire(timeout=_EVICT_SECONDS):
-            return 0  # whoever resumes it, or uses a tensor of it, may be waiting for this very call
+            return 0  # the thread that resumes it, or uses its tensors, may be waiting for this very call
         try:
             before = self.host_bytes
             if self.idle() is not None:
@@ -472,7 +474,7 @@ class Session:
             self._lock.release()
 
     def _leave(self) -> None:
-        """The interpreter ends: let a program that computes be unwound at its next layer."""
+        """Make a program that computes unwind at its next layer, for the interpreter ends."""
         program = self._program
         if program is not None and self._phase not in _ENDED:
             program.leaving = True
@@ -481,7 +483,7 @@ class Session:
     def _wait_left(self, timeout: float) -> None:
         """Wait for the thread of a program that computed when it was told to :meth:`_leave`.
 
-        One that has come to no layer in the first fifth of that time is interrupted wherever it is.
+        A program that has reached no layer in the first fifth of that time is interrupted wherever it is.
         """
         program = self._program
         if program is not None and program.abandoned and self._phase in _PARKED:  # it waits for room
@@ -498,7 +500,7 @@ class Session:
     # -- helpers of both ----------------------------------------------------------------------------------------------
 
     def _serve(self, signal: Callable[[], None], timeout: float | None = None) -> None:
-        """Have ``signal`` served on the runtime's thread, under the lock."""
+        """Run ``signal`` on the runtime's thread, under the lock."""
         self._enter()
         if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the stubs
             raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser")
@@ -506,12 +508,12 @@ class Session:
 
     @property
     def _moves(self) -> bool:
-        """Whether its program computes, or is about to be unwound."""
+        """Whether the program computes, or is about to be unwound."""
         program = self._program
         return self._phase is Phase.RUNNING or (self._phase in _PARKED and program is not None and program.abandoned)
 
     def _wait(self, happened: Callable[[], bool], timeout: float | None) -> bool:
-        """Block until ``happened()``, at most ``timeout`` seconds; whether it has."""
+        """Block until ``happened()``, at most ``timeout`` seconds; return whether it has."""
 
         def looked() -> bool:
             program = self._program
@@ -519,21 +521,21 @@ class Session:
                 self._hands.do(self._bury)
             return happened()
 
-        if not happened() and self._turn.is_mine:
+        if not happened() and self._device_lock.is_mine:
             raise IllegalMove(
                 f"a program cannot wait for session {self.number}, which needs the device that the program holds"
             )
         return self._changed.wait(looked, timeout)
 
     def _bury(self) -> None:
-        """The program's thread has died without a word."""
+        """Release the device lock and fail the session, for the program's thread has died without reporting."""
         with self._lock:
             if self._moves:
-                self._turn.take_from(self._its.ident)
+                self._device_lock.release_held_by(self._its.ident)
                 self._ended(None, DjinnError("the session's thread has died"))
 
     def _enter(self) -> None:
-        """What each call begins with: it is in the session's process, and an earlier one of this thread is settled."""
+        """Begin a call: check that this is the session's process, and settle this thread's interrupted call."""
         if self._process != os.getpid():
             raise DjinnError(
                 f"this session lives in process {self._process}; a fork has neither its thread nor its state"
@@ -573,7 +575,7 @@ class Session:
             self._move(Phase.PAUSED)
 
     def _restore(self) -> bool:
-        # Not under the lock: nobody else touches the state of a session that was cancelled, and room may be asked for.
+        # Not under the lock: no other thread touches the state of a cancelled session, and this may ask for room.
         if not self._placement.restore():
             return False
         with self._lock:

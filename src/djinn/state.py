@@ -1,7 +1,7 @@
-"""The state of a parked session: its storages, their names and the order in which the program will need them.
+"""The state of a parked session: its storages, their names, and the order in which the program needs them.
 
-Values only: ``discovery`` finds them. Tensors are reduced to their untyped storages, each once; views and aliases are
-kept as names.
+Values only; the state scanner (``discovery``) finds them. Tensors are reduced to their untyped storages, each once.
+Views and aliases are kept as names.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ REST: Rank = (3, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class NamedView:
-    """One tensor of the state: its name and how it lies in its storage (``offset`` and ``stride`` in elements).
+    """One tensor of the state: its name and its layout in the storage (``offset`` and ``stride`` in elements).
 
-    ``conj`` and ``neg``: it reads as the conjugate, or the negative, of what lies there.
+    ``conj`` and ``neg``: the tensor is the conjugate, or the negative, of the stored values.
     """
 
     name: str
@@ -29,7 +29,7 @@ class NamedView:
     neg: bool = False
 
     def over(self, raw: torch.Tensor) -> torch.Tensor:
-        """This tensor as a view of ``raw``, the bytes of its storage (uint8, shape [nbytes])."""
+        """Return this tensor as a view of ``raw``, the bytes of its storage (uint8, shape [nbytes])."""
         usable = raw.numel() // self.dtype.itemsize * self.dtype.itemsize
         typed = raw[:usable].view(self.dtype)  # as_strided counts from the start of the storage, of which raw is a part
         shown = typed.as_strided(self.shape, self.stride, int(typed.storage_offset()) + self.offset)
@@ -40,7 +40,7 @@ class NamedView:
 
 @dataclass(frozen=True, kw_only=True)
 class StateStorage:
-    """A storage that the session owns, of ``nbytes``; a smaller ``rank`` is needed sooner."""
+    """A storage that the session owns; the program needs a smaller ``rank`` sooner."""
 
     storage: torch.UntypedStorage
     nbytes: int
@@ -55,7 +55,7 @@ class StateStorage:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftBehind:
-    """A tensor that was found and stays on the device: its name, the bytes of its storage, and why, in plain words."""
+    """A tensor that was found and stays on the device: its name, the bytes of its storage, and the reason."""
 
     name: str
     nbytes: int
@@ -66,8 +66,8 @@ class LeftBehind:
 class SessionState:
     """The storages of one parked session in the order of need, and what was found but is ``left`` on the device.
 
-    ``hidden_states`` is the tensor that the layer returned, itself, where its storage is left, or where autograd is to
-    see an edit; otherwise None: then it is among the storages.
+    ``hidden_states`` is the very tensor that the layer returned, if its storage is left, or if autograd must see an
+    edit. Otherwise it is None, and the hidden states are among the storages.
     """
 
     storages: tuple[StateStorage, ...]
@@ -76,19 +76,19 @@ class SessionState:
 
     @property
     def frontier(self) -> tuple[StateStorage, ...]:
-        """What layer L+1 reads: the hidden states, the layer's other arguments, its own past KV."""
+        """The storages that layer L+1 reads: the hidden states, the layer's other arguments, its own past KV."""
         return tuple(item for item in self.storages if item.in_frontier)
 
 
 def kv_rank(layer: int, breakpoint: int) -> Rank:
-    """Rank of the KV of decoder layer ``layer`` (1 .. N) after breakpoint L: L+1 first, then up to N, then 1 .. L."""
+    """Rank the KV of decoder layer ``layer`` (1 .. N) after breakpoint L: L+1 first, then up to N, then 1 .. L."""
     if layer == breakpoint + 1:
         return (0, 1)
     return (1, layer) if layer > breakpoint else (2, layer)
 
 
 def layer_of(rank: Rank, breakpoint: int) -> int | None:
-    """The decoder layer whose KV has ``rank`` after breakpoint L, or None for what is no KV."""
+    """Return the decoder layer whose KV has ``rank`` after breakpoint L, or None for what is no KV."""
     if rank == (0, 1):
         return breakpoint + 1
     return rank[1] if rank[0] in (1, 2) else None

@@ -1,4 +1,4 @@
-"""The state of a parked session by name: what there is, without copying anything, and tensors to read and edit."""
+"""Maps names to the tensors of a parked session's state, to list, read and edit them without a copy."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,13 +24,16 @@ class StateEntry:
 class StateView(Mapping[str, torch.Tensor]):
     """Named tensors of a parked session: on the device while PAUSED, in host memory during IO_WAIT.
 
-    Tensors alias the state: what is written into them is what the program finds when it goes on. They are void after
-    the next signal, IO_WAIT included: using one then raises :class:`djinn.IllegalMove`. So ``clone()`` what is to be
-    kept. ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same. ``entries`` tells names,
-    shapes, dtypes and layers without touching a byte, and so does printing the view, which says what stays on the
-    device besides. ``hidden_states`` is always there. Where it stays on the device (see
-    :attr:`djinn.Session.left_behind`), and in grad mode while PAUSED, it is the program's own tensor: autograd sees an
-    edit, and refuses what it would refuse. Everywhere else an edit that brings in gradients is refused.
+    Tensors alias the state: the program finds what is written into them. They are void after the next signal, IO_WAIT
+    included. Using one then raises :class:`djinn.IllegalMove`, so ``clone()`` what is to be kept. The assignment
+    ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same.
+
+    ``entries`` lists names, shapes, dtypes and layers without reading a byte. Printing the view does the same, and
+    also lists what stays on the device.
+
+    ``hidden_states`` is always in the view. It is the program's own tensor if it stays on the device (see
+    :attr:`djinn.Session.left_behind`), and in grad mode while PAUSED. There autograd sees an edit, and refuses what it
+    would refuse without djinn. Everywhere else an edit that brings in gradients is refused.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class StateView(Mapping[str, torch.Tensor]):
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
         target = self[name]
         if target is value:
-            return  # what ``view[name] *= 2`` comes to
+            return  # as in ``view[name] *= 2``
         if value.shape != target.shape or value.dtype != target.dtype:
             raise ValueError(
                 f"{name} is {target.dtype} {list(target.shape)}; "
@@ -115,7 +118,7 @@ class StateView(Mapping[str, torch.Tensor]):
 
 
 def _shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Its shape; of a nested tensor, which has none, nothing."""
+    """Return the shape of ``tensor``; ``()`` for a nested tensor, which has none."""
     try:
         return tuple(tensor.shape)
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""Looks into objects without running a line of their code: only what Python itself keeps, read statically.
+"""Reads objects statically: only what Python itself keeps, without running a line of their code.
 
-A program's objects may answer ``obj.x``, ``isinstance``, ``len`` or ``==`` by code of their own, which may raise, block
-or compute. A walk through the session's state must not set it off.
+A program's objects may answer ``obj.x``, ``isinstance``, ``len`` or ``==`` by code of their own. That code may raise,
+block or compute. A walk through the session's state must not run it.
 """
 
 import types
@@ -14,19 +14,19 @@ _NAMESPACE = type.__dict__["__dict__"]
 
 
 def bases_of(cls: type) -> tuple[type, ...]:
-    """The classes that ``cls`` inherits from, itself first, whatever its metaclass says."""
+    """Return the classes that ``cls`` inherits from, itself first, without asking its metaclass."""
     bases: tuple[type, ...] = _MRO.__get__(cls)
     return bases
 
 
 def name_of(cls: type) -> str:
-    """The name of ``cls``."""
+    """Return the name of ``cls``."""
     name = _NAME.__get__(cls)
     return name if type(name) is str else "?"
 
 
 def module_of(cls: type) -> str:
-    """The name of the module in which ``cls`` says it was made, or nothing if that is no plain string."""
+    """Return the name of the module that ``cls`` records, or ``""`` if that is no plain string."""
     try:
         module = _MODULE.__get__(cls)
     except AttributeError:  # deleted from the class
@@ -40,17 +40,17 @@ def is_named(cls: type, name: str, module: str) -> bool:
 
 
 def dict_descriptor(cls: type) -> Any:
-    """Python's own way to the attributes of an instance of ``cls``, or None: a property or a proxy's may run code."""
+    """Return Python's own descriptor of ``__dict__`` for ``cls``, or None: a property's or a proxy's may run code."""
     for base in bases_of(cls):
         entry = _NAMESPACE.__get__(base).get("__dict__")
-        # Extension types may have one too, and a lazy proxy's asks the object behind it. Python's own says what it is.
+        # Extension types may define one too, as a lazy proxy that asks its target. The docstring identifies Python's.
         if type(entry) is types.GetSetDescriptorType and (entry.__doc__ or "").startswith("dictionary for instance"):
             return entry
     return None
 
 
 def instance_dict(obj: object) -> dict[Any, Any] | None:
-    """The attributes that ``obj`` itself has, or None where Python keeps none or they cannot be had without code."""
+    """Return the attributes of ``obj`` itself, or None if it has none or reading them would run code."""
     cls = type(obj)
     descriptor = dict_descriptor(cls)
     attributes = descriptor.__get__(obj, cls) if descriptor is not None else None
@@ -58,7 +58,7 @@ def instance_dict(obj: object) -> dict[Any, Any] | None:
 
 
 def labels_in(obj: Any) -> dict[int, str]:
-    """Ids of the elements of a dict, list or tuple, with what they are called in it: plain keys and positions only."""
+    """Map ids of the elements of a dict, list or tuple to their labels: plain keys and positions only."""
     cls = type(obj)
     if not issubclass(cls, dict):
         return {id(value): str(index) for index, value in enumerate(elements_of(obj))}
@@ -70,7 +70,7 @@ def labels_in(obj: Any) -> dict[int, str]:
 
 
 def elements_of(obj: Any) -> tuple[object, ...]:
-    """What a dict (its values), list or tuple holds, in order; nothing of any other object."""
+    """Return the values of a dict, or the elements of a list or tuple, in order; ``()`` for any other object."""
     cls = type(obj)
     if issubclass(cls, dict):
         return tuple(dict.values(obj))

@@ -1,10 +1,10 @@
-"""CUDA streams at less cost than by ``torch.cuda``: none of it does anything where it is not needed, or on the CPU."""
+"""Switches and orders CUDA streams at less cost than ``torch.cuda``; does nothing if not needed, or on the CPU."""
 
 import torch
 
 
 def current_stream(device: torch.device) -> tuple[int, int, int] | None:
-    """The current thread's stream on ``device``, for :func:`put_back`; None on the CPU."""
+    """Return the current thread's stream on ``device``, for :func:`put_back`; None on the CPU."""
     return torch._C._cuda_getCurrentStream(device.index or 0) if device.type == "cuda" else None
 
 
@@ -15,7 +15,7 @@ def put_back(stream: tuple[int, int, int] | None) -> None:
 
 
 class On:
-    """Makes ``stream`` the current one: ``torch.cuda.stream`` for less, and for nothing where it already is."""
+    """Makes ``stream`` the current one in a block: cheaper than ``torch.cuda.stream``, and free if it already is."""
 
     __slots__ = ("_before", "_stream")
 
@@ -38,6 +38,6 @@ class On:
 
 
 def follow(stream: torch.cuda.Stream | None, leader: torch.cuda.Stream | None) -> None:
-    """Order what comes next on ``stream`` behind what is queued on ``leader``, if anything is."""
+    """Order later work on ``stream`` behind the work that is queued on ``leader``, if there is any."""
     if stream is not None and leader is not None and not leader.query():
         stream.wait_stream(leader)

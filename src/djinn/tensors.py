@@ -1,6 +1,6 @@
-"""What a tensor is, asked of torch itself: past subclasses' overrides and the modes that a program has entered.
+"""Inspects tensors by torch's own accessors, past overrides of subclasses and modes that a program has entered.
 
-Knows which tensors cannot be emptied and refilled through their storage, and says why in plain words.
+Knows which tensors cannot be emptied and refilled through their storage, and gives the reason.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _PARTS = {
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
-    """No mode, subclass or transform of the program's sees what is asked of torch in here."""
+    """Disable the program's modes, subclass overrides and transforms, until the block ends."""
     with contextlib.ExitStack() as stack:
         for name in ("DisableTorchFunction", "_DisableFuncTorch"):
             guard = getattr(torch._C, name, None)
@@ -45,7 +45,7 @@ def is_tensor(obj: object) -> TypeGuard[torch.Tensor]:
 
 
 def device_of(tensor: torch.Tensor) -> torch.device | None:
-    """Where ``tensor`` lies; None for a subclass that answers by code of its own."""
+    """Return the device of ``tensor``; None for a subclass that answers by code of its own."""
     if _answers_itself(tensor):
         return None
     device: torch.device = _DEVICE.__get__(tensor)
@@ -53,7 +53,7 @@ def device_of(tensor: torch.Tensor) -> torch.device | None:
 
 
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The tensor of which ``tensor`` is a view, which C++ keeps alive: no Python reference shows it."""
+    """Return the tensor of which ``tensor`` is a view, or None; only C++ refers to it, no Python reference shows."""
     if _answers_itself(tensor) or _is_transformed(tensor):
         return None
     base: torch.Tensor | None = _BASE.__get__(tensor)
@@ -61,24 +61,24 @@ def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    """The storage of ``tensor``, or None if it has none of its own."""
+    """Return the storage of ``tensor``, or None if it has none of its own."""
     if _answers_itself(tensor) or _is_transformed(tensor) or not torch._C._has_storage(tensor):
         return None
     return _Tensor.untyped_storage(tensor)
 
 
 def is_the_allocator_s(storage: torch.UntypedStorage) -> bool:
-    """Whether the bytes of ``storage`` can be given back to torch's allocator, and come again."""
+    """Whether the bytes of ``storage`` can be returned to torch's allocator and allocated again."""
     return storage.resizable() and not (storage.device.type == "cpu" and storage.is_shared())  # on a GPU: always shared
 
 
 def is_lazily_copied(tensor: torch.Tensor) -> bool:
-    """Whether ``tensor`` shares its bytes until somebody writes."""
+    """Whether ``tensor`` is copy-on-write: it shares its bytes until a write."""
     return bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]  # not in torch's stubs
 
 
 def not_swappable(tensor: torch.Tensor) -> str | None:
-    """Why the bytes of ``tensor`` cannot leave the device through its storage, or None if they can."""
+    """Return why the bytes of ``tensor`` cannot leave the device through its storage, or None if they can."""
     subclass = None if type(tensor) is torch.Tensor else f"it is a tensor of the subclass {_qualname(type(tensor))}"
     if _answers_itself(tensor):
         return subclass
@@ -94,7 +94,7 @@ def not_swappable(tensor: torch.Tensor) -> str | None:
 
 
 def nbytes_of(tensor: torch.Tensor) -> int:
-    """Bytes that ``tensor`` holds, in its storage or in its parts; 0 if that cannot be asked."""
+    """Count the bytes of ``tensor``, in its storage or in its parts; 0 if they cannot be read."""
     storage = storage_of(tensor)
     if storage is not None:
         return storage.nbytes()

@@ -1,19 +1,23 @@
-"""The only file that makes copies: moves session state between the device and the host arena.
+"""The transfer engine: copies session state between the device and the host arena. No other file makes copies.
 
-Swap out copies each storage to the host arena. When its copy has ended, its device memory is freed by ``resize_(0)``,
-so that every tensor and view stays valid as an object. Swap in is ``resize_(nbytes)`` and a copy back, in the order of
+Swap-out copies each storage to the host arena. When the copy has ended, it frees the device memory by ``resize_(0)``,
+so that every tensor and view stays valid as an object. Swap-in is ``resize_(nbytes)`` and a copy back, in the order of
 need.
 
-What matters is the time until the frontier is there: a fraction of a millisecond in which cores that slept run slowly
-and all threads share one interpreter. So nothing is looked up or made then that could be at the pause. The hidden
-states are under way before anything else is done. In their time of flight the calling thread submits the first of the
-history and wakes the other threads, which hold until RESUME returns. They would be in its way. On an H100 a program
-that went on at once had its first kernel done 4 % sooner. RESUME returned 55 % later, for it had to wait for the
-interpreter. On the CPU device the same code runs with copies that end when they return.
+The time that counts is the time until the frontier is resident. It is a fraction of a millisecond, in which cores wake
+from sleep and all threads share one interpreter. Hence three rules:
 
-To allocate the storages of a deep session takes longer than the frontier's flight. So RESUME allocates the first of the
-history only, and only if there is surely room for the rest. The rest is left to the program's own thread, before it
-goes on. Should the room be gone by then, the program waits for it, with the state intact on the host.
+- All that can be prepared is prepared at the pause.
+- The copy of the hidden states is submitted before anything else is done.
+- During that copy the calling thread submits the first of the history and wakes the other threads. These wait at a
+  latch until RESUME returns.
+
+The latch was measured on an H100. Without it the program's first kernel ended 4 % sooner, but RESUME returned 55 %
+later, for it had to wait for the interpreter. On the CPU the same code runs with copies that end when they return.
+
+Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
+all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
+the room is gone by then, the program waits for it, with the state intact on the host.
 """
 
 import functools
@@ -33,16 +37,16 @@ from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
 
 _log = logging.getLogger("djinn")
 
-# Batches of the history, at most, that are submitted while the frontier is in flight, and one even if it has landed by
-# then: they keep the link busy until the rest is allocated and the engine's thread has come awake.
+# The most batches of the history that are submitted during the frontier's copy; one is submitted even after it. They
+# keep the link busy until the rest is allocated and the engine's thread has woken up.
 _AHEAD = 4
 
-# From how many more batches on RESUME asks whether there is room instead of allocating them: with the driver's answer
-# that takes 0.2 ms on an H100, which the frontier's flight covers, as it does the allocation of fewer.
+# With at least this many further batches RESUME checks for room instead of allocating them. Asking the driver takes
+# 0.2 ms on an H100. The frontier's copy covers that time, and also the allocation of fewer batches.
 _ASK_FROM = 24
 
-_ATTEMPTS = 5  # to bring back what is behind ready, for a copy that fails may succeed the next time
-_ATTEMPT_SECONDS = 0.02  # between them
+_ATTEMPTS = 5  # to copy the history: a copy that fails may succeed the next time
+_ATTEMPT_SECONDS = 0.02  # between attempts
 
 
 def _allocate(batches: Iterable[Batch]) -> None:
@@ -68,7 +72,7 @@ def _copy_in(entries: Iterable[Swapped]) -> None:
 
 
 class TransferEngine:
-    """Copies for one ``device`` through one ``arena``."""
+    """Copies session state between one ``device`` and one ``arena``."""
 
     def __init__(self, device: torch.device, arena: HostArena) -> None:
         self.device = device
@@ -84,10 +88,10 @@ class TransferEngine:
         self._behind.start()
 
     def copy_out(self, items: Sequence[StateStorage], *, compute: torch.cuda.Stream | None) -> list[Swapped]:
-        """Copies of ``items`` in host memory, in the queue of a stream: :meth:`free` waits for them.
+        """Submit copies of ``items`` to host memory; :meth:`free` waits for them.
 
-        ``compute`` is the stream that produced them. Raises :class:`HostMemoryFull`, and leaves all as it was, if the
-        arena has no room.
+        ``compute`` is the stream that computed ``items``. Raises :class:`HostMemoryFull`, and leaves all as it was, if
+        the arena has no room.
         """
         entries: list[Swapped] = []
         with ExitStack() as undo:
@@ -95,7 +99,7 @@ class TransferEngine:
             undo.callback(self._arena.release, extents)
             undo.callback(entries.clear)
             if self._out is not None:
-                undo.callback(self._out.synchronize)  # first: host memory that a copy still writes is not given back
+                undo.callback(self._out.synchronize)  # first: no release of host memory that a copy still writes
             follow(self._out, compute)
             with On(self._out):
                 for item, extent in zip(items, extents, strict=True):
@@ -110,10 +114,10 @@ class TransferEngine:
             return entries
 
     def free(self, entries: Sequence[Swapped]) -> None:
-        """Free the device memory of ``entries``, each when its copy has ended; of as many as can be.
+        """Free the device memory of ``entries``, each when its copy has ended.
 
-        Nothing reads them: the program's thread is parked. While one is freed the next is in flight. A storage that
-        numpy or DLPack holds refuses, and keeps its bytes, as does one that refuses twice for any reason.
+        Nothing reads them, for the program's thread is parked. While one is freed the next is being copied. A storage
+        that cannot be freed keeps its bytes: numpy or DLPack holds it, or it failed twice for any reason.
         """
         for entry in entries:
             if entry.copied is not None:
@@ -126,23 +130,23 @@ class TransferEngine:
                     _log.debug("a storage of %d bytes stays on the device: %s", entry.item.nbytes, error)
 
     def release(self, entries: Iterable[Swapped]) -> None:
-        """Give host memory back."""
+        """Release the host memory of ``entries``."""
         self._arena.release([entry.extent for entry in entries])
 
     def swap_in(self, state: SwappedState, *, busy: bool) -> None:
-        """Bring ``state`` back; returns when its frontier is resident.
+        """Swap ``state`` in and resume the program; returns when the frontier is resident.
 
-        ``busy``: another session may be filling the compute stream with work, which the copies are then to pass. The
-        rest follows behind the program's computation, and the host copies are released when all is back. Raises
+        ``busy`` says that another session may have work on the compute stream, which the copies must overtake. The
+        history follows behind the program's computation, and the host copies are released when all is back. Raises
         :class:`DeviceMemoryFull` before the program goes on, with the state intact on the host, if the device has no
-        room. Interrupted before the program goes on it leaves a state that has ``begun``, and can be called again.
+        room. An interrupt before the program goes on leaves a state that has ``begun``; this can be called again.
         """
         self.undo(state)
         before = current_stream(self.device)
         state.begun = True
         try:
             ready, rest, behind = self._begin(state, busy)
-            # The program's thread sees to the rest, if there is one.
+            # If a rest is to be allocated, the program's thread does that and submits the copies.
             state.depart(*([] if rest else [self._behind.posting(functools.partial(self._bring_back, state, behind))]))
             if ready is not None:
                 ready.synchronize()
@@ -156,10 +160,10 @@ class TransferEngine:
             raise
         finally:
             if state.departed:
-                state.land()
+                state.open_latch()
 
     def undo(self, state: SwappedState) -> None:
-        """Take back what a swap-in of ``state`` that did not come to its end has begun; nothing, if none has."""
+        """Undo a swap-in of ``state`` that was not completed, if there is one."""
         if state.begun:
             for stream in (state.compute, self._in, self._in_behind):
                 if stream is not None:
@@ -168,7 +172,7 @@ class TransferEngine:
             state.rewind()
 
     def restore(self, state: SwappedState) -> bool:
-        """Bring all of ``state`` back and wait for it, on the program's thread; False, and no effect, without room."""
+        """Swap all of ``state`` in and wait for it, on the program's thread; False, and no effect, without room."""
         self.undo(state)
         state.begun = True
         try:
@@ -187,23 +191,23 @@ class TransferEngine:
         return True
 
     def _begin(self, state: SwappedState, busy: bool) -> tuple[torch.cuda.Event | None, list[Batch], list[Batch]]:
-        """Put what can be ahead of ready into the queues.
+        """Submit the frontier's copies, and as much of the history as fits into their time.
 
-        The event at which the frontier is there, the batches that are still to be allocated, and those that are still
-        to be copied.
+        Returns the event that marks the end of the frontier's copies, the batches that are still to be allocated, and
+        those that are still to be copied.
         """
         compute = state.compute
-        # An idle compute stream brings the frontier back itself: nothing has to be ordered between streams.
+        # An idle compute stream copies the frontier itself: then no streams have to be ordered.
         beside = busy and compute is not None
         stream = self._in if beside else compute
         first, rest = state.history[:_AHEAD], state.history[_AHEAD:]
-        # Everything is allocated before the program goes on, on the stream that will use and free it: copies into a
-        # recycled block must wait for the work that is queued there, and that must not be the program's own.
+        # Everything is allocated before the program goes on, on the stream that will use and free it. Copies into a
+        # recycled block must wait for the work that is queued there, and that must not be the program's own work.
         with On(compute):
             if beside:
                 self._copy_beside(state.frontier, compute)
             else:
-                for batch in state.frontier:  # the first is under way while the next is allocated
+                for batch in state.frontier:  # the first is being copied while the next is allocated
                     _allocate([batch])
                     _copy_in(batch.entries)
             _allocate(first)
@@ -213,7 +217,7 @@ class TransferEngine:
         ready, ahead = None, 0
         if stream is not None and self._in_behind is not None:
             ready = stream.record_event()
-            self._in_behind.wait_event(ready)  # the link is the frontier's until it has landed
+            self._in_behind.wait_event(ready)  # the frontier has the link to itself
             if beside:
                 follow(self._in_behind, compute)
             ahead = self._submit(state, first, until=ready)
@@ -223,9 +227,9 @@ class TransferEngine:
         return ready, rest, behind
 
     def _has_room(self, batches: Sequence[Batch]) -> bool:
-        """Whether the device surely has room for ``batches``: in torch's cache, or twice of it with what is free.
+        """Whether the device surely has room for ``batches``: in torch's cache, or twice over with the free memory.
 
-        After a swap-out the cache holds the very blocks, and then the driver, who is slow to answer, is not asked.
+        After a swap-out the cache holds the very blocks. Then the driver, which answers slowly, is not asked.
         """
         if self.device.type == "cpu":
             return True
@@ -235,9 +239,9 @@ class TransferEngine:
         return bool(cached >= wanted or cached + torch.cuda.mem_get_info(self.device)[0] >= 2 * wanted)
 
     def _allocate_rest(self, state: SwappedState, rest: Sequence[Batch], behind: Sequence[Batch]) -> bool:
-        """On the program's thread: allocate ``rest`` and have the engine bring what is ``behind``; False without room.
+        """Allocate ``rest`` on the program's thread, and make the engine copy ``behind``; False without room.
 
-        If it fails again and again for another reason the state is given up, which unwinds the program.
+        If the allocation keeps failing for another reason the state is given up, which unwinds the program.
         """
         nbytes = sum(batch.nbytes for batch in rest)
         while (error := self._try_to_allocate(rest, state.compute)) is not None:
@@ -247,12 +251,12 @@ class TransferEngine:
                 return True
             if not state.make_room(nbytes):
                 return False
-        follow(self._in_behind, state.compute)  # somebody else may have computed since RESUME
+        follow(self._in_behind, state.compute)  # another session may have computed since RESUME
         self._behind.posting(functools.partial(self._bring_back, state, behind))()
         return True
 
     def _try_to_allocate(self, batches: Sequence[Batch], stream: torch.cuda.Stream | None) -> BaseException | None:
-        """Allocate all of ``batches``, or none and return why."""
+        """Allocate all of ``batches``, or none of them and return the error."""
         try:
             with On(stream):
                 _allocate(batches)
@@ -270,7 +274,7 @@ class TransferEngine:
                 _copy_in(batch.entries)
 
     def _submit(self, state: SwappedState, batches: Sequence[Batch], *, until: torch.cuda.Event | None = None) -> int:
-        """Submit the copies of ``batches``, of more than one only while ``until`` has not come; how many it were."""
+        """Submit the copies of ``batches``, after the first only until ``until`` has ended; return how many."""
         count = 0
         with On(self._in_behind):
             for batch in batches:
@@ -284,12 +288,12 @@ class TransferEngine:
         return count
 
     def _bring_back(self, state: SwappedState, batches: Sequence[Batch]) -> None:
-        """On the engine's thread: copy ``batches``, and give the host memory back when all is there.
+        """Copy ``batches`` on the engine's thread, and release the host memory when all state is back.
 
-        The program's thread waits for these copies: whatever happens, it must hear of it.
+        The program's thread waits for these copies, so it must be told of any failure.
         """
         if batches:
-            state.hold()
+            state.wait_at_latch()
         for attempt in range(_ATTEMPTS):
             try:
                 self._submit(state, [batch for batch in batches if state.lacks(batch)])
@@ -304,12 +308,12 @@ class TransferEngine:
         self._give_back(state)
 
     def _give_back(self, state: SwappedState) -> None:
-        """All is on the device again."""
+        """Finish the swap-in: all state is on the device again."""
         state.finish()
         self._settle(state)
 
     def _settle(self, state: SwappedState) -> None:
-        """Give the host memory back; whatever comes of that, who waits for its end is told."""
+        """Release the host memory, and notify the waiters even if that fails."""
         try:
             self.release(state.entries)
         except MemoryError:
@@ -318,16 +322,16 @@ class TransferEngine:
             state.settle()
 
     def _give_up(self, state: SwappedState, cause: BaseException) -> None:
-        """The program can never go on: let it know, and forget the state."""
+        """Fail the program, which can never go on, and drop the state."""
         error = DjinnError(f"{state.nbytes} bytes of session state could not be brought back to the device: {cause}")
         error.__cause__ = cause
         state.finish(error)
         self._settle(state)
 
     def drain(self, timeout: float) -> None:
-        """Wait for what the engine's thread was given, at most ``timeout`` seconds."""
+        """Wait for the jobs of the engine's thread, at most ``timeout`` seconds."""
         self._behind.drain(timeout)
 
     def close(self) -> None:
-        """End the engine's thread after what it was given."""
+        """End the engine's thread after its jobs."""
         self._behind.close()

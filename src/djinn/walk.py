@@ -1,8 +1,7 @@
-"""Follows references from the layer's arguments and from the parked frames' locals to every tensor in reach.
+"""Walks the object graph from the layer's arguments and the parked frames' locals to every reachable tensor.
 
-Goes through every Python container without knowing the model, in the order in which the program will need what it
-finds, and counts the references that it meets. Runs no code of the program's: see ``static`` and ``tensors``.
-
+Enters every Python container without knowing the model, in the order in which the program will need the tensors. Counts
+the references that it meets. Runs no code of the program: see ``static`` and ``tensors``.
 Not read: the value stacks of running frames (Python does not show them) and anything held only by C++.
 """
 
@@ -42,10 +41,10 @@ _NEVER_ENTERED = (
 
 
 class Node:
-    """An object met by a :class:`Walk`: where, how often, and what it refers to.
+    """An object met by a :class:`Walk`: its name and rank, the references to it that were met, and its children.
 
-    ``edges`` are references that its reference count shows; ``mentions`` are met without knowing that. ``certain``:
-    the session's own for sure, whoever else refers to it.
+    ``edges`` counts references that the object's reference count shows, ``mentions`` those that it may not show.
+    ``certain`` says that the object is the session's own, whatever else refers to it.
     """
 
     __slots__ = ("certain", "children", "edges", "mentions", "name", "obj", "rank")
@@ -61,15 +60,15 @@ class Node:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The object, which is known to be a tensor."""
+        """The object, which must be a tensor."""
         assert is_tensor(self.obj)
         return self.obj
 
 
 class Walk:
-    """Follows references from roots; nodes are found in order of their rank, each expanded once.
+    """Follows references from roots, in order of rank; expands each node once.
 
-    ``kv_of`` gives the decoder layer (1 .. N) whose KV an object is and the name of that, or None for any other object.
+    ``kv_of`` returns the decoder layer (1 .. N) and the name of an object that is KV, or None for any other object.
     """
 
     def __init__(self, *, kv_of: Callable[[object], tuple[int, str] | None], breakpoint: int) -> None:
@@ -77,10 +76,10 @@ class Walk:
         self._kv_of = kv_of
         self._breakpoint = breakpoint
         self._waiting: dict[Rank, list[Node]] = {}
-        self._entered: dict[int, tuple[bool, type]] = {}  # by the id of each type that was met, which stays its own
+        self._entered: dict[int, tuple[bool, type]] = {}  # by id of each type, which is kept alive
 
     def meet(self, obj: object, name: str, rank: Rank, *, counted: bool = True) -> Node | None:
-        """Note a reference to ``obj``; ``counted`` says whether it is one that the reference count shows."""
+        """Record a reference to ``obj``; ``counted`` says whether the reference count shows it."""
         if not gc.is_tracked(obj) or not self._is_entered(type(obj)):
             return None
         node = self.nodes.get(id(obj))
@@ -97,7 +96,7 @@ class Walk:
         return node
 
     def meet_own(self, context: contextvars.Context, name: str, rank: Rank) -> None:
-        """Note the context in which the session's thread runs: its values are in the session's reach."""
+        """Add the context in which the session's thread runs as a root: the session reaches its values."""
         self._add(Node(context, name, rank, certain=True))
 
     def _add(self, node: Node) -> Node:
@@ -106,19 +105,19 @@ class Walk:
         return node
 
     def _is_entered(self, cls: type) -> bool:
-        if id(cls) not in self._entered:  # a type may have a hash of its own
+        if id(cls) not in self._entered:  # by id, for a metaclass may override the hash
             entered = not issubclass(cls, _NEVER_ENTERED) and not _is_ours(module_of(cls))
             self._entered[id(cls)] = entered, cls
         return self._entered[id(cls)][0]
 
     def run(self) -> None:
-        """Expand everything that waits, nearest need first."""
+        """Expand all waiting nodes, soonest need first."""
         while self._waiting:
             rank = min(self._waiting)
             waiting = self._waiting.pop(rank)
             while waiting:
                 node = waiting.pop(0)
-                # What a KV cache or one of its layers leads to is of that layer; other children inherit the rank.
+                # Children of a KV cache's layer have the rank of that layer; other children inherit the rank.
                 for child, name in _references(node.obj, node.name):
                     met = self.meet(child, name, node.rank)
                     if met is not None:
@@ -130,7 +129,7 @@ class Walk:
         return (node for node in self.nodes.values() if is_tensor(node.obj))
 
     def reachable_from(self, start: Iterable[int]) -> set[int]:
-        """Ids of the nodes that ``start`` leads to, itself included."""
+        """Return ids of the nodes that ``start`` leads to, itself included."""
         seen: set[int] = set()
         todo = [key for key in start if key in self.nodes]
         while todo:
@@ -142,12 +141,12 @@ class Walk:
 
 
 def _is_ours(module: str) -> bool:
-    """Whether a type defined in ``module`` is the runtime's: it is on the stack, and leads to every session."""
+    """Whether ``module`` is the runtime's: its objects are on the stack, and lead to every session."""
     return module == __package__ or module.startswith(f"{__package__}.")
 
 
 def _references(obj: object, name: str) -> list[tuple[object, str]]:
-    """What ``obj`` refers to, each with a name."""
+    """List the objects to which ``obj`` refers, each with a name."""
     if type(obj) is types.FunctionType:  # its globals belong to everybody
         return [(part, name) for part in (obj.__closure__, obj.__defaults__, obj.__kwdefaults__) if part is not None]
     referents = gc.get_referents(obj)
@@ -159,7 +158,7 @@ def _references(obj: object, name: str) -> list[tuple[object, str]]:
     attributes = instance_dict(obj)
     if attributes is not None:
         labels.update(labels_in(attributes))
-        referents = gc.get_referents(obj)  # asking may have made the dict
+        referents = gc.get_referents(obj)  # reading the attributes may have made the dict
     if name_of(type(obj)).startswith("hamt"):  # a node of a context: variables behind their values
         for value, variable in itertools.pairwise(referents):
             if type(variable) is contextvars.ContextVar:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import djinn
-from djinn.discovery import Discovery
+from djinn.discovery import StateScanner
 from djinn.forward import KvLayers
 from djinn.ownership import Ownership
 
@@ -37,7 +37,7 @@ def _run(program, park):
 def discover(program, *, model=(), context=None, discovery=None):
     """The states found at each ``park(output, **kwargs)`` of ``program``, and what it returned."""
     context = context or contextvars.Context()
-    discovery = discovery or Discovery(CPU, KvLayers([]), frozenset(one.untyped_storage()._cdata for one in model))
+    discovery = discovery or StateScanner(CPU, KvLayers([]), frozenset(one.untyped_storage()._cdata for one in model))
     found = []
 
     def park(output, **kwargs):
@@ -406,7 +406,7 @@ def test_a_failure_while_looking_leaves_everything_and_lets_the_program_park(
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(Ownership, "left", fail)
+    monkeypatch.setattr(Ownership, "externally_referenced", fail)
     session = runtime.open(breakpoint=3).start(prefill, llama, input_ids)
     assert session.wait(30) is djinn.Phase.PAUSED
     state = session._placement.state
@@ -858,7 +858,7 @@ def test_the_first_cache_is_the_kv_where_the_layer_was_given_none():
         other.update(torch.rand(1, 1, 4, 8), torch.rand(1, 1, 4, 8), 0)
         park(activations())
 
-    discovery = Discovery(CPU, KvLayers([nn.Linear(1, 1)]), frozenset())
+    discovery = StateScanner(CPU, KvLayers([nn.Linear(1, 1)]), frozenset())
     (state,), _ = discover(program, discovery=discovery)
     found = [name for name in names(state) if name.endswith((".keys", ".values"))]
     assert {"kv.1.keys", "kv.1.values"} < set(found)

@@ -14,7 +14,7 @@ from tests.programs import greedy, parked, prefill, without_climb
 
 import djinn
 from djinn import transfer
-from djinn.discovery import Discovery
+from djinn.discovery import StateScanner
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_room_for_a_cancelled_program_is_taken_from_others(runtime, llama, input
 def slow_parking(monkeypatch):
     """A session is looking for its state while ``parking`` is set and until ``go`` is."""
     parking, go = threading.Event(), threading.Event()
-    state_at = Discovery.state_at
+    state_at = StateScanner.state_at
 
     def slow(*args, **kwargs):
         state = state_at(*args, **kwargs)
@@ -117,7 +117,7 @@ def slow_parking(monkeypatch):
         go.wait(10)
         return state
 
-    monkeypatch.setattr(Discovery, "state_at", slow)
+    monkeypatch.setattr(StateScanner, "state_at", slow)
     return parking, go
 
 
@@ -518,7 +518,7 @@ def test_a_session_that_is_being_closed_cannot_start(runtime, llama, input_ids, 
 
 def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypatch):
     """A program whose random state cannot be put up fails by itself; the others compute."""
-    random_state = djinn.caller.Turn.random_state
+    random_state = djinn.caller.DeviceLock.random_state
     failed = []
 
     def fail(self):
@@ -527,7 +527,7 @@ def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypa
             raise MemoryError
         return random_state(self)
 
-    monkeypatch.setattr(djinn.caller.Turn, "random_state", fail)
+    monkeypatch.setattr(djinn.caller.DeviceLock, "random_state", fail)
     with pytest.raises(MemoryError):
         runtime.open().start(prefill, llama, input_ids).result(30)
     assert torch.equal(runtime.open().start(prefill, llama, input_ids).result(30), prefill(llama, input_ids))

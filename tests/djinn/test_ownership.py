@@ -475,7 +475,7 @@ def runtime(llama):
 @pytest.fixture(autouse=True)
 def answers(runtime):
     """The answers that the runtime keeps by call site: none at the beginning of a test."""
-    answers = runtime._discovery._ownership._held_at
+    answers = runtime._scanner._ownership._held_at
     answers.clear()
     return answers
 
@@ -534,7 +534,7 @@ def cleared(runtime, llama, input_ids):
     """The answers that are kept when the program has run with nobody holding its tensor."""
     collecting = gc.isenabled()
     gc.disable()
-    answers = runtime._discovery._ownership._held_at
+    answers = runtime._scanner._ownership._held_at
     answers.clear()
     with torch.no_grad():
         assert run(runtime, llama, input_ids, FREE["nobody"])

@@ -2,10 +2,10 @@
 
 import random
 
-from djinn.policy import Eviction, Idle, evictions, over_budget
+from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 
-OLD = Idle(session=1, parked_at=10.0, sizes=(5, 20, 30))
-NEW = Idle(session=2, parked_at=20.0, sizes=(7, 40))
+OLD = EvictionCandidate(session=1, parked_at=10.0, sizes=(5, 20, 30))
+NEW = EvictionCandidate(session=2, parked_at=20.0, sizes=(7, 40))
 
 
 def test_nothing_leaves_when_nothing_is_wanted():
@@ -32,7 +32,7 @@ def test_budget_is_kept_and_not_undercut_by_more_than_one_storage():
     chance = random.Random(5)
     for _ in range(200):
         idle = [
-            Idle(
+            EvictionCandidate(
                 session=index,
                 parked_at=chance.random(),
                 sizes=tuple(chance.randrange(1, 50) for _ in range(chance.randrange(5))),

@@ -118,7 +118,7 @@ def skip_history(engine, state, batches):
 def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
     transfer._allocate([*state.frontier, *state.history])
-    state.land()
+    state.open_latch()
 
     def late():
         time.sleep(0.05)
@@ -155,7 +155,7 @@ def take_little(ownership, walk, by_storage, **kwargs):
 
 def test_a_pause_that_leaves_the_state_on_the_device_is_caught(subject, study, monkeypatch):
     """It would resume in no time, bit-exact: what it keeps in host memory is less than frontier and KV cache."""
-    monkeypatch.setattr("djinn.ownership.Ownership.left", take_little)
+    monkeypatch.setattr("djinn.ownership.Ownership.externally_referenced", take_little)
     with pytest.raises(NotBitExact, match=r"Djinn.*the pause kept \d+ bytes of a state of at least \d+"):
         run(subject, study, Djinn)
 
