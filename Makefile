@@ -19,7 +19,7 @@ published_figures: $(VENV)/installed
 	$(RUN) snakemake --cores all published_figures
 
 test: $(VENV)/installed-dev
-	$(RUN) python -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The system's tests on every Python from 3.11 on that is there, or on those that PYTHONS names, each in its own .venv.
 PYTHONS ?= $(shell $(PYTHON) tests/pythons.py)

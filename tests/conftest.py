@@ -12,7 +12,11 @@ LAYERS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect, and count as deselected, what needs a GPU, pdflatex or ``envs/trained.txt`` where it is not there."""
+    """Deselect, and count as deselected, what needs a GPU, pdflatex or ``envs/trained.txt`` where it is not there.
+
+    The slow file comes first: of several processes the one that takes it is not the last to end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     missing = {"gpu"} if not torch.cuda.is_available() else set()
     missing |= {"tex"} if shutil.which("pdflatex") is None else set()
     missing |= {"trained"} if trained.missing() else set()
