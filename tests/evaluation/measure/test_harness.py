@@ -13,7 +13,7 @@ from djinn import transfer
 from djinn.transfer import TransferEngine
 from evaluation.measure import job
 from evaluation.measure.harness import NotBitExact
-from evaluation.measure.job import check_record, run_job
+from evaluation.measure.job import run_job
 from evaluation.measure.workloads import _has_turn, measure
 from evaluation.methods.benchmark_djinn import Djinn, partners
 from evaluation.methods.benchmark_manual_offload import (
@@ -23,6 +23,7 @@ from evaluation.methods.benchmark_manual_offload import (
 )
 from evaluation.methods.benchmark_recompute import CompiledRecompute
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.records.kinds import check_record
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, none, run
 
