@@ -13,7 +13,7 @@ from djinn.tensors import is_the_allocator_s
 from djinn.transfer import TransferEngine
 
 
-class Placement:
+class Residency:
     """The residency of one session's state.
 
     ``make_room`` frees device memory of other sessions, and returns the bytes freed. ``departure`` prepares the step

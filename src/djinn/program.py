@@ -71,7 +71,7 @@ class Program:
         self.leaving = False  # whether the interpreter ends
         self.resting = False  # whether this thread will do nothing more, after that
         self._breakpoint: int | None = None
-        self._visits_left = 0
+        self._hits_left = 0
         self.gate = threading.Lock()  # a bare lock: with an Event the waiter takes twice as long to go on
         self.gate.acquire()
         self.restoring: SwappedState | None = None  # until the program's stream waits for all of it
@@ -89,12 +89,12 @@ class Program:
 
     def break_at(self, layer: int | None, visit: int) -> None:
         """Set the breakpoint: after decoder layer ``layer``, at hit count ``visit`` from now; None removes it."""
-        self._breakpoint, self._visits_left = layer, visit
+        self._breakpoint, self._hits_left = layer, visit
 
     @property
     def missed_breakpoint(self) -> int | None:
         """The breakpoint that the program has not reached yet, or None."""
-        return self._breakpoint if self._visits_left > 0 else None
+        return self._breakpoint if self._hits_left > 0 else None
 
     def interrupt(self) -> None:
         """Raise :class:`SessionAbandoned` in the program between two bytecodes, for it may never reach a layer."""
@@ -165,8 +165,8 @@ class Program:
             self._unwind()
         here = layer == self._breakpoint
         if here:
-            self._visits_left -= 1
-        if self.pause_asked or (here and self._visits_left == 0):
+            self._hits_left -= 1
+        if self.pause_asked or (here and self._hits_left == 0):
             self._park(layer, args, kwargs, output)
         if self.restoring is not None:
             self.leave_part()

@@ -33,7 +33,7 @@ from djinn.core import (
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
 from djinn.interrupts import Bell, Hands, at_once, holding
-from djinn.placement import Placement
+from djinn.placement import Residency
 from djinn.policy import EvictionCandidate
 from djinn.program import Program
 from djinn.state import LeftBehind, SessionState, StateStorage
@@ -127,7 +127,7 @@ class Session:
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
-        self._placement = Placement(engine, make_room=make_room, departure=self._departure)
+        self._residency = Residency(engine, make_room=make_room, departure=self._departure)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -227,20 +227,20 @@ class Session:
             state,
             breakpoint=self.layer,
             source=lambda: self._pause_of(same()),
-            device_of=lambda index: self._placement.device_of(self._state_of(same()).storages[index]),
-            bytes_of=lambda index: self._placement.bytes_of(self._state_of(same()).storages[index]),
-            left=self._placement.left,
+            device_of=lambda index: self._residency.device_of(self._state_of(same()).storages[index]),
+            bytes_of=lambda index: self._residency.bytes_of(self._state_of(same()).storages[index]),
+            left=self._residency.left,
         )
 
     def _state_of(self, state: SessionState | None) -> SessionState:
         """Return ``state``, if it is still the session's."""
-        if state is None or self._placement.state is not state:
+        if state is None or self._residency.state is not state:
             raise IllegalMove("this view of the state is void: the session has gone on")
         return state
 
     def _pause_of(self, state: SessionState | None) -> _Pause:
         self._state_of(state)
-        if self._phase is Phase.IO_WAIT and self._placement.may_leave:
+        if self._phase is Phase.IO_WAIT and self._residency.may_leave:
             # It may be evicted at any time: reads must go to the copy in host memory.
             self._serve(self._to_host)
         pause = self._pause
@@ -250,7 +250,7 @@ class Session:
 
     def _to_host(self) -> None:
         if self._phase is Phase.IO_WAIT and not self._its.abandoned:
-            self._placement.swap_out()
+            self._residency.swap_out()
 
     @property
     def left_behind(self) -> tuple[LeftBehind, ...]:
@@ -260,7 +260,7 @@ class Session:
         """
         self._enter()
         self._check_parked("what was left behind is known")
-        return self._placement.left
+        return self._residency.left
 
     @property
     def frontier(self) -> dict[str, Callable[[], torch.Tensor]]:
@@ -276,22 +276,22 @@ class Session:
     @property
     def storage_sizes(self) -> list[int]:
         """Bytes of each storage of the parked session, in the order of need; their sum is the session state."""
-        return self._placement.sizes
+        return self._residency.sizes
 
     @property
     def host_bytes(self) -> int:
         """Bytes of the session's state in host memory."""
-        return self._placement.host_bytes
+        return self._residency.host_bytes
 
     @property
     def device_bytes(self) -> int:
         """Bytes of the session's state on the device, while parked."""
-        return self._placement.device_bytes
+        return self._residency.device_bytes
 
     @property
     def left_bytes(self) -> int:
         """Bytes of the tensors in :attr:`left_behind`."""
-        return sum(line.nbytes for line in self._placement.left)
+        return sum(line.nbytes for line in self._residency.left)
 
     def io_wait(self, *, force: bool = True) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
@@ -309,7 +309,7 @@ class Session:
         if self._phase is Phase.IO_WAIT:
             raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already")
         if force:
-            self._placement.swap_out()
+            self._residency.swap_out()
         self._pause = _Pause(self, paused=False)
         self._move(Phase.IO_WAIT)
 
@@ -331,9 +331,9 @@ class Session:
 
     def _resume(self) -> None:
         self._check_parked("RESUME is possible")
-        swapped = self._placement.swapped
+        swapped = self._residency.swapped
         if swapped is not None:
-            self._placement.swap_in(swapped, busy=self._device_lock.locked)
+            self._residency.swap_in(swapped, busy=self._device_lock.locked)
             return
         if self._its.stream is not None:
             self._its.stream.synchronize()
@@ -346,7 +346,7 @@ class Session:
         steps: list[Callable[[], object]] = [
             functools.partial(setattr, program, "restoring", swapped),
             functools.partial(setattr, program, "restored", swapped),
-            functools.partial(setattr, self._placement, "state", None),
+            functools.partial(setattr, self._residency, "state", None),
             functools.partial(setattr, self, "_pause", None),
             functools.partial(setattr, self, "_phase", Phase.RUNNING),
             program.gate.release,
@@ -361,7 +361,7 @@ class Session:
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
-        swapped = self._placement.swapped
+        swapped = self._residency.swapped
         return swapped is None or swapped.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -427,7 +427,7 @@ class Session:
                 raise TimeoutError
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
-            if nbytes := self._placement.host_bytes:
+            if nbytes := self._residency.host_bytes:
                 reason = f"the device has no room yet for {nbytes} bytes of state, which its program may still touch"
             else:
                 reason = "the program has not come to its next layer"
@@ -442,7 +442,7 @@ class Session:
         """Release everything, on the runtime's thread; no other thread moves a session whose program has ended."""
         if self._program is not None:
             self._program.join()
-        self._placement.clear()
+        self._residency.clear()
         with self._lock:
             if self._phase is not Phase.CLOSED:
                 self._move(Phase.CLOSED)
@@ -454,7 +454,7 @@ class Session:
         """The eviction candidate: the session's state on the device, if it may be swapped out, else None."""
         if self._phase is not Phase.IO_WAIT or self._its.abandoned:
             return None
-        sizes = tuple(item.nbytes for item in self._placement.may_leave)
+        sizes = tuple(item.nbytes for item in self._residency.may_leave)
         return EvictionCandidate(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
 
     def evict(self, keep: int) -> int:
@@ -468,7 +468,7 @@ class Session:
             before = self.host_bytes
             if self.idle() is not None:
                 with suppress(RuntimeError, MemoryError):
-                    self._placement.swap_out(keep)
+                    self._residency.swap_out(keep)
             return self.host_bytes - before
         finally:
             self._lock.release()
@@ -543,7 +543,7 @@ class Session:
         self._hands.settle()
 
     def _check_parked(self, what: str) -> SessionState:
-        state, program = self._placement.state, self._program
+        state, program = self._residency.state, self._program
         if self._phase not in _PARKED or state is None:
             missed = ""
             if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
@@ -570,16 +570,16 @@ class Session:
                 raise SessionAbandoned
             self.layer = layer
             self._its.pause_asked = False
-            self._placement.park(state, self._its.stream)
+            self._residency.park(state, self._its.stream)
             self._pause = _Pause(self, paused=True)
             self._move(Phase.PAUSED)
 
     def _restore(self) -> bool:
         # Not under the lock: no other thread touches the state of a cancelled session, and this may ask for room.
-        if not self._placement.restore():
+        if not self._residency.restore():
             return False
         with self._lock:
-            self._placement.state = None
+            self._residency.state = None
             self._move(Phase.RUNNING)
         return True
 

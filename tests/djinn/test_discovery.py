@@ -409,7 +409,7 @@ def test_a_failure_while_looking_leaves_everything_and_lets_the_program_park(
     monkeypatch.setattr(Ownership, "externally_referenced", fail)
     session = runtime.open(breakpoint=3).start(prefill, llama, input_ids)
     assert session.wait(30) is djinn.Phase.PAUSED
-    state = session._placement.state
+    state = session._residency.state
     assert state.storages == ()
     (entry,) = state.left
     assert entry.name == "hidden_states"
@@ -447,7 +447,7 @@ def test_a_transform_of_torch_func_parks(input_ids, transform):
     with djinn.Runtime(model, host_memory_bytes=32 << 20) as runtime:
         session = runtime.open(breakpoint=2).start(transform, model, embedded)
         assert session.wait(30) is djinn.Phase.PAUSED
-        state = session._placement.state
+        state = session._residency.state
         assert reasons(state)["hidden_states"] == "it belongs to a transform of torch.func (vmap, grad, jvp)"
         assert state.hidden_states is not None
         assert torch._C._functorch.is_functorch_wrapped_tensor(state.hidden_states)
@@ -467,7 +467,7 @@ def test_an_encoder_that_makes_nested_tensors_parks():
     with djinn.Runtime(model, host_memory_bytes=32 << 20) as runtime:
         session = runtime.open(breakpoint=2).start(model, tokens, src_key_padding_mask=padding)
         assert session.wait(30) is djinn.Phase.PAUSED
-        state = session._placement.state
+        state = session._residency.state
         assert reasons(state)["hidden_states"] == "it is a nested tensor"
         assert state.hidden_states.is_nested
         del state
@@ -590,7 +590,7 @@ def test_what_the_caller_holds_is_named(runtime, llama, input_ids):
     """The call's own arguments stay, by the name of the variable, and the model's weights are no entries."""
     session = runtime.open(breakpoint=3).start(prefill, llama, input_ids)
     assert session.wait(30) is djinn.Phase.PAUSED
-    state = session._placement.state
+    state = session._residency.state
     assert {(entry.reason, entry.nbytes) for entry in state.left} == {("the caller holds it", 2 * 24 * 8)}
     del state
     session.close()
@@ -601,7 +601,7 @@ def test_hidden_states_of_a_call_with_gradients_are_found(runtime, llama, input_
     with torch.enable_grad():
         session = runtime.open(breakpoint=3).start(prefill, llama, input_ids)
         assert session.wait(30) is djinn.Phase.PAUSED
-    state = session._placement.state
+    state = session._residency.state
     assert reasons(state)["hidden_states"] == "gradients are on: autograd may need it"
     assert state.hidden_states.requires_grad
     assert state.left[0].name == "hidden_states"
@@ -637,7 +637,7 @@ def test_a_hook_that_collects_activations(runtime, llama, input_ids):
     session = runtime.open(breakpoint=3, visit=2).start(twice, llama, input_ids)
     assert session.wait(30) is djinn.Phase.PAUSED
     hook.remove()
-    state = session._placement.state
+    state = session._residency.state
     assert state.hidden_states is None
     assert "hidden_states" in names(state)
     del state
@@ -754,7 +754,7 @@ def test_collected_hidden_states_are_swapped_out(runtime, llama, input_ids):
 
     session = runtime.open(breakpoint=5).start(collect, llama, input_ids)
     assert session.wait(30) is djinn.Phase.PAUSED
-    state = session._placement.state
+    state = session._residency.state
     assert {entry.reason for entry in state.left} == {"the caller holds it"}
     assert session.device_bytes >= 6 * 2 * 24 * 64 * 4
     del state
@@ -842,7 +842,7 @@ def test_both_caches_of_an_encoder_decoder_are_kv():
         session = runtime.open(breakpoint=2, visit=2).start(generate)
         assert session.wait(60) is djinn.Phase.PAUSED
         assert kv_names(session) == kv_of(1, 2, 3) | kv_of(1, 2, 3, part=".cross")
-        ranks = {view.name: item.rank for item in session._placement.state.storages for view in item.views}
+        ranks = {view.name: item.rank for item in session._residency.state.storages for view in item.views}
         assert ranks["kv.3.cross.keys"] == ranks["kv.3.keys"] == (0, 1)
         session.io_wait()
         session.resume()

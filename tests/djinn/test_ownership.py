@@ -494,7 +494,7 @@ def parked(runtime, *call):
     """A session of ``call`` after layer 3, and the addresses of the storages that it would swap out."""
     session = runtime.open(breakpoint=3).start(*call)
     assert session.wait(30) is djinn.Phase.PAUSED
-    return session, {item.storage.data_ptr() for item in session._placement.state.storages}
+    return session, {item.storage.data_ptr() for item in session._residency.state.storages}
 
 
 def storage_of(held):
@@ -581,7 +581,7 @@ def test_what_nobody_else_holds_is_taken(runtime, llama, input_ids, name):
     assert "hidden_states" in session.state
     assert {f"kv.{layer}.keys" for layer in (1, 2, 3)} <= set(session.state)
     session.io_wait()
-    assert not any(item.storage.nbytes() for item in session._placement.state.storages)
+    assert not any(item.storage.nbytes() for item in session._residency.state.storages)
     session.resume()
     assert torch.equal(session.result(30), prefill(llama, input_ids))
     session.close()

@@ -69,7 +69,7 @@ def test_state_is_complete_and_its_memory_is_released(runtime, llama, input_ids)
     assert {f"kv.{layer}.{part}" for layer in range(1, 5) for part in ("keys", "values")} <= set(session.state)
     tokens = input_ids.numel()
     assert sum(session.storage_sizes) >= tokens * 64 * 4 + 4 * 2 * tokens * 2 * 16 * 4
-    storages = [item.storage for item in session._placement.state.storages]
+    storages = [item.storage for item in session._residency.state.storages]
     assert all(storage.nbytes() > 0 for storage in storages)
     session.io_wait()
     assert all(storage.nbytes() == 0 for storage in storages)
@@ -80,7 +80,7 @@ def test_nothing_keeps_the_state_of_a_session_that_has_ended(runtime, llama, inp
     """Its device memory is free when it has ended, not when the next session is resumed."""
     session = parked(runtime, 3, greedy, llama, input_ids, 2, visit=2)
     session.io_wait()
-    state = [weakref.ref(item) for item in session._placement.state.storages]
+    state = [weakref.ref(item) for item in session._residency.state.storages]
     session.resume()
     session.result(30)
     session.close()
@@ -137,7 +137,7 @@ def test_what_somebody_else_holds_is_left(runtime, llama, input_ids, holder):
     session = parked(runtime, 3, program, llama, input_ids)
     assert sum(session.storage_sizes) > 0
     embedded_bytes = input_ids.numel() * 64 * 4
-    taken = [view.name for item in session._placement.state.storages for view in item.views]
+    taken = [view.name for item in session._residency.state.storages for view in item.views]
     assert not any("inputs_embeds" in name or "embedded" in name for name in taken)
     session.io_wait()
     assert any(embedded_bytes == storage_bytes(item) for item in walk(kept[0]))
@@ -299,7 +299,7 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
     with pytest.raises(djinn.DeviceMemoryFull):
         session.resume()
     assert session.phase is djinn.Phase.IO_WAIT
-    assert all(item.storage.nbytes() == 0 for item in session._placement.state.storages)
+    assert all(item.storage.nbytes() == 0 for item in session._residency.state.storages)
     monkeypatch.undo()
     session.resume()
     assert equal(session.result(30), greedy(llama, input_ids, 2))
