@@ -131,7 +131,7 @@ class Program:
         error: BaseException | None = None
         self.gate.acquire()
         try:
-            self._device_lock.acquire(self._random_state)
+            self._take_turn()
             self._interceptors.attach(self)
             try:
                 with self._caller_context.entered():
@@ -220,7 +220,7 @@ class Program:
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
         self._barrier.enter()  # now, off the resume path
-        self._random_state = self._device_lock.release()
+        self._give_up_turn()
         try:
             self._parked(layer, state)
             del state
@@ -228,14 +228,14 @@ class Program:
             if self.restoring is not None:
                 self.restoring.wait_at_latch()
         finally:
-            self._device_lock.acquire(self._random_state)
+            self._take_turn()
         while not self._is_back():
-            self._random_state = self._device_lock.release()  # another session may compute meanwhile, and make room
+            self._give_up_turn()  # another session may compute meanwhile, and make room
             if self.leaving:
                 self.resting = True
                 self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
             time.sleep(_ROOM_SECONDS)
-            self._device_lock.acquire(self._random_state)
+            self._take_turn()
         if self.abandoned:
             self._unwind()
         if self.restoring is None:
@@ -243,6 +243,14 @@ class Program:
         else:
             # From here on, the device runs what the program submits after the frontier's copies.
             self.restoring.order()
+
+    def _take_turn(self) -> None:
+        """Take the device for this program, with all that is its own and that the process has only one of."""
+        self._device_lock.acquire(self._random_state)
+
+    def _give_up_turn(self) -> None:
+        """Leave the device to others until the next turn; what is the program's own is kept."""
+        self._random_state = self._device_lock.release()
 
     def _is_back(self) -> bool:
         """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
