@@ -28,6 +28,8 @@ from djinn.session import Session
 from djinn.state import LeftBehind
 from djinn.state_view import StateEntry, StateView
 
+__version__ = "0.1.0"  # the only place: the build reads it here
+
 __all__ = [
     "DeviceMemoryFull",
     "DjinnError",

@@ -121,7 +121,9 @@ class HostArena:
         try:
             self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise HostMemoryFull(f"the system refused to map {self.nbytes} bytes of host memory: {error}") from error
+            raise HostMemoryFull(
+                f"the system refused to map {self.nbytes} bytes of host memory ({error}): lower host_memory_bytes"
+            ) from error
         self._address: int | None = self._pin() if pinned else None
 
     def _pin(self) -> int:
@@ -181,6 +183,7 @@ class HostArena:
             f"to {max(map(_round_up, sizes))} bytes ({sum(room for _, room in state.free)} bytes are free, "
             f"{max((room for _, room in state.free), default=0)} of them in one piece"
             + (f"; {aside} more are free when the numpy arrays or tensors over them are gone)" if aside else ")")
+            + ": close or resume other sessions, or make the runtime with more host_memory_bytes"
         )
 
     def release(self, extents: Sequence[Extent]) -> None:

@@ -133,7 +133,7 @@ class Hands:
         :meth:`close`.
         """
         if self._thread.ident == threading.get_ident():
-            raise IllegalMove("a signal was asked for in the middle of another, by a finaliser")
+            raise IllegalMove("a signal was asked for in the middle of another, by a finaliser: ask later")
         self.settle()
         thread = threading.get_ident()
         outer = self._asked.get(thread)  # the job of the call in which a handler or a finaliser runs
@@ -153,7 +153,9 @@ class Hands:
             if job.error is not None:
                 raise job.error
             if not job.ended:
-                raise IllegalMove("the runtime is closed") if self._has_ended() else TimeoutError
+                if self._has_ended():
+                    raise IllegalMove("the runtime is closed: make another one for its model")
+                raise TimeoutError
             return job.value
         finally:
             del job  # its error's traceback holds this frame

@@ -144,7 +144,7 @@ class Program:
                 self._interceptors.detach()
                 self._device_lock.release()
         except SessionAbandoned as end:
-            error = end.cause or SessionCancelled("the session was cancelled")
+            error = end.cause or SessionCancelled("the session was cancelled: open another for a result")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
             error = raised
         self._call = None

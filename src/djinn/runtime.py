@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from djinn.arguments import check_breakpoint, check_bytes, check_layers, check_model, check_visit
+from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.caller import DeviceLock
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.discovery import StateScanner
@@ -18,10 +20,9 @@ from djinn.forward import Interceptors, KvLayers, find_layers, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.interrupts import Hands
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
-from djinn.session import Session, check_breakpoint
+from djinn.session import Session
 from djinn.transfer import TransferEngine
-
-_EXIT_SECONDS = 5.0  # for programs to reach their next layer, when the interpreter or a failed block ends
+from djinn.wording import counted, mebibytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ class StatusTable(tuple[Status, ...]):
         table.arena_bytes, table.set_aside_bytes = arena_bytes, set_aside_bytes
         return table
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}"
         lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age")]
@@ -77,7 +81,7 @@ class StatusTable(tuple[Status, ...]):
 
 
 def _mebibytes(nbytes: int) -> str:
-    return f"{nbytes / 2**20:.1f} MiB" if nbytes else "-"
+    return mebibytes(nbytes) if nbytes else "-"
 
 
 class Runtime:
@@ -90,7 +94,7 @@ class Runtime:
 
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
-    model without parameters or on several devices.
+    model without parameters or on several devices, and ``TypeError`` for an argument of another kind.
     """
 
     def __init__(
@@ -101,12 +105,20 @@ class Runtime:
         idle_device_bytes: int | None = None,
         layers: Sequence[nn.Module] | None = None,
     ) -> None:
+        check_model(model)
+        layers = check_layers(layers)
+        if host_memory_bytes is not None:
+            host_memory_bytes = check_bytes("host_memory_bytes", host_memory_bytes, least=1)
+        if idle_device_bytes is not None:
+            idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
         devices = {parameter.device for parameter in model.parameters()}
         if len(devices) != 1:
-            raise ValueError(f"the model must lie on one device, not on {sorted(map(str, devices)) or 'none'}")
+            where = ", ".join(sorted(map(str, devices))) or "none: it has no parameters"
+            raise ValueError(f"the model must lie on one device, not on {where}; move it by model.to(device)")
         device = devices.pop()
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
+        self._model_name = type(model).__name__
         self._process = os.getpid()
         self._idle_device_bytes = idle_device_bytes
         self._closed = False
@@ -143,10 +155,12 @@ class Runtime:
         closed, and :class:`djinn.DjinnError` in a fork of its process.
         """
         if self._process != os.getpid():
-            raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
+            raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
         self._check_open()
         if breakpoint is not None:
-            check_breakpoint(breakpoint, visit, self.depth)
+            breakpoint, visit = check_breakpoint(breakpoint, visit, self.depth)
+        else:
+            check_visit(visit)
         number = next(self._numbers)
         session = Session(
             number,
@@ -193,9 +207,9 @@ class Runtime:
         """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are freed; return the bytes freed.
 
         The session that has waited longest leaves first. Less is freed if there is no more, or if the host arena is
-        full.
+        full. Raises ``ValueError`` for a negative number.
         """
-        return self._make_room(nbytes)
+        return self._make_room(check_bytes("nbytes", nbytes, least=0))
 
     def _make_room(self, nbytes: int, *, sparing: int | None = None) -> int:
         """Do what :meth:`make_room` does, but spare session ``sparing``, which needs the room."""
@@ -221,7 +235,7 @@ class Runtime:
         for all of them together. The sessions that are closed by then stay closed; all else stays as it was.
         """
         if self._process != os.getpid():
-            raise DjinnError(f"this runtime lives in process {self._process}; a fork has none of its threads")
+            raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._closed = True
         sessions = list(self._sessions.values())
@@ -241,14 +255,14 @@ class Runtime:
         """Stop the programs when the interpreter ends: a thread that computes on would crash the process."""
         if self._process != os.getpid():
             return
-        deadline = time.monotonic() + _EXIT_SECONDS
+        deadline = time.monotonic() + EXIT_SECONDS
         sessions = list(self._sessions.values())
         for session in sessions:
             session._leave()
         for session in sessions:
             session._wait_left(max(deadline - time.monotonic(), 0))
-        self._hands.drain(_EXIT_SECONDS)
-        self._engine.drain(_EXIT_SECONDS)
+        self._hands.drain(EXIT_SECONDS)
+        self._engine.drain(EXIT_SECONDS)
 
     def __enter__(self) -> "Runtime":
         return self
@@ -256,12 +270,17 @@ class Runtime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if self._process != os.getpid():
             return self._interceptors.remove()  # a fork has nothing else to give back
-        if error is None:
-            return self.close()
-        try:
-            self.close(_EXIT_SECONDS)
-        except TimeoutError as late:  # the block's own error must come through, whatever a program waits for
-            error.add_note(f"djinn: {late}")
+        return end_block(self.close, error)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Runtime of {self._model_name}: closed>"
+        sessions = [session for session in list(self._sessions.values()) if session._phase is not Phase.CLOSED]
+        used = sum(session.host_bytes for session in sessions)
+        return (
+            f"<Runtime of {self._model_name}: {counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}, "
+            f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use>"
+        )
 
 
 def _leave(runtime: weakref.ref[Runtime]) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from djinn.arguments import check_breakpoint, check_program
+from djinn.blocks import end_block
 from djinn.caller import DeviceLock
 from djinn.core import (
     DeviceMemoryFull,
@@ -41,19 +43,12 @@ from djinn.state_view import StateView
 from djinn.streams import follow
 from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
+from djinn.wording import standing, what_to_do
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 _ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
-
-
-def check_breakpoint(layer: int, visit: int, depth: int) -> None:
-    """Raise ``ValueError`` unless ``layer`` is a decoder layer (1 .. ``depth``) and the hit count ``visit`` is >= 1."""
-    if not 1 <= layer <= depth:
-        raise ValueError(f"breakpoint {layer} is not a layer of this model: 1 to {depth}")
-    if visit < 1:
-        raise ValueError(f"visit {visit}: the first time is visit 1")
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
@@ -91,7 +86,8 @@ class Session:
 
     Every method may be called from any thread. The program parks after decoder layer L (1 .. N) at the hit count
     ``visit``, or at the next layer after :meth:`pause`. A call that is interrupted (Ctrl-C) leaves the session as it
-    was, or has done its work.
+    was, or has done its work. A ``with`` closes it; after an error in the block it waits for the program at most five
+    seconds.
     """
 
     def __init__(
@@ -146,10 +142,10 @@ class Session:
         """Set the breakpoint: after decoder layer ``layer`` (1 .. N), at hit count ``visit`` from now on.
 
         Replaces a breakpoint that has not been reached. The session must be parked or not yet started. Raises
-        ``ValueError`` for a layer that the model lacks, :class:`IllegalMove` while the program computes or has ended.
+        ``ValueError`` for a layer that the model lacks, ``TypeError`` for what is no whole number, and
+        :class:`IllegalMove` while the program computes or has ended.
         """
-        check_breakpoint(layer, visit, self._depth)
-        self._serve(functools.partial(self._break_at, layer, visit))
+        self._serve(functools.partial(self._break_at, *check_breakpoint(layer, visit, self._depth)))
         return self
 
     def _break_at(self, layer: int, visit: int) -> None:
@@ -163,9 +159,11 @@ class Session:
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
 
         The thread has the caller context: CUDA stream, grad and inference mode, autocast, default device, context
-        variables and random state.
+        variables and random state. Raises ``TypeError`` for what a call would not run: what is not callable, async and
+        generator functions.
         """
         self._enter()
+        check_program(program)
         prepared = Program(
             (program, args, kwargs),
             name=f"djinn-{self.number}",
@@ -182,7 +180,7 @@ class Session:
 
     def _start(self, program: Program) -> None:
         if self._phase is not Phase.CREATED:
-            raise IllegalMove(f"a session is started once; this one is {self._phase.value}")
+            raise IllegalMove(f"a session is started once; this one is {self._phase.value}: open another")
         program.break_at(*self._breakpoint)
         program.start()  # first: the system may refuse the thread
         self._program = program
@@ -198,7 +196,8 @@ class Session:
 
     def _ask_to_pause(self) -> None:
         if self._phase is not Phase.RUNNING:
-            raise IllegalMove(f"a session that is {self._phase.value} cannot be paused")
+            hint = "it has stopped already" if self._phase in _PARKED else what_to_do(self._phase)
+            raise IllegalMove(f"a session that is {self._phase.value} cannot be paused: {hint}")
         self._its.pause_asked = True
 
     def wait(self, timeout: float | None = None) -> Phase:
@@ -235,7 +234,7 @@ class Session:
     def _state_of(self, state: SessionState | None) -> SessionState:
         """Return ``state``, if it is still the session's."""
         if state is None or self._residency.state is not state:
-            raise IllegalMove("this view of the state is void: the session has gone on")
+            raise IllegalMove("this view of the state is void, for the session has gone on: read session.state again")
         return state
 
     def _pause_of(self, state: SessionState | None) -> _Pause:
@@ -245,7 +244,7 @@ class Session:
             self._serve(self._to_host)
         pause = self._pause
         if pause is None:
-            raise IllegalMove("this view of the state is void: the session has gone on")
+            raise IllegalMove("this view of the state is void, for the session has gone on: read session.state again")
         return pause
 
     def _to_host(self) -> None:
@@ -307,7 +306,7 @@ class Session:
     def _io_wait(self, force: bool) -> None:
         self._check_parked("IO_WAIT is possible")
         if self._phase is Phase.IO_WAIT:
-            raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already")
+            raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already: resume() it")
         if force:
             self._residency.swap_out()
         self._pause = _Pause(self, paused=False)
@@ -321,16 +320,34 @@ class Session:
         :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If other work takes the device
         memory for the history before the program can, the program waits until there is room.
         """
+        self._go_on(self._resume)
+
+    def step(self, timeout: float | None = None) -> Phase:
+        """RESUME, and wait until the program parks after the next decoder layer; returns the phase it is in.
+
+        That is layer L+1, and after layer N the first of the next forward pass. FINISHED means that no layer came.
+        The breakpoint stays, and a step past it counts as a hit. After ``timeout`` seconds it returns RUNNING; the
+        program still parks after that layer. Raises what :meth:`resume` and :meth:`wait` raise.
+        """
+        self._check_may_wait()
+        self._go_on(self._resume_for_a_step)
+        return self.wait(timeout)
+
+    def _go_on(self, resume: Callable[[], None]) -> None:
         self._enter()
         while True:
             try:
-                return holding(self._lock, self._resume)
+                return holding(self._lock, resume)
             except DeviceMemoryFull as full:
                 if not self._make_room(full.wanted_bytes):
                     raise
 
-    def _resume(self) -> None:
+    def _resume_for_a_step(self) -> None:
+        self._resume(pause_asked=True)
+
+    def _resume(self, *, pause_asked: bool = False) -> None:
         self._check_parked("RESUME is possible")
+        self._its.pause_asked = pause_asked  # every time: what an interrupted step asked for is void
         swapped = self._residency.swapped
         if swapped is not None:
             self._residency.swap_in(swapped, busy=self._device_lock.locked)
@@ -380,10 +397,10 @@ class Session:
                 raise error
             return value
         if phase in _ENDED or self._phase is Phase.CLOSED:
-            raise SessionCancelled("the session is closed")
+            raise SessionCancelled("the session is closed, and its result is gone: call result() before close()")
         if moves:
-            raise TimeoutError(f"the program has not ended after {timeout} seconds")
-        raise IllegalMove(f"a session that is {phase.value} has no result yet")
+            raise TimeoutError(f"the program has not ended after {timeout} seconds: wait longer, or cancel() it")
+        raise IllegalMove(f"a session that is {phase.value} has no result yet: {what_to_do(phase)}")
 
     def cancel(self) -> None:
         """Unwind the program by an exception where it is parked or at its next layer; does not wait for its end.
@@ -396,7 +413,7 @@ class Session:
 
     def _cancel(self) -> None:
         if self._phase is Phase.CREATED:
-            raise IllegalMove("a session that was never started cannot be cancelled")
+            raise IllegalMove("a session that was never started cannot be cancelled: close() it")
         self._abandon()
 
     def _abandon(self) -> None:
@@ -420,7 +437,7 @@ class Session:
         if self._phase is Phase.CLOSED:
             return
         if self._program is not None and self._program.is_current:
-            raise IllegalMove("a session cannot be closed by its own program")
+            raise IllegalMove("a session cannot be closed by its own program: return from it, and close it elsewhere")
         try:
             self._serve(self._begin_to_close, timeout)
             if not self._wait(lambda: self._phase in _ENDED, _left(deadline)):
@@ -428,9 +445,12 @@ class Session:
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
             if nbytes := self._residency.host_bytes:
-                reason = f"the device has no room yet for {nbytes} bytes of state, which its program may still touch"
+                reason = (
+                    f"the device has no room yet for {nbytes} bytes of state, which its program may still touch: free "
+                    "device memory, and close() it again"
+                )
             else:
-                reason = "the program has not come to its next layer"
+                reason = "the program has not come to its next layer: end what it waits for, and close() it again"
             raise TimeoutError(f"session {self.number} is not closed after {timeout} seconds: {reason}") from None
 
     def _begin_to_close(self) -> None:
@@ -447,6 +467,25 @@ class Session:
             if self._phase is not Phase.CLOSED:
                 self._move(Phase.CLOSED)
             self._program = self._outcome = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if self._process == os.getpid():  # a fork has nothing to give back
+            end_block(self.close, error)
+
+    def __repr__(self) -> str:
+        program, outcome = self._program, self._outcome
+        stands = standing(
+            self._phase,
+            layer=self.layer,
+            device_bytes=self.device_bytes,
+            host_bytes=self.host_bytes,
+            breakpoint=self._breakpoint[0] if program is None else program.missed_breakpoint,
+            error=None if outcome is None else outcome[1],
+        )
+        return f"<Session {self.number}: {stands}>"
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
@@ -503,7 +542,7 @@ class Session:
         """Run ``signal`` on the runtime's thread, under the lock."""
         self._enter()
         if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the stubs
-            raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser")
+            raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser: ask later")
         self._hands.do(functools.partial(holding, self._lock, signal), timeout)
 
     @property
@@ -521,18 +560,23 @@ class Session:
                 self._hands.do(self._bury)
             return happened()
 
-        if not happened() and self._device_lock.is_mine:
-            raise IllegalMove(
-                f"a program cannot wait for session {self.number}, which needs the device that the program holds"
-            )
+        if not happened():
+            self._check_may_wait()
         return self._changed.wait(looked, timeout)
+
+    def _check_may_wait(self) -> None:
+        if self._device_lock.is_mine:
+            raise IllegalMove(
+                f"a program cannot wait for session {self.number}, which needs the device that the program holds: wait "
+                "outside of it"
+            )
 
     def _bury(self) -> None:
         """Release the device lock and fail the session, for the program's thread has died without reporting."""
         with self._lock:
             if self._moves:
                 self._device_lock.release_held_by(self._its.ident)
-                self._ended(None, DjinnError("the session's thread has died"))
+                self._ended(None, DjinnError("the session's thread has died: open another session"))
 
     def _enter(self) -> None:
         """Begin a call: check that this is the session's process, and settle this thread's interrupted call."""
@@ -545,15 +589,15 @@ class Session:
     def _check_parked(self, what: str) -> SessionState:
         state, program = self._residency.state, self._program
         if self._phase not in _PARKED or state is None:
-            missed = ""
+            hint = what_to_do(self._phase)
             if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
-                missed = f": it never came to its breakpoint, layer {program.missed_breakpoint}"
+                hint = f"it never came to its breakpoint, layer {program.missed_breakpoint}; open another session"
             outcome = self._outcome
-            raise IllegalMove(f"{what} while a session is parked; this one is {self._phase.value}{missed}") from (
+            raise IllegalMove(f"{what} while a session is parked; this one is {self._phase.value}: {hint}") from (
                 outcome and outcome[1]
             )
         if program is not None and program.abandoned:
-            raise IllegalMove(f"{what} while a session is parked; this one was cancelled")
+            raise IllegalMove(f"{what} while a session is parked; this one was cancelled: close() it, and open another")
         return state
 
     @property

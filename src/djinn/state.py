@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from djinn.remedies import remedy
+
 Rank = tuple[int, int]
 FRONTIER: Rank = (0, 0)
 REST: Rank = (3, 0)
@@ -60,6 +62,19 @@ class LeftBehind:
     name: str
     nbytes: int
     reason: str
+
+    @property
+    def remedy(self) -> str:
+        """What to change so that it leaves next time; an empty string if nothing is known."""
+        return remedy(self.reason)
+
+    @property
+    def said(self) -> str:
+        """The reason, and the remedy if there is one."""
+        return "; ".join(filter(None, (self.reason, self.remedy)))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.nbytes} bytes, {self.said}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class StateView(Mapping[str, torch.Tensor]):
         if value.shape != target.shape or value.dtype != target.dtype:
             raise ValueError(
                 f"{name} is {target.dtype} {list(target.shape)}; "
-                f"it cannot be replaced by {value.dtype} {list(value.shape)}"
+                f"it cannot be replaced by {value.dtype} {list(value.shape)}: convert that first"
             )
         target.copy_(value)
 
@@ -113,7 +113,7 @@ class StateView(Mapping[str, torch.Tensor]):
         ]
         if left:
             lines.append(f"left on the device: {sum(line.nbytes for line in left)} bytes")
-            lines += [f"{line.name:<{width}}  {line.nbytes} bytes: {line.reason}" for line in left]
+            lines += [f"{line.name:<{width}}  {line.nbytes} bytes: {line.said}" for line in left]
         return "\n".join(lines)
 
 

@@ -155,7 +155,10 @@ class TransferEngine:
             if not state.departed:
                 self.undo(state)
                 if lacks_memory(error):
-                    message = f"the device has no room for {state.nbytes} bytes of session state"
+                    message = (
+                        f"the device has no room for {state.nbytes} bytes of session state: free device memory, or "
+                        "swap out other sessions, and resume() again"
+                    )
                     raise DeviceMemoryFull(message, wanted_bytes=state.nbytes) from error
             raise
         finally:

@@ -260,7 +260,7 @@ def test_timeouts_bound_the_whole_call(runtime):
 
 def test_an_error_comes_through_a_program_that_blocks(llama, monkeypatch):
     """Leaving a ``with`` by an error does not wait for ever for a program that comes to no layer."""
-    monkeypatch.setattr("djinn.runtime._EXIT_SECONDS", 0.2)
+    monkeypatch.setattr("djinn.blocks.EXIT_SECONDS", 0.2)
     program = Blocked()
     runtime = djinn.Runtime(llama, host_memory_bytes=1 << 20)
 
@@ -324,7 +324,7 @@ def test_the_interpreter_ends_while_a_program_comes_to_no_layer(interpreters, pr
     script = f"""
         import sys, time, torch, djinn
         from torch import nn
-        djinn.runtime._EXIT_SECONDS = 0.5
+        djinn.runtime.EXIT_SECONDS = 0.5
         model = nn.Sequential(nn.Linear(8, 8))
         runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
         def program():

@@ -87,6 +87,8 @@ SIGNALS = {
     "io_wait unforced": (parked, lambda one, model: one.io_wait(force=False), True),
     "resume": (lambda *call: parked(*call, swapped=True), lambda one, model: one.resume(), True),
     "resume paused": (parked, lambda one, model: one.resume(), True),
+    "step": (lambda *call: parked(*call, swapped=True), lambda one, model: one.step(10), True),
+    "step paused": (parked, lambda one, model: one.step(10), True),
     "resume idle": (lambda *call: parked(*call, swapped=False), lambda one, model: one.resume(), True),
     "edit": (lambda *call: parked(*call, swapped=True), lambda one, model: edit(one), True),
     "edit idle": (lambda *call: parked(*call, swapped=False), lambda one, model: edit(one), True),

@@ -1,0 +1,113 @@
+"""Checks what a caller passes in, before any work starts.
+
+Each message names the argument, what came, and what to pass instead. A wrong type is a ``TypeError``, a wrong value a
+``ValueError``. Integers may be of any type that Python takes for an index, numpy's for one; booleans are none. Nothing
+here looks into the model: ``forward`` finds its layers.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+
+def check_bytes(name: str, value: object, *, least: int) -> int:
+    """Return ``value`` as an int. Raises ``TypeError`` unless it is a whole number, ``ValueError`` below ``least``."""
+    number = _index(value)
+    if number is None:
+        hint = f"int({name})" if isinstance(value, float) else "an int, such as 4 << 30"
+        raise TypeError(f"{name}={value!r} is not a whole number of bytes: pass {hint}")
+    if number < least:
+        raise ValueError(f"{name}={number} is too small: pass at least {least}")
+    return number
+
+
+def check_breakpoint(layer: object, visit: object, depth: int) -> tuple[int, int]:
+    """Return ``layer`` (1 .. ``depth``) and the hit count ``visit`` (>= 1) as ints; else a type or value error."""
+    number = _index(layer)
+    if number is None:
+        raise TypeError(f"breakpoint {layer!r} is not a whole number: pass a layer as an int, 1 to {depth}")
+    if not 1 <= number <= depth:
+        raise ValueError(f"breakpoint {number} is not a layer of this model: 1 to {depth}")
+    return number, check_visit(visit)
+
+
+def check_visit(visit: object) -> int:
+    """Return the hit count ``visit`` (>= 1) as an int; else a type or value error."""
+    number = _index(visit)
+    if number is None:
+        raise TypeError(f"visit {visit!r} is not a whole number: pass a hit count as an int, 1 for the first time")
+    if number < 1:
+        raise ValueError(f"visit {number} is not a hit count: the first time is visit 1")
+    return number
+
+
+def _index(value: object) -> int | None:
+    """Return ``value`` as an int, or None if it is no whole number; True and False are none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it is asked
+    except TypeError:
+        return None
+
+
+def check_model(model: object) -> None:
+    """Raise ``TypeError`` unless ``model`` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, not {_described(model)}: load it first, then pass it")
+
+
+def check_layers(layers: object) -> list[nn.Module] | None:
+    """Return ``layers=`` as a list. Raises ``TypeError`` unless it is None or a sequence of modules."""
+    if layers is None:
+        return None
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers= must be a sequence of modules, not {_described(layers)}: pass layers=[first, ...]")
+    named: list[nn.Module] = []
+    for layer in layers:
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"layers= must hold modules, not {_described(layer)}: pass layers=list(model.model.layers)")
+        named.append(layer)
+    return named
+
+
+def check_program(program: object) -> None:
+    """Raise ``TypeError`` unless a call of ``program`` runs it: it is callable, and neither async nor a generator."""
+    if inspect.iscoroutine(program) or inspect.isasyncgen(program) or inspect.isgenerator(program):
+        raise TypeError(f"start() takes a function and its arguments, not {_described(program)}: {_way_out(program)}")
+    if not callable(program):
+        raise TypeError(
+            f"start() takes a function and its arguments, not {_described(program)}: start(model.generate, input_ids)"
+        )
+    for function in _functions_of(program):
+        if inspect.iscoroutinefunction(function):
+            kind = "an async function, whose call only makes a coroutine"
+        elif inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            kind = "a generator function, whose call runs nothing of it yet"
+        else:
+            continue
+        name = getattr(program, "__qualname__", type(program).__qualname__)
+        raise TypeError(f"start() was given {name}, {kind}: {_way_out(function)}")
+
+
+def _functions_of(program: Callable[..., object]) -> list[object]:
+    """Return what a call of ``program`` runs: the function of a partial, or the ``__call__`` of an object."""
+    inner: object = program
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return [inner, getattr(type(inner), "__call__", None)]  # noqa: B004 - its kind is asked, not whether it is there
+
+
+def _way_out(program: object) -> str:
+    """Say how to start what ``program`` would only prepare."""
+    if inspect.iscoroutinefunction(program) or inspect.iscoroutine(program):
+        return "start(lambda: asyncio.run(function(...)))"
+    if inspect.isasyncgenfunction(program) or inspect.isasyncgen(program):
+        return "start a function that iterates over it, by asyncio.run"
+    return "start(lambda: list(function(...)))"
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,57 @@
+"""How sessions and bytes are said in ``repr``, in the journal and in messages.
+
+Pure functions of values. They run no code of the user's, so an error is named by its class alone.
+"""
+
+from djinn.core import Phase
+
+_NEXT = {
+    Phase.CREATED: "call start() first",
+    Phase.RUNNING: "call pause() and wait() first",
+    Phase.PAUSED: "call resume() first",
+    Phase.IO_WAIT: "call resume() first",
+    Phase.FINISHED: "result() has its value; open another session",
+    Phase.FAILED: "result() raises its error; open another session",
+    Phase.CLOSED: "open another session",
+}
+
+
+def what_to_do(phase: Phase) -> str:
+    """Say what a caller can do with a session that is in ``phase``, where a signal does not fit."""
+    return _NEXT[phase]
+
+
+def mebibytes(nbytes: int) -> str:
+    """Return ``nbytes`` in MiB, with one decimal."""
+    return f"{nbytes / 2**20:.1f} MiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``number`` and ``noun``, in the plural unless it is one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def standing(
+    phase: Phase,
+    *,
+    layer: int | None,
+    device_bytes: int,
+    host_bytes: int,
+    breakpoint: int | None,
+    error: BaseException | None,
+) -> str:
+    """Say where a session stands: its phase, the layer after which it is parked, and its bytes per tier.
+
+    ``breakpoint`` is the layer that it has not reached yet, ``error`` what its program raised.
+    """
+    said = phase.value
+    if phase in (Phase.PAUSED, Phase.IO_WAIT):
+        tiers = [(device_bytes, "on the device"), (host_bytes, "in host memory")]
+        said += "".join([f" after layer {layer}", *(f", {mebibytes(size)} {tier}" for size, tier in tiers if size)])
+    elif phase is Phase.FAILED:
+        said += f" with {type(error).__name__}: result() raises it" if error is not None else ""
+    elif breakpoint is not None and phase is Phase.FINISHED:
+        said += f" without reaching its breakpoint, layer {breakpoint}"
+    elif breakpoint is not None and phase is not Phase.CLOSED:
+        said += f", to stop after layer {breakpoint}"
+    return said
