@@ -21,6 +21,7 @@ RANK = {
     "gates": 2,
     "host_memory": 2,
     "guard": 2,
+    "layers": 2,
     "walk": 2,
     "state_view": 3,
     "ownership": 3,

@@ -2,7 +2,7 @@
 
 Each message names the argument, what came, and what to pass instead. A wrong type is a ``TypeError``, a wrong value a
 ``ValueError``. Integers may be of any type that Python takes for an index, numpy's for one; booleans are none. Nothing
-here looks into the model: ``forward`` finds its layers.
+here looks into the model: ``layers`` finds its layers.
 """
 
 import functools

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from djinn.forward import KvLayers
+from djinn.layers import KvLayers
 from djinn.ownership import Ownership
 from djinn.referrers import local_variables
 from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage

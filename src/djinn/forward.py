@@ -1,8 +1,8 @@
-"""Finds a model's decoder layers and KV caches, and intercepts its ``forward`` calls.
+"""Intercepts a model's ``forward`` calls.
 
-The only file that knows ``nn.Module`` and Hugging Face. An interceptor replaces ``forward`` of every decoder layer, of
-every module beside the layers, and of the model itself. It is an attribute of the module. A runtime installs each once
-and removes it when it closes. Threads that run no session pass through unchanged.
+An interceptor replaces ``forward`` of every decoder layer, of every module beside the layers, and of the model itself.
+It is an attribute of the module. A runtime installs each once and removes it when it closes. Threads that run no
+session pass through unchanged.
 
 Forward hooks of torch would do the same. But torch calls a module with a hook on a slower path, which alone makes a
 decode step 3 % longer. Nothing here knows streams, phases or host memory.
@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from djinn.core import DjinnError, LayersNotFound
-from djinn.static import elements_of, instance_dict, is_named
+from djinn.core import DjinnError
 from djinn.tensors import is_tensor, plain_torch, storage_of
 
 
@@ -41,31 +40,6 @@ class Passage(Protocol):
         """After the model's forward pass, also if it raised."""
 
 
-def find_layers(model: nn.Module, layers: Sequence[nn.Module] | None = None) -> list[nn.Module]:
-    """The model's decoder layers in order of execution, or ``layers`` if the caller names them.
-
-    Source: the ``ModuleList`` as long as ``config.num_hidden_layers`` below ``get_decoder()``, outermost first. Raises
-    :class:`LayersNotFound` if there is none or if ``layers`` are not parts of the model.
-    """
-    if layers is not None:
-        parts = set(model.modules())
-        if not layers or any(layer not in parts for layer in layers):
-            raise LayersNotFound("layers= must name modules of the model that is given to the runtime")
-        return list(layers)
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder: nn.Module = get_decoder() if callable(get_decoder) else model
-    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    stacks = [part for part in decoder.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part)]
-    for stack in stacks:
-        if len(stack) == depth:
-            return list(stack)
-    if depth is None and stacks:
-        return list(max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))
-    raise LayersNotFound(
-        f"{type(model).__name__} has no list of {depth} decoder layers that could be found: name them by layers="
-    )
-
-
 def parts_beside(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Module]:
     """The outermost modules of ``module`` that neither are nor hold one of ``layers``."""
     for child in module.children():
@@ -74,6 +48,22 @@ def parts_beside(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Modul
                 yield child
             else:
                 yield from parts_beside(child, layers)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of all parameters. Raises ``ValueError`` for several, for none, and for weights not in memory."""
+    devices: dict[torch.device, str] = {}
+    for name, parameter in model.named_parameters():
+        devices.setdefault(parameter.device, name)
+    named = ", ".join(f"{name} on {device}" for device, name in devices.items())
+    if torch.device("meta") in devices:
+        raise ValueError(
+            f"the model's weights must be in memory, not offloaded or still to be loaded: {named}. Load all of it onto "
+            'one device, by from_pretrained(..., device_map={"": 0}), or take off accelerate\'s offload hooks first'
+        )
+    if len(devices) != 1:
+        raise ValueError(f"the model must lie on one device, see docs/limits.md: {named or 'it has no parameters'}")
+    return next(iter(devices))
 
 
 def storages_of_model(model: nn.Module) -> Iterator[torch.UntypedStorage]:
@@ -206,49 +196,3 @@ def _refuse_compiled_and_intercepted(model: nn.Module) -> None:
             raise DjinnError(f"{where} is compiled and would not stop: give the runtime the model before torch.compile")
         if isinstance(vars(module).get("forward"), _Interceptor):
             raise DjinnError(f"{where} belongs to another runtime already: close that one first")
-
-
-class KvLayers:
-    """Maps objects of a KV cache to their decoder layers (1 .. N) and names.
-
-    Source: a ``transformers`` cache keeps one object per layer in ``layers``. Its index is the ``layer_idx`` of one
-    submodule of the decoder layer. Layers without a ``layer_idx`` are taken in order. An encoder-decoder cache has two
-    such caches. transformers itself is not imported.
-    """
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        self._number_at: dict[int, int] = {}
-        for number, layer in enumerate(layers, start=1):
-            carried = {index for part in layer.modules() if isinstance(index := vars(part).get("layer_idx"), int)}
-            self._number_at[carried.pop() if len(carried) == 1 else number - 1] = number
-
-    def finder(self) -> Callable[[object], tuple[int, str] | None]:
-        """A lookup function for one walk: it learns a cache's layers when the walk meets the cache.
-
-        Only the first cache that the walk meets is the model's own KV, for the walk begins with the layer's arguments.
-        The cache of another model, as in assisted generation, is treated like any other object.
-        """
-        found: dict[int, tuple[int, str]] = {}
-
-        def kv_of(obj: object) -> tuple[int, str] | None:
-            if not found and is_named(type(obj), "Cache", "transformers.cache_utils"):
-                for cache, part in _caches_in(obj):
-                    for index, layer in enumerate(elements_of(_attributes(cache).get("layers"))):
-                        if index in self._number_at:
-                            number = self._number_at[index]
-                            found[id(layer)] = number, f"kv.{number}{part}"
-            return found.get(id(obj))
-
-        return kv_of
-
-
-def _caches_in(cache: object) -> list[tuple[object, str]]:
-    """Return the caches in ``cache`` that keep layers, each with the suffix of its names."""
-    attributes = _attributes(cache)
-    if "self_attention_cache" in attributes:
-        return [(attributes["self_attention_cache"], ""), (attributes.get("cross_attention_cache"), ".cross")]
-    return [(cache, "")]
-
-
-def _attributes(obj: object) -> dict[str, Any]:
-    return instance_dict(obj) or {}

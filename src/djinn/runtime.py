@@ -16,9 +16,10 @@ from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.caller import DeviceLock
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.discovery import StateScanner
-from djinn.forward import Interceptors, KvLayers, find_layers, storages_of_model
+from djinn.forward import Interceptors, device_of, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.interrupts import Hands
+from djinn.layers import KvLayers, find_layers, names_of
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import Session
 from djinn.transfer import TransferEngine
@@ -89,12 +90,14 @@ class Runtime:
 
     ``host_memory_bytes`` of host memory are reserved at once, page-locked if the model is on a GPU. All paused sessions
     share them. The default is half of the machine's free memory. Sessions in IO_WAIT without ``force`` may keep
-    ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` names the decoder layers of a
-    model whose layers cannot be found. :meth:`close`, which a ``with`` calls, removes the interceptors from the model.
+    ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` are the decoder layers of a
+    model whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes
+    the interceptors from the model.
 
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
-    model without parameters or on several devices, and ``TypeError`` for an argument of another kind.
+    model without parameters, on several devices, or whose weights are offloaded, and ``TypeError`` for an argument of
+    another kind.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Runtime:
         *,
         host_memory_bytes: int | None = None,
         idle_device_bytes: int | None = None,
-        layers: Sequence[nn.Module] | None = None,
+        layers: Iterable[nn.Module] | None = None,
     ) -> None:
         check_model(model)
         layers = check_layers(layers)
@@ -111,13 +114,10 @@ class Runtime:
             host_memory_bytes = check_bytes("host_memory_bytes", host_memory_bytes, least=1)
         if idle_device_bytes is not None:
             idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
-        devices = {parameter.device for parameter in model.parameters()}
-        if len(devices) != 1:
-            where = ", ".join(sorted(map(str, devices))) or "none: it has no parameters"
-            raise ValueError(f"the model must lie on one device, not on {where}; move it by model.to(device)")
-        device = devices.pop()
+        device = device_of(model)
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
+        self._layers = names_of(model, found)
         self._model_name = type(model).__name__
         self._process = os.getpid()
         self._idle_device_bytes = idle_device_bytes
@@ -146,6 +146,11 @@ class Runtime:
             for part in made:
                 part.close()
             raise
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the decoder layers 1 .. N in order: their paths in the model."""
+        return self._layers
 
     def open(self, *, breakpoint: int | None = None, visit: int = 1) -> Session:
         """Open a session that parks after decoder layer ``breakpoint`` (1 .. N), at hit count ``visit``.

@@ -22,7 +22,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, 
 
 import djinn
 from djinn.discovery import StateScanner
-from djinn.forward import KvLayers
+from djinn.layers import KvLayers
 from djinn.ownership import Ownership
 
 CPU = torch.device("cpu")

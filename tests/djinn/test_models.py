@@ -178,7 +178,7 @@ def test_static_cache(model, tokens, mask, visit):
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
 def test_plain_stack_of_layers(layer):
-    """A model that is no transformer, with residuals in local variables and a stack found by its weight."""
+    """A model that is no transformer, with residuals in local variables and a head beside its stack."""
 
     class Stack(nn.Module):
         def __init__(self):

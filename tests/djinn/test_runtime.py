@@ -59,6 +59,19 @@ def test_a_model_compiled_after_the_runtime_was_made_works():
         assert torch.equal(session.result(120), expected)
 
 
+@pytest.mark.parametrize("offloaded", [["0.0"], ["0.0", "0.1", "1"]])
+def test_a_model_that_is_not_whole_on_one_device(offloaded):
+    """Weights that are not in memory are refused before anything is changed, with what is where and what to do."""
+    model = stack()
+    for name in offloaded:
+        model.get_submodule(name).to("meta")
+    with pytest.raises(ValueError, match=r"0.0.weight on meta.*Load all of it onto one device"):
+        djinn.Runtime(model, host_memory_bytes=1 << 20, layers=[model[0], model[1]])
+    assert not any("forward" in vars(module) for module in model.modules())
+    with pytest.raises(ValueError, match="one device, .*: it has no parameters"):
+        djinn.Runtime(nn.Tanh(), host_memory_bytes=1 << 20)
+
+
 def test_a_breakpoint_that_was_never_reached_is_named(llama, input_ids):
     """The session ends, and whoever signals it is told which breakpoint it did not come to."""
     with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
