@@ -8,15 +8,19 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 # A module of the system may import those of lower rank only.
 RANK = {
+    "arguments": 0,
     "core": 0,
     "referrers": 0,
+    "remedies": 0,
     "static": 0,
+    "blocks": 1,
     "caller": 1,
     "interrupts": 1,
     "policy": 1,
     "state": 1,
     "streams": 1,
     "tensors": 1,
+    "wording": 1,
     "forward": 2,
     "gates": 2,
     "host_memory": 2,
