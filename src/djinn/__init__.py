@@ -23,6 +23,7 @@ from djinn.core import (
     Phase,
     SessionCancelled,
 )
+from djinn.resumes import Resume
 from djinn.runtime import Runtime, Status, StatusTable
 from djinn.session import Session
 from djinn.state import LeftBehind
@@ -38,6 +39,7 @@ __all__ = [
     "LayersNotFound",
     "LeftBehind",
     "Phase",
+    "Resume",
     "Runtime",
     "Session",
     "SessionCancelled",

@@ -209,7 +209,7 @@ class Hands:
     def close(self) -> None:
         """End the thread after all jobs submitted so far."""
         self._jobs.put(None)
-        if self._thread.ident is not None:
+        if self._thread.ident not in (None, threading.get_ident()):
             self._bell.wait(self._has_ended, _SETTLE_SECONDS)
 
 

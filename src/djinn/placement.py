@@ -25,7 +25,7 @@ class Residency:
         engine: TransferEngine,
         *,
         make_room: Callable[[int], int],
-        departure: Callable[[SwappedState | None], Depart],
+        departure: Callable[[SwappedState], Depart],
     ) -> None:
         self._engine = engine
         self._make_room = make_room

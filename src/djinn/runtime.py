@@ -19,6 +19,7 @@ from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
 from djinn.interrupts import Hands
+from djinn.journal import Journal
 from djinn.layers import KvLayers, find_layers, names_of
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import Session
@@ -126,12 +127,15 @@ class Runtime:
         self._sessions: dict[int, Session] = {}
         self._device_lock = DeviceLock(device)
         self._interceptors = Interceptors(model, found)
-        made: list[HostArena | TransferEngine | Hands] = []
+        made: list[HostArena | TransferEngine | Hands | Journal] = []
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
             self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
             made.append(self.arena)
-            self._engine = TransferEngine(device, self.arena)
+            self._journal = Journal()
+            made.append(self._journal)
+            self._journal.start()
+            self._engine = TransferEngine(device, self.arena, self._journal)
             made.append(self._engine)
             self._engine.start()
             self._hands = Hands("djinn-signals")
@@ -176,6 +180,7 @@ class Runtime:
             hands=self._hands,
             scanner=self._scanner,
             device_lock=self._device_lock,
+            journal=self._journal,
             make_room=functools.partial(self._make_room, sparing=number),
             keep_budget=self._keep_budget,
         )
@@ -252,6 +257,7 @@ class Runtime:
         self._interceptors.remove()
         self._engine.close()
         self._hands.close()
+        self._journal.close()
         self.arena.check_integrity()
         self.arena.close()
         atexit.unregister(self._at_exit)
@@ -268,6 +274,7 @@ class Runtime:
             session._wait_left(max(deadline - time.monotonic(), 0))
         self._hands.drain(EXIT_SECONDS)
         self._engine.drain(EXIT_SECONDS)
+        self._journal.drain(EXIT_SECONDS)
 
     def __enter__(self) -> "Runtime":
         return self

@@ -10,6 +10,7 @@ touches its state, holds ``_lock``. No thread waits for another thread's work wh
 """
 
 import functools
+import logging
 import os
 import threading
 import time
@@ -35,15 +36,17 @@ from djinn.core import (
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
 from djinn.interrupts import Bell, Hands, at_once, holding
+from djinn.journal import Journal
 from djinn.placement import Residency
 from djinn.policy import EvictionCandidate
 from djinn.program import Program
+from djinn.resumes import Resume, ResumeClock
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.state_view import StateView
 from djinn.streams import follow
 from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
-from djinn.wording import standing, what_to_do
+from djinn.wording import mebibytes, standing, what_to_do
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
@@ -101,6 +104,7 @@ class Session:
         hands: Hands,
         scanner: StateScanner,
         device_lock: DeviceLock,
+        journal: Journal,
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
@@ -112,6 +116,7 @@ class Session:
         self._hands = hands
         self._scanner = scanner
         self._device_lock = device_lock
+        self._journal = journal
         self._make_room = make_room
         self._keep_budget = keep_budget
         self._process = os.getpid()
@@ -123,6 +128,8 @@ class Session:
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
+        self._error_told = False  # whether result() has raised its error
+        self._resume_clock: ResumeClock | None = None  # of the last RESUME
         self._residency = Residency(engine, make_room=make_room, departure=self._departure)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
@@ -311,6 +318,8 @@ class Session:
             self._residency.swap_out()
         self._pause = _Pause(self, paused=False)
         self._move(Phase.IO_WAIT)
+        if force:
+            self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
 
     def resume(self) -> None:
         """RESUME: go on with the program; returns when the device holds what layer L+1 needs.
@@ -320,7 +329,7 @@ class Session:
         :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If other work takes the device
         memory for the history before the program can, the program waits until there is room.
         """
-        self._go_on(self._resume)
+        self._go_on(pause_asked=False)
 
     def step(self, timeout: float | None = None) -> Phase:
         """RESUME, and wait until the program parks after the next decoder layer; returns the phase it is in.
@@ -330,11 +339,13 @@ class Session:
         program still parks after that layer. Raises what :meth:`resume` and :meth:`wait` raise.
         """
         self._check_may_wait()
-        self._go_on(self._resume_for_a_step)
+        self._go_on(pause_asked=True)
         return self.wait(timeout)
 
-    def _go_on(self, resume: Callable[[], None]) -> None:
+    def _go_on(self, *, pause_asked: bool) -> None:
+        called = time.perf_counter()
         self._enter()
+        resume = functools.partial(self._resume, called, pause_asked)
         while True:
             try:
                 return holding(self._lock, resume)
@@ -342,30 +353,37 @@ class Session:
                 if not self._make_room(full.wanted_bytes):
                     raise
 
-    def _resume_for_a_step(self) -> None:
-        self._resume(pause_asked=True)
-
-    def _resume(self, *, pause_asked: bool = False) -> None:
+    def _resume(self, called: float, pause_asked: bool) -> None:
         self._check_parked("RESUME is possible")
         self._its.pause_asked = pause_asked  # every time: what an interrupted step asked for is void
         swapped = self._residency.swapped
         if swapped is not None:
+            clock = swapped.clock
+            clock.called = called
             self._residency.swap_in(swapped, busy=self._device_lock.locked)
-            return
-        if self._its.stream is not None:
-            self._its.stream.synchronize()
-            torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
-        self._departure(None)()
+        else:
+            clock = ResumeClock(0, called=called)
+            if self._its.stream is not None:
+                self._its.stream.synchronize()
+                torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
+            self._depart_by(clock, None)()
+        clock.ready()
 
-    def _departure(self, swapped: SwappedState | None) -> Depart:
-        """Prepare the step that resumes the program behind ``swapped``: one step, so that no interrupt splits it."""
+    def _departure(self, swapped: SwappedState) -> Depart:
+        """Prepare the step that resumes the program behind ``swapped``."""
+        return self._depart_by(swapped.clock, swapped)
+
+    def _depart_by(self, clock: ResumeClock, swapped: SwappedState | None) -> Depart:
+        """Prepare the departure, timed by ``clock``: one step, so that no interrupt splits it."""
         program = self._its
+        clock.tell = functools.partial(self._journal.resumed, self.number)
         steps: list[Callable[[], object]] = [
             functools.partial(setattr, program, "restoring", swapped),
             functools.partial(setattr, program, "restored", swapped),
             functools.partial(setattr, self._residency, "state", None),
             functools.partial(setattr, self, "_pause", None),
             functools.partial(setattr, self, "_phase", Phase.RUNNING),
+            functools.partial(setattr, self, "_resume_clock", clock),
             program.gate.release,
         ]
         if swapped is not None:
@@ -375,6 +393,12 @@ class Session:
             at_once(*first, functools.partial(setattr, self, "_since", time.monotonic()), *steps)
 
         return depart
+
+    @property
+    def last_resume(self) -> Resume | None:
+        """What the last RESUME swapped in and how long it took, as far as it is known; None before the first."""
+        clock = self._resume_clock
+        return None if clock is None else clock.read()
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
@@ -394,6 +418,7 @@ class Session:
         if outcome is not None:
             value, error = outcome
             if error is not None:
+                self._error_told = True
                 raise error
             return value
         if phase in _ENDED or self._phase is Phase.CLOSED:
@@ -464,6 +489,11 @@ class Session:
             self._program.join()
         self._residency.clear()
         with self._lock:
+            error = self._outcome and self._outcome[1]
+            if error is not None and not self._error_told and not isinstance(error, SessionCancelled):
+                text = "session %d is closed, and nobody asked for its %s: call result() before close()"
+                self._journal.note(logging.WARNING, text, self.number, type(error).__name__)
+            del error  # its traceback holds this frame
             if self._phase is not Phase.CLOSED:
                 self._move(Phase.CLOSED)
             self._program = self._outcome = None
@@ -476,8 +506,11 @@ class Session:
             end_block(self.close, error)
 
     def __repr__(self) -> str:
+        return f"<Session {self.number}: {self._stands()}>"
+
+    def _stands(self) -> str:
         program, outcome = self._program, self._outcome
-        stands = standing(
+        return standing(
             self._phase,
             layer=self.layer,
             device_bytes=self.device_bytes,
@@ -485,7 +518,6 @@ class Session:
             breakpoint=self._breakpoint[0] if program is None else program.missed_breakpoint,
             error=None if outcome is None else outcome[1],
         )
-        return f"<Session {self.number}: {stands}>"
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
@@ -508,7 +540,11 @@ class Session:
             if self.idle() is not None:
                 with suppress(RuntimeError, MemoryError):
                     self._residency.swap_out(keep)
-            return self.host_bytes - before
+            freed = self.host_bytes - before
+            if freed:
+                self._journal.note(logging.INFO, "session %d: %s evicted to make room", self.number, mebibytes(freed))
+                self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
+            return freed
         finally:
             self._lock.release()
 
@@ -634,9 +670,11 @@ class Session:
             self._move(Phase.FINISHED if error is None else Phase.FAILED)
 
     def _move(self, target: Phase) -> None:
-        self._phase = move(self._phase, target)
+        before, self._phase = self._phase, move(self._phase, target)
         self._since = time.monotonic()
         self._changed.ring()
+        if self._journal.listens(logging.INFO):
+            self._journal.note(logging.INFO, "session %d: %s -> %s", self.number, before.value, self._stands())
 
 
 def _left(deadline: float | None) -> float | None:

@@ -16,6 +16,7 @@ import torch
 from djinn.core import SessionAbandoned
 from djinn.host_memory import Extent
 from djinn.interrupts import Bell, at_once, holding
+from djinn.resumes import ResumeClock
 from djinn.state import REST, StateStorage
 
 _LATCH_SECONDS = 0.1  # the longest wait at the latch of a RESUME, should nobody open it
@@ -92,6 +93,7 @@ class SwappedState:
         self.departed = False  # whether the program has been resumed
         self.failures = 0  # of allocations on the program's thread, for another reason than a lack of memory
         self.entries = tuple(sorted(entries, key=lambda entry: entry.item.rank))
+        self.clock = ResumeClock(self.nbytes)
         batch = functools.partial(Batch, cuda=compute is not None)
         frontier = [entry for entry in self.entries if entry.item.in_frontier]
         self.frontier = [batch(part) for part in (frontier[:1], frontier[1:]) if part]
@@ -187,6 +189,8 @@ class SwappedState:
     def finish(self, error: BaseException | None = None) -> None:
         """Record that everything is back on the device, or the ``error`` that prevents it."""
         self._error = error
+        if self.departed and error is None:
+            self.clock.resident()
         self._resident = True
         self._changed.ring()
 

@@ -31,11 +31,10 @@ import torch
 from djinn.core import DeviceMemoryFull, DjinnError
 from djinn.host_memory import HostArena
 from djinn.interrupts import Hands
+from djinn.journal import Journal
 from djinn.state import StateStorage
 from djinn.streams import On, current_stream, follow, put_back
 from djinn.swapped import Batch, Swapped, SwappedState, raw_bytes
-
-_log = logging.getLogger("djinn")
 
 # The most batches of the history that are submitted during the frontier's copy; one is submitted even after it. They
 # keep the link busy until the rest is allocated and the engine's thread has woken up.
@@ -72,11 +71,12 @@ def _copy_in(entries: Iterable[Swapped]) -> None:
 
 
 class TransferEngine:
-    """Copies session state between one ``device`` and one ``arena``."""
+    """Copies session state between one ``device`` and one ``arena``; ``journal`` is told of copies that failed."""
 
-    def __init__(self, device: torch.device, arena: HostArena) -> None:
+    def __init__(self, device: torch.device, arena: HostArena, journal: Journal) -> None:
         self.device = device
         self._arena = arena
+        self._journal = journal
         self._out = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Two streams inwards: a frontier must not queue behind the gigabytes of another session's history.
         self._in = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -127,7 +127,8 @@ class TransferEngine:
                     entry.item.storage.resize_(0)
                     break
                 except BaseException as error:  # noqa: BLE001 - whatever it is, the bytes are still there
-                    _log.debug("a storage of %d bytes stays on the device: %s", entry.item.nbytes, error)
+                    text = "a storage of %d bytes stays on the device: %s"
+                    self._journal.note(logging.DEBUG, text, entry.item.nbytes, str(error))
 
     def release(self, entries: Iterable[Swapped]) -> None:
         """Release the host memory of ``entries``."""
@@ -187,7 +188,7 @@ class TransferEngine:
             if state.compute is not None:
                 state.compute.synchronize()
         except BaseException as error:  # noqa: BLE001 - whatever it was, the host has everything
-            _log.debug("session state could not be brought back yet: %s", error)
+            self._journal.note(logging.DEBUG, "session state could not be brought back yet: %s", str(error))
             self.undo(state)
             return False
         self._give_back(state)
