@@ -1,6 +1,6 @@
 """Runs the user's call on a thread of its own, parks it after a layer, and resumes it there.
 
-The thread restores the caller context. It computes under the device lock, which the sessions of a device share. It
+The thread restores the caller context. It computes in its turn (``turn``), for the programs of a device share it. It
 waits for state that is being swapped in. It makes no copies: the thread that signals does (``session``).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
 
-from djinn.caller import CallerContext, DeviceLock
+from djinn.caller import CallerContext
 from djinn.core import SessionAbandoned, SessionCancelled
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
@@ -22,6 +22,7 @@ from djinn.referrers import frames_of_other_threads
 from djinn.state import SessionState
 from djinn.swapped import SwappedState
 from djinn.tensors import storage_of
+from djinn.turn import Turn
 
 _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
 
@@ -49,7 +50,7 @@ class Program:
         device: torch.device,
         interceptors: Interceptors,
         scanner: StateScanner,
-        device_lock: DeviceLock,
+        turn: Turn,
         parked: Callable[[int, SessionState], None],
         restore: Callable[[], bool],
         ended: Callable[[Any, BaseException | None], None],
@@ -58,13 +59,12 @@ class Program:
         self._device = device
         self._interceptors = interceptors
         self._scanner = scanner
-        self._device_lock = device_lock
+        self.turn = turn
         self._parked = parked
         self._restore = restore
         self._ended = ended
         self._caller_context = CallerContext(device)
         self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
-        self._random_state = device_lock.random_state()
         self.stream = self._caller_context.stream  # on which it computes; None on the CPU
         self.pause_asked = False
         self.abandoned = False
@@ -117,11 +117,6 @@ class Program:
         """Whether the program's thread is the current one."""
         return self._thread is threading.current_thread()
 
-    @property
-    def ident(self) -> int | None:
-        """The number of the program's thread."""
-        return self._thread.ident
-
     # -- on its own thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -131,18 +126,20 @@ class Program:
         error: BaseException | None = None
         self.gate.acquire()
         try:
-            self._take_turn()
-            self._interceptors.attach(self)
-            try:
-                with self._caller_context.entered():
-                    if self.abandoned:
-                        raise SessionAbandoned
+            with self._caller_context.entered():
+                try:
+                    self._take_turn()
+                    self._interceptors.attach(self)
+                    if self._must_end:
+                        self._unwind()
                     value = function(*args, **kwargs)
                     self.leave_model()
-            finally:
-                self._barrier.exit()
-                self._interceptors.detach()
-                self._device_lock.release()
+                finally:
+                    self._barrier.exit()
+                    self._interceptors.detach()
+                    self._give_up_turn()
+            if self.turn.failure is not None:  # its last end
+                raise self.turn.failure
         except SessionAbandoned as end:
             error = end.cause or SessionCancelled("the session was cancelled: open another for a result")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
@@ -163,6 +160,7 @@ class Program:
         """Park if this is the breakpoint, or if a pause was requested."""
         if self.abandoned:
             self._unwind()
+        self.turn.last_layer = time.monotonic()
         here = layer == self._breakpoint
         if here:
             self._hits_left -= 1
@@ -222,11 +220,12 @@ class Program:
         self._barrier.enter()  # now, off the resume path
         self._give_up_turn()
         try:
-            self._parked(layer, state)
-            del state
-            self.gate.acquire()
-            if self.restoring is not None:
-                self.restoring.wait_at_latch()
+            if self.turn.failure is None:
+                self._parked(layer, state)
+                del state
+                self.gate.acquire()
+                if self.restoring is not None:
+                    self.restoring.wait_at_latch()
         finally:
             self._take_turn()
         while not self._is_back():
@@ -236,7 +235,7 @@ class Program:
                 self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
             time.sleep(_ROOM_SECONDS)
             self._take_turn()
-        if self.abandoned:
+        if self._must_end:
             self._unwind()
         if self.restoring is None:
             self._barrier.exit()
@@ -246,11 +245,11 @@ class Program:
 
     def _take_turn(self) -> None:
         """Take the device for this program, with all that is its own and that the process has only one of."""
-        self._device_lock.acquire(self._random_state)
+        self.turn.take()
 
     def _give_up_turn(self) -> None:
         """Leave the device to others until the next turn; what is the program's own is kept."""
-        self._random_state = self._device_lock.release()
+        self.turn.give_up()
 
     def _is_back(self) -> bool:
         """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
@@ -258,7 +257,13 @@ class Program:
             return self.restoring.allocate_rest()
         return not self.abandoned or self._restore()
 
+    @property
+    def _must_end(self) -> bool:
+        """Whether the program is to be unwound, for it was cancelled or its turn has failed."""
+        return self.abandoned or self.turn.failure is not None
+
     def _unwind(self) -> None:
         """Unwind the call, when all the state that its ``finally`` blocks may touch is back."""
+        self.abandoned = True  # whatever the program catches, it does not compute on
         self.leave_model()
-        raise SessionAbandoned
+        raise SessionAbandoned(self.turn.failure)

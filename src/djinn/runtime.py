@@ -13,8 +13,8 @@ from torch import nn
 
 from djinn.arguments import check_breakpoint, check_bytes, check_layers, check_model, check_visit
 from djinn.blocks import EXIT_SECONDS, end_block
-from djinn.caller import DeviceLock
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
+from djinn.device_lock import lock_of
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
 from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
@@ -125,7 +125,7 @@ class Runtime:
         self._closed = False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
-        self._device_lock = DeviceLock(device)
+        self._device_lock = lock_of(device)
         self._interceptors = Interceptors(model, found)
         made: list[HostArena | TransferEngine | Hands | Journal] = []
         try:

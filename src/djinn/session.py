@@ -23,7 +23,6 @@ import torch
 
 from djinn.arguments import check_breakpoint, check_program
 from djinn.blocks import end_block
-from djinn.caller import DeviceLock
 from djinn.core import (
     DeviceMemoryFull,
     DjinnError,
@@ -33,6 +32,7 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
+from djinn.device_lock import DeviceLock
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
 from djinn.interrupts import Bell, Hands, at_once, holding
@@ -46,6 +46,7 @@ from djinn.state_view import StateView
 from djinn.streams import follow
 from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
+from djinn.turn import Turn
 from djinn.wording import mebibytes, standing, what_to_do
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
@@ -103,8 +104,8 @@ class Session:
         engine: TransferEngine,
         hands: Hands,
         scanner: StateScanner,
-        device_lock: DeviceLock,
         journal: Journal,
+        device_lock: DeviceLock[Turn],
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
@@ -177,7 +178,7 @@ class Session:
             device=self._device,
             interceptors=self._interceptors,
             scanner=self._scanner,
-            device_lock=self._device_lock,
+            turn=Turn(self._device_lock, self._device, number=self.number),
             parked=self._parked,
             restore=self._restore,
             ended=self._ended,
@@ -611,7 +612,7 @@ class Session:
         """Release the device lock and fail the session, for the program's thread has died without reporting."""
         with self._lock:
             if self._moves:
-                self._device_lock.release_held_by(self._its.ident)
+                self._its.turn.bury()
                 self._ended(None, DjinnError("the session's thread has died: open another session"))
 
     def _enter(self) -> None:

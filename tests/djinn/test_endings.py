@@ -518,16 +518,16 @@ def test_a_session_that_is_being_closed_cannot_start(runtime, llama, input_ids, 
 
 def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypatch):
     """A program whose random state cannot be put up fails by itself; the others compute."""
-    random_state = djinn.caller.DeviceLock.random_state
+    read = djinn.generators.TorchGenerator.read
     failed = []
 
     def fail(self):
         if threading.current_thread().name.startswith("djinn-") and not failed:
             failed.append(True)
             raise MemoryError
-        return random_state(self)
+        return read(self)
 
-    monkeypatch.setattr(djinn.caller.DeviceLock, "random_state", fail)
+    monkeypatch.setattr(djinn.generators.TorchGenerator, "read", fail)
     with pytest.raises(MemoryError):
         runtime.open().start(prefill, llama, input_ids).result(30)
     assert torch.equal(runtime.open().start(prefill, llama, input_ids).result(30), prefill(llama, input_ids))
