@@ -72,9 +72,8 @@ _PRECISIONS = (  # a parent before its children, which follow it unless they hav
     ("mkldnn", "conv"),
     ("mkldnn", "rnn"),
 )
-_OLDER: tuple[
-    tuple[Callable[[], Any], Callable[[Any], Any]], ...
-] = (  # the older calls for the same; they refuse to answer where only the newer ones were used
+# The older calls for the same. They refuse to answer where only the newer ones were used.
+_OLDER: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (_C._get_float32_matmul_precision, _C._set_float32_matmul_precision),
     (_C._get_cudnn_allow_tf32, _C._set_cudnn_allow_tf32),
 )
