@@ -16,6 +16,7 @@ import torch
 
 from djinn.core import IllegalMove, SessionAbandoned
 from djinn.device_lock import DeviceLock
+from djinn.interrupts import holding
 from djinn.surroundings import Surroundings
 
 _QUIET_SECONDS = 1.0  # without a layer, after which a turn no longer says that its program computes
@@ -39,10 +40,13 @@ class Turn:
         self._cuda = device.type == "cuda"
         self._around = around
         self._entered = ExitStack()
-        with lock.exchange:  # no turn is taken or given up meanwhile
-            self._surroundings = Surroundings(device)
-            if lock.holder is not None and not lock.is_mine:
-                self._surroundings.inherit(lock.holder._surroundings)
+        self._surroundings: Surroundings = holding(lock.exchange, lambda: self._of_the_caller(device))
+
+    def _of_the_caller(self, device: torch.device) -> Surroundings:
+        surroundings, holder = Surroundings(device), self.lock.holder
+        if holder is not None and not self.lock.is_mine:  # what is on is another program's
+            surroundings.inherit(holder._surroundings)
+        return surroundings
 
     @property
     def held(self) -> bool:
@@ -63,8 +67,7 @@ class Turn:
         self.lock.acquire(self)
         self.last_layer = time.monotonic()
         with self._keeping_failure():
-            with self.lock.exchange:
-                self._surroundings.put_on()
+            holding(self.lock.exchange, self._surroundings.put_on)
             if self._around is not None:
                 self._entered.enter_context(self._around())
 
@@ -84,14 +87,12 @@ class Turn:
 
     def bury(self) -> None:
         """Give up the turn of a thread that has died; on another thread."""
-        with self.lock.exchange:  # several may find it dead
-            if self.held:
-                self._leave()
+        holding(self.lock.exchange, lambda: self._leave() if self.held else None)  # several may find it dead
 
     def _leave(self) -> None:
         try:
-            with self._keeping_failure(), self.lock.exchange:
-                self._surroundings.take_off()
+            with self._keeping_failure():
+                holding(self.lock.exchange, self._surroundings.take_off)
         finally:
             self.lock.release(self)
 
