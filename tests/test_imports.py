@@ -19,6 +19,7 @@ RANK = {
     "blocks": 1,
     "caller": 1,
     "device_lock": 1,
+    "interceptor": 1,
     "interrupts": 1,
     "policy": 1,
     "state": 1,

@@ -30,7 +30,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Program:
-    """Runs ``call`` on a thread of its own, as a :class:`djinn.forward.Passage` through the model.
+    """Runs ``call`` on a thread of its own, as a :class:`djinn.interceptor.Passage` through the model.
 
     That thread makes three callbacks:
 

@@ -166,6 +166,7 @@ class Runtime:
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
         self._check_open()
+        self._interceptors.check()
         if breakpoint is not None:
             breakpoint, visit = check_breakpoint(breakpoint, visit, self.depth)
         else:
