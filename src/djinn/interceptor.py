@@ -1,8 +1,8 @@
 """One interceptor: it replaces ``forward`` of a module, and calls the session of the thread that runs the module.
 
 It is an attribute of the module. Copies and files of the module are without it. Another library may wrap it, and keep
-the wrapper for longer than the runtime lives. :func:`take_off` finds it among the module's attributes, as accelerate's
-hooks keep it, and elsewhere it passes all calls through. Which modules get one is the matter of ``forward``.
+the wrapper for longer than the runtime lives. :func:`take_off` finds it among the module's attributes, where hooks of
+accelerate keep it. Elsewhere it stays, and passes all calls through. Which modules get one is the matter of ``forward``.
 """
 
 import functools
