@@ -35,6 +35,7 @@ RANK = {
     "layers": 2,
     "turn": 2,
     "walk": 2,
+    "watch": 2,
     "state_view": 3,
     "ownership": 3,
     "discovery": 4,

@@ -20,11 +20,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from operator import call
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from djinn.core import IllegalMove
 
-_LOOK_SECONDS = 1.0  # a waiter polls at this interval, for its notifier may have died
+LOOK_SECONDS = 1.0  # a waiter polls at this interval, for its notifier may have died
 _SETTLE_SECONDS = 10.0  # how long an interrupted caller waits for the end of work that has begun
 
 T = TypeVar("T")
@@ -44,17 +44,30 @@ def holding(lock: AbstractContextManager[object], function: Callable[[], T]) -> 
     with lock: return function()  # fmt: skip # noqa: E701
 
 
+class Alarm(Protocol):
+    """Wakes one waiter."""
+
+    def release(self) -> None:
+        """Wake it. Must not raise, and not block."""
+
+
 class Bell:
     """A condition variable: threads wait for a predicate; whoever makes it true rings afterwards."""
 
     def __init__(self) -> None:
-        self._asleep: set[threading.Lock] = set()
+        self._asleep: set[Alarm] = set()
 
     def ring(self) -> None:
         """Wake all waiters, so that they check their predicates."""
         asleep, self._asleep = self._asleep, set()
         for alarm in list(asleep):
             alarm.release()
+
+    def admit(self, alarm: Alarm) -> Callable[[], None]:
+        """Let the next ring release ``alarm``; return a function that takes it out. Look again after this call."""
+        asleep = self._asleep
+        asleep.add(alarm)
+        return partial(asleep.discard, alarm)
 
     def wait(self, happened: Callable[[], bool], timeout: float | None = None) -> bool:
         """Block until ``happened()``, at most ``timeout`` seconds; return whether it has.
@@ -63,7 +76,7 @@ class Bell:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not happened():
-            left = _LOOK_SECONDS if deadline is None else min(deadline - time.monotonic(), _LOOK_SECONDS)
+            left = LOOK_SECONDS if deadline is None else min(deadline - time.monotonic(), LOOK_SECONDS)
             if left <= 0:
                 return happened()
             alarm = threading.Lock()

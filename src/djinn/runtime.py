@@ -24,6 +24,7 @@ from djinn.layers import KvLayers, find_layers, names_of
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import Session
 from djinn.transfer import TransferEngine
+from djinn.watch import wait_for_any
 from djinn.wording import counted, mebibytes
 
 
@@ -214,6 +215,28 @@ class Runtime:
         )
         return StatusTable(rows, arena_bytes=self.arena.nbytes, set_aside_bytes=self.arena.set_aside_bytes)
 
+    def wait_any(self, sessions: Iterable[Session] | None = None, timeout: float | None = None) -> Session | None:
+        """Block until one of ``sessions`` has parked or ended; return that, or None after ``timeout`` seconds.
+
+        By default these are all sessions of the runtime that compute, or that have parked or ended when nobody waited.
+        So each stop is returned once. Of several the one that has stopped longest ago is returned. Raises
+        :class:`IllegalMove` if there is nothing to wait for, or in a program that holds the device.
+        """
+        self._check_open()
+        if sessions is None:
+            watched = [session for session in list(self._sessions.values()) if session._is_news]
+        else:
+            watched = _started(sessions)
+        if not watched:
+            raise IllegalMove("there is nothing to wait for: start() or resume() a session first")
+        wait_for_any((one._changed for one in watched), lambda: any(one._rests() for one in watched), timeout)
+        resting = [session for session in watched if session._rests()]
+        if not resting:
+            return None
+        first = max(resting, key=lambda session: session.age_seconds)
+        first._told_phase()
+        return first
+
     def make_room(self, nbytes: int) -> int:
         """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are freed; return the bytes freed.
 
@@ -294,6 +317,15 @@ class Runtime:
             f"<Runtime of {self._model_name}: {counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}, "
             f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use>"
         )
+
+
+def _started(sessions: Iterable[Session]) -> list[Session]:
+    """Return those of ``sessions`` that were started and are not closed. Raises ``TypeError`` for anything else."""
+    given = list(sessions)
+    for session in given:
+        if not isinstance(session, Session):
+            raise TypeError(f"wait_any() waits for sessions, not for {type(session).__name__}: pass what open() made")
+    return [session for session in given if session.phase not in (Phase.CREATED, Phase.CLOSED)]
 
 
 def _leave(runtime: weakref.ref[Runtime]) -> None:

@@ -47,6 +47,7 @@ from djinn.streams import follow
 from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
 from djinn.turn import Turn
+from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
 
 _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
@@ -129,6 +130,8 @@ class Session:
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
+        self._arrivals = 0  # how often it has come to rest
+        self._told = 0  # how many of them a caller has waited for
         self._error_told = False  # whether result() has raised its error
         self._resume_clock: ResumeClock | None = None  # of the last RESUME
         self._residency = Residency(engine, make_room=make_room, departure=self._departure)
@@ -216,6 +219,18 @@ class Session:
         """
         self._enter()
         self._wait(lambda: not self._moves, timeout)
+        return self._told_phase()
+
+    async def wait_async(self, timeout: float | None = None) -> Phase:
+        """Do what :meth:`wait` does in a task of an asyncio event loop, which goes on meanwhile; can be cancelled."""
+        self._enter()
+        await wait_in_loop([self._changed], self._rests, timeout)
+        return self._told_phase()
+
+    def _told_phase(self) -> Phase:
+        """Return the phase, of which the caller is now told; until it moves, a watch over all is not told of it."""
+        if not self._moves:
+            self._told = self._arrivals
         return self._phase
 
     @property
@@ -318,6 +333,7 @@ class Session:
         if force:
             self._residency.swap_out()
         self._pause = _Pause(self, paused=False)
+        self._told = self._arrivals
         self._move(Phase.IO_WAIT)
         if force:
             self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
@@ -414,6 +430,7 @@ class Session:
         """
         self._enter()
         self._wait(lambda: not self._moves, timeout)
+        self._told_phase()
         # Read the phase first: the outcome is set before the phase changes, and cleared after it has changed.
         phase, moves, outcome = self._phase, self._moves, self._outcome
         if outcome is not None:
@@ -521,6 +538,16 @@ class Session:
         )
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
+
+    def _rests(self) -> bool:
+        """Whether the program does not compute now. Raises what :meth:`wait` raises."""
+        self._enter()
+        return self._wait(lambda: not self._moves, 0)
+
+    @property
+    def _is_news(self) -> bool:
+        """Whether its program computes, or has parked or ended and no caller has waited for that."""
+        return self._moves or (self._told != self._arrivals and self._phase is not Phase.CLOSED)
 
     def idle(self) -> EvictionCandidate | None:
         """The eviction candidate: the session's state on the device, if it may be swapped out, else None."""
@@ -653,6 +680,7 @@ class Session:
             self._its.pause_asked = False
             self._residency.park(state, self._its.stream)
             self._pause = _Pause(self, paused=True)
+            self._arrivals += 1
             self._move(Phase.PAUSED)
 
     def _restore(self) -> bool:
@@ -668,6 +696,7 @@ class Session:
         with self._lock:
             self._pause = None
             self._outcome = value, error
+            self._arrivals += 1
             self._move(Phase.FINISHED if error is None else Phase.FAILED)
 
     def _move(self, target: Phase) -> None:
