@@ -14,10 +14,12 @@ A storage that stays costs bytes, never correctness. No error raised in here rea
 import contextvars
 import sys
 import types
+from collections.abc import Container
 from typing import Any
 
 import torch
 
+from djinn.adopted import Adopted
 from djinn.layers import KvLayers
 from djinn.ownership import Ownership
 from djinn.referrers import local_variables
@@ -50,19 +52,22 @@ class StateScanner:
         output: object,
         outermost: types.CodeType,
         caller: object,
+        adopted: Adopted | None = None,
         context: contextvars.Context | None = None,
     ) -> SessionState:
         """Find the state after decoder layer ``layer``, whose inputs were ``args`` and ``kwargs``.
 
         ``output`` is what the layer returned. ``outermost`` is the code below which the program's frames begin. What
-        ``caller`` leads to belongs to the caller. ``context`` is that of the session's thread. Never raises an
-        ``Exception``: after a failure nothing is taken, and ``left`` names the failure.
+        ``caller`` leads to belongs to the caller, and what is ``adopted`` to the session. ``context`` is that of the
+        session's thread. Never raises an ``Exception``: after a failure nothing is taken, and ``left`` names the
+        failure.
         """
         hidden_states = None
         try:
             hidden_states = first_tensor(output)
             with plain_torch():
-                walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer)
+                roots, owners = (adopted.roots, adopted.owners()) if adopted is not None else ((), set())
+                walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer, adopted=owners)
                 walk.meet(hidden_states, _HIDDEN_STATES, FRONTIER, counted=False)
                 walk.meet(output, "output", FRONTIER, counted=False)
                 for name, value in kwargs.items():
@@ -72,9 +77,12 @@ class StateScanner:
                 walk.run()  # before anything else is met: what leads to it here decides rank and name
                 if context is not None:
                     walk.meet_own(context, "context", REST)
+                for index, root in enumerate(roots):
+                    walk.meet(root, f"adopt.{index}", REST, counted=False)
                 site = (layer, *_meet_frames(walk, outermost))
                 walk.run()
-                return self._state(walk, hidden_states, callers=_reached_from(caller), site=site)
+                callers = _reached_from((caller, roots), owners)
+                return self._state(walk, hidden_states, callers=callers, site=site)
         except Exception as error:  # noqa: BLE001 - whatever cannot be looked into, the program goes on
             reason = f"looking for the state failed ({name_of(type(error))}): nothing was taken"
             name = _HIDDEN_STATES if hidden_states is not None else "state"
@@ -167,12 +175,13 @@ def _meet_frames(walk: Walk, outermost: types.CodeType) -> list[tuple[types.Code
     return stands_at
 
 
-def _reached_from(caller: object) -> frozenset[int]:
-    """Addresses of the storages that ``caller`` leads to."""
-    walk = Walk(kv_of=lambda obj: None, breakpoint=0)
+def _reached_from(caller: object, adopted: Container[int]) -> frozenset[int]:
+    """Addresses of the storages that ``caller`` leads to past the places of ``adopted`` objects."""
+    walk = Walk(kv_of=lambda obj: None, breakpoint=0, adopted=adopted)
     walk.meet(caller, "caller", FRONTIER)
     walk.run()
-    storages = (storage_of(node.tensor) for node in walk.tensors())
+    reached = walk.reachable_from([id(caller)])
+    storages = (storage_of(node.tensor) for node in walk.tensors() if id(node.obj) in reached)
     return frozenset(storage._cdata for storage in storages if storage is not None)
 
 

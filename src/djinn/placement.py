@@ -3,10 +3,11 @@
 Moves each storage once, by the engine's copies. Knows nothing of phases: ``session`` decides when.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import torch
 
+from djinn.adopted import Adopted
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.swapped import Depart, Swapped, SwappedState, raw_bytes
 from djinn.tensors import is_the_allocator_s
@@ -17,17 +18,19 @@ class Residency:
     """The residency of one session's state.
 
     ``make_room`` frees device memory of other sessions, and returns the bytes freed. ``departure`` prepares the step
-    that resumes the program behind a swap-in.
+    that resumes the program behind a swap-in. Guards stand in for what is ``adopted`` while its storage is empty.
     """
 
     def __init__(
         self,
         engine: TransferEngine,
         *,
+        adopted: Adopted,
         make_room: Callable[[int], int],
         departure: Callable[[SwappedState], Depart],
     ) -> None:
         self._engine = engine
+        self._adopted = adopted
         self._make_room = make_room
         self._departure = departure
         self._compute: torch.cuda.Stream | None = None
@@ -98,9 +101,16 @@ class Residency:
         :class:`djinn.HostMemoryFull`.
         """
         self._take_back()
-        leaving = [item for item in self.may_leave[keep:] if self._can_leave(item)]
-        if not leaving:
-            return
+        chosen = self.may_leave[keep:]
+        try:
+            held = self._adopted.put_guards(chosen)
+            leaving = [item for item in chosen if self._can_leave(item, held)]
+            if leaving:
+                self._copy_and_free(leaving)
+        finally:
+            self._adopted.put_back()  # where the storage has kept its bytes
+
+    def _copy_and_free(self, leaving: list[StateStorage]) -> None:
         earlier = self.swapped.entries if self.swapped is not None else ()
         entries = self._engine.copy_out(leaving, compute=self._compute)
         # On record before anything is freed: what is gone from the device is always found in host memory.
@@ -121,11 +131,11 @@ class Residency:
             swapped.depart = self._departure(swapped)
         self.swapped = swapped
 
-    def _can_leave(self, item: StateStorage) -> bool:
+    def _can_leave(self, item: StateStorage, held: Container[int]) -> bool:
         reason = ""
         if not is_the_allocator_s(item.storage):
             reason = "numpy, DLPack or shared memory holds its bytes"
-        elif _uses(item) > self._uses[id(item)]:
+        elif _uses(item) > self._uses[id(item)] or item.storage._cdata in held:
             reason = "somebody has got hold of it since the pause"
         if reason:
             self._stay[id(item)] = reason

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
 
+from djinn.adopted import Adopted
 from djinn.caller import CallerContext
 from djinn.core import SessionAbandoned, SessionCancelled
 from djinn.discovery import StateScanner
@@ -50,6 +51,7 @@ class Program:
         device: torch.device,
         interceptors: Interceptors,
         scanner: StateScanner,
+        adopted: Adopted,
         turn: Turn,
         parked: Callable[[int, SessionState], None],
         restore: Callable[[], bool],
@@ -59,6 +61,7 @@ class Program:
         self._device = device
         self._interceptors = interceptors
         self._scanner = scanner
+        self._adopted = adopted
         self.turn = turn
         self._parked = parked
         self._restore = restore
@@ -206,6 +209,7 @@ class Program:
         self.leave_model()
         if self.restored is not None:
             self.restored.wait_resident()
+        held = self._adopted.before_scan()
         state = self._scanner.state_at(
             layer,
             args=args,
@@ -213,8 +217,10 @@ class Program:
             output=output,
             outermost=Program._run.__code__,
             caller=(self._call, self._inherited),
+            adopted=self._adopted,
             context=self._caller_context.context,
         )
+        self._adopted.after_scan(held)
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
         self._barrier.enter()  # now, off the resume path
@@ -235,6 +241,7 @@ class Program:
                 self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
             time.sleep(_ROOM_SECONDS)
             self._take_turn()
+        self._adopted.hand_over()
         if self._must_end:
             self._unwind()
         if self.restoring is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from djinn.adopted import Adopted
 from djinn.arguments import check_breakpoint, check_bytes, check_layers, check_model, check_visit
 from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
@@ -126,6 +127,7 @@ class Runtime:
         self._closed = False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
+        self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
         self._device_lock = lock_of(device)
         self._interceptors = Interceptors(model, found)
         made: list[HostArena | TransferEngine | Hands | Journal] = []
@@ -157,12 +159,19 @@ class Runtime:
         """The names of the decoder layers 1 .. N in order: their paths in the model."""
         return self._layers
 
-    def open(self, *, breakpoint: int | None = None, visit: int = 1) -> Session:
+    def open(self, *, breakpoint: int | None = None, visit: int = 1, adopt: Sequence[object] = ()) -> Session:
         """Open a session that parks after decoder layer ``breakpoint`` (1 .. N), at hit count ``visit``.
 
         In ``model.generate`` with a KV cache, hit count 1 is the prefill and hit count k the (k-1)-th decode step.
         Without a breakpoint it runs until :meth:`djinn.Session.pause`. Raises :class:`IllegalMove` if the runtime is
         closed, and :class:`djinn.DjinnError` in a fork of its process.
+
+        Objects of the caller stay on the device, for he may read them at any time. The session takes those that it may
+        ``adopt``: transformers caches, lists and dicts of tensors. Between the program's start and end they are the
+        session's. While one of their tensors is in host memory, every use of it raises :class:`IllegalMove`. RESUME
+        puts the very tensors back before the program goes on, and :meth:`djinn.Session.close` before it unwinds. A
+        tensor to which the caller has a reference of his own stays. Raises ``TypeError`` for anything else,
+        :class:`IllegalMove` if a session that has not ended has adopted the same.
         """
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
@@ -176,6 +185,8 @@ class Runtime:
         session = Session(
             number,
             breakpoint=(breakpoint, visit),
+            adopt=adopt,
+            living=self._adopted,
             depth=self.depth,
             interceptors=self._interceptors,
             engine=self._engine,

@@ -15,12 +15,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
+from djinn.adopted import Adopted
 from djinn.arguments import check_breakpoint, check_program
 from djinn.blocks import end_block
 from djinn.core import (
@@ -100,6 +101,8 @@ class Session:
         number: int,
         *,
         breakpoint: tuple[int | None, int],
+        adopt: Sequence[object],
+        living: dict[int, Adopted],
         depth: int,
         interceptors: Interceptors,
         engine: TransferEngine,
@@ -134,7 +137,9 @@ class Session:
         self._told = 0  # how many of them a caller has waited for
         self._error_told = False  # whether result() has raised its error
         self._resume_clock: ResumeClock | None = None  # of the last RESUME
-        self._residency = Residency(engine, make_room=make_room, departure=self._departure)
+        self._adopted = Adopted(adopt, number=number, phase=lambda: self._phase, living=living)
+        self._adopted.check_free()
+        self._residency = Residency(engine, adopted=self._adopted, make_room=make_room, departure=self._departure)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -181,19 +186,22 @@ class Session:
             device=self._device,
             interceptors=self._interceptors,
             scanner=self._scanner,
+            adopted=self._adopted,
             turn=Turn(self._device_lock, self._device, number=self.number),
             parked=self._parked,
             restore=self._restore,
             ended=self._ended,
         )
-        self._serve(functools.partial(self._start, prepared))
+        self._serve(functools.partial(self._start, prepared, (args, kwargs)))
         return self
 
-    def _start(self, program: Program) -> None:
+    def _start(self, program: Program, arguments: object) -> None:
         if self._phase is not Phase.CREATED:
             raise IllegalMove(f"a session is started once; this one is {self._phase.value}: open another")
         program.break_at(*self._breakpoint)
+        self._adopted.check_free(arguments)
         program.start()  # first: the system may refuse the thread
+        self._adopted.claim()
         self._program = program
         self._move(Phase.RUNNING)
         program.gate.release()
@@ -506,6 +514,7 @@ class Session:
         if self._program is not None:
             self._program.join()
         self._residency.clear()
+        self._adopted.release(lost=False)
         with self._lock:
             error = self._outcome and self._outcome[1]
             if error is not None and not self._error_told and not isinstance(error, SessionCancelled):
@@ -693,7 +702,9 @@ class Session:
         return True
 
     def _ended(self, value: Any, error: BaseException | None) -> None:
+        restored = self._its.restored
         with self._lock:
+            self._adopted.release(lost=restored is not None and restored.failed)
             self._pause = None
             self._outcome = value, error
             self._arrivals += 1

@@ -136,6 +136,11 @@ class SwappedState:
         return self._resident
 
     @property
+    def failed(self) -> bool:
+        """Whether some of the state can never be brought back."""
+        return self._error is not None
+
+    @property
     def left_alone(self) -> bool:
         """Whether no swap-in is running that will bring back all of the state."""
         return not self.departed or self._allocate is not None

@@ -13,7 +13,7 @@ import logging
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -69,10 +69,19 @@ class Walk:
     """Follows references from roots, in order of rank; expands each node once.
 
     ``kv_of`` returns the decoder layer (1 .. N) and the name of an object that is KV, or None for any other object.
+    ``adopted`` are ids of objects that are the session's own. So are the tensors directly in them, which are met there,
+    but not among the children: who holds such an object, or leads to it, does not hold its tensors.
     """
 
-    def __init__(self, *, kv_of: Callable[[object], tuple[int, str] | None], breakpoint: int) -> None:
+    def __init__(
+        self,
+        *,
+        kv_of: Callable[[object], tuple[int, str] | None],
+        breakpoint: int,
+        adopted: Container[int] = frozenset(),
+    ) -> None:
         self.nodes: dict[int, Node] = {}
+        self._adopted = adopted
         self._kv_of = kv_of
         self._breakpoint = breakpoint
         self._waiting: dict[Rank, list[Node]] = {}
@@ -88,7 +97,7 @@ class Walk:
             if kv is not None:
                 layer, name = kv
                 rank = kv_rank(layer, self._breakpoint)
-            node = self._add(Node(obj, name, rank))
+            node = self._add(Node(obj, name, rank, certain=id(obj) in self._adopted))
         if counted:
             node.edges += 1
         else:
@@ -120,7 +129,7 @@ class Walk:
                 # Children of a KV cache's layer have the rank of that layer; other children inherit the rank.
                 for child, name in _references(node.obj, node.name):
                     met = self.meet(child, name, node.rank)
-                    if met is not None:
+                    if met is not None and not (id(node.obj) in self._adopted and is_tensor(child)):
                         node.children.append(id(child))
                 waiting += self._waiting.pop(rank, [])
 

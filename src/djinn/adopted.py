@@ -1,0 +1,251 @@
+"""What a session has adopted: caches, lists and dicts of its caller, whose tensors leave the device with the session.
+
+The caller can read an adopted cache at any time, also while its bytes are in host memory. So guards take the
+``places`` of the tensors before a storage is emptied. Whatever is done with a guard raises :class:`djinn.IllegalMove`.
+A guard stands exactly where a storage is empty. The very tensors are put back before the program goes on, on its own
+thread.
+
+A tensor to which somebody has a reference of his own stays on the device. The state scanner finds such references at
+the park. Later ones show when the guards are in their places, for from then on nobody new can get hold of a tensor.
+
+Only the runtime's signal thread and the program's thread come here. Python raises no KeyboardInterrupt there.
+
+Does not look for state (``walk``), and moves none (``placement``).
+"""
+
+import functools
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+
+from djinn.core import IllegalMove, Phase
+from djinn.guard import guarded
+from djinn.interrupts import at_once
+from djinn.places import Place, checked_roots, places_in
+from djinn.state import StateStorage
+from djinn.static import elements_of
+from djinn.tensors import is_tensor, storage_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Noted:
+    """A tensor of the parked session in its ``place``: ``put`` puts it there, and holds it.
+
+    ``others`` counts the references to it beside this one and those of its places.
+    """
+
+    place: Place
+    put: functools.partial[None]
+    others: int
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        tensor: torch.Tensor = self.put.args[1]
+        return tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Guarded:
+    """A place where ``guard`` stands in for the tensor of ``noted``, whose storage is that of ``item``."""
+
+    noted: _Noted
+    guard: torch.Tensor
+    item: StateStorage
+    again: "_Again"
+
+
+class _Again:
+    """Puts ``guard`` into ``place`` again, if the tensor that was there before is there; does not keep that alive."""
+
+    __slots__ = ("guard", "place", "tensor")
+
+    def __init__(self, place: Place, tensor: torch.Tensor, guard: torch.Tensor) -> None:
+        self.place = place
+        self.tensor = weakref.ref(tensor)
+        self.guard = guard
+
+    @property
+    def applies(self) -> bool:
+        """Whether the tensor is in the place now."""
+        tensor = self.tensor()
+        return tensor is not None and self.place.get() is tensor
+
+
+class _Away:
+    """The source of all guards of one session: nothing can be done with them."""
+
+    paused = False
+
+    def __init__(self, number: int, phase: Callable[[], Phase]) -> None:
+        self.number = number
+        self.lock = threading.RLock()
+        self.lost = False
+        self._phase = phase
+
+    def check(self, name: str) -> NoReturn:
+        phase = self._phase()
+        session = f"session {self.number}"
+        if self.lost:
+            raise IllegalMove(f"{name} was lost with {session}, which is {phase.value}")
+        if phase in (Phase.PAUSED, Phase.IO_WAIT):
+            raise IllegalMove(f"{name} is in host memory with {session}, which is parked: resume() or close() it first")
+        if phase is Phase.RUNNING:
+            raise IllegalMove(f"{name} belongs to {session}, which is running: wait() for it, then read it again")
+        raise IllegalMove(f"{name} was in host memory with {session} when it was read: read it again")
+
+    def before_use(self) -> None:
+        """Do nothing, for no use gets past the check."""
+
+    def after_use(self) -> None:
+        """Do nothing either."""
+
+
+class Adopted:
+    """What session ``number`` has adopted: the ``roots``, and every tensor that has a place in them.
+
+    ``phase`` tells the session's phase. ``living`` is shared by the sessions of a runtime: those that have begun and
+    not ended, by number. Raises ``TypeError`` for roots in which a guard has no place.
+    """
+
+    def __init__(
+        self, roots: Sequence[object], *, number: int, phase: Callable[[], Phase], living: "dict[int, Adopted]"
+    ) -> None:
+        self.roots = checked_roots(roots)
+        self.number = number
+        self._phase = phase
+        self._living = living
+        self._away = _Away(number, phase)
+        self._places: list[Place] = []  # at the park
+        self._noted: list[_Noted] = []  # while parked
+        self._guarded: list[_Guarded] = []
+        self._again: list[_Again] = []  # for what went back when the program went on
+
+    def check_free(self, arguments: object = ()) -> None:
+        """Raise :class:`IllegalMove` if another living session has adopted a part of this, or one of ``arguments``.
+
+        They are looked for in nested tuples, lists and dicts: what an object leads to may belong to anybody.
+        """
+        if others := [other for other in list(self._living.values()) if other is not self]:
+            mine = self.owners() | _nested_in(arguments)
+            for other in others:
+                if not mine.isdisjoint(other.owners()):
+                    what = f"session {other.number}, which is {other._phase().value}, has adopted this cache"
+                    raise IllegalMove(f"{what}: wait for its result() or close() it first")
+
+    def claim(self) -> None:
+        """Begin to live: from now on no other session may adopt or be given what this one has adopted."""
+        if self.roots:
+            self._living[self.number] = self
+
+    def owners(self) -> set[int]:
+        """Return ids of the objects in which the tensors have their places."""
+        return places_in(self.roots)[1]
+
+    # -- on the program's thread --------------------------------------------------------------------------------------
+
+    def before_scan(self) -> Mapping[int, int]:
+        """Find the places; count the references to each tensor beside those of its places, by id."""
+        self._noted, self._again = [], []
+        self._places, _ = places_in(self.roots)
+        return _others([place.get() for place in self._places])
+
+    def after_scan(self, before: Mapping[int, int]) -> None:
+        """Note the tensors in their places; ``before`` was counted before the state scanner looked for their holders.
+
+        A reference that came or went meanwhile does not count: whoever has it at the swap-out is seen then.
+        """
+        found = [place.get() for place in self._places]
+        after = _others(found)
+        self._noted = [
+            _Noted(place=place, put=place.putting(tensor), others=min(after[id(tensor)], before.get(id(tensor), 0)))
+            for place, tensor in zip(self._places, found, strict=True)
+            if is_tensor(tensor)  # another thread may have replaced it
+        ]
+        self._places = []
+
+    def hand_over(self) -> None:
+        """Put the tensors back, for the program goes on; what has no bytes any more stays guarded."""
+        if self._noted:
+            self._again = [one.again for one in self._put_back()]
+            self._noted = []  # it would keep tensors alive that the program replaces
+
+    def release(self, *, lost: bool) -> None:
+        """End to live: all is the caller's again. If state was ``lost``, what was swapped out is guarded for ever."""
+        self._away.lost = self._away.lost or lost or bool(self._guarded)
+        if lost:
+            at_once(*[one.place.putting(one.guard) for one in self._again if one.applies])
+        self.roots, self._noted, self._guarded, self._again = (), [], [], []
+        self._living.pop(self.number, None)
+
+    # -- on the runtime's signal thread -------------------------------------------------------------------------------
+
+    def put_guards(self, items: Iterable[StateStorage]) -> set[int]:
+        """Guard the places of the storages of ``items``; return addresses of those that somebody has got hold of."""
+        by_address = {item.storage._cdata: item for item in items}
+        chosen = [(one, item) for one in self._noted if (item := by_address.get(_address_of(one))) is not None]
+        new = [self._guard(one, item) for one, item in chosen if one.place.get() is one.tensor]
+        self._guarded += new
+        at_once(*[one.noted.place.putting(one.guard) for one in new])
+        others = _others([one.tensor for one, _ in chosen])
+        canary = torch.empty(0, device="cpu")
+        alone = canary.untyped_storage()  # like that of an item it has one reference beside torch's own
+        return {
+            item.storage._cdata
+            for one, item in chosen
+            if others[id(one.tensor)] > one.others or sys.getrefcount(item.storage) > sys.getrefcount(alone)
+        }
+
+    def put_back(self) -> None:
+        """Put back the tensors whose storages have bytes."""
+        self._put_back()
+
+    def _put_back(self) -> list[_Guarded]:
+        back = [one for one in self._guarded if one.item.storage.nbytes()]
+        steps = []
+        for one in back:
+            place = one.noted.place
+            if place.get() is one.guard:
+                steps.append(one.noted.put)
+            elif (moved := place.now_of(one.guard)) is not None:
+                steps.append(moved.putting(one.noted.tensor))
+        at_once(*steps)
+        empty = len(back) < len(self._guarded)
+        self._guarded = [one for one in self._guarded if not one.item.storage.nbytes()] if empty else []
+        return back
+
+    def _guard(self, noted: _Noted, item: StateStorage) -> _Guarded:
+        name, tensor = noted.place.name, noted.tensor
+        guard = guarded(tensor, self._away, name, functools.partial(self._away.check, name))
+        return _Guarded(noted=noted, guard=guard, item=item, again=_Again(noted.place, tensor, guard))
+
+
+def _address_of(noted: _Noted) -> int | None:
+    storage = storage_of(noted.tensor)
+    return storage._cdata if storage is not None else None
+
+
+def _others(tensors: Sequence[object]) -> dict[int, int]:
+    """Count the references to ``tensors`` by id, beside two for each entry: of the list, and of a place or a note.
+
+    All counts are too high by the same number, for they are only compared with each other.
+    """
+    times = Counter(map(id, tensors))
+    return {id(tensor): sys.getrefcount(tensor) - 2 * times[id(tensor)] for tensor in tensors}
+
+
+def _nested_in(value: object) -> set[int]:
+    """Return ids of ``value`` and of what is in it, through tuples, lists and dicts."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            todo += elements_of(part)
+    return seen
