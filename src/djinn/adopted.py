@@ -111,6 +111,8 @@ class Adopted:
 
     ``phase`` tells the session's phase. ``living`` is shared by the sessions of a runtime: those that have begun and
     not ended, by number. Raises ``TypeError`` for roots in which a guard has no place.
+
+    ``owners`` are ids of the objects in which the tensors have their places, since the last park.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Adopted:
         self._phase = phase
         self._living = living
         self._away = _Away(number, phase)
-        self._places: list[Place] = []  # at the park
+        self._places, self.owners = places_in(self.roots)
         self._noted: list[_Noted] = []  # while parked
         self._guarded: list[_Guarded] = []
         self._again: list[_Again] = []  # for what went back when the program went on
@@ -132,9 +134,10 @@ class Adopted:
         They are looked for in nested tuples, lists and dicts: what an object leads to may belong to anybody.
         """
         if others := [other for other in list(self._living.values()) if other is not self]:
-            mine = self.owners() | _nested_in(arguments)
+            mine = places_in(self.roots)[1] | _nested_in(arguments)
             for other in others:
-                if not mine.isdisjoint(other.owners()):
+                # What was found at the park is looked up first: an object may be gone, and its id another's.
+                if not mine.isdisjoint(other.owners) and not mine.isdisjoint(places_in(other.roots)[1]):
                     what = f"session {other.number}, which is {other._phase().value}, has adopted this cache"
                     raise IllegalMove(f"{what}: wait for its result() or close() it first")
 
@@ -143,16 +146,12 @@ class Adopted:
         if self.roots:
             self._living[self.number] = self
 
-    def owners(self) -> set[int]:
-        """Return ids of the objects in which the tensors have their places."""
-        return places_in(self.roots)[1]
-
     # -- on the program's thread --------------------------------------------------------------------------------------
 
     def before_scan(self) -> Mapping[int, int]:
         """Find the places; count the references to each tensor beside those of its places, by id."""
         self._noted, self._again = [], []
-        self._places, _ = places_in(self.roots)
+        self._places, self.owners = places_in(self.roots)
         return _others([place.get() for place in self._places])
 
     def after_scan(self, before: Mapping[int, int]) -> None:
@@ -172,7 +171,7 @@ class Adopted:
     def hand_over(self) -> None:
         """Put the tensors back, for the program goes on; what has no bytes any more stays guarded."""
         if self._noted:
-            self._again = [one.again for one in self._put_back()]
+            self._again = [one.again for one in self.put_back()]
             self._noted = []  # it would keep tensors alive that the program replaces
 
     def release(self, *, lost: bool) -> None:
@@ -180,7 +179,7 @@ class Adopted:
         self._away.lost = self._away.lost or lost or bool(self._guarded)
         if lost:
             at_once(*[one.place.putting(one.guard) for one in self._again if one.applies])
-        self.roots, self._noted, self._guarded, self._again = (), [], [], []
+        self.roots, self._places, self._noted, self._guarded, self._again = (), [], [], [], []
         self._living.pop(self.number, None)
 
     # -- on the runtime's signal thread -------------------------------------------------------------------------------
@@ -201,11 +200,8 @@ class Adopted:
             if others[id(one.tensor)] > one.others or sys.getrefcount(item.storage) > sys.getrefcount(alone)
         }
 
-    def put_back(self) -> None:
-        """Put back the tensors whose storages have bytes."""
-        self._put_back()
-
-    def _put_back(self) -> list[_Guarded]:
+    def put_back(self) -> list[_Guarded]:
+        """Put back the tensors whose storages have bytes; return what guarded them."""
         back = [one for one in self._guarded if one.item.storage.nbytes()]
         steps = []
         for one in back:

@@ -66,7 +66,7 @@ class StateScanner:
         try:
             hidden_states = first_tensor(output)
             with plain_torch():
-                roots, owners = (adopted.roots, adopted.owners()) if adopted is not None else ((), set())
+                roots, owners = (adopted.roots, adopted.owners) if adopted is not None else ((), set())
                 walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer, adopted=owners)
                 walk.meet(hidden_states, _HIDDEN_STATES, FRONTIER, counted=False)
                 walk.meet(output, "output", FRONTIER, counted=False)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from djinn.guard import GuardedTensor
 from djinn.static import instance_dict, is_named, name_of
 from djinn.tensors import is_tensor
 
@@ -48,7 +47,7 @@ class Place:
 def checked_roots(roots: Sequence[object]) -> tuple[object, ...]:
     """Return ``roots``; raise ``TypeError`` if one is neither a transformers cache nor a plain list or dict."""
     if type(roots) not in (list, tuple):
-        raise TypeError(f"adopt= takes a list of caches, not a {name_of(type(roots))}")
+        raise TypeError(f"adopt= must be a list of caches, not a {name_of(type(roots))}: pass adopt=[cache]")
     for root in roots:
         if not _is_cache(root) and type(root) not in (list, dict):
             raise TypeError(
@@ -59,7 +58,7 @@ def checked_roots(roots: Sequence[object]) -> tuple[object, ...]:
 
 
 def places_in(roots: Sequence[object]) -> tuple[list[Place], set[int]]:
-    """List the places of plain tensors in ``roots``, and ids of the objects that have the places."""
+    """List the places of tensors in ``roots``, and ids of the objects that have the places."""
     places: list[Place] = []
     owners: set[int] = set()
     layers: set[int] = set()  # by id: the lists of layers
@@ -80,7 +79,7 @@ def places_in(roots: Sequence[object]) -> tuple[list[Place], set[int]]:
             if not is_tensor(value):
                 if gc.is_tracked(value):
                     todo.append((label, value, id(container) in layers))
-            elif type(value) is not GuardedTensor:
+            else:
                 places.append(Place(container=container, key=key, name=label))  # type: ignore[arg-type]
     return places, owners
 

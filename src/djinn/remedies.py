@@ -6,7 +6,7 @@ The scanner and the residency say the reasons. This file knows none of their wor
 _LET_GO = "drop that reference, or keep a clone() in its place"
 
 _REMEDIES = {
-    "the caller holds it": "make it inside the program that you start",
+    "the caller holds it": "make it inside the program that you start, or open(adopt=[...]) the cache that holds it",
     "numpy, DLPack or shared memory holds its bytes": "keep a clone() there in its place",
     "gradients are on: autograd may need it": "start the program under torch.no_grad()",
     "a tensor outside the session, or C or C++ code, uses its storage": _LET_GO,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.interrupt import Interrupt
 from tests.programs import greedy, prefill
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
 
@@ -127,6 +127,29 @@ def test_what_the_caller_holds_on_the_device_stays(runtime, model, tokens):
     assert torch.equal(held, before)
     session.resume()
     assert torch.equal(session.result(60), prefill(model, tokens))
+
+
+@pytest.mark.parametrize("layer", [1, 8])
+def test_an_adopted_cache_leaves_the_device(runtime, model, tokens, layer):
+    """Its bytes are free meanwhile; afterwards the caller's tensors are on the device, and equal the plain call's."""
+    cache, plain = (DynamicCache(config=model.config) for _ in range(2))
+    for one in (cache, plain):
+        model(tokens, past_key_values=one)
+    nbytes = sum(part.nbytes for one in cache.layers for part in (one.keys, one.values))
+    expected = model(tokens[:, :1], past_key_values=plain).logits
+    session = runtime.open(breakpoint=layer, adopt=[cache]).start(model, tokens[:, :1], past_key_values=cache)
+    assert session.wait(60) is djinn.Phase.PAUSED
+    before = torch.cuda.memory_allocated()
+    session.io_wait()
+    assert before - torch.cuda.memory_allocated() >= nbytes
+    for one in cache.layers:
+        with pytest.raises(djinn.IllegalMove, match="is in host memory with session"):
+            one.keys.sum()
+    session.resume()
+    assert torch.equal(session.result(60).logits, expected)
+    for one, other in zip(cache.layers, plain.layers, strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
 
 
 @pytest.mark.parametrize("again", [0, 3])

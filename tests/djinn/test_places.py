@@ -95,5 +95,5 @@ def test_what_has_no_places_is_refused_by_name(root):
 
 def test_a_cache_that_is_not_in_a_list_is_refused():
     """``adopt=cache`` instead of ``adopt=[cache]``."""
-    with pytest.raises(TypeError, match="a list of caches, not a DynamicCache"):
+    with pytest.raises(TypeError, match="must be a list of caches, not a DynamicCache"):
         checked_roots(transformers.DynamicCache())
