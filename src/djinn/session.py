@@ -713,9 +713,9 @@ class Session:
     def _move(self, target: Phase) -> None:
         before, self._phase = self._phase, move(self._phase, target)
         self._since = time.monotonic()
-        self._changed.ring()
         if self._journal.listens(logging.INFO):
             self._journal.note(logging.INFO, "session %d: %s -> %s", self.number, before.value, self._stands())
+        self._changed.ring()
 
 
 def _left(deadline: float | None) -> float | None:
