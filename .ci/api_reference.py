@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import djinn
 
@@ -120,7 +121,16 @@ def reference() -> str:
     """The reference as Markdown: every public name of ``djinn`` with its signature, members and docstrings."""
     front = ["Runtime", "Session"]
     names = [*front, *(name for name in djinn.__all__ if name not in front)]
-    return "\n".join([_HEAD, *(line for name in names for line in _of_class(name, getattr(djinn, name)))])
+    return "\n".join([_HEAD, *(line for name in names for line in _of(name, getattr(djinn, name)))])
+
+
+def _of(name: str, value: Any) -> Iterator[str]:
+    return _of_class(name, value) if isinstance(value, type) else _of_function(name, value)
+
+
+def _of_function(name: str, value: Callable[..., object]) -> Iterator[str]:
+    yield f"## {name}{_signature(value)}\n"
+    yield _plain(inspect.getdoc(value))
 
 
 def _of_class(name: str, kind: type) -> Iterator[str]:

@@ -46,6 +46,7 @@ RANK = {
     "placement": 5,
     "program": 5,
     "session": 6,
+    "waiting": 6,
     "runtime": 7,
     "__init__": 8,
 }

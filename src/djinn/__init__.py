@@ -28,6 +28,7 @@ from djinn.runtime import Runtime, Status, StatusTable
 from djinn.session import Session
 from djinn.state import LeftBehind
 from djinn.state_view import StateEntry, StateView
+from djinn.waiting import waiting
 
 __version__ = "0.1.0"  # the only place: the build reads it here
 
@@ -47,4 +48,5 @@ __all__ = [
     "StateView",
     "Status",
     "StatusTable",
+    "waiting",
 ]

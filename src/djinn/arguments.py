@@ -91,6 +91,15 @@ def check_program(program: object) -> None:
         raise TypeError(f"start() was given {name}, {kind}: {_way_out(function)}")
 
 
+def check_around_turn(around_turn: object) -> None:
+    """Raise ``TypeError`` unless ``around_turn`` is None or can be called."""
+    if around_turn is not None and not callable(around_turn):
+        raise TypeError(
+            f"around_turn= must be a function that takes a session and returns a context manager, not "
+            f"{_described(around_turn)}"
+        )
+
+
 def _functions_of(program: Callable[..., object]) -> list[object]:
     """Return what a call of ``program`` runs: the function of a partial, or the ``__call__`` of an object."""
     inner: object = program

@@ -7,7 +7,8 @@ waits for state that is being swapped in. It makes no copies: the thread that si
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch._C._dynamo.eval_frame import set_eval_frame
 
 from djinn.adopted import Adopted
 from djinn.caller import CallerContext
-from djinn.core import SessionAbandoned, SessionCancelled
+from djinn.core import IllegalMove, SessionAbandoned, SessionCancelled
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
 from djinn.gates import ReadBarrier, tensors_in
@@ -27,7 +28,15 @@ from djinn.turn import Turn
 
 _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
 
+_running = threading.local()  # on a program's thread: the program
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def current_program() -> "Program | None":
+    """Return the program that the current thread runs, or None."""
+    program: Program | None = getattr(_running, "program", None)
+    return program
 
 
 class Program:
@@ -127,6 +136,7 @@ class Program:
         function, args, kwargs = self._call
         value: Any = None
         error: BaseException | None = None
+        _running.program = self
         self.gate.acquire()
         try:
             with self._caller_context.entered():
@@ -148,6 +158,7 @@ class Program:
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
             error = raised
         self._call = None
+        del _running.program
         self._ended(value, error)
         del value, error  # the error's traceback holds this frame, and the frame would hold the error
 
@@ -155,6 +166,8 @@ class Program:
         """Make the layer's kernels wait for what they read: its arguments and its own KV."""
         if self.abandoned:
             self._unwind()
+        if self.turn.given_up:
+            raise IllegalMove("a program cannot call its model in a block `with djinn.waiting():`: call it behind that")
         if self.restoring is not None:
             self.enter_part(args, kwargs)
             self.restoring.wait_layer(layer)
@@ -249,6 +262,20 @@ class Program:
         else:
             # From here on, the device runs what the program submits after the frontier's copies.
             self.restoring.order()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give up the turn in this block; then the program goes on, or is unwound if it was cancelled meanwhile."""
+        self.turn.given_up = True
+        self._give_up_turn()
+        try:
+            if self.turn.failure is None:
+                yield
+        finally:
+            self._take_turn()
+            self.turn.given_up = False
+            if self._must_end:
+                self._unwind()
 
     def _take_turn(self) -> None:
         """Take the device for this program, with all that is its own and that the process has only one of."""

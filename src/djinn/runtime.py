@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from djinn.adopted import Adopted
-from djinn.arguments import check_breakpoint, check_bytes, check_layers, check_model, check_visit
+from djinn.arguments import check_around_turn, check_breakpoint, check_bytes, check_layers, check_model, check_visit
 from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.device_lock import lock_of
@@ -23,7 +23,7 @@ from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.layers import KvLayers, find_layers, names_of
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
-from djinn.session import Session
+from djinn.session import AroundTurn, Session
 from djinn.transfer import TransferEngine
 from djinn.watch import wait_for_any
 from djinn.wording import counted, mebibytes
@@ -34,6 +34,7 @@ class Status:
     """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase.
 
     ``left_bytes`` is further state that was found and stays on the device, see :attr:`djinn.Session.left_behind`.
+    ``doing`` tells of a program that runs whether it computes, see :attr:`djinn.Session.doing`.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Status:
     host_bytes: int
     left_bytes: int
     age_seconds: float
+    doing: str
 
     @property
     def tier(self) -> str:
@@ -71,12 +73,12 @@ class StatusTable(tuple[Status, ...]):
         return str(self)
 
     def __str__(self) -> str:
-        form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}"
-        lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age")]
+        form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}  {}"
+        lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age", "doing")]
         for row in self:
             sizes = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
             age = f"{row.age_seconds:.1f} s"
-            lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age))
+            lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age, row.doing))
         used = sum(row.host_bytes for row in self)
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
         if self.set_aside_bytes:
@@ -97,6 +99,10 @@ class Runtime:
     model whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes
     the interceptors from the model.
 
+    ``around_turn`` is called with the session whenever its program begins to compute: at its start, after RESUME, and
+    after :func:`djinn.waiting`. It returns a context manager, which is entered on the program's thread and left when
+    others may compute. So each session can have, for example, an adapter of its own. An error in it fails the program.
+
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
     model without parameters, on several devices, or whose weights are offloaded, and ``TypeError`` for an argument of
@@ -110,6 +116,7 @@ class Runtime:
         host_memory_bytes: int | None = None,
         idle_device_bytes: int | None = None,
         layers: Iterable[nn.Module] | None = None,
+        around_turn: AroundTurn | None = None,
     ) -> None:
         check_model(model)
         layers = check_layers(layers)
@@ -117,6 +124,7 @@ class Runtime:
             host_memory_bytes = check_bytes("host_memory_bytes", host_memory_bytes, least=1)
         if idle_device_bytes is not None:
             idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
+        check_around_turn(around_turn)
         device = device_of(model)
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
@@ -124,6 +132,7 @@ class Runtime:
         self._model_name = type(model).__name__
         self._process = os.getpid()
         self._idle_device_bytes = idle_device_bytes
+        self._around_turn = around_turn
         self._closed = False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
@@ -193,6 +202,7 @@ class Runtime:
             hands=self._hands,
             scanner=self._scanner,
             device_lock=self._device_lock,
+            around_turn=self._around_turn,
             journal=self._journal,
             make_room=functools.partial(self._make_room, sparing=number),
             keep_budget=self._keep_budget,
@@ -220,6 +230,7 @@ class Runtime:
                 host_bytes=session.host_bytes,
                 left_bytes=session.left_bytes,
                 age_seconds=session.age_seconds,
+                doing=session.doing,
             )
             for session in list(self._sessions.values())
             if session.phase is not Phase.CLOSED
@@ -282,6 +293,8 @@ class Runtime:
         if self._process != os.getpid():
             raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
         deadline = None if timeout is None else time.monotonic() + timeout
+        for session in list(self._sessions.values()):
+            session._check_may_wait()  # before anything is cancelled
         self._closed = True
         sessions = list(self._sessions.values())
         for session in sessions:

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -40,14 +40,14 @@ from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
 from djinn.placement import Residency
 from djinn.policy import EvictionCandidate
-from djinn.program import Program
+from djinn.program import Program, current_program
 from djinn.resumes import Resume, ResumeClock
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.state_view import StateView
 from djinn.streams import follow
 from djinn.swapped import Depart, SwappedState, raw_bytes
 from djinn.transfer import TransferEngine
-from djinn.turn import Turn
+from djinn.turn import Around, Turn
 from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
 
@@ -55,6 +55,8 @@ _PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 _ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
+
+AroundTurn = Callable[["Session"], AbstractContextManager[object]]
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
@@ -110,6 +112,7 @@ class Session:
         scanner: StateScanner,
         journal: Journal,
         device_lock: DeviceLock[Turn],
+        around_turn: AroundTurn | None,
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
@@ -121,6 +124,7 @@ class Session:
         self._hands = hands
         self._scanner = scanner
         self._device_lock = device_lock
+        self._around_turn = around_turn
         self._journal = journal
         self._make_room = make_room
         self._keep_budget = keep_budget
@@ -150,6 +154,15 @@ class Session:
         return self._phase
 
     @property
+    def doing(self) -> str:
+        """What a running program does: computes, or has or waits for the device; ``-`` in any other phase.
+
+        Of a program that has the device and has come to no layer for a second it says for how long.
+        """
+        program = self._program
+        return program.turn.doing if self._phase is Phase.RUNNING and program is not None else "-"
+
+    @property
     def age_seconds(self) -> float:
         """Seconds since the session entered this phase."""
         return time.monotonic() - self._since
@@ -174,9 +187,12 @@ class Session:
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
 
-        The thread has the caller context: CUDA stream, grad and inference mode, autocast, default device, context
-        variables and random state. Raises ``TypeError`` for what a call would not run: what is not callable, async and
-        generator functions.
+        The thread has the caller context: CUDA stream, grad and inference mode, autocast, default device and context
+        variables. From the caller it also has torch's settings, such as the attention kernels, the default dtype and
+        TF32, and the random generators of torch, Python and NumPy. While it computes all threads see them: end a block
+        such as ``with sdpa_kernel(...)``, and seed again, when :meth:`wait` has returned.
+
+        Raises ``TypeError`` for what a call would not run: what is not callable, async and generator functions.
         """
         self._enter()
         check_program(program)
@@ -187,13 +203,17 @@ class Session:
             interceptors=self._interceptors,
             scanner=self._scanner,
             adopted=self._adopted,
-            turn=Turn(self._device_lock, self._device, number=self.number),
+            turn=Turn(self._device_lock, self._device, number=self.number, around=self._around),
             parked=self._parked,
             restore=self._restore,
             ended=self._ended,
         )
         self._serve(functools.partial(self._start, prepared, (args, kwargs)))
         return self
+
+    @property
+    def _around(self) -> Around | None:
+        return None if self._around_turn is None else functools.partial(self._around_turn, self)
 
     def _start(self, program: Program, arguments: object) -> None:
         if self._phase is not Phase.CREATED:
@@ -428,6 +448,8 @@ class Session:
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
         swapped = self._residency.swapped
+        if swapped is not None and swapped.left_alone:  # the program's thread has yet to allocate, in its turn
+            self._check_may_wait()
         return swapped is None or swapped.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -489,6 +511,7 @@ class Session:
             return
         if self._program is not None and self._program.is_current:
             raise IllegalMove("a session cannot be closed by its own program: return from it, and close it elsewhere")
+        self._check_may_wait()  # before the program is cancelled
         try:
             self._serve(self._begin_to_close, timeout)
             if not self._wait(lambda: self._phase in _ENDED, _left(deadline)):
@@ -633,16 +656,18 @@ class Session:
                 self._hands.do(self._bury)
             return happened()
 
-        if not happened():
-            self._check_may_wait()
-        return self._changed.wait(looked, timeout)
+        waiter = current_program()
+        if waiter is None or happened():
+            return self._changed.wait(looked, timeout)
+        with waiter.turn.waiting_for(self._its.turn):
+            return self._changed.wait(looked, timeout)
 
     def _check_may_wait(self) -> None:
-        if self._device_lock.is_mine:
-            raise IllegalMove(
-                f"a program cannot wait for session {self.number}, which needs the device that the program holds: wait "
-                "outside of it"
-            )
+        """Raise :class:`IllegalMove` in a program that would wait for ever for the end of this session's program."""
+        waiter, program = current_program(), self._program
+        if waiter is not None and program is not None and self._phase not in _ENDED:
+            with waiter.turn.waiting_for(program.turn):
+                pass
 
     def _bury(self) -> None:
         """Release the device lock and fail the session, for the program's thread has died without reporting."""
