@@ -2,7 +2,7 @@
 
 It is an attribute of the module. Copies and files of the module are without it. Another library may wrap it, and keep
 the wrapper for longer than the runtime lives. :func:`take_off` finds it among the module's attributes, where hooks of
-accelerate keep it. Elsewhere it stays, and passes all calls through. Which modules get one is the matter of ``forward``.
+accelerate keep it. Elsewhere it stays, and passes all calls through. Which modules get one is decided in ``forward``.
 """
 
 import functools

@@ -991,7 +991,7 @@ class Shares(nn.Module):
 def test_shared_memory_stays():
     """A storage whose bytes are not the allocator's cannot go and come back; it says so."""
     model, x = Shares().eval(), torch.rand(4, 8)
-    with djinn.Runtime(model, host_memory_bytes=1 << 20) as runtime:
+    with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=model.layers) as runtime:
         session = runtime.open(breakpoint=2).start(model, x)
         session.wait(30)
         session.io_wait()

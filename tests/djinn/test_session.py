@@ -475,7 +475,7 @@ def test_state_read_between_layers_is_waited_for(llama, input_ids):
     torch.manual_seed(0)
     model, x = Residual(), torch.randn(2048, 64)
     expected = model(x)
-    with djinn.Runtime(model, host_memory_bytes=64 << 20) as runtime:
+    with djinn.Runtime(model, host_memory_bytes=64 << 20, layers=blocks) as runtime:
         for layer in (1, 2, 4):
             session = parked(runtime, layer, lambda ids: model(ids * 1), x)
             session.io_wait()
@@ -519,7 +519,7 @@ def test_late_state_read_beside_the_layers_is_waited_for(late_history, keyword):
     torch.manual_seed(0)
     model, x = Model(), torch.randn(256, 64)
     expected = model(x)
-    with djinn.Runtime(model, host_memory_bytes=64 << 20) as runtime:
+    with djinn.Runtime(model, host_memory_bytes=64 << 20, layers=model.blocks) as runtime:
         for layer in (1, 2):
             session = parked(runtime, layer, lambda ids: model(ids * 1), x)
             session.io_wait()
