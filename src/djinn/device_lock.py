@@ -33,10 +33,8 @@ class DeviceLock(Generic[H]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._releasing = threading.Lock()
         self.holder: H | None = None
-        # Held for the microseconds in which a turn changes what the process has only one of. Re-entrant, for a signal's
-        # handler may start a session in just these.
-        self.exchange = threading.RLock()
 
     @property
     def locked(self) -> bool:
@@ -58,10 +56,11 @@ class DeviceLock(Generic[H]):
         self.holder = turn
 
     def release(self, turn: H) -> None:
-        """Release the lock if ``turn`` holds it."""
-        if self.holder is turn:
-            self.holder = None
-            self._lock.release()
+        """Release the lock if ``turn`` holds it; several threads may find its thread dead."""
+        with self._releasing:
+            if self.holder is turn:
+                self.holder = None
+                self._lock.release()
 
 
 _locks: dict[tuple[int, str, int], DeviceLock[Any]] = {}  # by process and device; never more than there are devices

@@ -100,10 +100,14 @@ def _numpy() -> Any:
     return module if hasattr(module, "get_bit_generator") else None
 
 
-def generators_of(device: torch.device) -> list[TorchGenerator | PythonGenerator | NumpyGenerator]:
-    """The generators that a program on ``device`` may draw from."""
-    torches = [torch.default_generator]
-    if device.type == "cuda":
-        torch.cuda.init()
-        torches.append(torch.cuda.default_generators[device.index or 0])
-    return [*map(TorchGenerator, torches), PythonGenerator(), NumpyGenerator()]
+def generators_of_process() -> list[TorchGenerator | PythonGenerator | NumpyGenerator]:
+    """The generators of the process, whatever the device."""
+    return [TorchGenerator(torch.default_generator), PythonGenerator(), NumpyGenerator()]
+
+
+def generators_of(device: torch.device) -> list[TorchGenerator]:
+    """The generator that ``device`` has of its own, if it has one."""
+    if device.type != "cuda":
+        return []
+    torch.cuda.init()
+    return [TorchGenerator(torch.cuda.default_generators[device.index or 0])]

@@ -5,13 +5,18 @@ caller had at START. At each turn its own are put on, and at the end of the turn
 What the program changed in its turn it finds again at the next one.
 
 All threads see what is on. What another thread changes or draws while a program computes counts as the program's.
+Programs on several devices may compute at once. They share what is on, and the last to end its turn puts back what the
+first has found.
 """
 
+import os
+import threading
 from typing import Any, Protocol
 
 import torch
 
-from djinn.generators import generators_of
+from djinn.generators import generators_of, generators_of_process
+from djinn.interrupts import holding
 from djinn.settings import Flags, Precision
 
 
@@ -38,55 +43,108 @@ class _Kept:
         self._on = False
 
     def inherit(self, other: "_Kept") -> None:
-        """Begin with what ``other`` found and will put back."""
-        if other._on:
-            self._own_mark, self._own = other._found_mark, other._found
+        """Begin with what ``other``, which is on, has found."""
+        self._own_mark, self._own = other._found_mark, other._found
 
-    def put_on(self) -> None:
+    def put_on(self, beside: "_Kept | None") -> None:
+        """Put on the program's own; what is found was found by the one ``beside`` this, if one is on."""
         mark = self._shared.mark()
-        if mark is None or mark != self._found_mark:
+        if beside is not None:
+            self._found_mark, self._found = beside._found_mark, beside._found
+        elif mark is None or mark != self._found_mark:
             self._found_mark, self._found = self._shared.read()
         self._on = True
-        if mark is None or mark != self._own_mark:
-            self._shared.put(self._own, self._found)
+        if beside is not None or mark is None or mark != self._own_mark:
+            self._shared.put(self._own, None if beside is not None else self._found)
 
-    def take_off(self) -> None:
+    def take_off(self, *, last: bool) -> None:
+        """Keep the program's own; put back what was found if this is the ``last`` that is on."""
         if not self._on:
             return
         try:
             mark = self._shared.mark()
             if mark is None or mark != self._own_mark:
                 self._own_mark, self._own = self._shared.read()
-            if mark is None or mark != self._found_mark:
+            if last and (mark is None or mark != self._found_mark):
                 self._shared.put(self._found, self._own)
         finally:
             self._on = False
 
 
+class _Exchange:
+    """Of one process: the surroundings that are on, and the lock that is held while one of them changes.
+
+    The lock is re-entrant, for a signal's handler may start a session in just these microseconds.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.on: list[Surroundings] = []
+
+
+_exchanges: dict[int, _Exchange] = {}  # by process: a fork begins with one of its own
+
+
+def _exchange() -> _Exchange:
+    return _exchanges.setdefault(os.getpid(), _Exchange())
+
+
 class Surroundings:
-    """What one program on ``device`` carries from turn to turn; made on its caller's thread."""
+    """What one program on ``device`` carries from turn to turn; made on its caller's thread.
+
+    A caller may start a program while others compute. What is on is theirs then, and the caller's is what they found.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._kept = [_Kept(shared) for shared in (Flags(), Precision(), *generators_of(device))]
+        self._thread = 0  # on which it is on
+        self._device = device
+        holding(_exchange().lock, self._capture)
 
-    def inherit(self, other: "Surroundings") -> None:
-        """Begin with what ``other``, which is on, found: so does a caller who starts a program while one computes."""
-        for mine, its in zip(self._kept, other._kept, strict=True):
-            mine.inherit(its)
+    def _capture(self) -> None:
+        self._of_process = [_Kept(shared) for shared in (Flags(), Precision(), *generators_of_process())]
+        self._of_device = [_Kept(shared) for shared in generators_of(self._device)]
+        on = _exchange().on
+        if any(other._thread == threading.get_ident() for other in on):
+            return  # a program starts another: what it has is on
+        for other in on[:1]:
+            for mine, its in zip(self._of_process, other._of_process, strict=True):
+                mine.inherit(its)
+        for other in on:
+            if other._device == self._device:
+                for mine, its in zip(self._of_device, other._of_device, strict=True):
+                    mine.inherit(its)
 
     def put_on(self) -> None:
         """Keep what is found, and put on the program's own."""
-        for kept in self._kept:
-            kept.put_on()
+        holding(_exchange().lock, self._put_on)
+
+    def _put_on(self) -> None:
+        on = _exchange().on
+        self._thread = threading.get_ident()
+        beside: list[_Kept] | list[None] = on[0]._of_process if on else [None] * len(self._of_process)
+        on.append(self)
+        for kept, found in zip(self._of_process, beside, strict=True):
+            kept.put_on(found)
+        for kept in self._of_device:
+            kept.put_on(None)
 
     def take_off(self) -> None:
         """Keep what the program has come to, and put back what was found; all of it, also if one fails."""
-        _take_off(self._kept)
+        holding(_exchange().lock, self._take_off)
+
+    def _take_off(self) -> None:
+        on = _exchange().on
+        if self in on:
+            on.remove(self)
+            try:
+                _take_off(self._of_device, last=True)
+            finally:
+                _take_off(self._of_process, last=not on)
 
 
-def _take_off(kept: list[_Kept]) -> None:
+def _take_off(kept: list[_Kept], *, last: bool) -> None:
     if kept:
         try:
-            kept[-1].take_off()
+            kept[-1].take_off(last=last)
         finally:
-            _take_off(kept[:-1])
+            _take_off(kept[:-1], last=last)

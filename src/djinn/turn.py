@@ -16,7 +16,6 @@ import torch
 
 from djinn.core import IllegalMove, SessionAbandoned
 from djinn.device_lock import DeviceLock
-from djinn.interrupts import holding
 from djinn.surroundings import Surroundings
 
 _QUIET_SECONDS = 1.0  # without a layer, after which a turn no longer says that its program computes
@@ -40,13 +39,7 @@ class Turn:
         self._cuda = device.type == "cuda"
         self._around = around
         self._entered = ExitStack()
-        self._surroundings: Surroundings = holding(lock.exchange, lambda: self._of_the_caller(device))
-
-    def _of_the_caller(self, device: torch.device) -> Surroundings:
-        surroundings, holder = Surroundings(device), self.lock.holder
-        if holder is not None and not self.lock.is_mine:  # what is on is another program's
-            surroundings.inherit(holder._surroundings)
-        return surroundings
+        self._surroundings = Surroundings(device)
 
     @property
     def held(self) -> bool:
@@ -67,7 +60,7 @@ class Turn:
         self.lock.acquire(self)
         self.last_layer = time.monotonic()
         with self._keeping_failure():
-            holding(self.lock.exchange, self._surroundings.put_on)
+            self._surroundings.put_on()
             if self._around is not None:
                 self._entered.enter_context(self._around())
 
@@ -87,12 +80,13 @@ class Turn:
 
     def bury(self) -> None:
         """Give up the turn of a thread that has died; on another thread."""
-        holding(self.lock.exchange, lambda: self._leave() if self.held else None)  # several may find it dead
+        if self.held:
+            self._leave()
 
     def _leave(self) -> None:
         try:
             with self._keeping_failure():
-                holding(self.lock.exchange, self._surroundings.take_off)
+                self._surroundings.take_off()
         finally:
             self.lock.release(self)
 

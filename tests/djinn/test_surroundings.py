@@ -57,12 +57,10 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def _as_before():
     """Whatever a test does to the process, the next one finds it as it was."""
-    before = Surroundings(CPU)
-    before.put_on()
-    for kept in before._kept:
-        kept._found_mark, kept._found = kept._shared.read()
+    before = [(kept, *kept._shared.read()) for kept in Surroundings(CPU)._of_process]
     yield
-    before.take_off()
+    for kept, _, value in before:
+        kept._shared.put(value, None)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -261,3 +259,26 @@ def test_a_device_has_one_turn_in_a_process(llama, input_ids):
         ]
         assert [session.result(30) for session in sessions] == [expected] * 6
     assert max(most) == 1
+
+
+def test_programs_on_two_devices_leave_their_caller_what_it_had(monkeypatch):
+    """They compute at once and share what is on; whichever ends its turn first, the caller's is back with the last."""
+    monkeypatch.setattr("djinn.surroundings.generators_of", lambda device: [])
+    random.seed(1)
+    torch.manual_seed(1)
+    first = Surroundings(CPU)
+    random.seed(2)
+    torch.set_default_dtype(torch.float64)
+    second = Surroundings(torch.device("cuda", 1))
+    torch.set_default_dtype(torch.float32)
+    random.seed(3)
+    before = random.getstate(), torch.get_rng_state().tolist()
+    for one, other in ((first, second), (second, first)):
+        one.put_on()
+        other.put_on()
+        random.random()
+        one.take_off()
+        random.random()
+        other.take_off()
+        assert (random.getstate(), torch.get_rng_state().tolist()) == before
+        assert torch.get_default_dtype() is torch.float32
