@@ -1,66 +1,25 @@
 """The host arena: one block of host memory that all paused sessions share.
 
 The arena is mapped and registered with CUDA. torch's own allocator would round every pinned allocation up to a power
-of two. It is reserved once, before anything is timed, for pinning costs 5 to 20 times what a copy does. Allocation is
-first fit; free neighbours are merged. The arena knows nothing of tensors' shapes or of sessions.
-
-Each extent is a storage of its own, which ends where its bytes end. So no tensor over it reaches another extent. An
-extent that is released while a numpy array or a capsule still refers to it is set aside. It is free when they are gone.
+of two. It is mapped once, and pinned piece by piece in the background (``growth``, ``page_lock``), for pinning costs 5
+to 20 times what a copy does. Allocation is first fit; free neighbours are merged (``extents``). The arena knows nothing
+of tensors' shapes or of sessions.
 """
 
 import mmap
-import resource
+import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from djinn.core import HostMemoryFull
+from djinn.extents import Extent, Ranges, round_up
+from djinn.growth import Growth
+from djinn.page_lock import PageLock
 
 _ALIGNMENT = 512  # bytes; good for the copy engines, and enough for every dtype
-
-
-class Extent:
-    """A reserved range of the arena, from ``offset``; ``bytes`` is a uint8 tensor of exactly the size asked for.
-
-    ``nbytes`` is rounded up to 512. After the release ``bytes`` is gone.
-    """
-
-    __slots__ = ("_held", "_tensor", "nbytes", "offset")
-
-    def __init__(self, memory: mmap.mmap, offset: int, wanted: int) -> None:
-        part = memoryview(memory)[offset : offset + wanted]
-        self.offset = offset
-        self.nbytes = _round_up(wanted)
-        # Only the storage keeps the memoryview, which therefore dies with the last tensor over these bytes.
-        self._held = weakref.ref(part)
-        self._tensor: torch.Tensor | None = torch.frombuffer(part, dtype=torch.uint8)
-
-    @property
-    def bytes(self) -> torch.Tensor:
-        """The reserved bytes: uint8, shape [nbytes asked for]."""
-        assert self._tensor is not None, "an extent that was given back was read"
-        return self._tensor
-
-    @property
-    def held(self) -> bool:
-        """Whether a tensor over these bytes exists anywhere."""
-        return self._held() is not None
-
-    def drop(self) -> None:
-        """Drop the reference to the bytes."""
-        self._tensor = None
-
-
-Gap = tuple[int, int]  # a free range: offset and bytes
-
-
-def _round_up(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -83,156 +42,181 @@ def available_bytes(root: Path = Path("/")) -> int:
     return max(available, 0)
 
 
-def memory_lock_limit() -> int | None:
-    """The most bytes that this process may lock (``RLIMIT_MEMLOCK``), or None without a limit."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return None if soft == resource.RLIM_INFINITY else soft
+class ArenaGrowing(HostMemoryFull):
+    """The arena has no room yet. Private: the runtime calls :attr:`wait`, holding no lock, and tries again.
 
+    ``wait()`` blocks until the arena has grown by a piece, or grows no more.
+    """
 
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    """The ranges of an arena: free, reserved, and ``aside``, which are released and still referenced."""
-
-    free: tuple[Gap, ...]
-    reserved: frozenset[Extent]
-    aside: frozenset[Extent]
-
-    def collected(self) -> "_State":
-        """Move the extents of ``aside`` that are no longer referenced to the free ranges."""
-        let_go = [extent for extent in self.aside if not extent.held]
-        if not let_go:
-            return self
-        gaps = [(extent.offset, extent.nbytes) for extent in let_go]
-        return replace(self, free=_merged([*self.free, *gaps]), aside=self.aside.difference(let_go))
+    def __init__(self, message: str, wait: Callable[[], object]) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class HostArena:
     """Allocates extents from ``nbytes`` of host memory, page-locked if ``pinned`` (which needs CUDA).
 
-    Raises :class:`HostMemoryFull` if the system refuses to map or to pin that much.
+    Only the first piece of pinned memory is ready at once; the arena grows in the background. Raises
+    :class:`HostMemoryFull` if the system refuses to map that much, or to pin the first piece. If it refuses a later
+    one, the arena stays as large as it is by then; ``warn`` is told, which is called as ``logging.warning`` is.
     """
 
-    def __init__(self, nbytes: int, *, pinned: bool) -> None:
+    def __init__(self, nbytes: int, *, pinned: bool, warn: Callable[..., None] = lambda *line: None) -> None:
         if nbytes <= 0:
             raise ValueError(f"a host arena needs a positive size, not {nbytes} bytes")
-        self.nbytes = _round_up(nbytes)
+        wanted = round_up(nbytes)
         self._lock = threading.Lock()
-        self._state = _State(free=((0, self.nbytes),), reserved=frozenset(), aside=frozenset())
+        self._ranges = Ranges()
         try:
-            self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._map: mmap.mmap | None = mmap.mmap(-1, wanted, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
             raise HostMemoryFull(
-                f"the system refused to map {self.nbytes} bytes of host memory ({error}): lower host_memory_bytes"
+                f"the system refused to map {wanted} bytes of host memory ({error}): lower host_memory_bytes"
             ) from error
-        self._address: int | None = self._pin() if pinned else None
+        self._pages = PageLock(self._map, warn) if pinned else None
+        self._growth = Growth(wanted, self._pages.lock if self._pages is not None else None, warn)
+        if self._pages is not None:  # for an arena that nobody closes
+            weakref.finalize(self, _let_go, self._growth, self._pages, os.getpid()).atexit = False
+        self._growth.start()
 
-    def _pin(self) -> int:
-        everything = torch.frombuffer(self._map, dtype=torch.uint8)
-        # Registering faults pages in one by one; touching them from several threads first is several times faster.
-        chunk = 64 << 20
-        with ThreadPoolExecutor(max_workers=16) as pool:
-            list(pool.map(lambda start: everything[start : start + chunk].zero_(), range(0, self.nbytes, chunk)))
-        error = torch.cuda.cudart().cudaHostRegister(everything.data_ptr(), self.nbytes, 0)
-        if int(error) != 0:
-            raise HostMemoryFull(
-                f"the system refused to pin {self.nbytes} bytes of host memory ({error}): reserve less, or raise the "
-                f"memory-lock limit, which is {memory_lock_limit() or 'unlimited'} (bytes)"
-            )
-        return everything.data_ptr()
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes, when it has grown: as asked for, or what the system granted."""
+        return self._growth.limit
 
-    def _change(self, changed: Callable[["_State"], "_State"]) -> None:
-        """Replace the state by ``changed(state)``; retry if another thread has changed it meanwhile.
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes that can be used by now, in all."""
+        return self._growth.ready_bytes
+
+    def wait_grown(self, timeout: float | None = None) -> bool:
+        """Block until the arena grows no more; False after ``timeout`` seconds.
+
+        Raises :class:`HostMemoryFull` if the system refused a part of it.
+        """
+        ended = self._growth.wait(timeout)
+        if (refusal := self._growth.refusal) is not None:
+            raise HostMemoryFull(str(refusal)) from refusal
+        return ended
+
+    def _change(self, changed: Callable[[Ranges], Ranges]) -> Ranges:
+        """Replace the ranges by ``changed(ranges)``, and return these; retry if another thread was faster.
 
         Nothing is allocated under the lock, for a garbage collection may run a finaliser that closes a session.
         """
-        done = False
-        while not done:
-            before = self._state
+        while True:
+            before = self._ranges
             after = changed(before)
             with self._lock:
-                if self._state is before:
-                    self._state = after
-                    done = True
+                if self._ranges is before:
+                    self._ranges = after
+                    return after
 
     def reserve(self, sizes: Sequence[int]) -> list[Extent]:
         """Reserve a range of each of ``sizes`` (bytes, > 0): all of them, or none.
 
-        Raises :class:`HostMemoryFull` if they do not fit.
+        For those that fit into no piece, pieces are joined, which takes 0.1 s a GiB. Raises :class:`HostMemoryFull` if
+        they do not fit, and its subclass :class:`ArenaGrowing` if they will fit when the arena has grown.
         """
         extents: list[Extent] = []
 
-        def reserved(state: _State) -> _State:
-            state = state.collected()
-            free = list(state.free)
-            extents[:] = [Extent(self._map, self._take(free, nbytes, sizes, state), nbytes) for nbytes in sizes]
-            return replace(state, free=tuple(free), reserved=state.reserved.union(extents))
+        def reserved(ranges: Ranges) -> Ranges:
+            ranges = self._grown(ranges.collected(), self.ready_bytes)
+            placed = ranges.placed(sizes)
+            if placed is None:
+                extents.clear()
+                return ranges
+            offsets, rest = placed
+            extents[:] = [self._extent(*one) for one in zip(offsets, sizes, strict=True)]
+            return replace(rest, reserved=rest.reserved.union(extents))
 
-        self._change(reserved)
-        return extents
+        while True:
+            growing = self._growth.growing  # first: if that is over, all there is will be looked at
+            ranges = self._change(reserved)
+            if len(extents) == len(sizes):
+                return extents
+            self._find_room(sizes, ranges, growing)
 
-    def _take(self, free: list[Gap], nbytes: int, sizes: Sequence[int], state: "_State") -> int:
-        """Take ``nbytes`` out of the first gap of ``free`` that is large enough; return the offset."""
-        wanted = _round_up(nbytes)
-        for index, (offset, room) in enumerate(free):
-            if room >= wanted:
-                free[index : index + 1] = [(offset + wanted, room - wanted)] if room > wanted else []
-                return offset
-        aside = sum(extent.nbytes for extent in state.aside)
-        raise HostMemoryFull(
-            f"the host arena of {self.nbytes} bytes has no room for {sum(map(_round_up, sizes))} bytes in ranges of up "
-            f"to {max(map(_round_up, sizes))} bytes ({sum(room for _, room in state.free)} bytes are free, "
-            f"{max((room for _, room in state.free), default=0)} of them in one piece"
-            + (f"; {aside} more are free when the numpy arrays or tensors over them are gone)" if aside else ")")
-            + ": close or resume other sessions, or make the runtime with more host_memory_bytes"
+    def _extent(self, offset: int, nbytes: int) -> Extent:
+        assert self._map is not None, "the arena is closed"
+        return Extent(self._map, offset, nbytes)
+
+    def _grown(self, ranges: Ranges, nbytes: int) -> Ranges:
+        """Add the pieces up to ``nbytes`` to ``ranges``."""
+        if nbytes == ranges.nbytes:
+            return ranges
+        return ranges.grown(piece for piece in self._growth.pieces if sum(piece) <= nbytes)
+
+    def _find_room(self, sizes: Sequence[int], ranges: Ranges, growing: bool) -> None:
+        """Join pieces for ``sizes``, which did not fit into ``ranges``; raise an error if they still would not."""
+        later = self._grown(ranges, self.nbytes) if growing else ranges
+        if later.placed(sizes) is None:
+            if (gap := ranges.to_join(sizes)) is not None:
+                return self._join(*gap)
+            if later.to_join(sizes) is None:
+                raise HostMemoryFull(self._no_room(sizes, ranges))
+        raise ArenaGrowing(self._no_room(sizes, ranges), lambda: self._growth.wait_for_more(than=ranges.nbytes))
+
+    def _join(self, offset: int, nbytes: int) -> None:
+        """Make one piece of those in that range, unless another thread has taken some of it meanwhile."""
+        assert self._pages is not None, "memory that is not pinned is one piece"
+        claim = self._extent(offset, nbytes)
+        ranges = self._change(lambda ranges: ranges.joined(claim) or ranges)
+        if claim in ranges.reserved:
+            try:
+                self._pages.join(offset, nbytes)
+            finally:
+                self.release([claim])
+
+    def _no_room(self, sizes: Sequence[int], ranges: Ranges) -> str:
+        message = (
+            f"the host arena of {self.nbytes} bytes has no room for {sum(map(round_up, sizes))} bytes in ranges of up "
+            f"to {max(map(round_up, sizes))} bytes ({sum(room for _, room in ranges.free)} bytes are free, "
+            f"{max((room for _, room in ranges.free), default=0)} of them in one piece"
         )
+        if aside := sum(extent.nbytes for extent in ranges.aside):
+            message += f"; {aside} more are free when the numpy arrays or tensors over them are gone"
+        if (refusal := self._growth.refusal) is not None:
+            message += f"; {refusal}"
+        return message + "): close or resume other sessions, or make the runtime with more host_memory_bytes"
 
     def release(self, extents: Sequence[Extent]) -> None:
         """Release ``extents``. Raises ``ValueError``, and releases none, if one of them is not reserved."""
 
-        def released(state: _State) -> _State:
-            if strangers := [extent for extent in extents if extent not in state.reserved]:
+        def released(ranges: Ranges) -> Ranges:
+            if strangers := [extent for extent in extents if extent not in ranges.reserved]:
                 raise ValueError(f"the range of {strangers[0].nbytes} bytes at {strangers[0].offset} is not reserved")
-            return replace(state, reserved=state.reserved.difference(extents), aside=state.aside.union(extents))
+            return replace(ranges, reserved=ranges.reserved.difference(extents), aside=ranges.aside.union(extents))
 
         self._change(released)
         for extent in extents:
             extent.drop()
-        self._change(_State.collected)
+        self._change(Ranges.collected)
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes reserved now, rounding to 512 bytes included."""
-        return sum(extent.nbytes for extent in self._state.reserved)
+        return sum(extent.nbytes for extent in self._ranges.reserved)
 
     @property
     def set_aside_bytes(self) -> int:
         """Bytes of released extents that are still referenced."""
-        return sum(extent.nbytes for extent in self._state.aside if extent.held)
+        return sum(extent.nbytes for extent in self._ranges.aside if extent.held)
 
     def check_integrity(self) -> None:
-        """Assert that free, reserved and set-aside ranges tile the arena and that no two free ranges touch."""
-        state = self._state
-        used = ((extent.offset, extent.nbytes) for extent in (*state.reserved, *state.aside))
-        position = 0
-        for offset, nbytes in sorted([*state.free, *used]):
-            assert offset == position, f"hole or overlap at {position}: {nbytes} bytes at {offset}"
-            position += nbytes
-        assert position == self.nbytes
-        assert state.free == _merged(state.free), "free ranges that touch were not merged"
+        """Assert that the ranges tile what is ready, each within one piece."""
+        self._ranges.check_integrity()
+        assert self._ranges.nbytes <= self.ready_bytes
 
     def close(self) -> None:
-        """Unpin the memory. It is unmapped when the last tensor over it is gone."""
-        address, self._address = self._address, None
-        if address is not None:
-            torch.cuda.cudart().cudaHostUnregister(address)
+        """Unpin the memory, after the piece under way. It is unmapped when the last tensor over it is gone."""
+        self._growth.stop()
+        self._map = None
+        if self._pages is not None:
+            self._growth.leave(then=self._pages.unlock)
 
 
-def _merged(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
-    """Sort ``gaps`` and merge those that touch."""
-    merged: list[Gap] = []
-    for offset, nbytes in sorted(gaps):
-        if merged and sum(merged[-1]) == offset:
-            merged[-1] = (merged[-1][0], merged[-1][1] + nbytes)
-        else:
-            merged.append((offset, nbytes))
-    return tuple(merged)
+def _let_go(growth: Growth, pages: PageLock, process: int) -> None:
+    """Unpin the memory of an arena that is garbage; a fork has neither its thread nor the driver."""
+    if process == os.getpid():
+        growth.leave(then=pages.unlock)

@@ -3,10 +3,11 @@
 import atexit
 import functools
 import itertools
+import logging
 import os
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,10 +19,11 @@ from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.device_lock import lock_of
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
-from djinn.host_memory import HostArena, available_bytes, memory_lock_limit
+from djinn.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.layers import KvLayers, find_layers, names_of
+from djinn.page_lock import memory_lock_limit
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import AroundTurn, Session
 from djinn.transfer import TransferEngine
@@ -56,17 +58,22 @@ class Status:
 class StatusTable(tuple[Status, ...]):
     """The sessions of a runtime; prints as a table.
 
-    ``arena_bytes`` is the size of the host arena that all of them share. Of it, ``set_aside_bytes`` belong to no
-    session any more. Numpy arrays or tensors still refer to them; they are free when these are gone.
+    ``arena_bytes`` is the size of the host arena that all of them share; ``arena_ready_bytes`` of it are pinned so
+    far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
+    are free when these are gone.
     """
 
     arena_bytes: int
+    arena_ready_bytes: int
     set_aside_bytes: int
 
-    def __new__(cls, rows: Iterable[Status], *, arena_bytes: int, set_aside_bytes: int) -> "StatusTable":
+    def __new__(
+        cls, rows: Iterable[Status], *, arena_bytes: int, arena_ready_bytes: int, set_aside_bytes: int
+    ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
-        table.arena_bytes, table.set_aside_bytes = arena_bytes, set_aside_bytes
+        table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
+        table.set_aside_bytes = set_aside_bytes
         return table
 
     def __repr__(self) -> str:
@@ -81,6 +88,8 @@ class StatusTable(tuple[Status, ...]):
             lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age, row.doing))
         used = sum(row.host_bytes for row in self)
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
+        if self.arena_ready_bytes < self.arena_bytes:
+            footer += f", {_mebibytes(self.arena_ready_bytes)} ready so far"
         if self.set_aside_bytes:
             footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
         return "\n".join([*lines, footer])
@@ -93,11 +102,12 @@ def _mebibytes(nbytes: int) -> str:
 class Runtime:
     """Runs programs around ``model`` so that they can be paused after any decoder layer.
 
-    ``host_memory_bytes`` of host memory are reserved at once, page-locked if the model is on a GPU. All paused sessions
-    share them. The default is half of the machine's free memory. Sessions in IO_WAIT without ``force`` may keep
-    ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` are the decoder layers of a
-    model whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes
-    the interceptors from the model.
+    All paused sessions share ``host_memory_bytes`` of host memory, by default half of what the machine has free. For a
+    model on a GPU they are page-locked: a first piece at once, the rest in the background. An IO_WAIT that comes before
+    there is room waits; ``arena.wait_grown()`` waits for all. Sessions in IO_WAIT without ``force`` may keep
+    ``idle_device_bytes`` on the device in all, by default as much as fits. ``layers`` are the decoder layers of a model
+    whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes the
+    interceptors from the model.
 
     ``around_turn`` is called with the session whenever its program begins to compute: at its start, after RESUME, and
     after :func:`djinn.waiting`. It returns a context manager, which is entered on the program's thread and left when
@@ -142,11 +152,12 @@ class Runtime:
         made: list[HostArena | TransferEngine | Hands | Journal] = []
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
-            self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda")
-            made.append(self.arena)
             self._journal = Journal()
             made.append(self._journal)
             self._journal.start()
+            warn = functools.partial(self._journal.note, logging.WARNING)
+            self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn)
+            made.append(self.arena)
             self._engine = TransferEngine(device, self.arena, self._journal)
             made.append(self._engine)
             self._engine.start()
@@ -235,7 +246,13 @@ class Runtime:
             for session in list(self._sessions.values())
             if session.phase is not Phase.CLOSED
         )
-        return StatusTable(rows, arena_bytes=self.arena.nbytes, set_aside_bytes=self.arena.set_aside_bytes)
+        arena = self.arena
+        return StatusTable(
+            rows,
+            arena_ready_bytes=arena.ready_bytes,  # first: a refusal makes the whole as small as this
+            arena_bytes=arena.nbytes,
+            set_aside_bytes=arena.set_aside_bytes,
+        )
 
     def wait_any(self, sessions: Iterable[Session] | None = None, timeout: float | None = None) -> Session | None:
         """Block until one of ``sessions`` has parked or ended; return that, or None after ``timeout`` seconds.
@@ -263,26 +280,43 @@ class Runtime:
         """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are freed; return the bytes freed.
 
         The session that has waited longest leaves first. Less is freed if there is no more, or if the host arena is
-        full. Raises ``ValueError`` for a negative number.
+        full. Waits while the arena has no room yet and still grows. Raises ``ValueError`` for a negative number.
         """
         return self._make_room(check_bytes("nbytes", nbytes, least=0))
 
     def _make_room(self, nbytes: int, *, sparing: int | None = None) -> int:
         """Do what :meth:`make_room` does, but spare session ``sparing``, which needs the room."""
-        return int(self._hands.do(lambda: self._carry_out(evictions(self._idle(sparing), nbytes))))
+        return self._evict(lambda freed: evictions(self._idle(sparing), nbytes - freed))
 
     def _keep_budget(self) -> None:
         budget = self._idle_device_bytes
         if budget is not None:
-            self._hands.do(lambda: self._carry_out(over_budget(self._idle(), budget)))
+            self._evict(lambda freed: over_budget(self._idle(), budget))
+
+    def _evict(self, choose: Callable[[int], Sequence[Eviction]]) -> int:
+        """Carry out what ``choose(bytes freed so far)`` chooses, as the arena grows; return the bytes freed."""
+        freed: int = 0
+        grow: Callable[[], object] | None
+        while True:
+            done, grow = self._hands.do(functools.partial(self._carry_out, functools.partial(choose, freed)))
+            freed += done
+            if grow is None:
+                return freed
+            grow()
 
     def _idle(self, sparing: int | None = None) -> list[EvictionCandidate]:
         sessions = [session for session in list(self._sessions.values()) if session.number != sparing]
         return [idle for session in sessions if (idle := session.idle()) is not None]
 
-    def _carry_out(self, chosen: Sequence[Eviction]) -> int:
-        # Only this thread evicts and closes: every candidate is still there.
-        return sum(self._sessions[eviction.session].evict(eviction.keep) for eviction in chosen)
+    def _carry_out(self, choose: Callable[[], Sequence[Eviction]]) -> tuple[int, Callable[[], object] | None]:
+        """Return the bytes freed, and what waits for the arena if that was too small and still grows."""
+        freed, grow = 0, None
+        for eviction in choose():  # only this thread evicts and closes: every candidate is still there
+            try:
+                freed += self._sessions[eviction.session].evict(eviction.keep)
+            except ArenaGrowing as growing:
+                grow = growing.wait  # not the error, whose traceback holds the session's state
+        return freed, grow
 
     def close(self, timeout: float | None = None) -> None:
         """Close every session, remove the interceptors from the model and free the host memory; can be called again.
@@ -357,14 +391,14 @@ def _leave(runtime: weakref.ref[Runtime]) -> None:
         alive._leave()
 
 
-def _arena(nbytes: int | None, *, pinned: bool) -> HostArena:
+def _arena(nbytes: int | None, *, pinned: bool, warn: Callable[..., None]) -> HostArena:
     """Make an arena of ``nbytes``, or of half the free memory; of the memory-lock limit if no more can be pinned."""
     if nbytes is not None:
-        return HostArena(nbytes, pinned=pinned)
+        return HostArena(nbytes, pinned=pinned, warn=warn)
     half, limit = available_bytes() // 2, memory_lock_limit()
     try:
-        return HostArena(half, pinned=pinned)
+        return HostArena(half, pinned=pinned, warn=warn)
     except HostMemoryFull:
         if not pinned or not limit or limit >= half:
             raise
-        return HostArena(limit, pinned=pinned)
+        return HostArena(limit, pinned=pinned, warn=warn)

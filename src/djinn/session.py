@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from djinn.core import (
 from djinn.device_lock import DeviceLock
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
+from djinn.host_memory import ArenaGrowing
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
 from djinn.placement import Residency
@@ -292,7 +293,7 @@ class Session:
         self._state_of(state)
         if self._phase is Phase.IO_WAIT and self._residency.may_leave:
             # It may be evicted at any time: reads must go to the copy in host memory.
-            self._serve(self._to_host)
+            self._serve_with_host_memory(self._to_host)
         pause = self._pause
         if pause is None:
             raise IllegalMove("this view of the state is void, for the session has gone on: read session.state again")
@@ -347,10 +348,10 @@ class Session:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
 
         Without ``force`` the state stays on the device until another session needs the memory, so that an early RESUME
-        costs nothing. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if
-        the arena has no room.
+        costs nothing. Waits while the arena has no room yet and still grows. Raises :class:`IllegalMove` unless PAUSED,
+        :class:`djinn.HostMemoryFull` (and stays PAUSED) if the arena has no room.
         """
-        self._serve(functools.partial(self._io_wait, force))
+        self._serve_with_host_memory(functools.partial(self._io_wait, force))
         if not force:
             self._keep_budget()
 
@@ -591,15 +592,19 @@ class Session:
     def evict(self, keep: int) -> int:
         """Swap out the state on the device, except the first ``keep`` storages; return the bytes freed.
 
-        Returns 0 if the host arena is full or a copy fails: the state is where it was.
+        Returns 0 if the host arena is full or a copy fails: the state is where it was. Raises :class:`ArenaGrowing`.
         """
         if not self._lock.acquire(timeout=_EVICT_SECONDS):
             return 0  # the thread that resumes it, or uses its tensors, may be waiting for this very call
         try:
             before = self.host_bytes
             if self.idle() is not None:
-                with suppress(RuntimeError, MemoryError):
+                try:
                     self._residency.swap_out(keep)
+                except ArenaGrowing:
+                    raise
+                except (RuntimeError, MemoryError):
+                    pass
             freed = self.host_bytes - before
             if freed:
                 self._journal.note(logging.INFO, "session %d: %s evicted to make room", self.number, mebibytes(freed))
@@ -640,6 +645,15 @@ class Session:
         if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the stubs
             raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser: ask later")
         self._hands.do(functools.partial(holding, self._lock, signal), timeout)
+
+    def _serve_with_host_memory(self, signal: Callable[[], None]) -> None:
+        """Do what :meth:`_serve` does; wait on the caller's thread, without the lock, while the arena is too small."""
+        while True:
+            try:
+                return self._serve(signal)
+            except ArenaGrowing as growing:
+                wait = growing.wait
+            wait()
 
     @property
     def _moves(self) -> bool:

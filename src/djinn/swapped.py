@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from djinn.core import SessionAbandoned
-from djinn.host_memory import Extent
+from djinn.extents import Extent
 from djinn.interrupts import Bell, at_once, holding
 from djinn.resumes import ResumeClock
 from djinn.state import REST, StateStorage

@@ -7,6 +7,8 @@ from tests.programs import greedy, prefill
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
+from djinn import growth
+from djinn.host_memory import HostArena
 
 pytestmark = pytest.mark.gpu
 
@@ -85,6 +87,48 @@ def test_resume_beside_a_computing_session(runtime, model, tokens):
 def test_arena_is_pinned(runtime):
     """The host memory is page-locked, whatever torch thinks of who allocated it."""
     assert runtime.arena.reserve([4096])[0].bytes.is_pinned()
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Arenas grow by 1 MiB."""
+    monkeypatch.setattr(growth, "FIRST_BYTES", 1 << 20)
+    monkeypatch.setattr(growth, "PIECE_BYTES", 1 << 20)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_storages_larger_than_a_piece():
+    """Storages of any size are pinned, and copied to the host and back, by whichever operator."""
+    arena = HostArena(64 << 20, pinned=True)
+    assert arena.wait_grown(60)
+    for sizes in ([700_000] * 60, [5 << 20, 9 << 20, 3], [64 << 20]):
+        extents = arena.reserve(sizes)
+        for extent in extents:
+            device = torch.randint(256, (extent.bytes.numel(),), dtype=torch.uint8, device="cuda")
+            extent.bytes.copy_(device, non_blocking=True)
+            torch.cuda.synchronize()
+            assert extent.bytes.is_pinned()
+            assert torch.equal(extent.bytes.cuda(), device)
+        del extent
+        arena.check_integrity()
+        arena.release(extents)
+        del extents
+    arena.close()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_graph_is_captured_while_the_arena_grows():
+    """In CUDA's strictest mode, which is torch's default."""
+    x = torch.zeros(8, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x.add_(1)
+        arena = HostArena(64 << 20, pinned=True)
+        assert arena.wait_grown(60)
+        x.add_(1)
+    graph.replay()
+    assert x.tolist() == [2.0] * 8
+    arena.close()
 
 
 def bit_equal(found, expected):

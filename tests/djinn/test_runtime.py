@@ -161,7 +161,7 @@ def test_default_arena_falls_back_to_what_may_be_locked(monkeypatch):
     """Where the system does not pin half of the free memory, the memory-lock limit is what it will pin."""
     asked = []
 
-    def arena(nbytes, *, pinned):
+    def arena(nbytes, *, pinned, warn):
         asked.append(nbytes)
         if nbytes > 1000:
             raise djinn.HostMemoryFull("refused")
@@ -172,10 +172,10 @@ def test_default_arena_falls_back_to_what_may_be_locked(monkeypatch):
         asked.clear()
         monkeypatch.setattr("djinn.runtime.memory_lock_limit", lambda limit=limit: limit)
         if limit == 1000:
-            _arena(None, pinned=True)
+            _arena(None, pinned=True, warn=print)
         else:
             with pytest.raises(djinn.HostMemoryFull):
-                _arena(None, pinned=True)
+                _arena(None, pinned=True, warn=print)
         assert asked == expected
 
 

@@ -96,6 +96,7 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
     report("reserving host memory")
     try:
         runtime = djinn.Runtime(subject.model, host_memory_bytes=nbytes)
+        runtime.arena.wait_grown()  # before anything is timed
     except (djinn.HostMemoryFull, ValueError) as error:
         raise ConfigError(f"djinn.load_host_arena_gib: {error}") from error
     rows = sorted(study.load, key=lambda row: row.sessions)

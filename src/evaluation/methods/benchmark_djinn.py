@@ -32,6 +32,7 @@ class Djinn(Method):
         nbytes = int(self.study.host_arena_gib * 2**30)
         try:
             self._runtime = djinn.Runtime(self.subject.model, host_memory_bytes=nbytes)
+            self._runtime.arena.wait_grown()  # before anything is timed
         except djinn.HostMemoryFull as error:
             raise ConfigError(f"djinn.host_arena_gib: {error}") from error
 
