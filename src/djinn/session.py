@@ -76,9 +76,11 @@ class _Pause:
     def check(self, name: str) -> None:
         session = self._session
         if session._pause is not self:
+            phase = session.phase
+            again = "read session.state again, and " if phase in _PARKED else ""
             raise IllegalMove(
-                f"{name} of session {self.number} is void, for the session has gone on and is {session.phase.value}: "
-                "read session.state again, and clone() what is to outlive a signal"
+                f"{name} of session {self.number} is void, for the session has gone on and is {phase.value}: "
+                f"{again}clone() what is to outlive a signal"
             )
 
     def before_use(self) -> None:
