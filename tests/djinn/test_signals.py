@@ -227,8 +227,9 @@ def test_status_is_a_table_a_person_can_read(runtime, llama, input_ids):
     assert rows[2].host_bytes == sum(waiting.storage_sizes)
     assert all(0 <= row.age_seconds < 30 for row in rows)
     lines = str(rows).splitlines()
-    assert lines[0].split() == ["session", "phase", "layer", "tier", "device", "host", "left", "age"]
-    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[0].split() == ["session", "phase", "layer", "tier", "device", "host", "left", "age", "doing"]
+    last = lines[0].index("doing")
+    assert all(line[last - 2 : last] == "  " and line[last] != " " for line in lines[:-1])
     assert lines[-1] == "host memory: 0.0 MiB of 32.0 MiB in use"
     assert running.phase is djinn.Phase.CREATED
 
