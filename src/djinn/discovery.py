@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from djinn.adopted import Adopted
+from djinn.compiled import TracingGarbage
+from djinn.cuda_graphs import GraphMemory
 from djinn.layers import KvLayers
 from djinn.ownership import Ownership
 from djinn.referrers import local_variables
@@ -42,6 +44,7 @@ class StateScanner:
         self._kv_layers = kv_layers
         self._model_storages = model_storages
         self._ownership = Ownership()
+        self._tracing_garbage = TracingGarbage()
 
     def state_at(
         self,
@@ -64,6 +67,7 @@ class StateScanner:
         """
         hidden_states = None
         try:
+            self._tracing_garbage.collect()
             hidden_states = first_tensor(output)
             with plain_torch():
                 roots, owners = (adopted.roots, adopted.owners) if adopted is not None else ((), set())
@@ -128,9 +132,11 @@ class StateScanner:
                 why.append(([node], not_swappable(node.tensor) or "it has no storage of its own"))
             elif storage.nbytes() and storage._cdata not in self._model_storages:
                 by_storage.setdefault(storage._cdata, []).append(node)
+        graphs = GraphMemory(self._device, (node.obj for node in walk.nodes.values()))
         for address, nodes in list(by_storage.items()):
             nodes.sort(key=lambda node: node.rank)  # the name that is needed first in front
             reason = next(filter(None, (not_swappable(node.tensor) for node in nodes)), None)
+            reason = reason or graphs.why_stays(storage_of(nodes[0].tensor))
             if reason is not None:
                 why.append((by_storage.pop(address), reason))
         return by_storage, why

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence, Set
 import torch
 from torch import nn
 
+from djinn.compiled import check_not_compiled
 from djinn.core import DjinnError
 from djinn.interceptor import (
     Interceptor,
@@ -82,7 +83,8 @@ class Interceptors:
 
     def put_on(self) -> None:
         """Install the interceptors; after a failure :meth:`remove` takes off those that were installed."""
-        _refuse_compiled_and_intercepted(self._model)
+        check_not_compiled(self._model, self._layers)
+        _refuse_intercepted(self._model)
         for module in self._modules():
             take_off(module, is_closed)
         for number, layer in enumerate(self._layers, start=1):
@@ -118,10 +120,8 @@ class Interceptors:
         yield from (*self._layers, *self._parts, self._model)
 
 
-def _refuse_compiled_and_intercepted(model: nn.Module) -> None:
+def _refuse_intercepted(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        where = f"{type(module).__name__} {name}".rstrip()
-        if hasattr(module, "_torchdynamo_orig_callable") or module._compiled_call_impl is not None:
-            raise DjinnError(f"{where} is compiled and would not stop: give the runtime the model before torch.compile")
         if any(isinstance(value, Interceptor) and not is_closed(value) for value in vars(module).values()):
+            where = f"{type(module).__name__} {name}".rstrip()
             raise DjinnError(f"{where} belongs to another runtime already: close that one first")

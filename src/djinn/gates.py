@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from djinn.compiled import compiles
 from djinn.static import elements_of
 from djinn.tensors import is_tensor
 
@@ -52,7 +53,10 @@ class ReadBarrier(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def enter(self) -> bool:
-        """Start the barrier on the current thread; False, and no effect, where it would change what operators do."""
+        """Start the barrier on the current thread; False, and it is off, where it would miss or change operators."""
+        if compiles():
+            self.exit()
+            return False
         if self._wait is None:
             if torch.is_inference_mode_enabled() or _get_current_dispatch_mode_stack():
                 return False

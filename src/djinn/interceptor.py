@@ -12,6 +12,8 @@ from typing import Any, Protocol, SupportsIndex
 
 from torch import nn
 
+from djinn.compiled import ends_a_graph
+
 
 class Passage(Protocol):
     """The callbacks of a session as its own thread runs the model; layers count from 1."""
@@ -121,6 +123,7 @@ class LayerInterceptor(Interceptor):
         super().__init__(module, passages)
         self._number = number
 
+    @ends_a_graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module."""
         passage = self.passages.get(threading.get_native_id())
@@ -135,6 +138,7 @@ class LayerInterceptor(Interceptor):
 class ModelInterceptor(Interceptor):
     """Calls the passage after the model's forward pass, also if it raised."""
 
+    @ends_a_graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module."""
         passage = self.passages.get(threading.get_native_id())
@@ -149,6 +153,7 @@ class ModelInterceptor(Interceptor):
 class PartInterceptor(Interceptor):
     """Calls the passage before and after a module beside the layers."""
 
+    @ends_a_graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module."""
         passage = self.passages.get(threading.get_native_id())

@@ -16,7 +16,9 @@ from torch._C._dynamo.eval_frame import set_eval_frame
 
 from djinn.adopted import Adopted
 from djinn.caller import CallerContext
+from djinn.compiled import explained, never_traced
 from djinn.core import IllegalMove, SessionAbandoned, SessionCancelled
+from djinn.cuda_graphs import is_recording
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors
 from djinn.gates import ReadBarrier, tensors_in
@@ -156,12 +158,13 @@ class Program:
         except SessionAbandoned as end:
             error = end.cause or SessionCancelled("the session was cancelled: open another for a result")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
-            error = raised
+            error = explained(raised)
         self._call = None
         del _running.program
         self._ended(value, error)
         del value, error  # the error's traceback holds this frame, and the frame would hold the error
 
+    @never_traced
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the layer's kernels wait for what they read: its arguments and its own KV."""
         if self.abandoned:
@@ -172,12 +175,15 @@ class Program:
             self.enter_part(args, kwargs)
             self.restoring.wait_layer(layer)
 
+    @never_traced
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Park if this is the breakpoint, or if a pause was requested."""
         if self.abandoned:
             self._unwind()
         self.turn.last_layer = time.monotonic()
         here = layer == self._breakpoint
+        if (here or self.pause_asked) and is_recording(self._device):
+            return  # nothing is computed here, and a graph that stands still would be lost
         if here:
             self._hits_left -= 1
         if self.pause_asked or (here and self._hits_left == 0):
@@ -185,17 +191,20 @@ class Program:
         if self.restoring is not None:
             self.leave_part()
 
+    @never_traced
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the part's kernels wait for its arguments, the only state that it reads."""
         if self.restoring is not None:
             self._barrier.exit()
             self._wait_for(tensors_in((args, kwargs)))
 
+    @never_traced
     def leave_part(self) -> None:
         """Start the read barrier between layers and parts, while state is still being swapped in."""
         if self.restoring is not None and (self.restoring.resident or not self._barrier.enter()):
             self.leave_model()
 
+    @never_traced
     def leave_model(self) -> None:
         """Wait for all state: nothing runs past the end of a forward pass before it is back."""
         self._barrier.exit()

@@ -16,6 +16,7 @@ from djinn.adopted import Adopted
 from djinn.arguments import check_around_turn, check_breakpoint, check_bytes, check_layers, check_model, check_visit
 from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
+from djinn.cuda_graphs import Plainly
 from djinn.device_lock import lock_of
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
@@ -147,11 +148,14 @@ class Runtime:
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
         self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
-        self._device_lock = lock_of(device)
+        self._device_lock = lock = lock_of(device)
+        self._compiled_code = Plainly(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
         made: list[HostArena | TransferEngine | Hands | Journal] = []
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
+            if device.type == "cuda":
+                self._compiled_code.put_on()
             self._journal = Journal()
             made.append(self._journal)
             self._journal.start()
@@ -170,6 +174,7 @@ class Runtime:
             atexit.register(self._at_exit)
         except BaseException:
             self._interceptors.remove()
+            self._compiled_code.take_off()
             for part in made:
                 part.close()
             raise
@@ -337,6 +342,7 @@ class Runtime:
         for session in sessions:
             session.close(None if deadline is None else max(deadline - time.monotonic(), 0))
         self._interceptors.remove()
+        self._compiled_code.take_off()
         self._engine.close()
         self._hands.close()
         self._journal.close()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.interrupt import Interrupt
-from tests.programs import greedy, prefill
+from tests.programs import equal, greedy, prefill
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
@@ -249,3 +249,120 @@ def test_without_room_on_the_device_nothing_is_lost(runtime, model, tokens):
     assert torch.equal(kept.result(60), model(inputs_embeds=expected, use_cache=True).logits)
     assert len(seen) == 2
     assert all(torch.equal(one, expected) for one in seen)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A Llama of 4 small layers: it is compiled in seconds."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, vocab_size=512
+    )
+    with torch.device("cuda"):
+        return LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+
+
+def generated(model, tokens):
+    """Tokens and scores of `generate` with a static cache, which compiles its steps into CUDA graphs by itself."""
+    found = model.generate(
+        tokens[:, :64],
+        max_new_tokens=6,
+        do_sample=False,
+        cache_implementation="static",
+        return_dict_in_generate=True,
+        output_scores=True,
+        pad_token_id=0,
+    )
+    return [found.sequences, *found.scores]
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """Counts the CUDA graphs that are replayed."""
+    seen = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (seen.append(graph), replay(graph))[1])
+    return seen
+
+
+@pytest.mark.parametrize("visit", [1, 2, 4])
+def test_a_compiled_generate_is_bit_equal(small, tokens, replays, visit):
+    """Three times in one process, also while others replay CUDA graphs of the same code; the sessions replay none."""
+    with torch.no_grad(), djinn.Runtime(small, host_memory_bytes=256 << 20) as runtime:
+        expected = runtime.open().start(generated, small, tokens).result(120)
+        for _ in range(3):
+            generated(small, tokens)
+            before = len(replays)
+            session = swapped_out(runtime, 2, generated, small, tokens, visit=visit)
+            assert len(replays) == before
+            assert equal(generated(small, tokens)[:1], expected[:1])
+            assert len(replays) > before
+            session.resume()
+            assert equal(session.result(120), expected)
+
+
+def test_a_program_compiled_with_reduce_overhead_is_bit_equal(small, tokens):
+    """No output of a CUDA graph is overwritten by a later run, for the session has none."""
+
+    def program():
+        past, step, logits = None, tokens[:, :64], []
+        for _ in range(3):
+            output = compiled(step, past_key_values=past, use_cache=True)
+            past, step = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            logits.append(output.logits)
+        return logits
+
+    with torch.no_grad(), djinn.Runtime(small, host_memory_bytes=256 << 20) as runtime:
+        compiled = torch.compile(small, mode="reduce-overhead")
+        expected = runtime.open().start(program).result(120)
+        for visit in (1, 2, 3):
+            session = swapped_out(runtime, 2, program, visit=visit)
+            session.resume()
+            assert equal(session.result(120), expected)
+
+
+def test_what_lies_in_the_pool_of_a_graph_stays(small, tokens):
+    """A graph that the program recorded goes on writing where it wrote; `left_behind` says so."""
+
+    def program():
+        x = torch.ones(1 << 20, device="cuda")
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            written = x * 2
+        found = []
+        for value in (1, 2):
+            x.fill_(value)
+            graph.replay()
+            found += [written.clone(), prefill(small, tokens[:, :64])]
+        return found
+
+    with torch.no_grad(), djinn.Runtime(small, host_memory_bytes=256 << 20) as runtime:
+        expected = runtime.open().start(program).result(60)
+        session = runtime.open(breakpoint=2).start(program)
+        assert session.wait(60) is djinn.Phase.PAUSED
+        assert [line.reason for line in session.left_behind if line.name.endswith("written")] == [
+            "it lies in the pool of a CUDA graph"
+        ]
+        session.io_wait()
+        session.resume()
+        assert equal(session.result(60), expected)
+
+
+def test_no_pause_while_the_program_records_a_graph(small, tokens):
+    """What runs then is written down and not computed: the session goes on, and the graph is whole."""
+
+    def program():
+        prefill(small, tokens[:, :64])
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            written = prefill(small, tokens[:, :64])
+        graph.replay()
+        return written.clone()
+
+    with torch.no_grad(), djinn.Runtime(small, host_memory_bytes=256 << 20) as runtime:
+        expected = runtime.open().start(program).result(60)
+        session = runtime.open(breakpoint=2, visit=2).start(program)
+        assert session.wait(60) is djinn.Phase.FINISHED
+        assert torch.equal(session.result(1), expected)
