@@ -6,7 +6,8 @@ A guard stands exactly where a storage is empty. The very tensors are put back b
 thread.
 
 A tensor to which somebody has a reference of his own stays on the device. The state scanner finds such references at
-the park. Later ones show when the guards are in their places, for from then on nobody new can get hold of a tensor.
+the park. Later ones show when the guards are in their places, for from then on nobody new can get hold of a tensor. It
+has more references then than the walk has met.
 
 Only the runtime's signal thread and the program's thread come here. Python raises no KeyboardInterrupt there.
 
@@ -31,13 +32,14 @@ from djinn.places import Place, checked_roots, places_in
 from djinn.state import StateStorage
 from djinn.static import elements_of
 from djinn.tensors import is_tensor, storage_of
+from djinn.walk import Node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Noted:
     """A tensor of the parked session in its ``place``: ``put`` puts it there, and holds it.
 
-    ``others`` counts the references to it beside this one and those of its places.
+    ``others`` counts the session's references to it beside this one and those of its places.
     """
 
     place: Place
@@ -148,23 +150,22 @@ class Adopted:
 
     # -- on the program's thread --------------------------------------------------------------------------------------
 
-    def before_scan(self) -> Mapping[int, int]:
-        """Find the places; count the references to each tensor beside those of its places, by id."""
+    def find(self) -> None:
+        """Find the places, and forget the last pause."""
         self._noted, self._again = [], []
         self._places, self.owners = places_in(self.roots)
-        return _others([place.get() for place in self._places])
 
-    def after_scan(self, before: Mapping[int, int]) -> None:
-        """Note the tensors in their places; ``before`` was counted before the state scanner looked for their holders.
+    def note(self, met: Mapping[int, Node]) -> None:
+        """Note the tensors in their places; ``met`` are the nodes of the walk, and the references that it met, by id.
 
-        A reference that came or went meanwhile does not count: whoever has it at the swap-out is seen then.
+        Other references are not counted: a reader on another thread may have one for a moment.
         """
-        found = [place.get() for place in self._places]
-        after = _others(found)
+        found = [(place, node) for place in self._places if (node := met.get(id(place.get()))) is not None]
+        times = Counter(id(node.obj) for _, node in found)
         self._noted = [
-            _Noted(place=place, put=place.putting(tensor), others=min(after[id(tensor)], before.get(id(tensor), 0)))
-            for place, tensor in zip(self._places, found, strict=True)
-            if is_tensor(tensor)  # another thread may have replaced it
+            _Noted(place=place, put=place.putting(node.obj), others=node.edges - times[id(node.obj)])
+            for place, node in found
+            if is_tensor(node.obj)
         ]
         self._places = []
 
@@ -227,12 +228,13 @@ def _address_of(noted: _Noted) -> int | None:
 
 
 def _others(tensors: Sequence[object]) -> dict[int, int]:
-    """Count the references to ``tensors`` by id, beside two for each entry: of the list, and of a place or a note.
-
-    All counts are too high by the same number, for they are only compared with each other.
-    """
-    times = Counter(map(id, tensors))
-    return {id(tensor): sys.getrefcount(tensor) - 2 * times[id(tensor)] for tensor in tensors}
+    """Count the references to ``tensors`` by id, beside two for each entry: that of the list, and one more."""
+    canary = object()
+    counted = [*tensors, canary]
+    times = Counter(map(id, counted))
+    counts = {id(one): sys.getrefcount(one) - 3 * times[id(one)] for one in counted}
+    alone = counts[id(canary)] + 1  # its one more is the variable; it has no entry in the other list
+    return {key: count - alone for key, count in counts.items()}
 
 
 def _nested_in(value: object) -> set[int]:

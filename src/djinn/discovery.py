@@ -70,7 +70,11 @@ class StateScanner:
             self._tracing_garbage.collect()
             hidden_states = first_tensor(output)
             with plain_torch():
-                roots, owners = (adopted.roots, adopted.owners) if adopted is not None else ((), set())
+                roots: tuple[object, ...] = ()
+                owners: set[int] = set()
+                if adopted is not None:
+                    adopted.find()
+                    roots, owners = adopted.roots, adopted.owners
                 walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer, adopted=owners)
                 walk.meet(hidden_states, _HIDDEN_STATES, FRONTIER, counted=False)
                 walk.meet(output, "output", FRONTIER, counted=False)
@@ -86,7 +90,10 @@ class StateScanner:
                 site = (layer, *_meet_frames(walk, outermost))
                 walk.run()
                 callers = _reached_from((caller, roots), owners)
-                return self._state(walk, hidden_states, callers=callers, site=site)
+                state = self._state(walk, hidden_states, callers=callers, site=site)
+                if adopted is not None:
+                    adopted.note(walk.nodes)
+                return state
         except Exception as error:  # noqa: BLE001 - whatever cannot be looked into, the program goes on
             reason = f"looking for the state failed ({name_of(type(error))}): nothing was taken"
             name = _HIDDEN_STATES if hidden_states is not None else "state"

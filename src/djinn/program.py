@@ -231,7 +231,6 @@ class Program:
         self.leave_model()
         if self.restored is not None:
             self.restored.wait_resident()
-        held = self._adopted.before_scan()
         state = self._scanner.state_at(
             layer,
             args=args,
@@ -242,7 +241,6 @@ class Program:
             adopted=self._adopted,
             context=self._caller_context.context,
         )
-        self._adopted.after_scan(held)
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
         self._barrier.enter()  # now, off the resume path

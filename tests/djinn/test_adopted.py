@@ -266,6 +266,20 @@ def test_a_tensor_to_which_the_caller_has_a_reference_stays(small, layers, how, 
     del held
 
 
+def test_a_tensor_that_another_thread_is_just_reading_stays(small, layers):
+    """From before the park until after the swap-out, though Python shows nobody the value stack that holds it."""
+    kept = made()
+    reads, enough = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (kept[1], reads.set(), enough.wait(10)))
+    thread.start()
+    reads.wait(10)
+    session = opened(small, kept, lambda: program(layers, list(kept)), layer=1)
+    session.io_wait()
+    assert [isinstance(tensor, GuardedTensor) for tensor in kept] == [True, False, True, True]
+    enough.set()
+    thread.join()
+
+
 def test_an_argument_that_is_in_the_cache_too_stays(small, layers):
     """The caller passed the tensor itself, so he holds it."""
     kept = made()
