@@ -47,6 +47,7 @@ RANK = {
     "ownership": 3,
     "discovery": 4,
     "swapped": 3,
+    "holdings": 4,
     "transfer": 4,
     "placement": 5,
     "program": 5,

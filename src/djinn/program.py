@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,17 +42,28 @@ def current_program() -> "Program | None":
     return program
 
 
-class Program:
-    """Runs ``call`` on a thread of its own, as a :class:`djinn.interceptor.Passage` through the model.
-
-    That thread makes three callbacks:
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What a program's thread calls.
 
     - ``parked`` gets the layer and the state. It raises :class:`SessionAbandoned` if the program is to end instead.
     - ``restore`` brings back what was swapped out, before the program is unwound. It returns whether there was room.
     - ``ended`` gets the value that the call returned, or the error that it raised.
+    """
+
+    parked: Callable[[int, SessionState], None]
+    restore: Callable[[], bool]
+    ended: Callable[[Any, BaseException | None], None]
+
+
+class Program:
+    """Runs ``call`` on a thread of its own, as a :class:`djinn.interceptor.Passage` through the model.
 
     The thread waits for ``gate`` before it begins and while it is parked. Whoever starts or resumes the program
     releases ``gate`` once. The program then computes behind the swap-in that is ``restoring``, if there is one.
+
+    While it is parked its thread must not keep the session alive. So ``parked`` takes the ``callbacks`` away, and
+    whoever releases ``gate`` puts them back. A session that nobody can reach any more is then found by the collector.
     """
 
     def __init__(
@@ -64,9 +76,7 @@ class Program:
         scanner: StateScanner,
         adopted: Adopted,
         turn: Turn,
-        parked: Callable[[int, SessionState], None],
-        restore: Callable[[], bool],
-        ended: Callable[[Any, BaseException | None], None],
+        callbacks: Callbacks,
     ) -> None:
         self._call: Call | None = call
         self._device = device
@@ -74,9 +84,7 @@ class Program:
         self._scanner = scanner
         self._adopted = adopted
         self.turn = turn
-        self._parked = parked
-        self._restore = restore
-        self._ended = ended
+        self.callbacks: Callbacks | None = callbacks  # None while it is parked
         self._caller_context = CallerContext(device)
         self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
         self.stream = self._caller_context.stream  # on which it computes; None on the CPU
@@ -161,7 +169,7 @@ class Program:
             error = explained(raised)
         self._call = None
         del _running.program
-        self._ended(value, error)
+        self._its_callbacks.ended(value, error)
         del value, error  # the error's traceback holds this frame, and the frame would hold the error
 
     @never_traced
@@ -231,6 +239,7 @@ class Program:
         self.leave_model()
         if self.restored is not None:
             self.restored.wait_resident()
+            self.restored = None  # it refers to the session
         state = self._scanner.state_at(
             layer,
             args=args,
@@ -247,7 +256,7 @@ class Program:
         self._give_up_turn()
         try:
             if self.turn.failure is None:
-                self._parked(layer, state)
+                self._its_callbacks.parked(layer, state)
                 del state
                 self.gate.acquire()
                 if self.restoring is not None:
@@ -296,7 +305,13 @@ class Program:
         """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
         if self.restoring is not None:
             return self.restoring.allocate_rest()
-        return not self.abandoned or self._restore()
+        return not self.abandoned or self._its_callbacks.restore()
+
+    @property
+    def _its_callbacks(self) -> Callbacks:
+        """The callbacks of a program that is not parked."""
+        assert self.callbacks is not None
+        return self.callbacks
 
     @property
     def _must_end(self) -> bool:

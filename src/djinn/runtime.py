@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from djinn.cuda_graphs import Plainly
 from djinn.device_lock import lock_of
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
+from djinn.holdings import Holdings
 from djinn.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.interrupts import Hands
 from djinn.journal import Journal
@@ -145,38 +147,34 @@ class Runtime:
         self._idle_device_bytes = idle_device_bytes
         self._around_turn = around_turn
         self._closed = False
+        self._lost = False  # whether only its own threads can still reach it
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
         self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
         self._device_lock = lock = lock_of(device)
         self._compiled_code = Plainly(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
-        made: list[HostArena | TransferEngine | Hands | Journal] = []
+        self._holdings = holdings = Holdings(self._interceptors)
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
+            holdings.undo(self._compiled_code.take_off)
             if device.type == "cuda":
                 self._compiled_code.put_on()
-            self._journal = Journal()
-            made.append(self._journal)
+            self._journal = holdings.record(Journal())
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)
-            self.arena = _arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn)
-            made.append(self.arena)
-            self._engine = TransferEngine(device, self.arena, self._journal)
-            made.append(self._engine)
+            self.arena = holdings.record(_arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn))
+            self._engine = holdings.record(TransferEngine(device, self.arena, self._journal))
             self._engine.start()
-            self._hands = Hands("djinn-signals")
-            made.append(self._hands)
+            self._hands = holdings.record(Hands("djinn-signals"))
             self._hands.start()
             model_storages = self._hands.do(lambda: frozenset(one._cdata for one in storages_of_model(model)))
             self._scanner = StateScanner(device, KvLayers(found), model_storages)
             self._at_exit = functools.partial(_leave, weakref.ref(self))
             atexit.register(self._at_exit)
+            holdings.complete = True
         except BaseException:
-            self._interceptors.remove()
-            self._compiled_code.take_off()
-            for part in made:
-                part.close()
+            holdings.give_back()
             raise
 
     @property
@@ -291,6 +289,8 @@ class Runtime:
 
     def _make_room(self, nbytes: int, *, sparing: int | None = None) -> int:
         """Do what :meth:`make_room` does, but spare session ``sparing``, which needs the room."""
+        if self._lost:
+            return 0  # all sessions are being ended, and the runtime's thread waits for them
         return self._evict(lambda freed: evictions(self._idle(sparing), nbytes - freed))
 
     def _keep_budget(self) -> None:
@@ -341,14 +341,33 @@ class Runtime:
                 session.cancel()  # all of them first: one may wait for another, which holds the device lock
         for session in sessions:
             session.close(None if deadline is None else max(deadline - time.monotonic(), 0))
-        self._interceptors.remove()
-        self._compiled_code.take_off()
-        self._engine.close()
-        self._hands.close()
-        self._journal.close()
+        self._holdings.give_back()
         self.arena.check_integrity()
-        self.arena.close()
         atexit.unregister(self._at_exit)
+
+    def __del__(self) -> None:
+        """Give back what is held by a runtime that nobody can reach any more, nor any of its sessions."""
+        holdings: Holdings | None = vars(self).get("_holdings")
+        if holdings is None or holdings.returned or sys.is_finalizing() or self._process != os.getpid():
+            return
+        if not holdings.complete:
+            holdings.give_back()  # for a constructor that failed, and was interrupted in doing so
+            return
+        self._lost = True
+        if all(session.at_rest for session in self._sessions.values()):
+            self._interceptors.remove()
+        # The rest waits for other threads, as nothing may in the middle of a garbage collection.
+        self._hands.posting(self._end_lost)()
+
+    def _end_lost(self) -> None:
+        try:
+            for session in self._sessions.values():
+                session.give_up()
+            for session in self._sessions.values():
+                session._close()
+        finally:
+            self._holdings.give_back()
+            atexit.unregister(self._at_exit)
 
     def _leave(self) -> None:
         """Stop the programs when the interpreter ends: a thread that computes on would crash the process."""

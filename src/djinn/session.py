@@ -41,7 +41,7 @@ from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
 from djinn.placement import Residency
 from djinn.policy import EvictionCandidate
-from djinn.program import Program, current_program
+from djinn.program import Callbacks, Program, current_program
 from djinn.resumes import Resume, ResumeClock
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.state_view import StateView
@@ -139,12 +139,14 @@ class Session:
         self._pause: _Pause | None = None  # whose tensors are not void
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
+        self._callbacks = Callbacks(parked=self._parked, restore=self._restore, ended=self._ended)
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
         self._arrivals = 0  # how often it has come to rest
         self._told = 0  # how many of them a caller has waited for
         self._error_told = False  # whether result() has raised its error
         self._resume_clock: ResumeClock | None = None  # of the last RESUME
-        self._adopted = Adopted(adopt, number=number, phase=lambda: self._phase, living=living)
+        phase = functools.partial(_phase_of, weakref.ref(self))  # the program's thread has it while it is parked
+        self._adopted = Adopted(adopt, number=number, phase=phase, living=living)
         self._adopted.check_free()
         self._residency = Residency(engine, adopted=self._adopted, make_room=make_room, departure=self._departure)
 
@@ -207,9 +209,7 @@ class Session:
             scanner=self._scanner,
             adopted=self._adopted,
             turn=Turn(self._device_lock, self._device, number=self.number, around=self._around),
-            parked=self._parked,
-            restore=self._restore,
-            ended=self._ended,
+            callbacks=self._callbacks,
         )
         self._serve(functools.partial(self._start, prepared, (args, kwargs)))
         return self
@@ -428,6 +428,7 @@ class Session:
         steps: list[Callable[[], object]] = [
             functools.partial(setattr, program, "restoring", swapped),
             functools.partial(setattr, program, "restored", swapped),
+            functools.partial(setattr, program, "callbacks", self._callbacks),
             functools.partial(setattr, self._residency, "state", None),
             functools.partial(setattr, self, "_pause", None),
             functools.partial(setattr, self, "_phase", Phase.RUNNING),
@@ -499,6 +500,7 @@ class Session:
             self._pause = None
             program.abandoned = True
             if self._phase in _PARKED:
+                program.callbacks = self._callbacks
                 program.gate.release()
 
     def close(self, timeout: float | None = None) -> None:
@@ -614,6 +616,15 @@ class Session:
             return freed
         finally:
             self._lock.release()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no program has begun and not ended."""
+        return self._phase is Phase.CREATED or self._phase in _ENDED
+
+    def give_up(self) -> None:
+        """Begin to end a session that nobody can reach any more, on the runtime's thread."""
+        holding(self._lock, self._begin_to_close)
 
     def _leave(self) -> None:
         """Make a program that computes unwind at its next layer, for the interpreter ends."""
@@ -731,6 +742,7 @@ class Session:
             self._residency.park(state, self._its.stream)
             self._pause = _Pause(self, paused=True)
             self._arrivals += 1
+            self._its.callbacks = None  # from here on the program's thread does not keep this session alive
             self._move(Phase.PAUSED)
 
     def _restore(self) -> bool:
@@ -757,6 +769,12 @@ class Session:
         if self._journal.listens(logging.INFO):
             self._journal.note(logging.INFO, "session %d: %s -> %s", self.number, before.value, self._stands())
         self._changed.ring()
+
+
+def _phase_of(session: "weakref.ref[Session]") -> Phase:
+    """The phase of ``session``, which is as good as closed if nobody can reach it any more."""
+    alive = session()
+    return Phase.CLOSED if alive is None else alive._phase
 
 
 def _left(deadline: float | None) -> float | None:
