@@ -14,7 +14,7 @@ A storage that stays costs bytes, never correctness. No error raised in here rea
 import contextvars
 import sys
 import types
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from djinn.cuda_graphs import GraphMemory
 from djinn.layers import KvLayers
 from djinn.ownership import Ownership
 from djinn.referrers import local_variables
-from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage
+from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage, kv_rank
 from djinn.static import elements_of, instance_dict, name_of
 from djinn.tensors import device_of, is_tensor, nbytes_of, not_swappable, plain_torch, storage_of
 from djinn.walk import Node, Walk
@@ -57,13 +57,14 @@ class StateScanner:
         caller: object,
         adopted: Adopted | None = None,
         context: contextvars.Context | None = None,
+        modules: Sequence[tuple[str, int | None, dict[str, Any]]] = (),
     ) -> SessionState:
         """Find the state after decoder layer ``layer``, whose inputs were ``args`` and ``kwargs``.
 
         ``output`` is what the layer returned. ``outermost`` is the code below which the program's frames begin. What
         ``caller`` leads to belongs to the caller, and what is ``adopted`` to the session. ``context`` is that of the
-        session's thread. Never raises an ``Exception``: after a failure nothing is taken, and ``left`` names the
-        failure.
+        session's thread. ``modules`` is the session's module state: name, decoder layer and values of each module.
+        Never raises an ``Exception``: after a failure nothing is taken, and ``left`` names the failure.
         """
         hidden_states = None
         try:
@@ -83,6 +84,9 @@ class StateScanner:
                 for index, value in enumerate(args[1:], start=1):
                     walk.meet(value, f"args.{index}", FRONTIER, counted=False)
                 walk.run()  # before anything else is met: what leads to it here decides rank and name
+                for name, number, values in modules:
+                    walk.meet_own(values, name, FRONTIER if number is None else kv_rank(number, layer))
+                walk.run(finds_kv=False)  # the layer that owns the module reads it, whatever is in it
                 if context is not None:
                     walk.meet_own(context, "context", REST)
                 for index, root in enumerate(roots):
@@ -90,7 +94,8 @@ class StateScanner:
                 site = (layer, *_meet_frames(walk, outermost))
                 walk.run()
                 callers = _reached_from((caller, roots), owners)
-                state = self._state(walk, hidden_states, callers=callers, site=site)
+                own = walk.reachable_from(id(values) for _, _, values in modules)
+                state = self._state(walk, hidden_states, callers=callers, site=site, own=own)
                 if adopted is not None:
                     adopted.note(walk.nodes)
                 return state
@@ -102,10 +107,16 @@ class StateScanner:
             )
 
     def _state(
-        self, walk: Walk, hidden_states: torch.Tensor | None, *, callers: frozenset[int], site: tuple[object, ...]
+        self,
+        walk: Walk,
+        hidden_states: torch.Tensor | None,
+        *,
+        callers: frozenset[int],
+        site: tuple[object, ...],
+        own: set[int],
     ) -> SessionState:
         """Reduce the tensors of a finished ``walk`` to the session's own storages, and to what stays on the device."""
-        by_storage, why = self._grouped(walk)
+        by_storage, why = self._grouped(walk, own)
         leave = self._ownership.externally_referenced(walk, by_storage, callers=callers, site=site)
         why += [(by_storage.pop(address), reason) for address, reason in leave.items()]
         taken = [_state_storage(nodes) for nodes in by_storage.values()]
@@ -124,20 +135,23 @@ class StateScanner:
             storages=tuple(sorted(taken, key=lambda item: item.rank)), left=tuple(left), hidden_states=hidden_states
         )
 
-    def _grouped(self, walk: Walk) -> tuple[dict[int, list[Node]], list[tuple[list[Node], str]]]:
+    def _grouped(self, walk: Walk, own: set[int]) -> tuple[dict[int, list[Node]], list[tuple[list[Node], str]]]:
         """Group the tensors on the device by storage address; list those that cannot be swapped, with the reason.
 
-        No handle of a storage outlives this call: it would count as an external reference.
+        ``own`` are nodes of the session's module state, whose storages once may have been the model's. No handle of a
+        storage outlives this call: it would count as an external reference.
         """
         by_storage: dict[int, list[Node]] = {}
         why: list[tuple[list[Node], str]] = []
+        storages = (storage_of(walk.nodes[key].tensor) for key in own if is_tensor(walk.nodes[key].obj))
+        models = self._model_storages.difference([storage._cdata for storage in storages if storage is not None])
         for node in walk.tensors():
             if device_of(node.tensor) not in (self._device, None):
                 continue
             storage = storage_of(node.tensor)
             if storage is None:
                 why.append(([node], not_swappable(node.tensor) or "it has no storage of its own"))
-            elif storage.nbytes() and storage._cdata not in self._model_storages:
+            elif storage.nbytes() and storage._cdata not in models:
                 by_storage.setdefault(storage._cdata, []).append(node)
         graphs = GraphMemory(self._device, (node.obj for node in walk.nodes.values()))
         for address, nodes in list(by_storage.items()):

@@ -84,6 +84,7 @@ class Program:
         self._scanner = scanner
         self._adopted = adopted
         self.turn = turn
+        self._module_state = turn.module_state
         self.callbacks: Callbacks | None = callbacks  # None while it is parked
         self._caller_context = CallerContext(device)
         self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
@@ -155,8 +156,13 @@ class Program:
                     self._interceptors.attach(self)
                     if self._must_end:
                         self._unwind()
-                    value = function(*args, **kwargs)
-                    self.leave_model()
+                    self._module_state.begin()
+                    try:
+                        value = function(*args, **kwargs)
+                        self.leave_model()
+                    finally:
+                        self._barrier.exit()
+                        self._module_state.end(keep=self._module_state.is_empty or self._is_complete())
                 finally:
                     self._barrier.exit()
                     self._interceptors.detach()
@@ -240,6 +246,7 @@ class Program:
         if self.restored is not None:
             self.restored.wait_resident()
             self.restored = None  # it refers to the session
+        self.turn.clear_modules()
         state = self._scanner.state_at(
             layer,
             args=args,
@@ -249,6 +256,7 @@ class Program:
             caller=(self._call, self._inherited),
             adopted=self._adopted,
             context=self._caller_context.context,
+            modules=self._module_state.roots,
         )
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
@@ -300,6 +308,15 @@ class Program:
     def _give_up_turn(self) -> None:
         """Leave the device to others until the next turn; what is the program's own is kept."""
         self.turn.give_up()
+
+    def _is_complete(self) -> bool:
+        """Wait for what is still being swapped in; whether all state is on the device then."""
+        try:
+            if self.restored is not None:
+                self.restored.wait_resident()
+        except (Exception, SessionAbandoned):  # noqa: BLE001 - some of it is lost; what the call raises says so
+            return False
+        return True
 
     def _is_back(self) -> bool:
         """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""

@@ -26,6 +26,7 @@ from djinn.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.layers import KvLayers, find_layers, names_of
+from djinn.module_attributes import ModelAttributes
 from djinn.page_lock import memory_lock_limit
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import AroundTurn, Session
@@ -154,10 +155,12 @@ class Runtime:
         self._device_lock = lock = lock_of(device)
         self._compiled_code = Plainly(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
+        self._attributes = ModelAttributes(model, found, device)
         self._holdings = holdings = Holdings(self._interceptors)
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
             holdings.undo(self._compiled_code.take_off)
+            holdings.undo(self._attributes.forget)
             if device.type == "cuda":
                 self._compiled_code.put_on()
             self._journal = holdings.record(Journal())
@@ -218,6 +221,7 @@ class Runtime:
             device_lock=self._device_lock,
             around_turn=self._around_turn,
             journal=self._journal,
+            attributes=self._attributes,
             make_room=functools.partial(self._make_room, sparing=number),
             keep_budget=self._keep_budget,
         )

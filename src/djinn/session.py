@@ -39,6 +39,8 @@ from djinn.forward import Interceptors
 from djinn.host_memory import ArenaGrowing
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
+from djinn.module_attributes import ModelAttributes
+from djinn.module_state import ModuleState
 from djinn.placement import Residency
 from djinn.policy import EvictionCandidate
 from djinn.program import Callbacks, Program, current_program
@@ -116,6 +118,7 @@ class Session:
         journal: Journal,
         device_lock: DeviceLock[Turn],
         around_turn: AroundTurn | None,
+        attributes: ModelAttributes,
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
@@ -129,6 +132,7 @@ class Session:
         self._device_lock = device_lock
         self._around_turn = around_turn
         self._journal = journal
+        self._attributes = attributes
         self._make_room = make_room
         self._keep_budget = keep_budget
         self._process = os.getpid()
@@ -208,7 +212,13 @@ class Session:
             interceptors=self._interceptors,
             scanner=self._scanner,
             adopted=self._adopted,
-            turn=Turn(self._device_lock, self._device, number=self.number, around=self._around),
+            turn=Turn(
+                self._device_lock,
+                self._device,
+                ModuleState(self._attributes),
+                number=self.number,
+                around=self._around,
+            ),
             callbacks=self._callbacks,
         )
         self._serve(functools.partial(self._start, prepared, (args, kwargs)))

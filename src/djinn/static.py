@@ -34,6 +34,12 @@ def module_of(cls: type) -> str:
     return module if type(module) is str else ""
 
 
+def namespace_of(cls: type) -> types.MappingProxyType[str, Any]:
+    """Return what the body of ``cls`` defines, by name."""
+    space: types.MappingProxyType[str, Any] = _NAMESPACE.__get__(cls)
+    return space
+
+
 def is_named(cls: type, name: str, module: str) -> bool:
     """Whether ``cls`` is, or inherits from, the class ``name`` of ``module``."""
     return any(name_of(base) == name and module_of(base) == module for base in bases_of(cls))
@@ -42,7 +48,7 @@ def is_named(cls: type, name: str, module: str) -> bool:
 def dict_descriptor(cls: type) -> Any:
     """Return Python's own descriptor of ``__dict__`` for ``cls``, or None: a property's or a proxy's may run code."""
     for base in bases_of(cls):
-        entry = _NAMESPACE.__get__(base).get("__dict__")
+        entry = namespace_of(base).get("__dict__")
         # Extension types may define one too, as a lazy proxy that asks its target. The docstring identifies Python's.
         if type(entry) is types.GetSetDescriptorType and (entry.__doc__ or "").startswith("dictionary for instance"):
             return entry

@@ -1,8 +1,9 @@
 """The turn of a program: in it, and only in it, the program computes on its device.
 
-To take the turn is to acquire the device lock, to put on the program's surroundings, and to enter what the user has put
-around each turn. To give it up undoes these in reverse. An error in between does not reach the program's own code,
-which might catch it and compute on. It is kept as the turn's failure, and the program is unwound for it.
+To take the turn is to acquire the device lock, to put on the program's surroundings and its module state, and to enter
+what the user has put around each turn. To give it up undoes these in reverse. An error in between does not reach the
+program's own code, which might catch it and compute on. It is kept as the turn's failure, and the program is unwound
+for it.
 
 A program may wait for another. Here is told whether that one could never come to its end, for it waits for the first.
 """
@@ -16,6 +17,7 @@ import torch
 
 from djinn.core import IllegalMove, SessionAbandoned
 from djinn.device_lock import DeviceLock
+from djinn.module_state import ModuleState
 from djinn.surroundings import Surroundings
 
 _QUIET_SECONDS = 1.0  # without a layer, after which a turn no longer says that its program computes
@@ -27,10 +29,17 @@ class Turn:
     """The turns of the program of session ``number`` on ``device``; made on its caller's thread."""
 
     def __init__(
-        self, lock: "DeviceLock[Turn]", device: torch.device, *, number: int, around: Around | None = None
+        self,
+        lock: "DeviceLock[Turn]",
+        device: torch.device,
+        module_state: ModuleState,
+        *,
+        number: int,
+        around: Around | None = None,
     ) -> None:
         self.number = number
         self.lock = lock
+        self.module_state = module_state
         self.thread: int | None = None  # the program's, from its first turn
         self.failure: BaseException | None = None
         self.given_up = False  # whether the program has stepped aside by djinn.waiting()
@@ -61,6 +70,7 @@ class Turn:
         self.last_layer = time.monotonic()
         with self._keeping_failure():
             self._surroundings.put_on()
+            self.module_state.put_on()
             if self._around is not None:
                 self._entered.enter_context(self._around())
 
@@ -71,12 +81,18 @@ class Turn:
         try:
             with self._keeping_failure():
                 self._entered.close()
+            self.clear_modules()
             if self._cuda:
                 # A parked thread keeps its cuBLAS handle, and torch a workspace for each handle (32 MiB on an H100).
                 # Nobody uses one here: one program computes at a time, and a stream's queued work comes before reuse.
                 torch._C._cuda_clearCublasWorkspaces()
         finally:
             self._leave()
+
+    def clear_modules(self) -> None:
+        """Take the program's state off the modules, before its state is looked for; at the latest when giving up."""
+        with self._keeping_failure():
+            self.module_state.take_off()
 
     def bury(self) -> None:
         """Give up the turn of a thread that has died; on another thread."""

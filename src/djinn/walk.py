@@ -84,6 +84,7 @@ class Walk:
         self._adopted = adopted
         self._kv_of = kv_of
         self._breakpoint = breakpoint
+        self._finds_kv = True
         self._waiting: dict[Rank, list[Node]] = {}
         self._entered: dict[int, tuple[bool, type]] = {}  # by id of each type, which is kept alive
 
@@ -93,7 +94,7 @@ class Walk:
             return None
         node = self.nodes.get(id(obj))
         if node is None:
-            kv = self._kv_of(obj)
+            kv = self._kv_of(obj) if self._finds_kv else None
             if kv is not None:
                 layer, name = kv
                 rank = kv_rank(layer, self._breakpoint)
@@ -104,9 +105,9 @@ class Walk:
             node.mentions += 1
         return node
 
-    def meet_own(self, context: contextvars.Context, name: str, rank: Rank) -> None:
-        """Add the context in which the session's thread runs as a root: the session reaches its values."""
-        self._add(Node(context, name, rank, certain=True))
+    def meet_own(self, holder: contextvars.Context | dict[str, object], name: str, rank: Rank) -> None:
+        """Add a root that nobody but the session reaches: its thread's context, or its values of a module."""
+        self._add(Node(holder, name, rank, certain=True))
 
     def _add(self, node: Node) -> Node:
         self.nodes[id(node.obj)] = node
@@ -119,8 +120,9 @@ class Walk:
             self._entered[id(cls)] = entered, cls
         return self._entered[id(cls)][0]
 
-    def run(self) -> None:
-        """Expand all waiting nodes, soonest need first."""
+    def run(self, *, finds_kv: bool = True) -> None:
+        """Expand all waiting nodes, soonest need first; without ``finds_kv`` each keeps the rank of its root."""
+        self._finds_kv = finds_kv
         while self._waiting:
             rank = min(self._waiting)
             waiting = self._waiting.pop(rank)
@@ -132,6 +134,7 @@ class Walk:
                     if met is not None and not (id(node.obj) in self._adopted and is_tensor(child)):
                         node.children.append(id(child))
                 waiting += self._waiting.pop(rank, [])
+        self._finds_kv = True
 
     def tensors(self) -> Iterator[Node]:
         """The nodes that are tensors."""

@@ -1,0 +1,241 @@
+"""The attributes of a model's modules as they are while no session computes: the outside's values.
+
+A look reads all of them and keeps them by identity, with snapshots of what may change in place. A later look finds what
+has changed since. That takes a fraction of a millisecond, so RESUME only asks whether :meth:`ModelAttributes.is_quiet`:
+a few comparisons of the attributes that hold state or nothing. Used under the device lock. What a session changes
+belongs to ``module_state``.
+
+Never looked at: parameters, submodules, hooks, ``forward`` and compiled code, ``training``.
+"""
+
+import operator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from djinn.containers import is_same
+from djinn.module_values import (
+    ABSENT,
+    Kind,
+    Snapshot,
+    kind_of,
+    may_change_in_place,
+    nbytes_below,
+    version_of,
+)
+from djinn.static import module_of
+from djinn.tensors import is_tensor, plain_torch
+
+_NOT_STATE = frozenset(vars(nn.Module())) | {"forward", "_compiled_call_impl", "_hf_hook", "_old_forward"}
+_FIRST_BYTES = 16 << 20  # of a storage whose bytes are kept, if it was there before any call
+_KEPT_BYTES = 1 << 20  # the same for later ones, which calls have left: there may be many
+_WEIGHT_BYTES = 256 << 10  # a persistent buffer above this size counts as a weight
+_WEIGHTS_ASKED = 64  # persistent buffers that RESUME asks about; those beyond count as weights
+
+Key = tuple[int, str]
+
+
+@dataclass(kw_only=True, eq=False)
+class Place:
+    """A dictionary in which a module keeps attributes (its own, or that of its buffers), and what it held outside.
+
+    ``layer`` is the decoder layer (1 .. N) of the module, None for a module that is in none, or in several. ``open``
+    are the attributes that hold state or None.
+    """
+
+    module: nn.Module
+    attributes: dict[str, Any]
+    path: str = ""
+    layer: int | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.of_torch = module_of(type(self.module)).startswith("torch.nn.")
+        for name, value in list(self.attributes.items()):
+            self.record(name, value, kept_bytes=_FIRST_BYTES)
+
+    def key(self, name: str) -> Key:
+        """Return what identifies the attribute ``name`` in the model."""
+        return id(self.attributes), name
+
+    def kind(self, name: str) -> tuple[type, str]:
+        """Return what the attribute has in common with that of other modules of this class."""
+        return type(self.module), name
+
+    def get(self, name: str) -> Any:
+        """Return the value on the module now."""
+        return self.attributes.get(name, ABSENT)
+
+    def put(self, name: str, value: object) -> None:
+        """Set ``value`` on the module, or delete the attribute if it is to be absent."""
+        if value is ABSENT:
+            self.attributes.pop(name, None)
+        else:
+            self.attributes[name] = value
+
+    def is_persistent(self, name: str) -> bool:
+        """Whether the attribute is a buffer that the model saves with its weights."""
+        held = vars(self.module)
+        return self.attributes is held.get("_buffers") and name not in held.get("_non_persistent_buffers_set", ())
+
+    def is_weight(self, name: str) -> bool:
+        """Whether the attribute is saved with the weights and too large to be copied for a session."""
+        return self.is_persistent(name) and nbytes_below(self.get(name)) > _WEIGHT_BYTES
+
+    def kind_before(self, name: str) -> Kind:
+        """Return the kind of the recorded value, before it changed."""
+        snapshot = self.snapshots.get(name)
+        return snapshot.kind if snapshot is not None else kind_of(self.seen.get(name, ABSENT))
+
+    def record(self, name: str, value: object, *, kept_bytes: int = _KEPT_BYTES) -> None:
+        """Record ``value`` as the outside's, with the bytes of storages of up to ``kept_bytes``."""
+        self.snapshots.pop(name, None)
+        self.open.discard(name)
+        if value is ABSENT:
+            self.seen.pop(name, None)
+            return
+        self.seen[name] = value
+        if name not in _NOT_STATE and may_change_in_place(value):
+            self.snapshots[name] = Snapshot(value, kept_bytes=0 if self.is_weight(name) else kept_bytes)
+        if name not in _NOT_STATE and (value is None or self.holds_state(name)):
+            self.open.add(name)
+
+    def holds_state(self, name: str) -> bool:
+        """Whether the recorded value is state."""
+        return name in self.snapshots and self.snapshots[name].kind is Kind.STATE
+
+    def changes(self) -> Iterator[str]:
+        """Yield the attributes that differ from the record: replaced, new, gone, or changed in place."""
+        if not _are_identical(self.attributes, self.seen):
+            for name in dict.fromkeys([*self.seen, *self.attributes]):
+                if name not in _NOT_STATE and not is_same(self.seen.get(name, ABSENT), self.get(name)):
+                    yield name
+        for name, snapshot in self.snapshots.items():
+            if self.attributes.get(name) is snapshot.value and snapshot.has_changed():
+                yield name
+
+
+class ModelAttributes:
+    """The outside's values of the attributes of ``model``, whose decoder layers are ``layers``."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._number_of = {id(layer): number for number, layer in enumerate(layers, start=1)}
+        self.places: dict[int, Place] = {}
+        self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()  # whose calls have begun and not ended
+        self.written: set[tuple[type, str]] = set()  # by class: what calls write in place
+        self.asked_about: set[Key] = set()  # persistent buffers of which :meth:`is_quiet` sees a change
+        self._lengths: tuple[list[dict[str, Any]], list[int]] = [], []
+        self._values: tuple[list[dict[str, Any]], list[str], list[Any]] = [], [], []
+        self._versions: tuple[list[torch.Tensor], list[int]] = [], []
+        self._containers: list[Snapshot] = []
+
+    def find_modules(self) -> None:
+        """Follow changes of the model's structure; what new modules hold is the outside's."""
+        found: dict[int, Place] = {}
+        for path, layer, module in self._modules():
+            held = vars(module)
+            for attributes in (held, held.get("_buffers")):
+                if type(attributes) is dict:
+                    place = self.places.get(id(attributes))
+                    if place is None or place.module is not module:
+                        place = Place(module=module, attributes=attributes)
+                    place.path, place.layer = path, layer
+                    found[id(attributes)] = place
+        self.places = found
+
+    def _modules(self) -> Iterable[tuple[str, int | None, nn.Module]]:
+        met: dict[int, tuple[str, int | None, nn.Module]] = {}
+        todo: list[tuple[str, int | None, nn.Module]] = [("", None, self._model)]
+        while todo:
+            path, layer, module = todo.pop()
+            number = self._number_of.get(id(module), layer)
+            before = met.get(id(module))
+            if before is not None:
+                if before[1] in (number, None):
+                    continue
+                path, number = before[0], None  # it is in several layers
+            met[id(module)] = path, number, module
+            start = f"{path}." if path else ""
+            children = list(vars(module)["_modules"].items())
+            todo += [(start + name, number, child) for name, child in children if child is not None]
+        return met.values()
+
+    def look(self, *, learning: bool = False) -> list[tuple[Place, str]]:
+        """Record what the modules hold now as the outside's; return what has changed, and learn from it."""
+        self.find_modules()
+        changed = [(place, name) for place in self.places.values() for name in place.changes()]
+        for place, name in changed:
+            if learning and place.get(name) is place.seen.get(name):
+                self.learn(place, name)
+            place.record(name, place.get(name))
+        self.watch()
+        return changed
+
+    def learn(self, place: Place, name: str) -> None:
+        """Note that a call writes this attribute in place: sessions begin with a copy of it."""
+        if not place.is_weight(name):
+            self.written.add(place.kind(name))
+
+    def watch(self) -> None:
+        """Prepare :meth:`is_quiet`, for what is recorded now."""
+        dicts = [place.attributes for place in self.places.values() if place.attributes and not place.of_torch]
+        self._lengths = dicts, list(map(len, dicts))
+        spaces, names, values = self._values = [], [], []
+        self._containers = []
+        self.asked_about = set()
+        for place in self.places.values():
+            for name in place.open:
+                if place.is_persistent(name):
+                    if len(self.asked_about) == _WEIGHTS_ASKED or place.is_weight(name):
+                        continue
+                    self.asked_about.add(place.key(name))
+                value, snapshot = place.seen[name], place.snapshots.get(name)
+                spaces.append(place.attributes)
+                names.append(name)
+                values.append(value)
+                if snapshot is not None and snapshot.counts and not is_tensor(value):
+                    self._containers.append(snapshot)
+        tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
+        self._versions = tensors, list(map(_version, tensors))
+
+    def is_quiet(self) -> bool:
+        """Whether nobody but sessions has changed what the modules hold, as far as a few microseconds can tell."""
+        dicts, lengths = self._lengths
+        spaces, names, values = self._values
+        tensors, versions = self._versions
+        return (
+            list(map(len, dicts)) == lengths
+            and all(map(operator.is_, map(dict.get, spaces, names), values))
+            and list(map(_version, tensors)) == versions
+            and not (self._containers and self._is_changed_in_place())
+        )
+
+    def _is_changed_in_place(self) -> bool:
+        with plain_torch():
+            return any(snapshot.has_changed() for snapshot in self._containers)
+
+    def wait_for_device(self) -> None:
+        """Wait until the device has made what is left to others, who may compute on another stream."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def forget(self) -> None:
+        """Drop the record, when no session will begin any more: it keeps what calls have left alive."""
+        self.places = {}
+        self.watch()
+
+
+_version = vars(torch._C.TensorBase)["_version"].__get__
+
+
+def _are_identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two dictionaries hold the same objects under the same keys in the same order."""
+    return len(one) == len(other) and all(map(operator.is_, one.values(), other.values())) and list(one) == list(other)

@@ -1,0 +1,233 @@
+"""State that a session's call keeps in attributes of modules: it changes with the turn.
+
+While the session computes, its values are on the modules. When it gives up the turn they come off, and the outside's
+values are on the modules again. The session's are what its call changed in its turns: tensors, caches and containers of
+them, and plain data beside them. All else stands. The switch moves references only. Nothing is copied on RESUME.
+
+A call may also write into a tensor that was there before. When that is found, the session keeps the written object, for
+its frames may hold views of it. The outside gets a copy with the earlier bytes. Sessions that begin later get a copy of
+their own at once. At the end the call's last values stay on the modules, as after a plain call.
+
+A change by another thread while the session computes is not told apart from the session's own.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from djinn.module_attributes import Key, ModelAttributes, Place
+from djinn.module_values import ABSENT, Copies, Kind, Snapshot, kind_of, version_of
+from djinn.tensors import is_tensor, plain_torch
+
+
+@dataclass(kw_only=True, eq=False)
+class _Owned:
+    """An attribute that is the session's, and the outside's value of it, while the session's is on the module.
+
+    ``copy`` and ``version`` tell whether the session's value still is the unwritten copy with which it began.
+    """
+
+    place: Place
+    name: str
+    outside: Any = ABSENT
+    copy: "weakref.ref[torch.Tensor] | None" = None
+    version: int | None = None
+
+
+@contextmanager
+def _looking() -> Iterator[None]:
+    with plain_torch(), torch.no_grad():
+        yield
+
+
+class ModuleState:
+    """The module state of one session; used on its thread, under the device lock."""
+
+    def __init__(self, attributes: ModelAttributes) -> None:
+        self._attributes = attributes
+        self._owned: dict[Key, _Owned] = {}
+        self._values: dict[int, dict[str, Any]] = {}  # of each module, while they are off; nothing else holds them
+        self._begun = False  # and not ended
+        self._on = False
+        self._all_known = False  # whether the record was exact for all attributes when this turn began
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is the session's yet."""
+        return not self._owned
+
+    @property
+    def roots(self) -> list[tuple[str, int | None, dict[str, Any]]]:
+        """The session's values while they are off: the module's name, its decoder layer, and values by attribute."""
+        modules = {id(owned.place.module): owned.place for owned in self._owned.values()}
+        return [
+            (f"modules.{place.path}" if place.path else "modules", place.layer, self._values[key])
+            for key, place in modules.items()
+            if self._values.get(key)
+        ]
+
+    def begin(self) -> None:
+        """Begin the call: what calls are known to write in place, this one gets a copy of.
+
+        Raises ``RuntimeError`` without room on the device, and has then changed nothing.
+        """
+        with _looking():
+            self._attributes.look()
+            copies, begun = Copies(), []
+            for place in self._attributes.places.values():
+                for name, snapshot in place.snapshots.items():
+                    if place.kind(name) in self._attributes.written:
+                        copy = copies.of(snapshot)
+                        if copy is not snapshot.value:
+                            begun.append((place, name, copy))
+        for place, name, copy in begun:
+            self._own(place, name, copy=copy, outside=place.get(name))
+            place.put(name, copy)
+        self._begun = self._on = self._all_known = True
+        self._attributes.sessions.add(self)
+
+    def put_on(self) -> None:
+        """Put the session's values on the modules, and keep the outside's."""
+        if self._on or not self._begun:
+            return
+        if not self._attributes.is_quiet():
+            with _looking():
+                self._give_way(self._attributes.look())
+        for owned in self._owned.values():
+            place = owned.place
+            owned.outside = place.get(owned.name)
+            place.put(owned.name, self._values_of(place).pop(owned.name, ABSENT))
+        self._on = True
+
+    def _give_way(self, changed: list[tuple[Place, str]]) -> None:
+        """Give up what is saved with the weights and somebody else has ``changed``: those are new weights."""
+        for place, name in changed:
+            if place.is_persistent(name) and self._owned.pop(place.key(name), None) is not None:
+                self._values_of(place).pop(name, None)
+
+    def take_off(self) -> None:
+        """Take the session's values off the modules, with what it has changed in this turn."""
+        if not self._on:
+            return
+        with _looking():
+            self._claim()
+        self._on = self._all_known = False
+        for owned in self._owned.values():
+            place, value = owned.place, owned.place.get(owned.name)
+            if value is not ABSENT:
+                self._values_of(place)[owned.name] = value
+            place.put(owned.name, owned.outside)
+            owned.outside = None
+        self._attributes.watch()
+
+    def _values_of(self, place: Place) -> dict[str, Any]:
+        return self._values.setdefault(id(place.module), {})
+
+    def _claim(self) -> None:
+        """Find what the session has changed in this turn, and make it its own; all else is the outside's."""
+        for key, owned in list(self._owned.items()):
+            if kind_of(value := owned.place.get(owned.name)) is Kind.OTHER:
+                owned.place.record(owned.name, value)  # code, or weights: it never changes with the turn
+                del self._owned[key]
+        self._attributes.find_modules()
+        copies, beside = Copies(), []
+        for place in self._attributes.places.values():
+            for name in [name for name in place.changes() if place.key(name) not in self._owned]:
+                kinds = {place.kind_before(name), kind_of(place.get(name))}
+                if Kind.OTHER in kinds or not self._may_own(place, name):
+                    place.record(name, place.get(name))
+                elif Kind.STATE in kinds:
+                    self._separate(place, name, copies)
+                else:
+                    beside.append((place, name))
+        paths = {owned.place.path for owned in self._owned.values()}
+        for place, name in beside:
+            if any(path == place.path or not place.path or path.startswith(f"{place.path}.") for path in paths):
+                self._separate(place, name, copies)
+            else:
+                place.record(name, place.get(name))
+        if copies.made:
+            self._attributes.wait_for_device()
+
+    def _may_own(self, place: Place, name: str) -> bool:
+        """Whether a changed attribute may be the session's; changed weights are, if nobody else can have done it."""
+        known = self._all_known or place.key(name) in self._attributes.asked_about
+        return not place.is_persistent(name) or (known and not place.is_weight(name))
+
+    def _own(self, place: Place, name: str, *, outside: object, copy: object = None) -> None:
+        """Make an attribute the session's; ``copy`` is the copy of the outside's value with which it begins."""
+        owned = self._owned[place.key(name)] = _Owned(place=place, name=name, outside=outside)
+        if is_tensor(copy):
+            owned.copy, owned.version = weakref.ref(copy), version_of(copy)
+
+    def _separate(self, place: Place, name: str, copies: Copies) -> None:
+        """Make a changed attribute the session's, and let the outside have what it had before."""
+        outside, snapshot = place.seen.get(name, ABSENT), place.snapshots.get(name)
+        if snapshot is not None and snapshot.has_changed():
+            self._attributes.learn(place, name)
+            outside = _copied(copies, snapshot)  # without room it stays the outside's
+        place.record(name, outside)
+        if outside is not place.get(name):
+            self._own(place, name, outside=outside)
+
+    def end(self, *, keep: bool) -> None:
+        """End the call: its last values stay on the modules, unless ``keep`` is false, for then they are lost.
+
+        A copy with which it began is written into the original, so that who holds that finds what the call wrote.
+        Sessions that have begun keep what they would find without this one.
+        """
+        self._attributes.sessions.discard(self)
+        self._begun = False
+        if not self._on:
+            return  # interrupted in the midst of a park, for the interpreter ends
+        if keep and self._attributes.sessions:
+            with _looking():
+                self._claim()
+                for other in self._attributes.sessions:
+                    other._keep(self._owned)
+        for owned in self._owned.values():
+            value = owned.place.get(owned.name)
+            if not keep:
+                owned.place.put(owned.name, owned.outside)
+            elif is_tensor(value) and owned.copy and value is owned.copy() and _is_alike(value, owned.outside):
+                if owned.version is None or version_of(value) != owned.version:
+                    _write(owned.outside, value)
+                owned.place.put(owned.name, owned.outside)
+        if self._owned:
+            self._attributes.wait_for_device()
+        self._owned, self._values, self._on = {}, {}, False
+        with _looking():
+            self._attributes.look(learning=True)
+
+    def _keep(self, ending: dict[Key, _Owned]) -> None:
+        """Keep the outside's values of what is ``ending`` with another session, unless this one has its own."""
+        copies = Copies()
+        for key, theirs in ending.items():
+            if key not in self._owned:
+                copy = _copied(copies, Snapshot(theirs.outside))
+                self._own(theirs.place, theirs.name, copy=copy, outside=None)
+                if copy is not ABSENT:
+                    self._values_of(theirs.place)[theirs.name] = copy
+
+
+def _copied(copies: Copies, snapshot: Snapshot) -> object:
+    """Return a copy, or the value itself if the device has no room for one."""
+    try:
+        return copies.of(snapshot)
+    except RuntimeError:
+        return snapshot.value
+
+
+def _is_alike(one: torch.Tensor, other: object) -> bool:
+    if type(other) is not torch.Tensor:
+        return False
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+
+
+def _write(target: torch.Tensor, value: torch.Tensor) -> None:
+    with _looking(), torch.inference_mode(target.is_inference()):
+        target.copy_(value)
