@@ -165,7 +165,7 @@ class ModelAttributes:
             met[id(module)] = path, number, module
             start = f"{path}." if path else ""
             children = list(vars(module)["_modules"].items())
-            todo += [(start + name, number, child) for name, child in children if child is not None]
+            todo += [(start + name, number, child) for name, child in reversed(children) if child is not None]
         return met.values()
 
     def look(self, *, learning: bool = False) -> list[tuple[Place, str]]:

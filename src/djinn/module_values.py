@@ -6,7 +6,7 @@ A snapshot records a value so that a later change in place shows. Copies restore
 """
 
 import enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -25,7 +25,8 @@ from djinn.interrupts import holding
 from djinn.tensors import is_tensor, not_swappable, storage_of
 
 ABSENT: Final = type("Absent", (), {})()  # the value of an attribute that is not there
-_VERSION = vars(torch._C.TensorBase)["_version"].__get__
+_PLAIN = torch._C.TensorBase  # its methods are torch's, whatever the program put in front of them
+_VERSION = vars(_PLAIN)["_version"].__get__
 
 
 class Kind(enum.Enum):
@@ -65,7 +66,16 @@ def nbytes_below(value: object) -> int:
 
 def version_of(tensor: torch.Tensor) -> int | None:
     """Return how often ``tensor`` has been written, or None: torch does not count writes to inference tensors."""
-    return None if torch._C.TensorBase.is_inference(tensor) else int(_VERSION(tensor))
+    return None if _PLAIN.is_inference(tensor) else int(_VERSION(tensor))
+
+
+class _Seen(NamedTuple):
+    """A tensor at a snapshot: its version, the address of its storage, and its offset, shape and strides."""
+
+    tensor: torch.Tensor
+    version: int | None
+    address: int
+    layout: tuple[int, torch.Size, tuple[int, ...]]
 
 
 class Snapshot:
@@ -80,7 +90,7 @@ class Snapshot:
         self._kept_bytes = kept_bytes
         self.contents: dict[int, tuple[object, Contents]] = {}
         self.bytes: dict[int, torch.UntypedStorage] = {}  # in host memory, by the address of the storage
-        self._tensors: list[tuple[torch.Tensor, int | None, int]] = []
+        self.tensors: dict[int, _Seen] = {}  # by id
         for part in parts_of(value):
             if is_tensor(part):
                 self._note(part)
@@ -90,13 +100,14 @@ class Snapshot:
     @property
     def counts(self) -> bool:
         """Whether torch counts all writes into the value."""
-        return all(version is not None for _, version, _ in self._tensors)
+        return all(seen.version is not None for seen in self.tensors.values())
 
     def _note(self, tensor: torch.Tensor) -> None:
         storage = storage_of(tensor)
         if storage is None or _is_parameter(tensor):
             return
-        self._tensors.append((tensor, version_of(tensor), storage._cdata))
+        layout = int(_PLAIN.storage_offset(tensor)), _PLAIN.size(tensor), _PLAIN.stride(tensor)
+        self.tensors[id(tensor)] = _Seen(tensor, version_of(tensor), storage._cdata, layout)
         small = 0 < storage.nbytes() <= self._kept_bytes
         if small and _is_copied(tensor) and storage._cdata not in self.bytes:
             self.bytes[storage._cdata] = _copy_of(storage, torch.device("cpu"))
@@ -106,16 +117,16 @@ class Snapshot:
         for obj, contents in self.contents.values():
             if not contents.is_same_as(contents_of(obj)):
                 return True
-        return any(self._is_written(*noted) for noted in self._tensors)
+        return any(self._is_written(seen) for seen in self.tensors.values())
 
-    def _is_written(self, tensor: torch.Tensor, version: int | None, address: int) -> bool:
-        storage = storage_of(tensor)
-        if storage is None or storage._cdata != address:
+    def _is_written(self, seen: "_Seen") -> bool:
+        storage = storage_of(seen.tensor)
+        if storage is None or storage._cdata != seen.address:
             return True
-        if version is not None:
-            return version_of(tensor) != version
-        if address in self.bytes:
-            return not torch.equal(*map(_as_bytes, (self.bytes[address], _copy_of(storage, torch.device("cpu")))))
+        if seen.version is not None:
+            return version_of(seen.tensor) != seen.version
+        if seen.address in self.bytes:
+            return not torch.equal(*map(_as_bytes, (self.bytes[seen.address], _copy_of(storage, torch.device("cpu")))))
         return torch.is_inference_mode_enabled()  # nothing else could have written it
 
 
@@ -156,16 +167,14 @@ class Copies:
         return self._made.setdefault(id(part), made)
 
     def _tensor(self, tensor: torch.Tensor, snapshot: Snapshot) -> torch.Tensor:
-        storage, plain = storage_of(tensor), torch._C.TensorBase
+        storage, seen = storage_of(tensor), snapshot.tensors[id(tensor)]
         assert storage is not None
-        if storage._cdata not in self._storages:
-            kept = snapshot.bytes.get(storage._cdata, storage)
-            self._storages[storage._cdata] = _copy_of(kept, storage.device)
-        layout = int(plain.storage_offset(tensor)), tuple(tensor.shape), plain.stride(tensor)
+        if seen.address not in self._storages:
+            self._storages[seen.address] = _copy_of(snapshot.bytes.get(seen.address, storage), storage.device)
         return holding(
-            torch.inference_mode(plain.is_inference(tensor)),
+            torch.inference_mode(_PLAIN.is_inference(tensor)),
             lambda: torch.empty(0, dtype=tensor.dtype, device=storage.device).set_(
-                self._storages[storage._cdata], *layout
+                self._storages[seen.address], *seen.layout
             ),
         )
 
@@ -176,12 +185,11 @@ def _is_parameter(value: object) -> bool:
 
 def _is_copied(tensor: torch.Tensor) -> bool:
     """Whether a copy can replace ``tensor``: autograd does not know it, and it is nothing but its stored bytes."""
-    plain = torch._C.TensorBase
     return (
         not _is_parameter(tensor)
         and not_swappable(tensor) is None
         and storage_of(tensor) is not None
-        and not (tensor.is_meta or tensor.requires_grad or plain.is_conj(tensor) or plain.is_neg(tensor))
+        and not (tensor.is_meta or tensor.requires_grad or _PLAIN.is_conj(tensor) or _PLAIN.is_neg(tensor))
     )
 
 

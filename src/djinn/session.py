@@ -279,7 +279,8 @@ class Session:
         """The state of the parked session by name, to read or edit.
 
         ``hidden_states`` is what layer L returned, ``kv.J.*`` the KV cache of decoder layer J. Arguments of the layer
-        have their own names (``position_embeddings.0``). Other live tensors are named by function and local variable.
+        have their own names (``position_embeddings.0``), state in attributes of modules ``modules.PATH.ATTRIBUTE``.
+        Other live tensors are named by function and local variable.
         Raises :class:`IllegalMove` unless the session is parked.
         """
         self._enter()

@@ -13,7 +13,7 @@ _HIDDEN_STATES = "hidden_states"
 
 @dataclass(frozen=True, kw_only=True)
 class StateEntry:
-    """One tensor of the state; ``layer`` is the decoder layer (1 .. N) whose KV it is, None for anything else."""
+    """One tensor of the state; ``layer`` is the decoder layer (1 .. N) whose KV or module state it is, else None."""
 
     name: str
     shape: tuple[int, ...]
