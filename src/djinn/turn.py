@@ -1,9 +1,9 @@
 """The turn of a program: in it, and only in it, the program computes on its device.
 
-To take the turn is to acquire the device lock, to put on the program's surroundings and its module state, and to enter
-what the user has put around each turn. To give it up undoes these in reverse. An error in between does not reach the
-program's own code, which might catch it and compute on. It is kept as the turn's failure, and the program is unwound
-for it.
+To take the turn is to acquire the device lock, and to put on the program's surroundings and its module state. Then what
+the user has put around each turn is entered. To give it up undoes these in reverse. An error in between does not reach
+the program's own code, which might catch it and compute on. It is kept as the turn's failure, and the program is
+unwound for it.
 
 A program may wait for another. Here is told whether that one could never come to its end, for it waits for the first.
 """
