@@ -51,7 +51,7 @@ class ModuleState:
         self._attributes = attributes
         self._owned: dict[Key, _Owned] = {}
         self._values: dict[int, dict[str, Any]] = {}  # of each module, while they are off; nothing else holds them
-        self._begun = False  # and not ended
+        self.begun = False  # whether the call has begun, and not ended
         self._on = False
         self._all_known = False  # whether the record was exact for all attributes when this turn began
 
@@ -87,12 +87,12 @@ class ModuleState:
         for place, name, copy in begun:
             self._own(place, name, copy=copy, outside=place.get(name))
             place.put(name, copy)
-        self._begun = self._on = self._all_known = True
+        self.begun = self._on = self._all_known = True
         self._attributes.sessions.add(self)
 
     def put_on(self) -> None:
         """Put the session's values on the modules, and keep the outside's."""
-        if self._on or not self._begun:
+        if self._on or not self.begun:
             return
         if not self._attributes.is_quiet():
             with _looking():
@@ -181,7 +181,7 @@ class ModuleState:
         Sessions that have begun keep what they would find without this one.
         """
         self._attributes.sessions.discard(self)
-        self._begun = False
+        self.begun = False
         if not self._on:
             return  # interrupted in the midst of a park, for the interpreter ends
         if keep and self._attributes.sessions:

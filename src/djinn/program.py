@@ -158,11 +158,16 @@ class Program:
                         self._unwind()
                     self._module_state.begin()
                     try:
+                        self.turn.enter_around()
+                        if self._must_end:
+                            self._unwind()
                         value = function(*args, **kwargs)
                         self.leave_model()
                     finally:
                         self._barrier.exit()
-                        self._module_state.end(keep=self._module_state.is_empty or self._is_complete())
+                        keep = self._module_state.is_empty or self._is_complete()
+                        self.turn.leave_around()
+                        self._module_state.end(keep=keep)
                 finally:
                     self._barrier.exit()
                     self._interceptors.detach()

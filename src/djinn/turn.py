@@ -71,16 +71,14 @@ class Turn:
         with self._keeping_failure():
             self._surroundings.put_on()
             self.module_state.put_on()
-            if self._around is not None:
-                self._entered.enter_context(self._around())
+            if self.module_state.begun:
+                self._enter()
 
     def give_up(self) -> None:
         """Give up the turn, if it is held."""
         if not self.held:
             return
         try:
-            with self._keeping_failure():
-                self._entered.close()
             self.clear_modules()
             if self._cuda:
                 # A parked thread keeps its cuBLAS handle, and torch a workspace for each handle (32 MiB on an H100).
@@ -90,9 +88,27 @@ class Turn:
             self._leave()
 
     def clear_modules(self) -> None:
-        """Take the program's state off the modules, before its state is looked for; at the latest when giving up."""
+        """Take the program's state off the modules, before its state is looked for; at the latest when giving up.
+
+        What is around the turn is left first: what that has set on modules, and takes back, is not the program's.
+        """
+        self.leave_around()
         with self._keeping_failure():
             self.module_state.take_off()
+
+    def enter_around(self) -> None:
+        """Enter what is around the first turn, when the call has begun; :meth:`take` enters it for later turns."""
+        with self._keeping_failure():
+            self._enter()
+
+    def leave_around(self) -> None:
+        """Leave what is around this turn, if it is entered."""
+        with self._keeping_failure():
+            self._entered.close()
+
+    def _enter(self) -> None:
+        if self._around is not None:
+            self._entered.enter_context(self._around())
 
     def bury(self) -> None:
         """Give up the turn of a thread that has died; on another thread."""

@@ -80,6 +80,49 @@ def test_each_session_computes_with_its_own_adapter(adapted, input_ids):
             assert equal(session.result(30), expected[name])
 
 
+class Masked(nn.Module):
+    """Three layers, each of which multiplies by its mask, if it has one."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask = None
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) if self.mask is None else layer(x) * self.mask
+        return x
+
+
+def test_what_is_around_a_turn_may_set_tensors_on_modules():
+    """What it sets and takes back is neither the session's nor anybody else's, at any turn and after the last."""
+    model, x = Masked().eval(), torch.ones(1, 8)
+    mask = torch.full((8,), 3.0)
+
+    @contextlib.contextmanager
+    def masked():
+        before, model.mask = model.mask, mask
+        try:
+            yield
+        finally:
+            model.mask = before
+
+    plain = model(x)
+    with masked():
+        wanted = model(model(x))
+    with djinn.Runtime(
+        model, layers=model.layers, host_memory_bytes=1 << 20, around_turn=lambda session: masked()
+    ) as runtime:
+        session = parked(runtime, 1, lambda: model(model(x)))
+        for _ in range(4):
+            assert model.mask is None
+            assert torch.equal(model(x), plain)
+            session.step(30)
+        session.resume()
+        assert torch.equal(session.result(30), wanted)
+        assert model.mask is None
+
+
 class Oops(Exception):
     pass
 
