@@ -41,12 +41,6 @@ class DeviceLock(Generic[H]):
         """Whether a program computes."""
         return self._lock.locked()
 
-    @property
-    def is_mine(self) -> bool:
-        """Whether the program of the current thread holds the lock."""
-        holder = self.holder
-        return holder is not None and holder.thread == threading.get_ident()
-
     def acquire(self, turn: H) -> None:
         """Wait for the lock and acquire it for ``turn``, on its thread."""
         while not self._lock.acquire(timeout=_LOOK_SECONDS):

@@ -19,8 +19,6 @@ from djinn.extents import Extent, Ranges, round_up
 from djinn.growth import Growth
 from djinn.page_lock import PageLock
 
-_ALIGNMENT = 512  # bytes; good for the copy engines, and enough for every dtype
-
 
 def available_bytes(root: Path = Path("/")) -> int:
     """Host memory that this process can still allocate, in bytes; a container may have less than the system.

@@ -152,7 +152,7 @@ class Program:
         try:
             with self._caller_context.entered():
                 try:
-                    self._take_turn()
+                    self.turn.take()
                     self._interceptors.attach(self)
                     if self._must_end:
                         self._unwind()
@@ -171,7 +171,7 @@ class Program:
                 finally:
                     self._barrier.exit()
                     self._interceptors.detach()
-                    self._give_up_turn()
+                    self.turn.give_up()
             if self.turn.failure is not None:  # its last end
                 raise self.turn.failure
         except SessionAbandoned as end:
@@ -266,7 +266,7 @@ class Program:
         if self._device.type == "cuda":
             self.stream = torch.cuda.current_stream(self._device)
         self._barrier.enter()  # now, off the resume path
-        self._give_up_turn()
+        self.turn.give_up()
         try:
             if self.turn.failure is None:
                 self._its_callbacks.parked(layer, state)
@@ -275,14 +275,14 @@ class Program:
                 if self.restoring is not None:
                     self.restoring.wait_at_latch()
         finally:
-            self._take_turn()
+            self.turn.take()
         while not self._is_back():
-            self._give_up_turn()  # another session may compute meanwhile, and make room
+            self.turn.give_up()  # another session may compute meanwhile, and make room
             if self.leaving:
                 self.resting = True
                 self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
             time.sleep(_ROOM_SECONDS)
-            self._take_turn()
+            self.turn.take()
         self._adopted.hand_over()
         if self._must_end:
             self._unwind()
@@ -296,23 +296,15 @@ class Program:
     def aside(self) -> Iterator[None]:
         """Give up the turn in this block; then the program goes on, or is unwound if it was cancelled meanwhile."""
         self.turn.given_up = True
-        self._give_up_turn()
+        self.turn.give_up()
         try:
             if self.turn.failure is None:
                 yield
         finally:
-            self._take_turn()
+            self.turn.take()
             self.turn.given_up = False
             if self._must_end:
                 self._unwind()
-
-    def _take_turn(self) -> None:
-        """Take the device for this program, with all that is its own and that the process has only one of."""
-        self.turn.take()
-
-    def _give_up_turn(self) -> None:
-        """Leave the device to others until the next turn; what is the program's own is kept."""
-        self.turn.give_up()
 
     def _is_complete(self) -> bool:
         """Wait for what is still being swapped in; whether all state is on the device then."""
