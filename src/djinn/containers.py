@@ -14,6 +14,7 @@ import torch
 from djinn.static import bases_of, instance_dict, is_named, name_of, namespace_of
 
 _BUILT_IN = (collections.OrderedDict, collections.defaultdict, dict, list, tuple, collections.deque)
+_CACHES = "transformers.cache_utils"  # known by its name: transformers is not imported
 _NO_CONTAINERS = ("Module", "PreTrainedConfig")  # they may be data classes, but lead to code and settings
 _PLAIN = frozenset(
     map(id, (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size))
@@ -63,7 +64,7 @@ def parts_of(value: object) -> Iterator[object]:
 
 def is_container(cls: type) -> bool:
     """Whether objects of ``cls`` are containers."""
-    if built_in(cls) is not object or is_cache(cls):
+    if built_in(cls) is not object or is_cache_or_layer(cls):
         return True
     if any(name_of(base) in _NO_CONTAINERS for base in bases_of(cls)):
         return False
@@ -72,8 +73,13 @@ def is_container(cls: type) -> bool:
 
 
 def is_cache(cls: type) -> bool:
+    """Whether ``cls`` is a cache of transformers."""
+    return is_named(cls, "Cache", _CACHES)
+
+
+def is_cache_or_layer(cls: type) -> bool:
     """Whether ``cls`` is a cache of transformers, or a layer of one."""
-    return any(is_named(cls, name, "transformers.cache_utils") for name in ("Cache", "CacheLayerMixin"))
+    return is_cache(cls) or is_named(cls, "CacheLayerMixin", _CACHES)
 
 
 def built_in(cls: type) -> Any:

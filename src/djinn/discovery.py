@@ -27,7 +27,7 @@ from djinn.ownership import Ownership
 from djinn.referrers import local_variables
 from djinn.state import FRONTIER, REST, LeftBehind, NamedView, SessionState, StateStorage, kv_rank
 from djinn.static import elements_of, instance_dict, name_of
-from djinn.tensors import device_of, is_tensor, nbytes_of, not_swappable, plain_torch, storage_of
+from djinn.tensors import PlainTensor, device_of, is_tensor, nbytes_of, not_swappable, plain_torch, storage_of
 from djinn.walk import Node, Walk
 
 _HIDDEN_STATES = "hidden_states"
@@ -222,13 +222,12 @@ def _state_storage(nodes: list[Node]) -> StateStorage:
 
 
 def _view(name: str, tensor: torch.Tensor) -> NamedView:
-    plain = torch._C.TensorBase  # its methods are torch's, whatever the program put in front of them
     return NamedView(
         name=name,
         dtype=tensor.dtype,
         shape=tensor.shape,
-        stride=plain.stride(tensor),
-        offset=int(plain.storage_offset(tensor)),
-        conj=plain.is_conj(tensor),
-        neg=plain.is_neg(tensor),
+        stride=PlainTensor.stride(tensor),
+        offset=int(PlainTensor.storage_offset(tensor)),
+        conj=PlainTensor.is_conj(tensor),
+        neg=PlainTensor.is_neg(tensor),
     )

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from djinn.containers import is_cache
 from djinn.core import LayersNotFound
-from djinn.static import elements_of, instance_dict, is_named
+from djinn.static import elements_of, instance_dict
 
 # The depth of a decoder in a configuration. The first two are those of models that have an encoder as well.
 _DEPTHS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -139,7 +140,7 @@ class KvLayers:
         found: dict[int, tuple[int, str]] = {}
 
         def kv_of(obj: object) -> tuple[int, str] | None:
-            if not found and is_named(type(obj), "Cache", "transformers.cache_utils"):
+            if not found and is_cache(type(obj)):
                 for cache, part in _caches_in(obj):
                     for index, layer in enumerate(elements_of(_attributes(cache).get("layers"))):
                         if index in self._number_at:

@@ -28,7 +28,7 @@ from djinn.module_values import (
     version_of,
 )
 from djinn.static import module_of
-from djinn.tensors import is_tensor, plain_torch
+from djinn.tensors import counted_writes, is_tensor, plain_torch
 
 _NOT_STATE = frozenset(vars(nn.Module())) | {"forward", "_compiled_call_impl", "_hf_hook", "_old_forward"}
 _FIRST_BYTES = 16 << 20  # of a storage whose bytes are kept, if it was there before any call
@@ -204,7 +204,7 @@ class ModelAttributes:
                 if snapshot is not None and snapshot.counts and not is_tensor(value):
                     self._containers.append(snapshot)
         tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
-        self._versions = tensors, list(map(_version, tensors))
+        self._versions = tensors, list(map(counted_writes, tensors))
 
     def is_quiet(self) -> bool:
         """Whether nobody but sessions has changed what the modules hold, as far as a few microseconds can tell."""
@@ -214,7 +214,7 @@ class ModelAttributes:
         return (
             list(map(len, dicts)) == lengths
             and all(map(operator.is_, map(dict.get, spaces, names), values))
-            and list(map(_version, tensors)) == versions
+            and list(map(counted_writes, tensors)) == versions
             and not (self._containers and self._is_changed_in_place())
         )
 
@@ -231,9 +231,6 @@ class ModelAttributes:
         """Drop the record, when no session will begin any more: it keeps what calls have left alive."""
         self.places = {}
         self.watch()
-
-
-_version = vars(torch._C.TensorBase)["_version"].__get__
 
 
 def _are_identical(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -15,18 +15,16 @@ from djinn.containers import (
     built_in,
     contents_of,
     fill,
-    is_cache,
+    is_cache_or_layer,
     is_container,
     is_plain,
     like,
     parts_of,
 )
 from djinn.interrupts import holding
-from djinn.tensors import is_tensor, not_swappable, storage_of
+from djinn.tensors import PlainTensor, counted_writes, is_tensor, not_swappable, storage_of
 
 ABSENT: Final = type("Absent", (), {})()  # the value of an attribute that is not there
-_PLAIN = torch._C.TensorBase  # its methods are torch's, whatever the program put in front of them
-_VERSION = vars(_PLAIN)["_version"].__get__
 
 
 class Kind(enum.Enum):
@@ -43,7 +41,7 @@ def kind_of(value: object) -> Kind:
         return Kind.PLAIN
     if not is_tensor(value) and not is_container(type(value)):
         return Kind.OTHER
-    if is_cache(type(value)):  # an empty one, too
+    if is_cache_or_layer(type(value)):  # an empty one, too
         return Kind.STATE
     parts = [part for part in parts_of(value) if not is_plain(part)]
     if any(is_tensor(part) and not _is_parameter(part) for part in parts):
@@ -66,7 +64,7 @@ def nbytes_below(value: object) -> int:
 
 def version_of(tensor: torch.Tensor) -> int | None:
     """Return how often ``tensor`` has been written, or None: torch does not count writes to inference tensors."""
-    return None if _PLAIN.is_inference(tensor) else int(_VERSION(tensor))
+    return None if PlainTensor.is_inference(tensor) else int(counted_writes(tensor))
 
 
 class _Seen(NamedTuple):
@@ -106,7 +104,7 @@ class Snapshot:
         storage = storage_of(tensor)
         if storage is None or _is_parameter(tensor):
             return
-        layout = int(_PLAIN.storage_offset(tensor)), _PLAIN.size(tensor), _PLAIN.stride(tensor)
+        layout = int(PlainTensor.storage_offset(tensor)), PlainTensor.size(tensor), PlainTensor.stride(tensor)
         self.tensors[id(tensor)] = _Seen(tensor, version_of(tensor), storage._cdata, layout)
         small = 0 < storage.nbytes() <= self._kept_bytes
         if small and _is_copied(tensor) and storage._cdata not in self.bytes:
@@ -172,7 +170,7 @@ class Copies:
         if seen.address not in self._storages:
             self._storages[seen.address] = _copy_of(snapshot.bytes.get(seen.address, storage), storage.device)
         return holding(
-            torch.inference_mode(_PLAIN.is_inference(tensor)),
+            torch.inference_mode(PlainTensor.is_inference(tensor)),
             lambda: torch.empty(0, dtype=tensor.dtype, device=storage.device).set_(
                 self._storages[seen.address], *seen.layout
             ),
@@ -189,7 +187,7 @@ def _is_copied(tensor: torch.Tensor) -> bool:
         not _is_parameter(tensor)
         and not_swappable(tensor) is None
         and storage_of(tensor) is not None
-        and not (tensor.is_meta or tensor.requires_grad or _PLAIN.is_conj(tensor) or _PLAIN.is_neg(tensor))
+        and not (tensor.is_meta or tensor.requires_grad or PlainTensor.is_conj(tensor) or PlainTensor.is_neg(tensor))
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from djinn.static import instance_dict, is_named, name_of
+from djinn.containers import is_cache
+from djinn.static import instance_dict, name_of
 from djinn.tensors import is_tensor
 
 Container = dict[Any, Any] | list[Any]
@@ -49,7 +50,7 @@ def checked_roots(roots: Sequence[object]) -> tuple[object, ...]:
     if type(roots) not in (list, tuple):
         raise TypeError(f"adopt= must be a list of caches, not a {name_of(type(roots))}: pass adopt=[cache]")
     for root in roots:
-        if not _is_cache(root) and type(root) not in (list, dict):
+        if not is_cache(type(root)) and type(root) not in (list, dict):
             raise TypeError(
                 f"a {name_of(type(root))} cannot be adopted, for nothing in it can be replaced by a guard: "
                 "adopt a transformers cache, or a list or dict of tensors"
@@ -62,20 +63,20 @@ def places_in(roots: Sequence[object]) -> tuple[list[Place], set[int]]:
     places: list[Place] = []
     owners: set[int] = set()
     layers: set[int] = set()  # by id: the lists of layers
-    alone = len(roots) == 1 and _is_cache(roots[0])
+    alone = len(roots) == 1 and is_cache(type(roots[0]))
     todo = [("cache" if alone else f"adopt[{index}]", root, False) for index, root in enumerate(roots)]
     while todo:
         name, obj, is_layer = todo.pop()
-        is_cache = not is_layer and _is_cache(obj)
-        container = instance_dict(obj) if is_cache or is_layer else obj
+        cache = not is_layer and is_cache(type(obj))
+        container = instance_dict(obj) if cache or is_layer else obj
         entries = _entries(container)
         if entries is None or id(obj) in owners:
             continue
         owners |= {id(obj), id(container)}
-        if is_cache:
+        if cache:
             layers |= {id(value) for key, value in entries if key == "layers"}
         for key, value in entries:
-            label = f"{name}.{key}" if is_cache or is_layer else f"{name}[{key!r}]"
+            label = f"{name}.{key}" if cache or is_layer else f"{name}[{key!r}]"
             if not is_tensor(value):
                 if gc.is_tracked(value):
                     todo.append((label, value, id(container) in layers))
@@ -92,7 +93,3 @@ def _entries(container: object) -> list[tuple[Any, object]] | None:
         entries = list(container.items())
         return entries if all(type(key) in (str, int) for key, _ in entries) else None
     return None
-
-
-def _is_cache(obj: object) -> bool:
-    return is_named(type(obj), "Cache", "transformers.cache_utils")

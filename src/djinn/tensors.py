@@ -10,11 +10,10 @@ from typing import TypeGuard
 import torch
 from torch.utils import _python_dispatch
 
-_Tensor = (
-    torch._C.TensorBase
-)  # its methods and attributes are torch's, whatever a subclass or an instance puts in front
+PlainTensor = torch._C.TensorBase  # its methods are torch's, whatever a subclass or an instance puts in front
+counted_writes = vars(PlainTensor)["_version"].__get__  # a C function; raises for a tensor made in inference mode
 _BASE, _DEVICE, _IS_NESTED, _IS_QUANTIZED, _LAYOUT = (
-    vars(_Tensor)[name] for name in ("_base", "device", "is_nested", "is_quantized", "layout")
+    vars(PlainTensor)[name] for name in ("_base", "device", "is_nested", "is_quantized", "layout")
 )
 _PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
@@ -64,7 +63,7 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     """Return the storage of ``tensor``, or None if it has none of its own."""
     if _answers_itself(tensor) or _is_transformed(tensor) or not torch._C._has_storage(tensor):
         return None
-    return _Tensor.untyped_storage(tensor)
+    return PlainTensor.untyped_storage(tensor)
 
 
 def is_the_allocator_s(storage: torch.UntypedStorage) -> bool:
@@ -105,8 +104,8 @@ def nbytes_of(tensor: torch.Tensor) -> int:
             return nbytes_of(torch._C._functorch.get_unwrapped(tensor))
         parts = _PARTS.get(_LAYOUT.__get__(tensor), ())
         if parts:
-            return sum(nbytes_of(getattr(_Tensor, part)(tensor)) for part in parts)
-        return _Tensor.numel(tensor) * _Tensor.element_size(tensor)
+            return sum(nbytes_of(getattr(PlainTensor, part)(tensor)) for part in parts)
+        return PlainTensor.numel(tensor) * PlainTensor.element_size(tensor)
     except RuntimeError:
         return 0
 
