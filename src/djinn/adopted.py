@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import torch
 
-from djinn.core import IllegalMove, Phase
+from djinn.core import PARKED, IllegalMove, Phase
 from djinn.guard import guarded
 from djinn.interrupts import at_once
 from djinn.places import Place, checked_roots, places_in
@@ -95,7 +95,7 @@ class _Away:
         session = f"session {self.number}"
         if self.lost:
             raise IllegalMove(f"{name} was lost with {session}, which is {phase.value}")
-        if phase in (Phase.PAUSED, Phase.IO_WAIT):
+        if phase in PARKED:
             raise IllegalMove(f"{name} is in host memory with {session}, which is parked: resume() or close() it first")
         if phase is Phase.RUNNING:
             raise IllegalMove(f"{name} belongs to {session}, which is running: wait() for it, then read it again")

@@ -18,6 +18,9 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+PARKED = (Phase.PAUSED, Phase.IO_WAIT)
+ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
+
 _MOVES = {
     Phase.CREATED: {Phase.RUNNING, Phase.CLOSED},
     Phase.RUNNING: {Phase.PAUSED, Phase.FINISHED, Phase.FAILED},

@@ -5,7 +5,7 @@ A CUDA graph reads and writes the addresses at which it was recorded. Two kinds 
 - Graphs of ``torch.compile`` (``mode="reduce-overhead"``; ``generate`` with a static cache). Their outputs lie in a
   pool, where the next run of the same code overwrites them, whoever asks for it. A session that is parked between two
   graphs would lose its state. So while a session computes, compiled code runs without them: the same kernels, submitted
-  one by one. In all other calls it is recorded and replayed as ever. :class:`Plainly` does that.
+  one by one. In all other calls it is recorded and replayed as ever. :class:`WithoutGraphs` does that.
 - Graphs that the program records itself. Nothing is parked while one is recorded: :func:`is_recording`. What lies in
   their pools stays where it is, and so does all else, if the session holds a graph: :class:`GraphMemory`.
 
@@ -25,7 +25,7 @@ import torch
 _TREES = "torch._inductor.cudagraph_trees"  # where torch makes a graph of compiled code; imported when first needed
 
 
-class Plainly:
+class WithoutGraphs:
     """Makes compiled code run without CUDA graphs while ``computes()``, from :meth:`put_on` to :meth:`take_off`."""
 
     def __init__(self, computes: Callable[[], bool]) -> None:

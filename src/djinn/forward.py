@@ -82,7 +82,7 @@ class Interceptors:
         self._installed: list[Interceptor] = []
 
     def put_on(self) -> None:
-        """Install the interceptors; after a failure :meth:`remove` takes off those that were installed."""
+        """Install the interceptors; after a failure :meth:`take_off` takes those off that were installed."""
         check_not_compiled(self._model, self._layers)
         _refuse_intercepted(self._model)
         for module in self._modules():
@@ -110,8 +110,8 @@ class Interceptors:
         """Undo :meth:`attach` for the current thread."""
         self._passages.pop(threading.get_native_id(), None)
 
-    def remove(self) -> None:
-        """Remove all interceptors from the model; those that others keep in their wrappers do nothing any more."""
+    def take_off(self) -> None:
+        """Take all interceptors off the model; those that others keep in their wrappers do nothing any more."""
         for module in self._modules():
             take_off(module, lambda one: one.passages is self._passages)
         self._passages.closed = True

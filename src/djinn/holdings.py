@@ -42,7 +42,7 @@ class Holdings:
 
     def give_back(self) -> None:
         """Give back everything, the last taken first."""
-        self.interceptors.remove()
+        self.interceptors.take_off()
         for step in reversed(self._steps):
             step()
         self.returned = True

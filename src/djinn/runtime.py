@@ -9,15 +9,14 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
 from djinn.adopted import Adopted
 from djinn.arguments import check_around_turn, check_breakpoint, check_bytes, check_layers, check_model, check_visit
 from djinn.blocks import EXIT_SECONDS, end_block
-from djinn.core import DjinnError, HostMemoryFull, IllegalMove, Phase
-from djinn.cuda_graphs import Plainly
+from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
+from djinn.cuda_graphs import WithoutGraphs
 from djinn.device_lock import lock_of
 from djinn.discovery import StateScanner
 from djinn.forward import Interceptors, device_of, storages_of_model
@@ -30,77 +29,10 @@ from djinn.module_attributes import ModelAttributes
 from djinn.page_lock import memory_lock_limit
 from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.session import AroundTurn, Session
+from djinn.status import Status, StatusTable
 from djinn.transfer import TransferEngine
 from djinn.watch import wait_for_any
 from djinn.wording import counted, mebibytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase.
-
-    ``left_bytes`` is further state that was found and stays on the device, see :attr:`djinn.Session.left_behind`.
-    ``doing`` tells of a program that runs whether it computes, see :attr:`djinn.Session.doing`.
-    """
-
-    number: int
-    phase: Phase
-    layer: int | None
-    device_bytes: int
-    host_bytes: int
-    left_bytes: int
-    age_seconds: float
-    doing: str
-
-    @property
-    def tier(self) -> str:
-        """The tier of the state: device, host, both, or ``-`` for a program that computes or has ended."""
-        where = [name for name, nbytes in (("device", self.device_bytes), ("host", self.host_bytes)) if nbytes]
-        return "+".join(where) or "-"
-
-
-class StatusTable(tuple[Status, ...]):
-    """The sessions of a runtime; prints as a table.
-
-    ``arena_bytes`` is the size of the host arena that all of them share; ``arena_ready_bytes`` of it are pinned so
-    far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
-    are free when these are gone.
-    """
-
-    arena_bytes: int
-    arena_ready_bytes: int
-    set_aside_bytes: int
-
-    def __new__(
-        cls, rows: Iterable[Status], *, arena_bytes: int, arena_ready_bytes: int, set_aside_bytes: int
-    ) -> "StatusTable":
-        """Make the table of ``rows``."""
-        table = super().__new__(cls, rows)
-        table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
-        table.set_aside_bytes = set_aside_bytes
-        return table
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}  {}"
-        lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age", "doing")]
-        for row in self:
-            sizes = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
-            age = f"{row.age_seconds:.1f} s"
-            lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age, row.doing))
-        used = sum(row.host_bytes for row in self)
-        footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
-        if self.arena_ready_bytes < self.arena_bytes:
-            footer += f", {_mebibytes(self.arena_ready_bytes)} ready so far"
-        if self.set_aside_bytes:
-            footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
-        return "\n".join([*lines, footer])
-
-
-def _mebibytes(nbytes: int) -> str:
-    return mebibytes(nbytes) if nbytes else "-"
 
 
 class Runtime:
@@ -153,16 +85,16 @@ class Runtime:
         self._sessions: dict[int, Session] = {}
         self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
         self._device_lock = lock = lock_of(device)
-        self._compiled_code = Plainly(lambda: lock.locked)
+        self._without_graphs = WithoutGraphs(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
         self._attributes = ModelAttributes(model, found, device)
         self._holdings = holdings = Holdings(self._interceptors)
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
-            holdings.undo(self._compiled_code.take_off)
+            holdings.undo(self._without_graphs.take_off)
             holdings.undo(self._attributes.forget)
             if device.type == "cuda":
-                self._compiled_code.put_on()
+                self._without_graphs.put_on()
             self._journal = holdings.record(Journal())
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)
@@ -199,8 +131,7 @@ class Runtime:
         tensor to which the caller has a reference of his own stays. Raises ``TypeError`` for anything else,
         :class:`IllegalMove` if a session that has not ended has adopted the same.
         """
-        if self._process != os.getpid():
-            raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
+        self._check_process()
         self._check_open()
         self._interceptors.check()
         if breakpoint is not None:
@@ -233,6 +164,10 @@ class Runtime:
             self._sessions.pop(closed, None)
         return session
 
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
+
     def _check_open(self) -> None:
         if self._closed:
             raise IllegalMove("the runtime is closed: make another one for its model")
@@ -243,7 +178,7 @@ class Runtime:
             Status(
                 number=session.number,
                 phase=session.phase,
-                layer=session.layer if session.phase in (Phase.PAUSED, Phase.IO_WAIT) else None,
+                layer=session.layer if session.phase in PARKED else None,
                 device_bytes=session.device_bytes,
                 host_bytes=session.host_bytes,
                 left_bytes=session.left_bytes,
@@ -315,14 +250,14 @@ class Runtime:
 
     def _idle(self, sparing: int | None = None) -> list[EvictionCandidate]:
         sessions = [session for session in list(self._sessions.values()) if session.number != sparing]
-        return [idle for session in sessions if (idle := session.idle()) is not None]
+        return [idle for session in sessions if (idle := session._idle()) is not None]
 
     def _carry_out(self, choose: Callable[[], Sequence[Eviction]]) -> tuple[int, Callable[[], object] | None]:
         """Return the bytes freed, and what waits for the arena if that was too small and still grows."""
         freed, grow = 0, None
         for eviction in choose():  # only this thread evicts and closes: every candidate is still there
             try:
-                freed += self._sessions[eviction.session].evict(eviction.keep)
+                freed += self._sessions[eviction.session]._evict(eviction.keep)
             except ArenaGrowing as growing:
                 grow = growing.wait  # not the error, whose traceback holds the session's state
         return freed, grow
@@ -333,8 +268,7 @@ class Runtime:
         Programs that have not ended are cancelled and waited for. Raises ``TimeoutError`` after ``timeout`` seconds
         for all of them together. The sessions that are closed by then stay closed; all else stays as it was.
         """
-        if self._process != os.getpid():
-            raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
+        self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         for session in list(self._sessions.values()):
             session._check_may_wait()  # before anything is cancelled
@@ -358,15 +292,15 @@ class Runtime:
             holdings.give_back()  # for a constructor that failed, and was interrupted in doing so
             return
         self._lost = True
-        if all(session.at_rest for session in self._sessions.values()):
-            self._interceptors.remove()
+        if all(session._at_rest for session in self._sessions.values()):
+            self._interceptors.take_off()
         # The rest waits for other threads, as nothing may in the middle of a garbage collection.
         self._hands.posting(self._end_lost)()
 
     def _end_lost(self) -> None:
         try:
             for session in self._sessions.values():
-                session.give_up()
+                session._give_up()
             for session in self._sessions.values():
                 session._close()
         finally:
@@ -392,7 +326,7 @@ class Runtime:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if self._process != os.getpid():
-            return self._interceptors.remove()  # a fork has nothing else to give back
+            return self._interceptors.take_off()  # a fork has nothing else to give back
         return end_block(self.close, error)
 
     def __repr__(self) -> str:

@@ -25,6 +25,8 @@ from djinn.adopted import Adopted
 from djinn.arguments import check_breakpoint, check_program
 from djinn.blocks import end_block
 from djinn.core import (
+    ENDED,
+    PARKED,
     DeviceMemoryFull,
     DjinnError,
     IllegalMove,
@@ -54,10 +56,8 @@ from djinn.turn import Around, Turn
 from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
 
-_PARKED = (Phase.PAUSED, Phase.IO_WAIT)
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
-_ENDED = (Phase.FINISHED, Phase.FAILED, Phase.CLOSED)
 
 AroundTurn = Callable[["Session"], AbstractContextManager[object]]
 
@@ -79,7 +79,7 @@ class _Pause:
         session = self._session
         if session._pause is not self:
             phase = session.phase
-            again = "read session.state again, and " if phase in _PARKED else ""
+            again = "read session.state again, and " if phase in PARKED else ""
             raise IllegalMove(
                 f"{name} of session {self.number} is void, for the session has gone on and is {phase.value}: "
                 f"{again}clone() what is to outlive a signal"
@@ -248,7 +248,7 @@ class Session:
 
     def _ask_to_pause(self) -> None:
         if self._phase is not Phase.RUNNING:
-            hint = "it has stopped already" if self._phase in _PARKED else what_to_do(self._phase)
+            hint = "it has stopped already" if self._phase in PARKED else what_to_do(self._phase)
             raise IllegalMove(f"a session that is {self._phase.value} cannot be paused: {hint}")
         self._its.pause_asked = True
 
@@ -484,7 +484,7 @@ class Session:
                 self._error_told = True
                 raise error
             return value
-        if phase in _ENDED or self._phase is Phase.CLOSED:
+        if phase in ENDED or self._phase is Phase.CLOSED:
             raise SessionCancelled("the session is closed, and its result is gone: call result() before close()")
         if moves:
             raise TimeoutError(f"the program has not ended after {timeout} seconds: wait longer, or cancel() it")
@@ -507,10 +507,10 @@ class Session:
     def _abandon(self) -> None:
         """Make the program unwind itself, if it has not ended."""
         program = self._program
-        if program is not None and not program.abandoned and self._phase not in _ENDED:
+        if program is not None and not program.abandoned and self._phase not in ENDED:
             self._pause = None
             program.abandoned = True
-            if self._phase in _PARKED:
+            if self._phase in PARKED:
                 program.callbacks = self._callbacks
                 program.gate.release()
 
@@ -530,7 +530,7 @@ class Session:
         self._check_may_wait()  # before the program is cancelled
         try:
             self._serve(self._begin_to_close, timeout)
-            if not self._wait(lambda: self._phase in _ENDED, _left(deadline)):
+            if not self._wait(lambda: self._phase in ENDED, _left(deadline)):
                 raise TimeoutError
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
@@ -597,14 +597,14 @@ class Session:
         """Whether its program computes, or has parked or ended and no caller has waited for that."""
         return self._moves or (self._told != self._arrivals and self._phase is not Phase.CLOSED)
 
-    def idle(self) -> EvictionCandidate | None:
+    def _idle(self) -> EvictionCandidate | None:
         """The eviction candidate: the session's state on the device, if it may be swapped out, else None."""
         if self._phase is not Phase.IO_WAIT or self._its.abandoned:
             return None
         sizes = tuple(item.nbytes for item in self._residency.may_leave)
         return EvictionCandidate(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
 
-    def evict(self, keep: int) -> int:
+    def _evict(self, keep: int) -> int:
         """Swap out the state on the device, except the first ``keep`` storages; return the bytes freed.
 
         Returns 0 if the host arena is full or a copy fails: the state is where it was. Raises :class:`ArenaGrowing`.
@@ -613,7 +613,7 @@ class Session:
             return 0  # the thread that resumes it, or uses its tensors, may be waiting for this very call
         try:
             before = self.host_bytes
-            if self.idle() is not None:
+            if self._idle() is not None:
                 try:
                     self._residency.swap_out(keep)
                 except ArenaGrowing:
@@ -629,18 +629,18 @@ class Session:
             self._lock.release()
 
     @property
-    def at_rest(self) -> bool:
+    def _at_rest(self) -> bool:
         """Whether no program has begun and not ended."""
-        return self._phase is Phase.CREATED or self._phase in _ENDED
+        return self._phase is Phase.CREATED or self._phase in ENDED
 
-    def give_up(self) -> None:
+    def _give_up(self) -> None:
         """Begin to end a session that nobody can reach any more, on the runtime's thread."""
         holding(self._lock, self._begin_to_close)
 
     def _leave(self) -> None:
         """Make a program that computes unwind at its next layer, for the interpreter ends."""
         program = self._program
-        if program is not None and self._phase not in _ENDED:
+        if program is not None and self._phase not in ENDED:
             program.leaving = True
             program.abandoned = program.abandoned or self._phase is Phase.RUNNING
 
@@ -650,7 +650,7 @@ class Session:
         A program that has reached no layer in the first fifth of that time is interrupted wherever it is.
         """
         program = self._program
-        if program is not None and program.abandoned and self._phase in _PARKED:  # it waits for room
+        if program is not None and program.abandoned and self._phase in PARKED:  # it waits for room
             until = time.monotonic() + timeout
             while not (program.resting or program.died) and time.monotonic() < until:
                 program.join(_INTERRUPT_SECONDS / 10)
@@ -683,7 +683,7 @@ class Session:
     def _moves(self) -> bool:
         """Whether the program computes, or is about to be unwound."""
         program = self._program
-        return self._phase is Phase.RUNNING or (self._phase in _PARKED and program is not None and program.abandoned)
+        return self._phase is Phase.RUNNING or (self._phase in PARKED and program is not None and program.abandoned)
 
     def _wait(self, happened: Callable[[], bool], timeout: float | None) -> bool:
         """Block until ``happened()``, at most ``timeout`` seconds; return whether it has."""
@@ -703,7 +703,7 @@ class Session:
     def _check_may_wait(self) -> None:
         """Raise :class:`IllegalMove` in a program that would wait for ever for the end of this session's program."""
         waiter, program = current_program(), self._program
-        if waiter is not None and program is not None and self._phase not in _ENDED:
+        if waiter is not None and program is not None and self._phase not in ENDED:
             with waiter.turn.waiting_for(program.turn):
                 pass
 
@@ -724,7 +724,7 @@ class Session:
 
     def _check_parked(self, what: str) -> SessionState:
         state, program = self._residency.state, self._program
-        if self._phase not in _PARKED or state is None:
+        if self._phase not in PARKED or state is None:
             hint = what_to_do(self._phase)
             if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
                 hint = f"it never came to its breakpoint, layer {program.missed_breakpoint}; open another session"

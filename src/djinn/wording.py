@@ -3,7 +3,7 @@
 Pure functions of values. They run no code of the user's, so an error is named by its class alone.
 """
 
-from djinn.core import Phase
+from djinn.core import PARKED, Phase
 
 _NEXT = {
     Phase.CREATED: "call start() first",
@@ -45,7 +45,7 @@ def standing(
     ``breakpoint`` is the layer that it has not reached yet, ``error`` what its program raised.
     """
     said = phase.value
-    if phase in (Phase.PAUSED, Phase.IO_WAIT):
+    if phase in PARKED:
         tiers = [(device_bytes, "on the device"), (host_bytes, "in host memory")]
         said += "".join([f" after layer {layer}", *(f", {mebibytes(size)} {tier}" for size, tier in tiers if size)])
     elif phase is Phase.FAILED:

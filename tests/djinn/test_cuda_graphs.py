@@ -12,7 +12,7 @@ import torch
 
 import djinn
 from djinn import cuda_graphs
-from djinn.cuda_graphs import GraphMemory, Plainly
+from djinn.cuda_graphs import GraphMemory, WithoutGraphs
 
 FAKE = """
 import threading
@@ -59,8 +59,8 @@ def test_a_session_records_nothing_and_others_record_later(trees, session, impor
     """The function that a session was first to run is recorded by the first call from outside, and replayed then."""
     if imported == "before":
         trees()
-    plainly = Plainly(session)
-    plainly.put_on()
+    switch = WithoutGraphs(session)
+    switch.put_on()
     session.computes = True
     run, outputs = trees().cudagraphify(doubled, [1])
     assert outputs == run([1]) == [2]
@@ -69,26 +69,26 @@ def test_a_session_records_nothing_and_others_record_later(trees, session, impor
     assert run([1]) == ("replayed", 2)
     session.computes = True
     assert run([1]) == [2]
-    plainly.take_off()
+    switch.take_off()
 
 
 def test_a_session_replays_nothing_that_others_recorded(trees, session):
     """Torch's manager is asked by every run of a recorded function."""
-    plainly = Plainly(session)
-    plainly.put_on()
+    switch = WithoutGraphs(session)
+    switch.put_on()
     manager = trees().CUDAGraphTreeManager()
     manager.ids_to_funcs = {7: types.SimpleNamespace(model=doubled)}
     assert manager._run([1], 7) == "replayed"
     session.computes = True
     assert manager._run([1], 7) == [2]
-    plainly.take_off()
+    switch.take_off()
 
 
 def test_torch_is_as_before_when_the_last_runtime_has_closed(trees):
     """Two runtimes may close in any order."""
     module = trees()
     before = module.cudagraphify, module.CUDAGraphTreeManager._run
-    first, second = Plainly(Session()), Plainly(Session())
+    first, second = WithoutGraphs(Session()), WithoutGraphs(Session())
     for one in (first, second):
         one.put_on()
     for one in (first, second):
@@ -100,25 +100,25 @@ def test_torch_is_as_before_when_the_last_runtime_has_closed(trees):
 
 def test_who_never_compiles_pays_nothing(trees, session):
     """The module is waited for, not imported; nothing is left where imports are looked for."""
-    plainly = Plainly(session)
-    plainly.put_on()
+    switch = WithoutGraphs(session)
+    switch.put_on()
     assert "trees_of_a_test" not in sys.modules
-    plainly.take_off()
-    assert plainly not in sys.meta_path
+    switch.take_off()
+    assert switch not in sys.meta_path
     assert not hasattr(trees().cudagraphify, "__self__")
 
 
 def test_graphs_do_not_belong_to_the_thread_of_a_session(trees, session):
     """A session that is the first to import the module leaves its containers to every thread."""
-    plainly = Plainly(session)
-    plainly.put_on()
+    switch = WithoutGraphs(session)
+    switch.put_on()
     session.computes = True
     thread = threading.Thread(target=trees)
     thread.start()
     thread.join()
     assert trees().local.tree_manager_containers == {}
     assert sys.getrefcount(trees().local.tree_manager_containers) > sys.getrefcount({"a": 1}) + 1  # torch drops one
-    plainly.take_off()
+    switch.take_off()
 
 
 def test_torch_has_what_is_replaced():
