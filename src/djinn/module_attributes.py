@@ -203,8 +203,9 @@ class ModelAttributes:
                 values.append(value)
                 if snapshot is not None and snapshot.counts and not is_tensor(value):
                     self._containers.append(snapshot)
-        tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
-        self._versions = tensors, list(map(counted_writes, tensors))
+        with torch._C.DisableTorchFunction():
+            tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
+        self._versions = tensors, _versions_of(tensors)
 
     def is_quiet(self) -> bool:
         """Whether nobody but sessions has changed what the modules hold, as far as a few microseconds can tell."""
@@ -214,7 +215,7 @@ class ModelAttributes:
         return (
             list(map(len, dicts)) == lengths
             and all(map(operator.is_, map(dict.get, spaces, names), values))
-            and list(map(counted_writes, tensors)) == versions
+            and _versions_of(tensors) == versions
             and not (self._containers and self._is_changed_in_place())
         )
 
@@ -231,6 +232,11 @@ class ModelAttributes:
         """Drop the record, when no session will begin any more: it keeps what calls have left alive."""
         self.places = {}
         self.watch()
+
+
+def _versions_of(tensors: list[torch.Tensor]) -> list[int]:
+    with torch._C.DisableTorchFunction():  # no mode of a program sees these calls
+        return list(map(counted_writes, tensors))
 
 
 def _are_identical(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from djinn.adopted import Adopted
 from djinn.state import LeftBehind, SessionState, StateStorage
 from djinn.swapped import Depart, Swapped, SwappedState, raw_bytes
-from djinn.tensors import is_the_allocator_s
+from djinn.tensors import is_the_allocator_s, plain_torch
 from djinn.transfer import TransferEngine
 
 
@@ -42,8 +42,9 @@ class Residency:
     def park(self, state: SessionState, compute: torch.cuda.Stream | None) -> None:
         """Start with all of ``state`` on the device; ``compute`` is the stream that made it (None on the CPU)."""
         self._compute, self.swapped, self._stay = compute, None, {}
-        canary = torch.empty(0, device="cpu")
-        spare = torch._C._storage_Use_Count(canary.untyped_storage()._cdata) - 1
+        with plain_torch():
+            canary = torch.empty(0, device="cpu")
+            spare = torch._C._storage_Use_Count(canary.untyped_storage()._cdata) - 1
         # The scanner found a tensor for each use. A reader of an adopted cache may have one more just now.
         self._uses = {id(item): min(_uses(item), len(item.views) + spare) for item in state.storages}
         self.state = state

@@ -285,6 +285,22 @@ def test_modes_of_the_program_see_nothing(mode):
     assert "hidden_states" in names(state)
 
 
+@pytest.mark.parametrize("mode", [Watching, WatchingDispatch])
+def test_modes_of_the_program_see_nothing_of_a_pause(runtime, llama, input_ids, mode):
+    """Nor do they see a park, an IO_WAIT and a RESUME, whichever part of the runtime asks torch."""
+
+    def program():
+        with mode() as entered:
+            llama(input_ids)
+        return list(map(str, entered.seen))
+
+    session = runtime.open(breakpoint=3).start(program)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    session.io_wait()
+    session.resume()
+    assert session.result(30) == program()
+
+
 def nested():
     return torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(4, 3)])
 
@@ -438,7 +454,14 @@ def transformed_by_jvp(model, embedded):
     return torch.func.jvp(logits, (embedded,), (torch.ones_like(embedded),))[1]
 
 
-@pytest.mark.parametrize("transform", [transformed_by_vmap, transformed_by_jvp])
+def transformed_by_grad(model, embedded):
+    def loss(embedded):
+        return model(inputs_embeds=embedded, use_cache=False).logits.square().mean()
+
+    return torch.func.grad(loss)(embedded)
+
+
+@pytest.mark.parametrize("transform", [transformed_by_vmap, transformed_by_jvp, transformed_by_grad])
 def test_a_transform_of_torch_func_parks(input_ids, transform):
     """Tensors of torch's own type, but without a storage: they are left, and the result is bit-equal."""
     model = small_llama(attn_implementation="eager")
