@@ -7,6 +7,7 @@ here looks into the model: ``layers`` finds its layers.
 
 import functools
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable
 
@@ -42,6 +43,18 @@ def check_visit(visit: object) -> int:
     if number < 1:
         raise ValueError(f"visit {number} is not a hit count: the first time is visit 1")
     return number
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise ``TypeError`` unless ``timeout`` is None or a number of seconds; below zero is like zero."""
+    if timeout is None:
+        return
+    try:
+        if not math.isnan(timeout):  # type: ignore[arg-type]  # it is asked
+            return
+    except TypeError:
+        pass
+    raise TypeError(f"timeout {timeout!r} is not a number of seconds: pass a float, or None to wait for ever")
 
 
 def _index(value: object) -> int | None:

@@ -124,4 +124,7 @@ def _refuse_intercepted(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if any(isinstance(value, Interceptor) and not is_closed(value) for value in vars(module).values()):
             where = f"{type(module).__name__} {name}".rstrip()
-            raise DjinnError(f"{where} belongs to another runtime already: close that one first")
+            raise DjinnError(
+                f"{where} belongs to another runtime already: close that one first. If its name is lost, "
+                "its sessions or IPython's Out still hold it"
+            )

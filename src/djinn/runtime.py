@@ -9,11 +9,20 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from torch import nn
 
 from djinn.adopted import Adopted
-from djinn.arguments import check_around_turn, check_breakpoint, check_bytes, check_layers, check_model, check_visit
+from djinn.arguments import (
+    check_around_turn,
+    check_breakpoint,
+    check_bytes,
+    check_layers,
+    check_model,
+    check_timeout,
+    check_visit,
+)
 from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.cuda_graphs import WithoutGraphs
@@ -117,6 +126,11 @@ class Runtime:
         """The names of the decoder layers 1 .. N in order: their paths in the model."""
         return self._layers
 
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The sessions that are not closed, in the order of :meth:`open`; also those whose names are lost."""
+        return tuple(session for session in list(self._sessions.values()) if session._phase is not Phase.CLOSED)
+
     def open(self, *, breakpoint: int | None = None, visit: int = 1, adopt: Sequence[object] = ()) -> Session:
         """Open a session that parks after decoder layer ``breakpoint`` (1 .. N), at hit count ``visit``.
 
@@ -169,8 +183,15 @@ class Runtime:
             raise DjinnError(f"this runtime lives in process {self._process}; a fork cannot use it")
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._holdings.returned:
             raise IllegalMove("the runtime is closed: make another one for its model")
+        if self._closed:
+            raise IllegalMove(f"the runtime is being closed, and {self._not_ended}: close() it again")
+
+    @property
+    def _not_ended(self) -> str:
+        number = len(self.sessions)
+        return f"{counted(number, 'session')} {'has' if number == 1 else 'have'} not ended"
 
     def status(self) -> StatusTable:
         """Return the phase, layer and bytes of every session that is not closed."""
@@ -185,7 +206,7 @@ class Runtime:
                 age_seconds=session.age_seconds,
                 doing=session.doing,
             )
-            for session in list(self._sessions.values())
+            for session in self.sessions
             if session.phase is not Phase.CLOSED
         )
         arena = self.arena
@@ -203,6 +224,7 @@ class Runtime:
         So each stop is returned once. Of several the one that has stopped longest ago is returned. Raises
         :class:`IllegalMove` if there is nothing to wait for, or in a program that holds the device.
         """
+        check_timeout(timeout)
         self._check_open()
         if sessions is None:
             watched = [session for session in list(self._sessions.values()) if session._is_news]
@@ -266,8 +288,10 @@ class Runtime:
         """Close every session, remove the interceptors from the model and free the host memory; can be called again.
 
         Programs that have not ended are cancelled and waited for. Raises ``TimeoutError`` after ``timeout`` seconds
-        for all of them together. The sessions that are closed by then stay closed; all else stays as it was.
+        for all of them together. After that, or an interrupt, the other programs are cancelled too, and no session can
+        be opened: call it again.
         """
+        check_timeout(timeout)
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         for session in list(self._sessions.values()):
@@ -278,7 +302,7 @@ class Runtime:
             if session.phase not in (Phase.CREATED, Phase.CLOSED):
                 session.cancel()  # all of them first: one may wait for another, which holds the device lock
         for session in sessions:
-            session.close(None if deadline is None else max(deadline - time.monotonic(), 0))
+            session._close_by(deadline, timeout)
         self._holdings.give_back()
         self.arena.check_integrity()
         atexit.unregister(self._at_exit)
@@ -329,10 +353,16 @@ class Runtime:
             return self._interceptors.take_off()  # a fork has nothing else to give back
         return end_block(self.close, error)
 
+    def __reduce__(self) -> NoReturn:
+        # The end of a copy would take the interceptors off the model.
+        raise TypeError("a runtime cannot be copied or pickled: make one where it is needed")
+
     def __repr__(self) -> str:
-        if self._closed:
+        if self._holdings.returned:
             return f"<Runtime of {self._model_name}: closed>"
-        sessions = [session for session in list(self._sessions.values()) if session._phase is not Phase.CLOSED]
+        if self._closed:
+            return f"<Runtime of {self._model_name}: being closed, {self._not_ended}>"
+        sessions = self.sessions
         used = sum(session.host_bytes for session in sessions)
         return (
             f"<Runtime of {self._model_name}: {counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}, "
@@ -342,6 +372,8 @@ class Runtime:
 
 def _started(sessions: Iterable[Session]) -> list[Session]:
     """Return those of ``sessions`` that were started and are not closed. Raises ``TypeError`` for anything else."""
+    if not isinstance(sessions, Iterable):
+        raise TypeError(f"wait_any() takes several sessions, not {type(sessions).__name__}: pass them in a list")
     given = list(sessions)
     for session in given:
         if not isinstance(session, Session):

@@ -17,12 +17,12 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from djinn.adopted import Adopted
-from djinn.arguments import check_breakpoint, check_program
+from djinn.arguments import check_breakpoint, check_program, check_timeout
 from djinn.blocks import end_block
 from djinn.core import (
     ENDED,
@@ -122,8 +122,8 @@ class Session:
         make_room: Callable[[int], int],
         keep_budget: Callable[[], None],
     ) -> None:
-        self.number = number
-        self.layer: int | None = None  # after which it is parked
+        self._number = number
+        self._layer: int | None = None
         self._depth = depth
         self._interceptors = interceptors
         self._device = engine.device
@@ -155,6 +155,22 @@ class Session:
         self._residency = Residency(engine, adopted=self._adopted, make_room=make_room, departure=self._departure)
 
     # -- what a caller does ------------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """Its number in the runtime's :meth:`djinn.Runtime.status` and log; the first session is 1."""
+        return self._number
+
+    @property
+    def layer(self) -> int | None:
+        """The decoder layer after which it is parked, or was last; None before its first pause."""
+        return self._layer
+
+    @property
+    def breakpoint(self) -> int | None:
+        """The decoder layer after which it is to park; None without a breakpoint, or behind it."""
+        program = self._program
+        return self._breakpoint[0] if program is None else program.missed_breakpoint
 
     @property
     def phase(self) -> Phase:
@@ -258,12 +274,14 @@ class Session:
         FINISHED means that the program ended without reaching its breakpoint. Raises :class:`IllegalMove` in a program
         that would wait for itself, or for a session that needs the device lock which the program holds.
         """
+        check_timeout(timeout)
         self._enter()
         self._wait(lambda: not self._moves, timeout)
         return self._told_phase()
 
     async def wait_async(self, timeout: float | None = None) -> Phase:
         """Do what :meth:`wait` does in a task of an asyncio event loop, which goes on meanwhile; can be cancelled."""
+        check_timeout(timeout)
         self._enter()
         await wait_in_loop([self._changed], self._rests, timeout)
         return self._told_phase()
@@ -397,6 +415,7 @@ class Session:
         The breakpoint stays, and a step past it counts as a hit. After ``timeout`` seconds it returns RUNNING; the
         program still parks after that layer. Raises what :meth:`resume` and :meth:`wait` raise.
         """
+        check_timeout(timeout)
         self._check_may_wait()
         self._go_on(pause_asked=True)
         return self.wait(timeout)
@@ -462,6 +481,7 @@ class Session:
 
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
+        check_timeout(timeout)
         swapped = self._residency.swapped
         if swapped is not None and swapped.left_alone:  # the program's thread has yet to allocate, in its turn
             self._check_may_wait()
@@ -473,6 +493,7 @@ class Session:
         Raises :class:`IllegalMove` if the session is parked, or parks while this waits, for then it has no result.
         Raises :class:`SessionCancelled` if it was cancelled or closed.
         """
+        check_timeout(timeout)
         self._enter()
         self._wait(lambda: not self._moves, timeout)
         self._told_phase()
@@ -487,7 +508,7 @@ class Session:
         if phase in ENDED or self._phase is Phase.CLOSED:
             raise SessionCancelled("the session is closed, and its result is gone: call result() before close()")
         if moves:
-            raise TimeoutError(f"the program has not ended after {timeout} seconds: wait longer, or cancel() it")
+            raise TimeoutError(f"the program has not ended after {timeout:.3g} seconds: wait longer, or cancel() it")
         raise IllegalMove(f"a session that is {phase.value} has no result yet: {what_to_do(phase)}")
 
     def cancel(self) -> None:
@@ -519,17 +540,21 @@ class Session:
 
         A program that has not ended is cancelled and waited for, at most ``timeout`` seconds. Raises ``TimeoutError``
         if it has not reached its next layer by then. The same is raised if the device has no room for the state, which
-        the program may touch while it unwinds.
+        the program may touch while it unwinds. After that, or an interrupt, it is cancelled: call it again.
         """
+        check_timeout(timeout)
+        self._close_by(None if timeout is None else time.monotonic() + timeout, timeout)
+
+    def _close_by(self, deadline: float | None, timeout: float | None) -> None:
+        """Do what :meth:`close` does until the ``deadline``, which is the end of a ``timeout``."""
         self._enter()
-        deadline = None if timeout is None else time.monotonic() + timeout
         if self._phase is Phase.CLOSED:
             return
         if self._program is not None and self._program.is_current:
             raise IllegalMove("a session cannot be closed by its own program: return from it, and close it elsewhere")
         self._check_may_wait()  # before the program is cancelled
         try:
-            self._serve(self._begin_to_close, timeout)
+            self._serve(self._begin_to_close, _left(deadline))
             if not self._wait(lambda: self._phase in ENDED, _left(deadline)):
                 raise TimeoutError
             self._hands.do(self._close, _left(deadline))
@@ -541,7 +566,7 @@ class Session:
                 )
             else:
                 reason = "the program has not come to its next layer: end what it waits for, and close() it again"
-            raise TimeoutError(f"session {self.number} is not closed after {timeout} seconds: {reason}") from None
+            raise TimeoutError(f"session {self.number} is not closed after {timeout:.3g} seconds: {reason}") from None
 
     def _begin_to_close(self) -> None:
         if self._phase is Phase.CREATED:
@@ -571,6 +596,9 @@ class Session:
         if self._process == os.getpid():  # a fork has nothing to give back
             end_block(self.close, error)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session cannot be copied or pickled: keep its result(), or copies of what is in its state")
+
     def __repr__(self) -> str:
         return f"<Session {self.number}: {self._stands()}>"
 
@@ -581,7 +609,8 @@ class Session:
             layer=self.layer,
             device_bytes=self.device_bytes,
             host_bytes=self.host_bytes,
-            breakpoint=self._breakpoint[0] if program is None else program.missed_breakpoint,
+            breakpoint=self.breakpoint,
+            cancelled=program is not None and program.abandoned,
             error=None if outcome is None else outcome[1],
         )
 
@@ -748,7 +777,7 @@ class Session:
         with self._lock:
             if self._its.abandoned:
                 raise SessionAbandoned
-            self.layer = layer
+            self._layer = layer
             self._its.pause_asked = False
             self._residency.park(state, self._its.stream)
             self._pause = _Pause(self, paused=True)

@@ -28,6 +28,8 @@ class StateView(Mapping[str, torch.Tensor]):
     included. Using one then raises :class:`djinn.IllegalMove`, so ``clone()`` what is to be kept. The assignment
     ``view[name] = tensor`` copies ``tensor`` in; its shape and dtype must be the same.
 
+    A copy or pickle of the view is a dict of plain tensors, which outlive every signal.
+
     ``entries`` lists names, shapes, dtypes and layers without reading a byte. Printing the view does the same, and
     also lists what stays on the device.
 
@@ -87,6 +89,9 @@ class StateView(Mapping[str, torch.Tensor]):
         target = self[name]
         if target is value:
             return  # as in ``view[name] *= 2``
+        if not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise TypeError(f"{name} cannot be replaced by {kind}: assign a tensor, or write into view[{name!r}][...]")
         if value.shape != target.shape or value.dtype != target.dtype:
             raise ValueError(
                 f"{name} is {target.dtype} {list(target.shape)}; "
@@ -102,6 +107,12 @@ class StateView(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def __reduce__(self) -> tuple[type[dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor]]]:
+        return dict, ({name: tensor.detach().clone() for name, tensor in self.items()},)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def __repr__(self) -> str:
         left = self._left

@@ -52,6 +52,9 @@ class StatusTable(tuple[Status, ...]):
         table.set_aside_bytes = set_aside_bytes
         return table
 
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, int]]:
+        return (tuple(self),), dict(vars(self))
+
     def __repr__(self) -> str:
         return str(self)
 

@@ -38,11 +38,13 @@ def standing(
     device_bytes: int,
     host_bytes: int,
     breakpoint: int | None,
+    cancelled: bool,
     error: BaseException | None,
 ) -> str:
     """Say where a session stands: its phase, the layer after which it is parked, and its bytes per tier.
 
-    ``breakpoint`` is the layer that it has not reached yet, ``error`` what its program raised.
+    ``breakpoint`` is the layer that it has not reached yet, ``error`` what its program raised. A program that was
+    ``cancelled`` runs or is parked until it has unwound.
     """
     said = phase.value
     if phase in PARKED:
@@ -52,6 +54,8 @@ def standing(
         said += f" with {type(error).__name__}: result() raises it" if error is not None else ""
     elif breakpoint is not None and phase is Phase.FINISHED:
         said += f" without reaching its breakpoint, layer {breakpoint}"
-    elif breakpoint is not None and phase is not Phase.CLOSED:
+    elif breakpoint is not None and phase is not Phase.CLOSED and not cancelled:
         said += f", to stop after layer {breakpoint}"
+    if cancelled and (phase is Phase.RUNNING or phase in PARKED):
+        said += ", cancelled"
     return said

@@ -180,3 +180,39 @@ def test_the_ways_out_run(runtime):
     assert runtime.open().start(lambda: list(generator_function())).result(30) == [1]
     assert runtime.open().start(lambda: asyncio.run(coroutine_function())).result(30) is None
     assert next(runtime.open().start(lambda *_: generator_function()).result(30)) == 1
+
+
+@pytest.mark.parametrize("timeout", ["1", [1], float("nan"), 1j])
+def test_a_timeout_is_a_number_of_seconds(runtime, llama, input_ids, timeout):
+    """Anything else is refused before the session moves, wherever a timeout is taken."""
+    session = runtime.open(breakpoint=3).start(llama, input_ids)
+    session.wait(30)
+    calls = [session.wait, session.step, session.result, session.close, session.wait_resident, runtime.close]
+    for call in [*calls, lambda timeout: runtime.wait_any(None, timeout), lambda t: asyncio.run(session.wait_async(t))]:
+        with pytest.raises(TypeError, match=r"timeout .* is not a number of seconds: pass a float, or None to wait"):
+            call(timeout)
+    assert session.layer == 3
+    assert session.wait(np.float32(0.5)) is session.wait(float("inf")) is session.wait(-1) is djinn.Phase.PAUSED
+
+
+def test_wait_any_takes_several(runtime):
+    """One session alone is refused with what to pass."""
+    session = runtime.open()
+    with pytest.raises(TypeError, match=r"wait_any\(\) takes several sessions, not Session: pass them in a list"):
+        runtime.wait_any(session)
+
+
+@pytest.mark.parametrize("value", [3, [1.0], None])
+def test_state_is_replaced_by_tensors(runtime, llama, input_ids, value):
+    """Anything else is refused with the way to fill a tensor."""
+    session = runtime.open(breakpoint=3).start(llama, input_ids)
+    session.wait(30)
+    with pytest.raises(TypeError, match=r"hidden_states cannot be replaced by .*: assign a tensor, or write into"):
+        session.state["hidden_states"] = value
+
+
+@pytest.mark.parametrize("name", ["layer", "number", "breakpoint"])
+def test_where_a_session_stops_is_not_set_by_assignment(runtime, name):
+    """An assignment that would be without effect is refused."""
+    with pytest.raises(AttributeError):
+        setattr(runtime.open(breakpoint=3), name, 2)

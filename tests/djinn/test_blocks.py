@@ -47,9 +47,15 @@ def test_an_error_in_the_block_cancels_the_program(runtime, llama, input_ids):
 def test_a_program_that_does_not_end_is_noted_on_the_error(runtime, monkeypatch, error):
     """Within a few seconds the error comes through, whatever the program waits for, and says what still runs."""
     monkeypatch.setattr("djinn.blocks.EXIT_SECONDS", 0.1)
-    end = threading.Event()
+    begun, end = threading.Event(), threading.Event()
+
+    def program():
+        begun.set()
+        end.wait()
+
     try:
-        with pytest.raises(error) as caught, runtime.open().start(end.wait):
+        with pytest.raises(error) as caught, runtime.open().start(program):  # noqa: PT012 - the block is the matter
+            begun.wait(30)  # one that has not begun would be cancelled at once
             raise error
         assert "djinn: session 1 is not closed after 0.1 seconds" in caught.value.__notes__[0]
     finally:

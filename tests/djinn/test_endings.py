@@ -258,6 +258,24 @@ def test_timeouts_bound_the_whole_call(runtime):
     assert session.phase is djinn.Phase.CLOSED
 
 
+def test_a_runtime_that_could_not_close_says_so(llama):
+    """It is not called closed, for it still has the model; the message names the sessions to end, and its bounds."""
+    runtime, program = djinn.Runtime(llama, host_memory_bytes=1 << 20), Blocked()
+    session = program.start(runtime)
+    with pytest.raises(TimeoutError, match=r"session 1 is not closed after 0\.1 seconds"):
+        runtime.close(timeout=0.1 + 1e-9)
+    assert repr(session) == "<Session 1: running, cancelled>"
+    assert repr(runtime) == "<Runtime of LlamaForCausalLM: being closed, 1 session has not ended>"
+    with pytest.raises(djinn.IllegalMove, match=r"being closed, and 1 session has not ended: close\(\) it again"):
+        runtime.open()
+    with pytest.raises(djinn.DjinnError, match="belongs to another runtime already: close that one first"):
+        djinn.Runtime(llama, host_memory_bytes=1 << 20)
+    program.go.set()
+    runtime.close(30)
+    assert repr(runtime) == "<Runtime of LlamaForCausalLM: closed>"
+    djinn.Runtime(llama, host_memory_bytes=1 << 20).close()
+
+
 def test_an_error_comes_through_a_program_that_blocks(llama, monkeypatch):
     """Leaving a ``with`` by an error does not wait for ever for a program that comes to no layer."""
     monkeypatch.setattr("djinn.blocks.EXIT_SECONDS", 0.2)

@@ -1,6 +1,8 @@
 """The front door: what it refuses, and how it ends."""
 
+import copy
 import os
+import pickle
 
 import pytest
 import torch
@@ -191,3 +193,55 @@ def test_freed_state_is_never_read_as_another_s(llama, input_ids):
             assert all(torch.equal(tensor, before[name]) for name, tensor in session.state.items())
             session.close()
             assert runtime.arena.reserved_bytes == 0
+
+
+def test_a_session_whose_name_is_lost_is_found_again(runtime, llama, input_ids):
+    """As when a notebook's cell is run twice: every session that is not closed is in ``sessions``, by its order."""
+    first, second = (runtime.open(breakpoint=3).start(llama, input_ids) for _ in range(2))
+    assert runtime.sessions == (first, second)
+    for session in runtime.sessions:
+        session.close()
+    assert runtime.sessions == ()
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_runtimes_and_sessions_are_not_copied(runtime, llama, input_ids, copied):
+    """The end of a copy would end the original, so each is refused by a message that says what to do instead."""
+    session = runtime.open(breakpoint=3)
+    with pytest.raises(TypeError, match="a runtime cannot be copied or pickled: make one where it is needed"):
+        copied(runtime)
+    with pytest.raises(TypeError, match=r"a session cannot be copied or pickled: keep its result\(\)"):
+        copied(session)
+    assert session.start(llama, input_ids).wait(30) is djinn.Phase.PAUSED
+
+
+@pytest.mark.parametrize("copied", [lambda table: pickle.loads(pickle.dumps(table)), copy.copy, copy.deepcopy])
+def test_a_status_can_be_kept(runtime, llama, input_ids, copied):
+    """A copy or a pickle of it, with its sums, is the same table."""
+    runtime.open(breakpoint=3).start(llama, input_ids).wait(30)
+    table = runtime.status()
+    kept = copied(table)
+    assert (kept, str(kept), vars(kept)) == (table, str(table), vars(table))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("copied", [lambda view: pickle.loads(pickle.dumps(view)), copy.copy, copy.deepcopy])
+def test_a_copy_of_the_state_is_plain_and_outlives_it(runtime, llama, input_ids, swapped, grad, copied):
+    """It has all names, an edit of it does not reach the session, and it can be read when the session has gone on."""
+    with torch.set_grad_enabled(grad):
+        session = runtime.open(breakpoint=3).start(llama, input_ids)
+    session.wait(30)
+    if swapped:
+        session.io_wait()
+    view = session.state
+    before = {name: tensor.detach().clone() for name, tensor in view.items()}
+    kept = copied(view)
+    assert list(kept) == list(view)
+    kept["hidden_states"][0, 0] += 1
+    assert torch.equal(view["hidden_states"], before["hidden_states"])
+    session.resume()
+    session.result(30)
+    assert all(type(tensor) is torch.Tensor for tensor in kept.values())
+    del kept["hidden_states"], before["hidden_states"]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())

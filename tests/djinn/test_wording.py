@@ -79,3 +79,9 @@ def test_a_void_view_can_be_shown(runtime, llama, input_ids, hold):
         session.resume()
     session.wait(30)
     assert "hidden_states" in repr(view)
+
+
+def test_the_state_offers_its_names(runtime, llama, input_ids):
+    """To whoever types ``session.state["`` in IPython."""
+    session = parked(runtime, 3, prefill, llama, input_ids)
+    assert session.state._ipython_key_completions_() == list(session.state)
