@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,7 +117,8 @@ def test_a_session_whose_thread_died_has_stopped(runtime, monkeypatch):
     """Nobody waits for ever for a thread that cannot report its end."""
     monkeypatch.setattr("djinn.watch.LOOK_SECONDS", 0.02)
     blocked = Blocked(runtime)
-    monkeypatch.setattr(blocked.session._program, "_ended", lambda value, error: None)  # its report is lost
+    program = blocked.session._program
+    program.callbacks = replace(program.callbacks, ended=lambda value, error: None)  # its report is lost
     blocked.go.set()
     assert runtime.wait_any(timeout=30) is blocked.session
     assert blocked.session.phase is djinn.Phase.FAILED
