@@ -507,8 +507,10 @@ class Session:
             return value
         if phase in ENDED or self._phase is Phase.CLOSED:
             raise SessionCancelled("the session is closed, and its result is gone: call result() before close()")
-        if moves:
+        if moves and timeout is not None:
             raise TimeoutError(f"the program has not ended after {timeout:.3g} seconds: wait longer, or cancel() it")
+        if moves:
+            raise IllegalMove("the session has parked meanwhile, and goes on again: call result() again")
         raise IllegalMove(f"a session that is {phase.value} has no result yet: {what_to_do(phase)}")
 
     def cancel(self) -> None:
@@ -559,6 +561,8 @@ class Session:
                 raise TimeoutError
             self._hands.do(self._close, _left(deadline))
         except TimeoutError:
+            if timeout is None:
+                raise
             if nbytes := self._residency.host_bytes:
                 reason = (
                     f"the device has no room yet for {nbytes} bytes of state, which its program may still touch: free "

@@ -85,7 +85,7 @@ class StateView(Mapping[str, torch.Tensor]):
             device=self._device_of(index),
         )
 
-    def __setitem__(self, name: str, value: torch.Tensor) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         target = self[name]
         if target is value:
             return  # as in ``view[name] *= 2``

@@ -258,6 +258,25 @@ def test_timeouts_bound_the_whole_call(runtime):
     assert session.phase is djinn.Phase.CLOSED
 
 
+def test_a_session_that_parks_and_goes_on_while_its_result_is_awaited(runtime, llama, input_ids, monkeypatch):
+    """It has no result yet, and the error does not speak of a timeout that nobody set."""
+    session = parked(runtime, 3, prefill, llama, input_ids)
+    told, program = session._told_phase, Blocked()
+
+    def told_and_resumed():
+        session.resume()
+        return told()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_told_phase", told_and_resumed)
+        patch.setattr(type(session), "_moves", property(lambda session: session.phase is djinn.Phase.RUNNING))
+        patch.setattr(type(session._program), "_is_back", lambda self: program.go.wait(0.1))
+        with pytest.raises(djinn.IllegalMove, match=r"goes on again: call result\(\) again"):
+            session.result()
+    program.go.set()
+    assert session.result(30) is not None
+
+
 def test_a_runtime_that_could_not_close_says_so(llama):
     """It is not called closed, for it still has the model; the message names the sessions to end, and its bounds."""
     runtime, program = djinn.Runtime(llama, host_memory_bytes=1 << 20), Blocked()
