@@ -1,9 +1,9 @@
 """The attributes of a model's modules as they are while no session computes: the outside's values.
 
 A look reads all of them and keeps them by identity, with snapshots of what may change in place. A later look finds what
-has changed since. That takes a fraction of a millisecond, so RESUME only asks whether :meth:`ModelAttributes.is_quiet`:
-a few comparisons of the attributes that hold state or nothing. Used under the device lock. What a session changes
-belongs to ``module_state``.
+has changed since. :meth:`ModelAttributes.is_as_recorded` tells whether there is anything to find. That takes a fraction
+of a millisecond, so RESUME only asks whether :meth:`ModelAttributes.is_quiet`: a few comparisons of the attributes that
+hold state or nothing. Used under the device lock. What a session changes belongs to ``module_state``.
 
 Never looked at: parameters, submodules, hooks, ``forward`` and compiled code, ``training``.
 """
@@ -12,6 +12,7 @@ import operator
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -132,13 +133,16 @@ class ModelAttributes:
         self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()  # whose calls have begun and not ended
         self.written: set[tuple[type, str]] = set()  # by class: what calls write in place
         self.asked_about: set[Key] = set()  # persistent buffers of which :meth:`is_quiet` sees a change
+        self._record: tuple[list[dict[str, Any]], list[int], list[str], list[Any]] = [], [], [], []
+        self._in_place: list[tuple[Place, str]] = []
         self._lengths: tuple[list[dict[str, Any]], list[int]] = [], []
         self._values: tuple[list[dict[str, Any]], list[str], list[Any]] = [], [], []
         self._versions: tuple[list[torch.Tensor], list[int]] = [], []
         self._containers: list[Snapshot] = []
 
     def find_modules(self) -> None:
-        """Follow changes of the model's structure; what new modules hold is the outside's."""
+        """Follow changes of the model's structure; what new modules hold is the outside's. :meth:`watch` must follow."""
+        self._record = [], [], [], []
         found: dict[int, Place] = {}
         for path, layer, module in self._modules():
             held = vars(module)
@@ -170,6 +174,8 @@ class ModelAttributes:
 
     def look(self, *, learning: bool = False) -> list[tuple[Place, str]]:
         """Record what the modules hold now as the outside's; return what has changed, and learn from it."""
+        if self.is_as_recorded():
+            return []
         self.find_modules()
         changed = [(place, name) for place in self.places.values() for name in place.changes()]
         for place, name in changed:
@@ -185,7 +191,18 @@ class ModelAttributes:
             self.written.add(place.kind(name))
 
     def watch(self) -> None:
-        """Prepare :meth:`is_quiet`, for what is recorded now."""
+        """Prepare :meth:`is_as_recorded` and :meth:`is_quiet` for what is recorded now, if they are not."""
+        if self._record[0]:
+            return
+        modules = list({id(place.module): vars(place.module)["_modules"] for place in self.places.values()}.values())
+        records = [*(place.seen for place in self.places.values()), *map(dict.copy, modules)]
+        self._record = (
+            [*(place.attributes for place in self.places.values()), *modules],
+            list(map(len, records)),
+            list(chain.from_iterable(records)),
+            list(chain.from_iterable(map(dict.values, records))),
+        )
+        self._in_place = [(place, name) for place in self.places.values() for name in place.snapshots]
         dicts = [place.attributes for place in self.places.values() if place.attributes and not place.of_torch]
         self._lengths = dicts, list(map(len, dicts))
         spaces, names, values = self._values = [], [], []
@@ -206,6 +223,17 @@ class ModelAttributes:
         with torch._C.DisableTorchFunction():
             tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
         self._versions = tensors, _versions_of(tensors)
+
+    def is_as_recorded(self) -> bool:
+        """Whether no attribute of any module, and no module of any other, differs from the record."""
+        dicts, lengths, names, values = self._record
+        return (
+            bool(dicts)
+            and list(map(len, dicts)) == lengths
+            and list(chain.from_iterable(dicts)) == names
+            and all(map(operator.is_, chain.from_iterable(map(dict.values, dicts)), values))
+            and not any(place.snapshots[name].has_changed() for place, name in self._in_place)
+        )
 
     def is_quiet(self) -> bool:
         """Whether nobody but sessions has changed what the modules hold, as far as a few microseconds can tell."""
@@ -230,7 +258,7 @@ class ModelAttributes:
 
     def forget(self) -> None:
         """Drop the record, when no session will begin any more: it keeps what calls have left alive."""
-        self.places = {}
+        self.places, self._record = {}, ([], [], [], [])
         self.watch()
 
 

@@ -133,6 +133,8 @@ class ModuleState:
             if kind_of(value := owned.place.get(owned.name)) is Kind.OTHER:
                 owned.place.record(owned.name, value)  # code, or weights: it never changes with the turn
                 del self._owned[key]
+        if self._attributes.is_as_recorded():
+            return
         self._attributes.find_modules()
         copies, beside = Copies(), []
         for place in self._attributes.places.values():
