@@ -141,7 +141,7 @@ class ModelAttributes:
         self._containers: list[Snapshot] = []
 
     def find_modules(self) -> None:
-        """Follow changes of the model's structure; what new modules hold is the outside's. :meth:`watch` must follow."""
+        """Follow changes of the model's structure; new modules hold the outside's. :meth:`watch` must follow."""
         self._record = [], [], [], []
         found: dict[int, Place] = {}
         for path, layer, module in self._modules():
