@@ -15,7 +15,6 @@ CUDA graphs, into which the compiler may record its code, are the matter of ``cu
 
 import gc
 import inspect
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +22,7 @@ from torch import nn
 from torch._C._dynamo import eval_frame
 
 from djinn.core import DjinnError
+from djinn.static import imported
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -74,7 +74,7 @@ def _is_compiled(obj: object) -> bool:
 
 def explained(error: BaseException) -> BaseException:
     """Return the error that a program's caller gets for ``error``: clearer for a graph that could not end."""
-    dynamo = sys.modules.get("torch._dynamo.exc")
+    dynamo = imported("torch._dynamo.exc")
     if dynamo is None or not isinstance(error, dynamo.Unsupported) or _WHY not in str(error):
         return error
     clear = DjinnError(
@@ -87,7 +87,7 @@ def explained(error: BaseException) -> BaseException:
 
 def compiles() -> bool:
     """Whether compiled code may run in this process: its kernels are no operators that a dispatch mode sees."""
-    frames = sys.modules.get("torch._dynamo.convert_frame")
+    frames = imported("torch._dynamo.convert_frame")
     return frames is not None and bool(frames.input_codes.seen)
 
 
@@ -99,7 +99,7 @@ class TracingGarbage:
 
     def collect(self) -> None:
         """Collect it, if there may be any."""
-        utils = sys.modules.get("torch._dynamo.utils")
+        utils = imported("torch._dynamo.utils")
         frames = utils.counters["frames"]["total"] if utils is not None else 0
         if frames != self._frames:
             self._frames = frames

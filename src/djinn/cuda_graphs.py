@@ -13,6 +13,7 @@ Knows nothing of sessions: it is told when one computes.
 """
 
 import ctypes
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -33,11 +34,10 @@ class WithoutGraphs:
 
     def put_on(self) -> None:
         """Begin: now, or when torch first imports its module for graphs."""
-        trees = sys.modules.get(_TREES)
-        if trees is None:
+        if _TREES not in sys.modules:
             sys.meta_path.insert(0, self)
         else:
-            self._attach(trees)
+            self._attach(importlib.import_module(_TREES))  # waits for a thread that is just importing it
 
     def take_off(self) -> None:
         """End; torch's functions are as they were when the last one ends."""

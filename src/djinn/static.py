@@ -4,6 +4,7 @@ A program's objects may answer ``obj.x``, ``isinstance``, ``len`` or ``==`` by c
 block or compute. A walk through the session's state must not run it.
 """
 
+import sys
 import types
 from typing import Any
 
@@ -11,6 +12,12 @@ _MRO = type.__dict__["__mro__"]
 _MODULE = type.__dict__["__module__"]
 _NAME = type.__dict__["__name__"]
 _NAMESPACE = type.__dict__["__dict__"]
+
+
+def imported(name: str) -> types.ModuleType | None:
+    """Return the module ``name`` if it is imported whole: while some thread imports it, it lacks much of its own."""
+    module = sys.modules.get(name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
 
 
 def bases_of(cls: type) -> tuple[type, ...]:

@@ -1,7 +1,9 @@
 """torch.compile and the runtime: a compiled program parks as any other, and what could not park is refused."""
 
+import importlib.machinery
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -235,3 +237,21 @@ def test_no_read_barrier_where_compiled_code_may_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch._dynamo.convert_frame", frames)
     assert not barrier.enter()
     assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+
+
+@pytest.mark.parametrize("ends", ["result", "error"])
+def test_a_pause_while_another_thread_imports_the_compiler(monkeypatch, ends):
+    """Modules of the compiler that are only half there are not asked yet."""
+    for name in ("convert_frame", "exc", "utils"):
+        half = types.ModuleType(f"torch._dynamo.{name}")
+        half.__spec__ = importlib.machinery.ModuleSpec(half.__name__, None)
+        half.__spec__._initializing = True
+        monkeypatch.setitem(sys.modules, half.__name__, half)
+    model = Stack().eval()
+    with djinn.Runtime(model, host_memory_bytes=1 << 20) as runtime:
+        session = runtime.open(breakpoint=1).start(model if ends == "result" else lambda x: model(x) / {}, torch.ones(2, 8))
+        assert session.wait(10) is djinn.Phase.PAUSED
+        session.io_wait()
+        session.resume()
+        with nullcontext() if ends == "result" else pytest.raises(TypeError, match="dict"):
+            session.result(10)
