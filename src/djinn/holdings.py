@@ -28,6 +28,7 @@ class Holdings:
     def __init__(self, interceptors: Interceptors) -> None:
         self.interceptors = interceptors
         self.complete = False  # whether the runtime has all that it needs
+        self.returning = False  # whether it has begun to give back
         self.returned = False
         self._steps: list[Callable[[], None]] = []  # that give back what was taken
 
@@ -42,6 +43,7 @@ class Holdings:
 
     def give_back(self) -> None:
         """Give back everything, the last taken first."""
+        self.returning = True
         self.interceptors.take_off()
         for step in reversed(self._steps):
             step()

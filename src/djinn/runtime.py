@@ -1,5 +1,6 @@
 """The runtime: opens the sessions of one model on one device, and makes room among them."""
 
+import _thread
 import atexit
 import functools
 import itertools
@@ -115,6 +116,7 @@ class Runtime:
             model_storages = self._hands.do(lambda: frozenset(one._cdata for one in storages_of_model(model)))
             self._scanner = StateScanner(device, KvLayers(found), model_storages)
             self._at_exit = functools.partial(_leave, weakref.ref(self))
+            holdings.undo(functools.partial(atexit.unregister, self._at_exit))
             atexit.register(self._at_exit)
             holdings.complete = True
         except BaseException:
@@ -305,7 +307,6 @@ class Runtime:
             session._close_by(deadline, timeout)
         self._holdings.give_back()
         self.arena.check_integrity()
-        atexit.unregister(self._at_exit)
 
     def __del__(self) -> None:
         """Give back what is held by a runtime that nobody can reach any more, nor any of its sessions."""
@@ -314,6 +315,9 @@ class Runtime:
             return
         if not holdings.complete:
             holdings.give_back()  # for a constructor that failed, and was interrupted in doing so
+            return
+        if holdings.returning:  # by a close that was interrupted, and may have ended the runtime's thread
+            _thread.start_new_thread(holdings.give_back, ())
             return
         self._lost = True
         if all(session._at_rest for session in self._sessions.values()):
@@ -329,7 +333,6 @@ class Runtime:
                 session._close()
         finally:
             self._holdings.give_back()
-            atexit.unregister(self._at_exit)
 
     def _leave(self) -> None:
         """Stop the programs when the interpreter ends: a thread that computes on would crash the process."""

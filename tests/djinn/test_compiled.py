@@ -249,7 +249,9 @@ def test_a_pause_while_another_thread_imports_the_compiler(monkeypatch, ends):
         monkeypatch.setitem(sys.modules, half.__name__, half)
     model = Stack().eval()
     with djinn.Runtime(model, host_memory_bytes=1 << 20) as runtime:
-        session = runtime.open(breakpoint=1).start(model if ends == "result" else lambda x: model(x) / {}, torch.ones(2, 8))
+        session = runtime.open(breakpoint=1).start(
+            model if ends == "result" else lambda x: model(x) / {}, torch.ones(2, 8)
+        )
         assert session.wait(10) is djinn.Phase.PAUSED
         session.io_wait()
         session.resume()

@@ -213,3 +213,21 @@ def test_a_constructor_that_is_interrupted(model, again):
         gc.collect(1)
         assert not any("forward" in vars(module) for module in model.modules()), line
     assert line > 50
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_close_that_is_interrupted_and_forgotten(model, step):
+    """Before any step of giving back: what is left is given back when nobody can reach the runtime any more."""
+    runtime = runtime_of(model)
+    arena = weakref.ref(runtime.arena)
+    ways = iter([KeyboardInterrupt])
+
+    def interrupted():
+        for error in ways:
+            raise error
+
+    runtime._holdings._steps.insert(-step or len(runtime._holdings._steps), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.close(10)
+    del runtime
+    assert until(lambda: gc.collect(1) >= 0 and arena() is None)
