@@ -59,15 +59,17 @@ class Bell:
 
     def ring(self) -> None:
         """Wake all waiters, so that they check their predicates."""
-        asleep, self._asleep = self._asleep, set()
-        for alarm in list(asleep):
+        for alarm in list(self._asleep):
+            try:
+                self._asleep.remove(alarm)
+            except KeyError:
+                continue  # another thread rings too, or its waiter has gone
             alarm.release()
 
     def admit(self, alarm: Alarm) -> Callable[[], None]:
         """Let the next ring release ``alarm``; return a function that takes it out. Look again after this call."""
-        asleep = self._asleep
-        asleep.add(alarm)
-        return partial(asleep.discard, alarm)
+        self._asleep.add(alarm)
+        return partial(self._asleep.discard, alarm)
 
     def wait(self, happened: Callable[[], bool], timeout: float | None = None) -> bool:
         """Block until ``happened()``, at most ``timeout`` seconds; return whether it has.
@@ -81,14 +83,13 @@ class Bell:
                 return happened()
             alarm = threading.Lock()
             alarm.acquire()
-            asleep = self._asleep
-            asleep.add(alarm)
+            self._asleep.add(alarm)
             try:
                 # It may have happened, and rung, before the alarm was registered.
                 if not happened():
                     alarm.acquire(timeout=left)
             finally:
-                asleep.discard(alarm)
+                self._asleep.discard(alarm)
         return True
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from torch import nn
@@ -302,7 +303,10 @@ class Runtime:
         sessions = list(self._sessions.values())
         for session in sessions:
             if session.phase not in (Phase.CREATED, Phase.CLOSED):
-                session.cancel()  # all of them first: one may wait for another, which holds the device lock
+                # All of them first: one may wait for another, which holds the device lock.
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                with suppress(TimeoutError):  # it is cancelled later, and its close says so
+                    session._serve(session._cancel, left)
         for session in sessions:
             session._close_by(deadline, timeout)
         self._holdings.give_back()

@@ -295,6 +295,28 @@ def test_a_runtime_that_could_not_close_says_so(llama):
     djinn.Runtime(llama, host_memory_bytes=1 << 20).close()
 
 
+def test_a_timeout_bounds_the_close_of_a_runtime(llama, input_ids):
+    """Also while another thread moves a session."""
+    with djinn.Runtime(llama, host_memory_bytes=64 << 20) as runtime:
+        session = runtime.open(breakpoint=1).start(prefill, llama, input_ids)
+        assert session.wait(30) is djinn.Phase.PAUSED
+        go, begun = threading.Event(), threading.Event()
+
+        def move():
+            with session._lock:
+                begun.set()
+                go.wait(5)
+
+        mover = threading.Thread(target=move)
+        mover.start()
+        assert begun.wait(10)
+        with pytest.raises(TimeoutError, match="session 1 is not closed"):
+            runtime.close(0.1)
+        assert mover.is_alive()
+        go.set()
+        mover.join(10)
+
+
 def test_an_error_comes_through_a_program_that_blocks(llama, monkeypatch):
     """Leaving a ``with`` by an error does not wait for ever for a program that comes to no layer."""
     monkeypatch.setattr("djinn.blocks.EXIT_SECONDS", 0.2)

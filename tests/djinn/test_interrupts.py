@@ -9,6 +9,7 @@ is bit-equal, and the arena is whole and empty.
 import random
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 
@@ -19,6 +20,7 @@ from tests.programs import without_climb
 from torch import nn
 
 import djinn
+from djinn import interrupts
 
 PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
 
@@ -239,3 +241,24 @@ def test_an_interrupt_at_any_moment(runtime, model, monkeypatch):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert raised > 100
+
+
+def test_two_threads_ring_a_bell_at_once(monkeypatch):
+    """Each alarm is released by one of them: a second release would be an error in whoever rings."""
+    bell = interrupts.Bell()
+    left = [1]
+
+    def ringing_between(made):
+        while left:
+            left.pop()
+            bell.ring()
+        return made
+
+    alarm = threading.Lock()
+    alarm.acquire()
+    bell.admit(alarm)
+    for name, kind in (("set", set), ("list", list)):
+        monkeypatch.setattr(interrupts, name, lambda *of, kind=kind: ringing_between(kind(*of)), raising=False)
+    bell.ring()
+    assert not left
+    assert not alarm.locked()
