@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn.containers import is_same
+from djinn.containers import is_plain, is_same
 from djinn.module_values import (
     ABSENT,
     Kind,
@@ -111,6 +111,11 @@ class Place:
         """Whether the recorded value is state."""
         return name in self.snapshots and self.snapshots[name].kind is Kind.STATE
 
+    def plain_names(self) -> list[str]:
+        """Return the names of the module's own plain data."""
+        own = self.attributes is vars(self.module)
+        return [name for name, value in self.seen.items() if own and name not in _NOT_STATE and is_plain(value)]
+
     def changes(self) -> Iterator[str]:
         """Yield the attributes that differ from the record: replaced, new, gone, or changed in place."""
         if not _are_identical(self.attributes, self.seen):
@@ -135,6 +140,8 @@ class ModelAttributes:
         self.asked_about: set[Key] = set()  # persistent buffers of which :meth:`is_quiet` sees a change
         self._record: tuple[list[dict[str, Any]], list[int], list[str], list[Any]] = [], [], [], []
         self._in_place: list[tuple[Place, str]] = []
+        self._told: dict[type, set[str]] = {}  # by class: plain data that tells about calls
+        self._weights: list[tuple[int, int | None]] = []
         self._lengths: tuple[list[dict[str, Any]], list[int]] = [], []
         self._values: tuple[list[dict[str, Any]], list[str], list[Any]] = [], [], []
         self._versions: tuple[list[torch.Tensor], list[int]] = [], []
@@ -175,6 +182,7 @@ class ModelAttributes:
     def look(self, *, learning: bool = False) -> list[tuple[Place, str]]:
         """Record what the modules hold now as the outside's; return what has changed, and learn from it."""
         if self.is_as_recorded():
+            self._weights = self._read_weights()
             return []
         self.find_modules()
         changed = [(place, name) for place in self.places.values() for name in place.changes()]
@@ -190,8 +198,28 @@ class ModelAttributes:
         if not place.is_weight(name):
             self.written.add(place.kind(name))
 
+    def tell(self, place: Place, names: Iterable[str]) -> None:
+        """Note plain data that may tell about calls: from now on :meth:`is_quiet` sees a change of it."""
+        self._told.setdefault(type(place.module), set()).update(names)
+
+    def is_told(self, place: Place, name: str) -> bool:
+        """Whether :meth:`is_quiet` has seen a change of this attribute, for it is known to tell about calls."""
+        return name in self._told.get(type(place.module), ())
+
+    def is_steady(self) -> bool:
+        """Whether no weights have been written or replaced since the last :meth:`watch`, and no modules."""
+        return self._read_weights() == self._weights
+
+    def _read_weights(self) -> list[tuple[int, int | None]]:
+        modules = [(place.module, vars(place.module)) for place in self.places.values()]
+        weights = [weight for _, held in modules for weight in held["_parameters"].values() if weight is not None]
+        with torch._C.DisableTorchFunction():
+            versions = [(id(weight), version_of(weight)) for weight in weights]
+        return [(id(module), None) for module, _ in modules] + versions
+
     def watch(self) -> None:
-        """Prepare :meth:`is_as_recorded` and :meth:`is_quiet` for what is recorded now, if they are not."""
+        """Prepare :meth:`is_as_recorded`, :meth:`is_quiet` and :meth:`is_steady` for what is recorded now."""
+        self._weights = self._read_weights()
         if self._record[0]:
             return
         modules = list({id(place.module): vars(place.module)["_modules"] for place in self.places.values()}.values())
@@ -220,6 +248,11 @@ class ModelAttributes:
                 values.append(value)
                 if snapshot is not None and snapshot.counts and not is_tensor(value):
                     self._containers.append(snapshot)
+            for name in self._told.get(type(place.module), ()):
+                if name not in place.open and place.attributes is vars(place.module):
+                    spaces.append(place.attributes)
+                    names.append(name)
+                    values.append(place.seen.get(name))
         with torch._C.DisableTorchFunction():
             tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
         self._versions = tensors, _versions_of(tensors)

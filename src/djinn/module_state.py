@@ -2,7 +2,8 @@
 
 While the session computes, its values are on the modules. When it gives up the turn they come off, and the outside's
 values are on the modules again. The session's are what its call changed in its turns: tensors, caches and containers of
-them, and plain data beside them. All else stands. The switch moves references only. Nothing is copied on RESUME.
+them, and plain data that tells about the call: beside them, or alone in a turn in which no weights and no modules were
+changed, for then it may tell of these. All else stands. The switch moves references only. Nothing is copied on RESUME.
 
 A call may also write into a tensor that was there before. When that is found, the session keeps the written object, for
 its frames may hold views of it. The outside gets a copy with the earlier bytes. Sessions that begin later get a copy of
@@ -136,24 +137,41 @@ class ModuleState:
         if self._attributes.is_as_recorded():
             return
         self._attributes.find_modules()
-        copies, beside = Copies(), []
+        copies, plain, steady = Copies(), [], self._attributes.is_steady()
         for place in self._attributes.places.values():
             for name in [name for name in place.changes() if place.key(name) not in self._owned]:
                 kinds = {place.kind_before(name), kind_of(place.get(name))}
                 if Kind.OTHER in kinds or not self._may_own(place, name):
+                    steady = False
                     place.record(name, place.get(name))
                 elif Kind.STATE in kinds:
                     self._separate(place, name, copies)
                 else:
-                    beside.append((place, name))
-        paths = {owned.place.path for owned in self._owned.values()}
-        for place, name in beside:
-            if any(path == place.path or not place.path or path.startswith(f"{place.path}.") for path in paths):
+                    plain.append((place, name))
+        self._claim_plain(plain, copies, steady=steady)
+        if copies.made:
+            self._attributes.wait_for_device()
+
+    def _claim_plain(self, changed: list[tuple[Place, str]], copies: Copies, *, steady: bool) -> None:
+        """Own what of the ``changed`` plain data tells about the call: not about weights, and not set by others."""
+        holding, above = self._paths()
+        for place, name in changed:
+            known = self._all_known or self._attributes.is_told(place, name)
+            if place.path in holding or (known and (steady or place.path in above)):
                 self._separate(place, name, copies)
             else:
                 place.record(name, place.get(name))
-        if copies.made:
-            self._attributes.wait_for_device()
+            self._attributes.tell(place, [name])
+        holding, above = self._paths()
+        for place in self._attributes.places.values():
+            if place.path in holding or place.path in above:
+                self._attributes.tell(place, place.plain_names())
+
+    def _paths(self) -> tuple[set[str], set[str]]:
+        """Return the paths of the modules that hold what is the session's, and those of the modules above."""
+        holding = {owned.place.path for owned in self._owned.values()}
+        above = {path[:end] for path in holding for end, letter in enumerate(path) if letter == "."}
+        return holding, above | ({""} if holding else set())
 
     def _may_own(self, place: Place, name: str) -> bool:
         """Whether a changed attribute may be the session's; changed weights are, if nobody else can have done it."""

@@ -8,6 +8,7 @@ import transformers
 from tests.djinn.keeping import (
     KINDS,
     LAYERS,
+    Counting,
     Deleting,
     Registering,
     Replacing,
@@ -366,3 +367,70 @@ def test_a_resume_copies_nothing_and_looks_at_nothing(monkeypatch):
         assert torch.equal(model.layers[0].last, torch.ones(1, 8))
         session.resume()
         assert equal(session.result(30), alone(stack(Registering), FIRST)[0][0])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_number_alone_is_the_session_s(monkeypatch, order):
+    """A number that a call sets on modules without any tensor changes with the turn; the last to end leaves its own."""
+    without_climb(monkeypatch)
+    model, by_name, sessions = stack(Counting), {"a": FIRST, "b": SECOND}, {}
+    with managed(model) as runtime:
+        for turn, name in enumerate(order):
+            if name not in sessions:
+                sessions[name] = parked(runtime, 3, steps, model, by_name[name])
+            elif order[:turn].count(name) == 1:
+                sessions[name].break_at(1, visit=2).resume()
+                assert sessions[name].wait(30) is djinn.Phase.PAUSED
+            else:
+                sessions[name].resume()
+                assert equal(sessions[name].result(30), alone(stack(Counting), by_name[name])[0][0])
+                continue
+            sessions[name].io_wait()
+    assert same(kept(model), alone(stack(Counting), by_name[order[-1]])[1])
+
+
+class Rescaling(Replacing):
+    """Divides its weights once, and notes that in a flag, as RWKV does."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = False
+
+    def forward(self, x):
+        if not self.last:
+            with torch.no_grad():
+                self.linear.weight.div_(2)
+            self.last = True
+        return torch.tanh(self.linear(x))
+
+
+def test_a_flag_that_tells_of_weights_stands(monkeypatch):
+    """The weights are everybody's, and so is the flag: a later session does not divide them again."""
+    without_climb(monkeypatch)
+    model = stack(Rescaling)
+    model.forward = lambda x: model.layers[2](model.layers[1](model.layers[0](x)))
+    wanted = alone(stack(Rescaling), FIRST)[0][0][:1]
+    with managed(model) as runtime:
+        session = parked(runtime, 3, steps, model, FIRST, 1)
+        session.io_wait()
+        assert equal(runtime.open().start(steps, model, FIRST, 1).result(30), wanted)
+        session.resume()
+        assert equal(session.result(30), wanted)
+    assert all(layer.last for layer in model.layers)
+    assert equal(steps(model, FIRST, 1), wanted)
+
+
+@pytest.mark.parametrize("kind", [Replacing, Counting])
+def test_a_number_that_somebody_sets_during_a_park_stands(kind):
+    """It is on the module during the session's later turns, in between, and at the end."""
+    model = stack(kind)
+    model.scale = 1.0
+    with managed(model) as runtime:
+        session = parked(runtime, 2, steps, model, FIRST, visit=2)
+        for scale in (7.5, 8.5):
+            model.scale = scale
+            session.step(30)
+            assert model.scale == scale
+        session.resume()
+        session.result(30)
+        assert model.scale == 8.5
