@@ -2,8 +2,9 @@
 
 While the session computes, its values are on the modules. When it gives up the turn they come off, and the outside's
 values are on the modules again. The session's are what its call changed in its turns: tensors, caches and containers of
-them, and plain data that tells about the call: beside them, or alone in a turn in which no weights and no modules were
-changed, for then it may tell of these. All else stands. The switch moves references only. Nothing is copied on RESUME.
+them, and plain data that tells about the call. That is what is beside them, and what changes in a turn that changes no
+weights and no modules: else it may tell of these. All else stands. The switch moves references only. Nothing is copied
+on RESUME.
 
 A call may also write into a tensor that was there before. When that is found, the session keeps the written object, for
 its frames may hold views of it. The outside gets a copy with the earlier bytes. Sessions that begin later get a copy of
