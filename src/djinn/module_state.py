@@ -92,11 +92,16 @@ class ModuleState:
         self.begun = self._on = self._all_known = True
         self._attributes.sessions.add(self)
 
-    def put_on(self) -> None:
-        """Put the session's values on the modules, and keep the outside's."""
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody but sessions has changed what the modules hold."""
+        return self._attributes.is_quiet()
+
+    def put_on(self, *, quiet: bool = False) -> None:
+        """Put the session's values on the modules, and keep the outside's; ``quiet`` says that these were looked at."""
         if self._on or not self.begun:
             return
-        if not self._attributes.is_quiet():
+        if not (quiet or self.is_quiet):
             with _looking():
                 self._give_way(self._attributes.look())
         for owned in self._owned.values():

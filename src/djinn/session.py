@@ -449,6 +449,7 @@ class Session:
 
     def _departure(self, swapped: SwappedState) -> Depart:
         """Prepare the step that resumes the program behind ``swapped``."""
+        swapped.look_ahead = self._its.turn.look_ahead
         return self._depart_by(swapped.clock, swapped)
 
     def _depart_by(self, clock: ResumeClock, swapped: SwappedState | None) -> Depart:

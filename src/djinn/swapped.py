@@ -89,6 +89,7 @@ class SwappedState:
         self.compute = compute
         self.depart: Depart = at_once  # until it is known how
         self.make_room = make_room
+        self.look_ahead: Callable[[], None] = lambda: None  # what the program looks at when it wakes, at leisure
         self.begun = False
         self.departed = False  # whether the program has been resumed
         self.failures = 0  # of allocations on the program's thread, for another reason than a lack of memory

@@ -150,6 +150,8 @@ class TransferEngine:
             # If a rest is to be allocated, the program's thread does that and submits the copies.
             state.depart(*([] if rest else [self._behind.posting(functools.partial(self._bring_back, state, behind))]))
             if ready is not None:
+                if not ready.query():  # the copy is in flight: this thread has time, the program's will have none
+                    state.look_ahead()
                 ready.synchronize()
         except BaseException as error:
             put_back(before)  # an interrupt may have come between two streams
