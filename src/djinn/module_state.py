@@ -235,7 +235,10 @@ class ModuleState:
         for key, theirs in ending.items():
             if key not in self._owned:
                 copy = _copied(copies, Snapshot(theirs.outside))
-                self._own(theirs.place, theirs.name, copy=copy, outside=None)
+                self._own(theirs.place, theirs.name, outside=None)
+                if theirs.copy is not None and theirs.place.get(theirs.name) is theirs.copy():
+                    # The original stays on the module, with their bytes in it; this session's go into it at its end.
+                    self._owned[key].copy = weakref.ref(copy) if is_tensor(copy) else None
                 if copy is not ABSENT:
                     self._values_of(theirs.place)[theirs.name] = copy
 

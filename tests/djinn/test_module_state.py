@@ -434,3 +434,18 @@ def test_a_number_that_somebody_sets_during_a_park_stands(kind):
         session.resume()
         session.result(30)
         assert model.scale == 8.5
+
+
+def test_what_two_calls_leave_fits_together(monkeypatch):
+    """A short call that ends after a longer one leaves the tensor and the number of its own rope, as plain calls do."""
+    without_climb(monkeypatch)
+    torch.manual_seed(0)
+    model = dynamic_llama().eval()
+    long, short = inputs(24, 0, seed=1)[0], inputs(9, 0, seed=2)[0]
+    wanted = copy.deepcopy(model)(short).logits
+    with djinn.Runtime(model, host_memory_bytes=16 << 20) as runtime:
+        sessions = [parked(runtime, 1, model, one) for one in (short, long)]
+        for session in sessions[::-1]:
+            session.resume()
+            session.result(30)
+        assert torch.equal(model(short).logits, wanted)
