@@ -51,7 +51,7 @@ class _Kept:
         return self._shared.mark()
 
     def put_on(self, mark: object, beside: "_Kept | None") -> None:
-        """Put on the program's own over what has ``mark``; the one ``beside`` this, if any is on, found what was there."""
+        """Put on the program's own over what has ``mark``; who is on ``beside`` this has found what was there."""
         if beside is not None:
             self._found_mark, self._found = beside._found_mark, beside._found
         elif mark is None or mark != self._found_mark:
