@@ -728,10 +728,10 @@ class Session:
                 self._hands.do(self._bury)
             return happened()
 
-        waiter = current_program()
-        if waiter is None or happened():
+        waiter, program = current_program(), self._program
+        if waiter is None or program is None or happened():
             return self._changed.wait(looked, timeout)
-        with waiter.turn.waiting_for(self._its.turn):
+        with waiter.turn.waiting_for(program.turn):
             return self._changed.wait(looked, timeout)
 
     def _check_may_wait(self) -> None:

@@ -114,7 +114,10 @@ class Turn:
 
     def _enter(self) -> None:
         if self._around is not None:
-            self._entered.enter_context(self._around())
+            around = self._around()
+            if not isinstance(around, AbstractContextManager):
+                raise TypeError(f"around_turn= must return a context manager, not {around!r}")
+            self._entered.enter_context(around)
 
     def bury(self) -> None:
         """Give up the turn of a thread that has died; on another thread."""

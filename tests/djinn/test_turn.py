@@ -422,3 +422,11 @@ def test_a_fork_has_turns_of_its_own(runtime):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     go.set()
     session.result(10)
+
+
+def test_what_around_turn_returns_must_be_a_context_manager(llama):
+    """The program fails with a message that names the argument."""
+    with djinn.Runtime(llama, host_memory_bytes=1 << 20, around_turn=lambda session: None) as runtime:
+        session = runtime.open().start(int)
+        with pytest.raises(TypeError, match="around_turn= must return a context manager, not None"):
+            session.result(30)
