@@ -36,6 +36,10 @@ class TorchGenerator:
         """Set the state."""
         self._generator.set_state(state)
 
+    def is_seeded_since(self, state: torch.Tensor) -> bool:
+        """Whether another seed was given since the generator had ``state``, which begins with its seed in 8 bytes."""
+        return self._generator.initial_seed() != int.from_bytes(bytes(state[:8].tolist()), sys.byteorder)
+
 
 class PythonGenerator:
     """The generator behind the functions of :mod:`random`."""

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -57,6 +58,10 @@ from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
 
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
+_SEEDED = (
+    "torch was seeded while another program computed. Unless that did so itself, it goes on from your seed, and session "
+    "{} begins with what was there before: seed within the program, or before any session computes"
+)
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 
 AroundTurn = Callable[["Session"], AbstractContextManager[object]]
@@ -217,10 +222,21 @@ class Session:
         TF32, and the random generators of torch, Python and NumPy. While it computes all threads see them: end a block
         such as ``with sdpa_kernel(...)``, and seed again, when :meth:`wait` has returned.
 
+        Warns if torch was seeded while another program computed, for then that one has the seed.
+
         Raises ``TypeError`` for what a call would not run: what is not callable, async and generator functions.
         """
         self._enter()
         check_program(program)
+        turn = Turn(
+            self._device_lock,
+            self._device,
+            ModuleState(self._attributes),
+            number=self.number,
+            around=self._around,
+        )
+        if turn.seeded_in_a_turn:
+            warnings.warn(_SEEDED.format(self.number), stacklevel=2)
         prepared = Program(
             (program, args, kwargs),
             name=f"djinn-{self.number}",
@@ -228,13 +244,7 @@ class Session:
             interceptors=self._interceptors,
             scanner=self._scanner,
             adopted=self._adopted,
-            turn=Turn(
-                self._device_lock,
-                self._device,
-                ModuleState(self._attributes),
-                number=self.number,
-                around=self._around,
-            ),
+            turn=turn,
             callbacks=self._callbacks,
         )
         self._serve(functools.partial(self._start, prepared, (args, kwargs)))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from djinn.generators import generators_of, generators_of_process
+from djinn.generators import TorchGenerator, generators_of, generators_of_process
 from djinn.interrupts import holding
 from djinn.settings import Flags, Precision
 
@@ -41,6 +41,11 @@ class _Kept:
         self._own_mark, self._own = shared.read()
         self._found_mark, self._found = self._own_mark, self._own
         self._on = False
+
+    @property
+    def is_seeded_since(self) -> bool:
+        """Whether this is a generator of torch's that got another seed since it was put on."""
+        return isinstance(self._shared, TorchGenerator) and self._shared.is_seeded_since(self._own)
 
     def inherit(self, other: "_Kept") -> None:
         """Begin with what ``other``, which is on, has found."""
@@ -103,6 +108,7 @@ class Surroundings:
         self._thread = 0  # on which it is on
         self._device = device
         self._ahead: tuple[int, list[object]] | None = None  # what was read ahead, and after which change
+        self.seeded_in_a_turn = False  # whether torch was seeded since the turn began in which a program computes now
         holding(_exchange().lock, self._capture)
 
     def _capture(self) -> None:
@@ -114,6 +120,9 @@ class Surroundings:
         for other in on[:1]:
             for mine, its in zip(self._of_process, other._of_process, strict=True):
                 mine.inherit(its)
+        self.seeded_in_a_turn = any(
+            kept.is_seeded_since for other in on for kept in (*other._of_process, *other._of_device)
+        )
         for other in on:
             if other._device == self._device:
                 for mine, its in zip(self._of_device, other._of_device, strict=True):

@@ -52,6 +52,11 @@ class Turn:
         self._looked_quiet = False
 
     @property
+    def seeded_in_a_turn(self) -> bool:
+        """Whether torch was seeded, just before this was made, while another program computed."""
+        return self._surroundings.seeded_in_a_turn
+
+    @property
     def held(self) -> bool:
         """Whether the program has the turn now."""
         return self.lock.holder is self

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -222,7 +223,8 @@ def test_a_start_beside_a_program_that_computes_has_the_caller_s(runtime):
     random.seed(5)
     first = runtime.open().start(busy)
     begun.wait(30)
-    second = runtime.open().start(look)
+    with pytest.warns(match="seeded while another program computed"):
+        second = runtime.open().start(look)
     go.set()
     first.result(30)
     assert second.result(30) == look()
@@ -330,3 +332,27 @@ def test_nothing_is_read_ahead_while_a_program_computes():
     other.take_off()
     assert not mine.put_on()
     mine.take_off()
+
+
+@pytest.mark.parametrize("seeding", ["nobody", "the caller", "the program before"])
+def test_a_seed_while_a_program_computes_is_told(llama, seeding):
+    """START warns, for that program has the seed. What a program seeds in an earlier turn is its own."""
+    begun, end = threading.Event(), threading.Event()
+
+    def program():
+        begun.set()
+        end.wait(30)
+
+    with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if seeding == "the program before":
+            runtime.open().start(torch.manual_seed, 3).result(30)
+        torch.manual_seed(7)
+        runtime.open().start(program)
+        begun.wait(30)
+        if seeding == "the caller":
+            torch.manual_seed(8)
+        session = runtime.open().start(int)
+        end.set()
+        assert session.result(30) == 0
+    assert ["session 2 begins" in str(one.message) for one in told] == [True] * (seeding == "the caller")
