@@ -59,8 +59,8 @@ from djinn.wording import mebibytes, standing, what_to_do
 
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
 _SEEDED = (
-    "torch was seeded while another program computed. Unless that did so itself, it goes on from your seed, and session "
-    "{} begins with what was there before: seed within the program, or before any session computes"
+    "torch was seeded while another program computed. Unless that did so itself, it goes on from your seed, and "
+    "session {} begins with what was there before: seed within the program, or before any session computes"
 )
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 
