@@ -91,16 +91,20 @@ def compiles() -> bool:
     return frames is not None and bool(frames.input_codes.seen)
 
 
+def _frames_looked_at() -> int:
+    utils = imported("torch._dynamo.utils")
+    return int(utils.counters["frames"]["total"]) if utils is not None else 0
+
+
 class TracingGarbage:
     """The garbage of the compiler's tracing, of which there may be more whenever it has looked at another frame."""
 
     def __init__(self) -> None:
-        self._frames = 0  # at which the compiler had looked when its garbage was collected
+        self._frames = _frames_looked_at()  # when the garbage was collected; before, it was of no session's call
 
     def collect(self) -> None:
         """Collect it, if there may be any."""
-        utils = imported("torch._dynamo.utils")
-        frames = utils.counters["frames"]["total"] if utils is not None else 0
+        frames = _frames_looked_at()
         if frames != self._frames:
             self._frames = frames
             gc.collect()
