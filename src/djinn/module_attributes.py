@@ -10,15 +10,16 @@ Never looked at: parameters, submodules, hooks, ``forward`` and compiled code, `
 
 import operator
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from djinn.containers import is_plain, is_same
+from djinn.interrupts import holding
 from djinn.module_values import (
     ABSENT,
     Kind,
@@ -38,6 +39,7 @@ _WEIGHT_BYTES = 256 << 10  # a persistent buffer above this size counts as a wei
 _WEIGHTS_ASKED = 64  # persistent buffers that RESUME asks about; those beyond count as weights
 
 Key = tuple[int, str]
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -213,8 +215,7 @@ class ModelAttributes:
     def _read_weights(self) -> list[tuple[int, int | None]]:
         modules = [(place.module, vars(place.module)) for place in self.places.values()]
         weights = [weight for _, held in modules for weight in held["_parameters"].values() if weight is not None]
-        with torch._C.DisableTorchFunction():
-            versions = [(id(weight), version_of(weight)) for weight in weights]
+        versions = _unseen(lambda: [(id(weight), version_of(weight)) for weight in weights])
         return [(id(module), None) for module, _ in modules] + versions
 
     def watch(self) -> None:
@@ -253,8 +254,7 @@ class ModelAttributes:
                     spaces.append(place.attributes)
                     names.append(name)
                     values.append(place.seen.get(name))
-        with torch._C.DisableTorchFunction():
-            tensors = [value for value in values if is_tensor(value) and version_of(value) is not None]
+        tensors = _unseen(lambda: [value for value in values if is_tensor(value) and version_of(value) is not None])
         self._versions = tensors, _versions_of(tensors)
 
     def is_as_recorded(self) -> bool:
@@ -280,6 +280,11 @@ class ModelAttributes:
             and not (self._containers and self._is_changed_in_place())
         )
 
+    @property
+    def holds_containers(self) -> bool:
+        """Whether :meth:`is_quiet` looks into containers, which only a thread may do that is never interrupted."""
+        return bool(self._containers)
+
     def _is_changed_in_place(self) -> bool:
         with plain_torch():
             return any(snapshot.has_changed() for snapshot in self._containers)
@@ -296,8 +301,12 @@ class ModelAttributes:
 
 
 def _versions_of(tensors: list[torch.Tensor]) -> list[int]:
-    with torch._C.DisableTorchFunction():  # no mode of a program sees these calls
-        return list(map(counted_writes, tensors))
+    return _unseen(lambda: list(map(counted_writes, tensors)))
+
+
+def _unseen(read: Callable[[], T]) -> T:
+    """Return ``read()``; no mode of a program sees its calls, and an interrupt leaves nothing switched off."""
+    return holding(torch._C.DisableTorchFunction(), read)
 
 
 def _are_identical(one: dict[str, Any], other: dict[str, Any]) -> bool:

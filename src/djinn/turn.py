@@ -71,7 +71,7 @@ class Turn:
 
     def look_ahead(self) -> None:
         """Look, on the thread that resumes the program, at what :meth:`take` will compare; changes nothing."""
-        self._looked_quiet = self.module_state.is_quiet
+        self._looked_quiet = self.module_state.looks_quiet
         self._surroundings.look_ahead()
 
     def take(self) -> None:

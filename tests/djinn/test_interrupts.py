@@ -163,6 +163,7 @@ def test_closing_a_runtime_can_be_interrupted(model, again):
         assert {session.phase for session in sessions} == {djinn.Phase.CLOSED}
         assert runtime.arena.reserved_bytes == 0
         assert not any("forward" in vars(module) for module in model.modules())
+        assert torch._C._is_torch_function_enabled()  # no guard of torch's is left on
     assert line > 50
 
 
