@@ -30,7 +30,7 @@ from djinn.guard import guarded
 from djinn.interrupts import at_once
 from djinn.places import Place, checked_roots, places_in
 from djinn.state import StateStorage
-from djinn.static import elements_of
+from djinn.static import each_in, elements_of
 from djinn.tensors import is_tensor, storage_of
 from djinn.walk import Node
 
@@ -136,7 +136,7 @@ class Adopted:
         They are looked for in nested tuples, lists and dicts: what an object leads to may belong to anybody.
         """
         if others := [other for other in list(self._living.values()) if other is not self]:
-            mine = places_in(self.roots)[1] | _nested_in(arguments)
+            mine = places_in(self.roots)[1] | {id(part) for part in each_in(arguments, elements_of)}
             for other in others:
                 # What was found at the park is looked up first: an object may be gone, and its id another's.
                 if not mine.isdisjoint(other.owners) and not mine.isdisjoint(places_in(other.roots)[1]):
@@ -235,15 +235,3 @@ def _others(tensors: Sequence[object]) -> dict[int, int]:
     counts = {id(one): sys.getrefcount(one) - 3 * times[id(one)] for one in counted}
     alone = counts[id(canary)] + 1  # its one more is the variable; it has no entry in the other list
     return {key: count - alone for key, count in counts.items()}
-
-
-def _nested_in(value: object) -> set[int]:
-    """Return ids of ``value`` and of what is in it, through tuples, lists and dicts."""
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        part = todo.pop()
-        if id(part) not in seen:
-            seen.add(id(part))
-            todo += elements_of(part)
-    return seen

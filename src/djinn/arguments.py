@@ -10,6 +10,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 
@@ -45,22 +46,22 @@ def check_visit(visit: object) -> int:
     return number
 
 
-def check_timeout(timeout: object) -> None:
+def check_timeout(timeout: Any) -> None:
     """Raise ``TypeError`` unless ``timeout`` is None or a number of seconds; below zero is like zero."""
     if timeout is None:
         return
     try:
-        if not math.isnan(timeout):  # type: ignore[arg-type]  # it is asked
+        if not math.isnan(timeout):
             return
     except TypeError:
         pass
     raise TypeError(f"timeout {timeout!r} is not a number of seconds: pass a float, or None to wait for ever")
 
 
-def _index(value: object) -> int | None:
+def _index(value: Any) -> int | None:
     """Return ``value`` as an int, or None if it is no whole number; True and False are none."""
     try:
-        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it is asked
+        return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         return None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from djinn.static import bases_of, instance_dict, is_named, name_of, namespace_of
+from djinn.static import bases_of, each_in, instance_dict, is_named, name_of, namespace_of
 
 _BUILT_IN = (collections.OrderedDict, collections.defaultdict, dict, list, tuple, collections.deque)
 _CACHES = "transformers.cache_utils"  # known by its name: transformers is not imported
@@ -50,16 +50,14 @@ class Contents:
 
 def parts_of(value: object) -> Iterator[object]:
     """Yield ``value`` and everything in its containers, each once."""
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        part = todo.pop()
-        if id(part) not in seen:
-            seen.add(id(part))
-            yield part
-            if is_container(type(part)):
-                contents = contents_of(part)
-                todo += [inner for _, inner in (*contents.attributes, *contents.items)]
+    return each_in(value, _inner_of)
+
+
+def _inner_of(part: object) -> list[object]:
+    if not is_container(type(part)):
+        return []
+    contents = contents_of(part)
+    return [inner for _, inner in (*contents.attributes, *contents.items)]
 
 
 def is_container(cls: type) -> bool:

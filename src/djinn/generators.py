@@ -46,7 +46,7 @@ class PythonGenerator:
 
     def mark(self) -> object:
         """Return the bytes of its state, and the second number of a pair of normal ones, if it waits for its turn."""
-        instance: Any = random.getstate.__self__  # type: ignore[attr-defined]  # a method of the shared generator
+        instance: Any = random._inst
         return ctypes.string_at(id(instance) + _HEADER_BYTES, _PYTHON_BYTES), instance.gauss_next
 
     def read(self) -> tuple[object, Any]:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False)
-class Place:
+class Namespace:
     """A dictionary in which a module keeps attributes (its own, or that of its buffers), and what it held outside.
 
     ``layer`` is the decoder layer (1 .. N) of the module, None for a module that is in none, or in several. ``open``
@@ -136,12 +136,12 @@ class ModelAttributes:
         self._model = model
         self._device = device
         self._number_of = {id(layer): number for number, layer in enumerate(layers, start=1)}
-        self.places: dict[int, Place] = {}
+        self.namespaces: dict[int, Namespace] = {}
         self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()  # whose calls have begun and not ended
         self.written: set[tuple[type, str]] = set()  # by class: what calls write in place
         self.asked_about: set[Key] = set()  # persistent buffers of which :meth:`is_quiet` sees a change
         self._record: tuple[list[dict[str, Any]], list[int], list[str], list[Any]] = [], [], [], []
-        self._in_place: list[tuple[Place, str]] = []
+        self._in_place: list[tuple[Namespace, str]] = []
         self._told: dict[type, set[str]] = {}  # by class: plain data that tells about calls
         self._weights: list[tuple[int, int | None]] = []
         self._lengths: tuple[list[dict[str, Any]], list[int]] = [], []
@@ -152,17 +152,17 @@ class ModelAttributes:
     def find_modules(self) -> None:
         """Follow changes of the model's structure; new modules hold the outside's. :meth:`watch` must follow."""
         self._record = [], [], [], []
-        found: dict[int, Place] = {}
+        found: dict[int, Namespace] = {}
         for path, layer, module in self._modules():
             held = vars(module)
             for attributes in (held, held.get("_buffers")):
                 if type(attributes) is dict:
-                    place = self.places.get(id(attributes))
-                    if place is None or place.module is not module:
-                        place = Place(module=module, attributes=attributes)
-                    place.path, place.layer = path, layer
-                    found[id(attributes)] = place
-        self.places = found
+                    space = self.namespaces.get(id(attributes))
+                    if space is None or space.module is not module:
+                        space = Namespace(module=module, attributes=attributes)
+                    space.path, space.layer = path, layer
+                    found[id(attributes)] = space
+        self.namespaces = found
 
     def _modules(self) -> Iterable[tuple[str, int | None, nn.Module]]:
         met: dict[int, tuple[str, int | None, nn.Module]] = {}
@@ -181,39 +181,39 @@ class ModelAttributes:
             todo += [(start + name, number, child) for name, child in reversed(children) if child is not None]
         return met.values()
 
-    def look(self, *, learning: bool = False) -> list[tuple[Place, str]]:
+    def look(self, *, learning: bool = False) -> list[tuple[Namespace, str]]:
         """Record what the modules hold now as the outside's; return what has changed, and learn from it."""
         if self.is_as_recorded():
             self._weights = self._read_weights()
             return []
         self.find_modules()
-        changed = [(place, name) for place in self.places.values() for name in place.changes()]
-        for place, name in changed:
-            if learning and place.get(name) is place.seen.get(name):
-                self.learn(place, name)
-            place.record(name, place.get(name))
+        changed = [(space, name) for space in self.namespaces.values() for name in space.changes()]
+        for space, name in changed:
+            if learning and space.get(name) is space.seen.get(name):
+                self.learn(space, name)
+            space.record(name, space.get(name))
         self.watch()
         return changed
 
-    def learn(self, place: Place, name: str) -> None:
+    def learn(self, space: Namespace, name: str) -> None:
         """Note that a call writes this attribute in place: sessions begin with a copy of it."""
-        if not place.is_weight(name):
-            self.written.add(place.kind(name))
+        if not space.is_weight(name):
+            self.written.add(space.kind(name))
 
-    def tell(self, place: Place, names: Iterable[str]) -> None:
+    def tell(self, space: Namespace, names: Iterable[str]) -> None:
         """Note plain data that may tell about calls: from now on :meth:`is_quiet` sees a change of it."""
-        self._told.setdefault(type(place.module), set()).update(names)
+        self._told.setdefault(type(space.module), set()).update(names)
 
-    def is_told(self, place: Place, name: str) -> bool:
+    def is_told(self, space: Namespace, name: str) -> bool:
         """Whether :meth:`is_quiet` has seen a change of this attribute, for it is known to tell about calls."""
-        return name in self._told.get(type(place.module), ())
+        return name in self._told.get(type(space.module), ())
 
     def is_steady(self) -> bool:
         """Whether no weights have been written or replaced since the last :meth:`watch`, and no modules."""
         return self._read_weights() == self._weights
 
     def _read_weights(self) -> list[tuple[int, int | None]]:
-        modules = [(place.module, vars(place.module)) for place in self.places.values()]
+        modules = [(space.module, vars(space.module)) for space in self.namespaces.values()]
         weights = [weight for _, held in modules for weight in held["_parameters"].values() if weight is not None]
         versions = _unseen(lambda: [(id(weight), version_of(weight)) for weight in weights])
         return [(id(module), None) for module, _ in modules] + versions
@@ -223,37 +223,37 @@ class ModelAttributes:
         self._weights = self._read_weights()
         if self._record[0]:
             return
-        modules = list({id(place.module): vars(place.module)["_modules"] for place in self.places.values()}.values())
-        records = [*(place.seen for place in self.places.values()), *map(dict.copy, modules)]
+        modules = {id(space.module): vars(space.module)["_modules"] for space in self.namespaces.values()}.values()
+        records = [*(space.seen for space in self.namespaces.values()), *map(dict.copy, modules)]
         self._record = (
-            [*(place.attributes for place in self.places.values()), *modules],
+            [*(space.attributes for space in self.namespaces.values()), *modules],
             list(map(len, records)),
             list(chain.from_iterable(records)),
             list(chain.from_iterable(map(dict.values, records))),
         )
-        self._in_place = [(place, name) for place in self.places.values() for name in place.snapshots]
-        dicts = [place.attributes for place in self.places.values() if place.attributes and not place.of_torch]
+        self._in_place = [(space, name) for space in self.namespaces.values() for name in space.snapshots]
+        dicts = [space.attributes for space in self.namespaces.values() if space.attributes and not space.of_torch]
         self._lengths = dicts, list(map(len, dicts))
         spaces, names, values = self._values = [], [], []
         self._containers = []
         self.asked_about = set()
-        for place in self.places.values():
-            for name in place.open:
-                if place.is_persistent(name):
-                    if len(self.asked_about) == _WEIGHTS_ASKED or place.is_weight(name):
+        for space in self.namespaces.values():
+            for name in space.open:
+                if space.is_persistent(name):
+                    if len(self.asked_about) == _WEIGHTS_ASKED or space.is_weight(name):
                         continue
-                    self.asked_about.add(place.key(name))
-                value, snapshot = place.seen[name], place.snapshots.get(name)
-                spaces.append(place.attributes)
+                    self.asked_about.add(space.key(name))
+                value, snapshot = space.seen[name], space.snapshots.get(name)
+                spaces.append(space.attributes)
                 names.append(name)
                 values.append(value)
                 if snapshot is not None and snapshot.counts and not is_tensor(value):
                     self._containers.append(snapshot)
-            for name in self._told.get(type(place.module), ()):
-                if name not in place.open and place.attributes is vars(place.module):
-                    spaces.append(place.attributes)
+            for name in self._told.get(type(space.module), ()):
+                if name not in space.open and space.attributes is vars(space.module):
+                    spaces.append(space.attributes)
                     names.append(name)
-                    values.append(place.seen.get(name))
+                    values.append(space.seen.get(name))
         tensors = _unseen(lambda: [value for value in values if is_tensor(value) and version_of(value) is not None])
         self._versions = tensors, _versions_of(tensors)
 
@@ -265,7 +265,7 @@ class ModelAttributes:
             and list(map(len, dicts)) == lengths
             and list(chain.from_iterable(dicts)) == names
             and all(map(operator.is_, chain.from_iterable(map(dict.values, dicts)), values))
-            and not any(place.snapshots[name].has_changed() for place, name in self._in_place)
+            and not any(space.snapshots[name].has_changed() for space, name in self._in_place)
         )
 
     def is_quiet(self) -> bool:
@@ -296,7 +296,7 @@ class ModelAttributes:
 
     def forget(self) -> None:
         """Drop the record, when no session will begin any more: it keeps what calls have left alive."""
-        self.places, self._record = {}, ([], [], [], [])
+        self.namespaces, self._record = {}, ([], [], [], [])
         self.watch()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from djinn.module_attributes import Key, ModelAttributes, Place
+from djinn.module_attributes import Key, ModelAttributes, Namespace
 from djinn.module_values import ABSENT, Copies, Kind, Snapshot, kind_of, version_of
 from djinn.tensors import is_tensor, plain_torch
 
@@ -33,7 +33,7 @@ class _Owned:
     ``copy`` and ``version`` tell whether the session's value still is the unwritten copy with which it began.
     """
 
-    place: Place
+    space: Namespace
     name: str
     outside: Any = ABSENT
     copy: "weakref.ref[torch.Tensor] | None" = None
@@ -65,10 +65,10 @@ class ModuleState:
     @property
     def roots(self) -> list[tuple[str, int | None, dict[str, Any]]]:
         """The session's values while they are off: the module's name, its decoder layer, and values by attribute."""
-        modules = {id(owned.place.module): owned.place for owned in self._owned.values()}
+        modules = {id(owned.space.module): owned.space for owned in self._owned.values()}
         return [
-            (f"modules.{place.path}" if place.path else "modules", place.layer, self._values[key])
-            for key, place in modules.items()
+            (f"modules.{space.path}" if space.path else "modules", space.layer, self._values[key])
+            for key, space in modules.items()
             if self._values.get(key)
         ]
 
@@ -80,15 +80,15 @@ class ModuleState:
         with _looking():
             self._attributes.look()
             copies, begun = Copies(), []
-            for place in self._attributes.places.values():
-                for name, snapshot in place.snapshots.items():
-                    if place.kind(name) in self._attributes.written:
+            for space in self._attributes.namespaces.values():
+                for name, snapshot in space.snapshots.items():
+                    if space.kind(name) in self._attributes.written:
                         copy = copies.of(snapshot)
                         if copy is not snapshot.value:
-                            begun.append((place, name, copy))
-        for place, name, copy in begun:
-            self._own(place, name, copy=copy, outside=place.get(name))
-            place.put(name, copy)
+                            begun.append((space, name, copy))
+        for space, name, copy in begun:
+            self._own(space, name, copy=copy, outside=space.get(name))
+            space.put(name, copy)
         self.begun = self._on = self._all_known = True
         self._attributes.sessions.add(self)
 
@@ -105,16 +105,16 @@ class ModuleState:
             with _looking():
                 self._give_way(self._attributes.look())
         for owned in self._owned.values():
-            place = owned.place
-            owned.outside = place.get(owned.name)
-            place.put(owned.name, self._values_of(place).pop(owned.name, ABSENT))
+            space = owned.space
+            owned.outside = space.get(owned.name)
+            space.put(owned.name, self._values_of(space).pop(owned.name, ABSENT))
         self._on = True
 
-    def _give_way(self, changed: list[tuple[Place, str]]) -> None:
+    def _give_way(self, changed: list[tuple[Namespace, str]]) -> None:
         """Give up what is saved with the weights and somebody else has ``changed``: those are new weights."""
-        for place, name in changed:
-            if place.is_persistent(name) and self._owned.pop(place.key(name), None) is not None:
-                self._values_of(place).pop(name, None)
+        for space, name in changed:
+            if space.is_persistent(name) and self._owned.pop(space.key(name), None) is not None:
+                self._values_of(space).pop(name, None)
 
     def take_off(self) -> None:
         """Take the session's values off the modules, with what it has changed in this turn."""
@@ -124,81 +124,81 @@ class ModuleState:
             self._claim()
         self._on = self._all_known = False
         for owned in self._owned.values():
-            place, value = owned.place, owned.place.get(owned.name)
+            space, value = owned.space, owned.space.get(owned.name)
             if value is not ABSENT:
-                self._values_of(place)[owned.name] = value
-            place.put(owned.name, owned.outside)
+                self._values_of(space)[owned.name] = value
+            space.put(owned.name, owned.outside)
             owned.outside = None
         self._attributes.watch()
 
-    def _values_of(self, place: Place) -> dict[str, Any]:
-        return self._values.setdefault(id(place.module), {})
+    def _values_of(self, space: Namespace) -> dict[str, Any]:
+        return self._values.setdefault(id(space.module), {})
 
     def _claim(self) -> None:
         """Find what the session has changed in this turn, and make it its own; all else is the outside's."""
         for key, owned in list(self._owned.items()):
-            if kind_of(value := owned.place.get(owned.name)) is Kind.OTHER:
-                owned.place.record(owned.name, value)  # code, or weights: it never changes with the turn
+            if kind_of(value := owned.space.get(owned.name)) is Kind.OTHER:
+                owned.space.record(owned.name, value)  # code, or weights: it never changes with the turn
                 del self._owned[key]
         if self._attributes.is_as_recorded():
             return
         self._attributes.find_modules()
         copies, plain, steady = Copies(), [], self._attributes.is_steady()
-        for place in self._attributes.places.values():
-            for name in [name for name in place.changes() if place.key(name) not in self._owned]:
-                kinds = {place.kind_before(name), kind_of(place.get(name))}
-                if Kind.OTHER in kinds or not self._may_own(place, name):
+        for space in self._attributes.namespaces.values():
+            for name in [name for name in space.changes() if space.key(name) not in self._owned]:
+                kinds = {space.kind_before(name), kind_of(space.get(name))}
+                if Kind.OTHER in kinds or not self._may_own(space, name):
                     steady = False
-                    place.record(name, place.get(name))
+                    space.record(name, space.get(name))
                 elif Kind.STATE in kinds:
-                    self._separate(place, name, copies)
+                    self._separate(space, name, copies)
                 else:
-                    plain.append((place, name))
+                    plain.append((space, name))
         self._claim_plain(plain, copies, steady=steady)
         if copies.made:
             self._attributes.wait_for_device()
 
-    def _claim_plain(self, changed: list[tuple[Place, str]], copies: Copies, *, steady: bool) -> None:
+    def _claim_plain(self, changed: list[tuple[Namespace, str]], copies: Copies, *, steady: bool) -> None:
         """Own what of the ``changed`` plain data tells about the call: not about weights, and not set by others."""
         holding, above = self._paths()
-        for place, name in changed:
-            known = self._all_known or self._attributes.is_told(place, name)
-            if place.path in holding or (known and (steady or place.path in above)):
-                self._separate(place, name, copies)
+        for space, name in changed:
+            known = self._all_known or self._attributes.is_told(space, name)
+            if space.path in holding or (known and (steady or space.path in above)):
+                self._separate(space, name, copies)
             else:
-                place.record(name, place.get(name))
-            self._attributes.tell(place, [name])
+                space.record(name, space.get(name))
+            self._attributes.tell(space, [name])
         holding, above = self._paths()
-        for place in self._attributes.places.values():
-            if place.path in holding or place.path in above:
-                self._attributes.tell(place, place.plain_names())
+        for space in self._attributes.namespaces.values():
+            if space.path in holding or space.path in above:
+                self._attributes.tell(space, space.plain_names())
 
     def _paths(self) -> tuple[set[str], set[str]]:
         """Return the paths of the modules that hold what is the session's, and those of the modules above."""
-        holding = {owned.place.path for owned in self._owned.values()}
+        holding = {owned.space.path for owned in self._owned.values()}
         above = {path[:end] for path in holding for end, letter in enumerate(path) if letter == "."}
         return holding, above | ({""} if holding else set())
 
-    def _may_own(self, place: Place, name: str) -> bool:
+    def _may_own(self, space: Namespace, name: str) -> bool:
         """Whether a changed attribute may be the session's; changed weights are, if nobody else can have done it."""
-        known = self._all_known or place.key(name) in self._attributes.asked_about
-        return not place.is_persistent(name) or (known and not place.is_weight(name))
+        known = self._all_known or space.key(name) in self._attributes.asked_about
+        return not space.is_persistent(name) or (known and not space.is_weight(name))
 
-    def _own(self, place: Place, name: str, *, outside: object, copy: object = None) -> None:
+    def _own(self, space: Namespace, name: str, *, outside: object, copy: object = None) -> None:
         """Make an attribute the session's; ``copy`` is the copy of the outside's value with which it begins."""
-        owned = self._owned[place.key(name)] = _Owned(place=place, name=name, outside=outside)
+        owned = self._owned[space.key(name)] = _Owned(space=space, name=name, outside=outside)
         if is_tensor(copy):
             owned.copy, owned.version = weakref.ref(copy), version_of(copy)
 
-    def _separate(self, place: Place, name: str, copies: Copies) -> None:
+    def _separate(self, space: Namespace, name: str, copies: Copies) -> None:
         """Make a changed attribute the session's, and let the outside have what it had before."""
-        outside, snapshot = place.seen.get(name, ABSENT), place.snapshots.get(name)
+        outside, snapshot = space.seen.get(name, ABSENT), space.snapshots.get(name)
         if snapshot is not None and snapshot.has_changed():
-            self._attributes.learn(place, name)
+            self._attributes.learn(space, name)
             outside = _copied(copies, snapshot)  # without room it stays the outside's
-        place.record(name, outside)
-        if outside is not place.get(name):
-            self._own(place, name, outside=outside)
+        space.record(name, outside)
+        if outside is not space.get(name):
+            self._own(space, name, outside=outside)
 
     def end(self, *, keep: bool) -> None:
         """End the call: its last values stay on the modules, unless ``keep`` is false, for then they are lost.
@@ -216,13 +216,13 @@ class ModuleState:
                 for other in self._attributes.sessions:
                     other._keep(self._owned)
         for owned in self._owned.values():
-            value = owned.place.get(owned.name)
+            value = owned.space.get(owned.name)
             if not keep:
-                owned.place.put(owned.name, owned.outside)
+                owned.space.put(owned.name, owned.outside)
             elif is_tensor(value) and owned.copy and value is owned.copy() and _is_alike(value, owned.outside):
                 if owned.version is None or version_of(value) != owned.version:
                     _write(owned.outside, value)
-                owned.place.put(owned.name, owned.outside)
+                owned.space.put(owned.name, owned.outside)
         if self._owned:
             self._attributes.wait_for_device()
         self._owned, self._values, self._on = {}, {}, False
@@ -235,12 +235,12 @@ class ModuleState:
         for key, theirs in ending.items():
             if key not in self._owned:
                 copy = _copied(copies, Snapshot(theirs.outside))
-                self._own(theirs.place, theirs.name, outside=None)
-                if theirs.copy is not None and theirs.place.get(theirs.name) is theirs.copy():
+                self._own(theirs.space, theirs.name, outside=None)
+                if theirs.copy is not None and theirs.space.get(theirs.name) is theirs.copy():
                     # The original stays on the module, with their bytes in it; this session's go into it at its end.
                     self._owned[key].copy = weakref.ref(copy) if is_tensor(copy) else None
                 if copy is not ABSENT:
-                    self._values_of(theirs.place)[theirs.name] = copy
+                    self._values_of(theirs.space)[theirs.name] = copy
 
 
 def _copied(copies: Copies, snapshot: Snapshot) -> object:

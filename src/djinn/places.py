@@ -68,7 +68,7 @@ def places_in(roots: Sequence[object]) -> tuple[list[Place], set[int]]:
     while todo:
         name, obj, is_layer = todo.pop()
         cache = not is_layer and is_cache(type(obj))
-        container = instance_dict(obj) if cache or is_layer else obj
+        container: Any = instance_dict(obj) if cache or is_layer else obj
         entries = _entries(container)
         if entries is None or id(obj) in owners:
             continue
@@ -81,7 +81,7 @@ def places_in(roots: Sequence[object]) -> tuple[list[Place], set[int]]:
                 if gc.is_tracked(value):
                     todo.append((label, value, id(container) in layers))
             else:
-                places.append(Place(container=container, key=key, name=label))  # type: ignore[arg-type]
+                places.append(Place(container=container, key=key, name=label))
     return places, owners
 
 

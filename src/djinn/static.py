@@ -6,6 +6,7 @@ block or compute. A walk through the session's state must not run it.
 
 import sys
 import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _MRO = type.__dict__["__mro__"]
@@ -80,6 +81,18 @@ def labels_in(obj: Any) -> dict[int, str]:
     except RuntimeError:  # another thread changes it at this moment
         return {}
     return {id(value): f"{key}" for key, value in items if type(key) is str or type(key) is int}
+
+
+def each_in(value: object, inner: Callable[[object], Iterable[object]]) -> Iterator[object]:
+    """Yield ``value`` and all that ``inner`` returns of it, of that, and so on, each object once."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            todo += inner(part)
 
 
 def elements_of(obj: Any) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.djinn.interpreters import Interpreters
+from tests.programs import without_climb
 
 import djinn
 
@@ -15,6 +16,12 @@ def runtime(llama):
             session.close(30)
         assert runtime.arena.reserved_bytes == 0
         runtime.arena.check_integrity()
+
+
+@pytest.fixture(name="without_climb")
+def _without_climb(monkeypatch):
+    """For files of tests in which it does not matter who else holds what."""
+    without_climb(monkeypatch)
 
 
 @pytest.fixture(scope="session")

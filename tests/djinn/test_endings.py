@@ -10,16 +10,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from tests.programs import greedy, parked, prefill, without_climb
+from tests.programs import greedy, parked, prefill
 
 import djinn
 from djinn import transfer
 from djinn.discovery import StateScanner
 
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 class Touching:

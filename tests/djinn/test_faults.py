@@ -11,11 +11,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from tests.programs import greedy, prefill, without_climb
+from tests.programs import greedy, prefill
 from torch import nn
 
 import djinn
 from djinn import transfer
+
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 ERRORS = {
     "no room": torch.OutOfMemoryError("injected"),
@@ -68,11 +70,6 @@ class Fault:
 
     def at(self, count, error):
         self.left, self.error = count, error
-
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,14 +9,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.programs import equal, greedy, parked, prefill, without_climb
+from tests.programs import equal, greedy, parked, prefill
 
 import djinn
 
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 USES = {

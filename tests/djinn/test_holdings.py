@@ -8,15 +8,11 @@ import weakref
 import pytest
 import torch
 from tests.interrupt import Interrupt
-from tests.programs import without_climb
 from torch import nn
 
 import djinn
 
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from tests.programs import parked, prefill, without_climb
+from tests.programs import parked, prefill
 from torch import nn
 
 import djinn
@@ -23,9 +23,7 @@ class Block(nn.Module):
         return torch.tanh(self.linear(x))
 
 
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from contextlib import suppress
 import pytest
 import torch
 from tests.interrupt import SOURCES, Interrupt
-from tests.programs import without_climb
 from torch import nn
 
 import djinn
@@ -25,9 +24,7 @@ from djinn import interrupts
 PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
 
 
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 @pytest.fixture(scope="module")

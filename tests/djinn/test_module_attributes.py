@@ -29,7 +29,7 @@ def test_a_change_is_found_once(name):
     assert attributes.is_quiet()
     CHANGES[name](model.layers[1])
     assert not attributes.is_quiet()
-    assert [place.path for place, _ in attributes.look()] == ["layers.1"]
+    assert [space.path for space, _ in attributes.look()] == ["layers.1"]
     assert attributes.is_quiet()
     assert attributes.look() == []
 
@@ -63,7 +63,7 @@ def test_a_module_in_two_layers_belongs_to_none():
     """Its state is needed as soon as the first of them runs."""
     model = Stack(Replacing)
     model.layers[2].linear = model.layers[0].linear
-    layers = {place.path: place.layer for place in looked(model).places.values()}
+    layers = {space.path: space.layer for space in looked(model).namespaces.values()}
     assert layers["layers.0.linear"] is None
     assert layers["layers.1.linear"] == 2
     assert layers["layers.2"] == 3

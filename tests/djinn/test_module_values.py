@@ -96,7 +96,7 @@ def flat(value):
 
 
 def test_copies_share_what_the_values_share():
-    """Views of one storage, and one tensor at two places, are so in the copies, with their strides and offsets."""
+    """Views of one storage, and one tensor at two namespaces, are so in the copies, with their strides and offsets."""
     whole = torch.arange(12.0).view(3, 4)
     values = {"whole": whole, "row": whole[1], "transposed": whole.T, "again": [whole]}
     copy = Copies().of(Snapshot(values, kept_bytes=KEPT))

@@ -6,15 +6,12 @@ import time
 
 import pytest
 import torch
-from tests.programs import equal, greedy, parked, prefill, spoil, without_climb
+from tests.programs import equal, greedy, parked, prefill, spoil
 
 import djinn
 from djinn import transfer
 
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 def test_pause_stops_at_the_next_layer(runtime, llama, input_ids):

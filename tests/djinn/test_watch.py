@@ -9,14 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.interrupt import Interrupt
-from tests.programs import parked, prefill, without_climb
+from tests.programs import parked, prefill
 
 import djinn
 
-
-@pytest.fixture(autouse=True)
-def _without_climb(monkeypatch):
-    without_climb(monkeypatch)
+pytestmark = pytest.mark.usefixtures("without_climb")
 
 
 class Blocked:

@@ -1,5 +1,6 @@
 """What records of all kinds share: the model, where the record comes from, and the study that it belongs to."""
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -43,9 +44,9 @@ class Record(Strict):
     provenance: Provenance
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """Where this record lies in its run."""
-        raise NotImplementedError
 
     def check_asked(self, study: Asked) -> None:
         """Raise ValueError unless this is what ``study`` asks for."""
