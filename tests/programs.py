@@ -34,7 +34,7 @@ def equal(left, right):
 
 def without_climb(monkeypatch):
     """Ask no longer who else holds what, tens of milliseconds a session, where the test is about something else."""
-    monkeypatch.setattr("djinn.ownership.Ownership._held", lambda *args: (set(), set()))
+    monkeypatch.setattr("djinn.state.ownership.Ownership._held", lambda *args: (set(), set()))
 
 
 def spoil(sizes):

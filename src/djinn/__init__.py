@@ -23,13 +23,13 @@ from djinn.core import (
     Phase,
     SessionCancelled,
 )
+from djinn.program.waiting import waiting
 from djinn.resumes import Resume
 from djinn.runtime import Runtime
 from djinn.session import Session
-from djinn.state import LeftBehind
-from djinn.state_view import StateEntry, StateView
+from djinn.state.state_view import StateEntry, StateView
+from djinn.state.storages import LeftBehind
 from djinn.status import Status, StatusTable
-from djinn.waiting import waiting
 
 __version__ = "0.1.0"  # the only place: the build reads it here
 

@@ -6,6 +6,11 @@ Owns no state and imports nothing of the package; everything else builds on it.
 from enum import Enum
 
 
+def is_ours(module: str) -> bool:
+    """Whether ``module`` belongs to this package: its objects and frames are not the program's."""
+    return module == __package__ or module.startswith(f"{__package__}.")
+
+
 class Phase(Enum):
     """The phase of a session. The label changes only after the work that it names has been done."""
 

@@ -9,7 +9,7 @@ Who ends the sessions is not known here (``runtime``).
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from djinn.forward import Interceptors
+from djinn.program.forward import Interceptors
 
 
 class Part(Protocol):

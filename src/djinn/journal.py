@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from djinn.interrupts import Hands
 from djinn.resumes import Resume
-from djinn.state import LeftBehind
+from djinn.state.storages import LeftBehind
 from djinn.wording import mebibytes
 
 _log = logging.getLogger("djinn")

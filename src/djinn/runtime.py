@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from torch import nn
 
-from djinn.adopted import Adopted
 from djinn.arguments import (
     check_around_turn,
     check_breakpoint,
@@ -27,21 +26,22 @@ from djinn.arguments import (
 )
 from djinn.blocks import EXIT_SECONDS, end_block
 from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
-from djinn.cuda_graphs import WithoutGraphs
-from djinn.device_lock import lock_of
-from djinn.discovery import StateScanner
-from djinn.forward import Interceptors, device_of, storages_of_model
 from djinn.holdings import Holdings
-from djinn.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.interrupts import Hands
 from djinn.journal import Journal
-from djinn.layers import KvLayers, find_layers, names_of
-from djinn.module_attributes import ModelAttributes
-from djinn.page_lock import memory_lock_limit
-from djinn.policy import Eviction, EvictionCandidate, evictions, over_budget
+from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
+from djinn.memory.page_lock import memory_lock_limit
+from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_budget
+from djinn.memory.transfer import TransferEngine
+from djinn.program.device_lock import lock_of
+from djinn.program.forward import Interceptors, device_of, storages_of_model
 from djinn.session import AroundTurn, Session
+from djinn.state.adopted import Adopted
+from djinn.state.cuda_graphs import WithoutGraphs
+from djinn.state.discovery import StateScanner
+from djinn.state.layers import KvLayers, find_layers, names_of
+from djinn.state.module_attributes import ModelAttributes
 from djinn.status import Status, StatusTable
-from djinn.transfer import TransferEngine
 from djinn.watch import wait_for_any
 from djinn.wording import counted, mebibytes
 

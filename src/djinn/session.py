@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from djinn.adopted import Adopted
 from djinn.arguments import check_breakpoint, check_program, check_timeout
 from djinn.blocks import end_block
 from djinn.core import (
@@ -36,24 +35,25 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
-from djinn.device_lock import DeviceLock
-from djinn.discovery import StateScanner
-from djinn.forward import Interceptors
-from djinn.host_memory import ArenaGrowing
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
-from djinn.module_attributes import ModelAttributes
-from djinn.module_state import ModuleState
-from djinn.placement import Residency
-from djinn.policy import EvictionCandidate
-from djinn.program import Callbacks, Program, current_program
+from djinn.memory.host_memory import ArenaGrowing
+from djinn.memory.placement import Residency
+from djinn.memory.policy import EvictionCandidate
+from djinn.memory.streams import follow
+from djinn.memory.swapped import Depart, SwappedState, raw_bytes
+from djinn.memory.transfer import TransferEngine
+from djinn.program.device_lock import DeviceLock
+from djinn.program.forward import Interceptors
+from djinn.program.program import Callbacks, Program, current_program
+from djinn.program.turn import Around, Turn
 from djinn.resumes import Resume, ResumeClock
-from djinn.state import LeftBehind, SessionState, StateStorage
-from djinn.state_view import StateView
-from djinn.streams import follow
-from djinn.swapped import Depart, SwappedState, raw_bytes
-from djinn.transfer import TransferEngine
-from djinn.turn import Around, Turn
+from djinn.state.adopted import Adopted
+from djinn.state.discovery import StateScanner
+from djinn.state.module_attributes import ModelAttributes
+from djinn.state.module_state import ModuleState
+from djinn.state.state_view import StateView
+from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
 

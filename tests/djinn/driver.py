@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from djinn import growth
+from djinn.memory import growth
 
 PIECE = 64 << 10  # bytes
 

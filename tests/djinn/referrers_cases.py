@@ -1,4 +1,4 @@
-"""Cases for ``djinn.referrers`` that need nothing but Python, one function each: ``test_referrers`` runs them.
+"""Cases for ``djinn.state.referrers`` that need nothing but Python, one function each: ``test_referrers`` runs them.
 
 As a script, on any Python from 3.11 on: ``python referrers_cases.py PATH_OF_REFERRERS``, with names of cases if not all
 are wanted. Ends with the first that fails.

@@ -13,8 +13,8 @@ import torch
 from tests.programs import greedy, parked, prefill
 
 import djinn
-from djinn import transfer
-from djinn.discovery import StateScanner
+from djinn.memory import transfer
+from djinn.state.discovery import StateScanner
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 
@@ -399,7 +399,7 @@ def test_the_interpreter_ends_while_a_session_waits_for_room(interpreters):
     script = """
         import sys, time, torch, djinn
         from torch import nn
-        from djinn import transfer
+        from djinn.memory import transfer
         model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
         runtime = djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model))
         with torch.no_grad():
@@ -523,13 +523,13 @@ def test_a_finaliser_may_close_its_session(runtime, llama, input_ids, monkeypatc
             with suppress(djinn.IllegalMove):
                 self.session.close(5)
 
-    make = djinn.host_memory.Extent.__init__
+    make = djinn.memory.host_memory.Extent.__init__
 
     def collecting(extent, *args):
         gc.collect()
         make(extent, *args)
 
-    monkeypatch.setattr(djinn.host_memory.Extent, "__init__", collecting)
+    monkeypatch.setattr(djinn.memory.host_memory.Extent, "__init__", collecting)
     other = parked(runtime, 3, prefill, llama, input_ids)
     Agent(other)
     session = parked(runtime, 3, prefill, llama, input_ids)
@@ -574,7 +574,7 @@ def test_a_session_that_is_being_closed_cannot_start(runtime, llama, input_ids, 
 
 def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypatch):
     """A program whose random state cannot be put up fails by itself; the others compute."""
-    read = djinn.generators.TorchGenerator.read
+    read = djinn.program.generators.TorchGenerator.read
     failed = []
 
     def fail(self):
@@ -583,7 +583,7 @@ def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypa
             raise MemoryError
         return read(self)
 
-    monkeypatch.setattr(djinn.generators.TorchGenerator, "read", fail)
+    monkeypatch.setattr(djinn.program.generators.TorchGenerator, "read", fail)
     with pytest.raises(MemoryError):
         runtime.open().start(prefill, llama, input_ids).result(30)
     assert torch.equal(runtime.open().start(prefill, llama, input_ids).result(30), prefill(llama, input_ids))
@@ -591,7 +591,7 @@ def test_a_turn_that_cannot_be_taken_is_free(runtime, llama, input_ids, monkeypa
 
 def test_host_memory_that_cannot_be_given_back_at_once(runtime, llama, input_ids, monkeypatch):
     """It is tried again, and nobody waits for ever."""
-    release = djinn.host_memory.HostArena.release
+    release = djinn.memory.host_memory.HostArena.release
     failed = []
 
     def fail(arena, extents):
@@ -602,7 +602,7 @@ def test_host_memory_that_cannot_be_given_back_at_once(runtime, llama, input_ids
 
     session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
-    monkeypatch.setattr(djinn.host_memory.HostArena, "release", fail)
+    monkeypatch.setattr(djinn.memory.host_memory.HostArena, "release", fail)
     session.resume()
     assert torch.equal(session.result(30), prefill(llama, input_ids))
     session.close(10)

@@ -15,7 +15,7 @@ from tests.programs import greedy, prefill
 from torch import nn
 
 import djinn
-from djinn import transfer
+from djinn.memory import transfer
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 

@@ -7,8 +7,8 @@ from tests.programs import equal, greedy, prefill
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
-from djinn import growth
-from djinn.host_memory import HostArena
+from djinn.memory import growth
+from djinn.memory.host_memory import HostArena
 
 pytestmark = pytest.mark.gpu
 

@@ -188,7 +188,7 @@ def test_a_constructor_that_fails(model, step, monkeypatch):
         raise ZeroDivisionError(step)
 
     with monkeypatch.context() as patched:
-        where = "djinn.forward.Interceptors.put_on" if step == "put_on" else f"djinn.runtime.{step}"
+        where = "djinn.program.forward.Interceptors.put_on" if step == "put_on" else f"djinn.runtime.{step}"
         patched.setattr(where, fail)
         with pytest.raises(ZeroDivisionError, match=step):
             runtime_of(model)

@@ -11,7 +11,7 @@ import torch
 from tests.programs import equal, greedy, parked, prefill, spoil
 
 import djinn
-from djinn import transfer
+from djinn.memory import transfer
 
 LAYERS = 6
 

@@ -9,7 +9,7 @@ import torch
 from tests.programs import equal, greedy, parked, prefill, spoil
 
 import djinn
-from djinn import transfer
+from djinn.memory import transfer
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 

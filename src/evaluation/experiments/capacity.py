@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from djinn.host_memory import available_bytes
+from djinn.memory.host_memory import available_bytes
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.child import Child, Ended
 from evaluation.measure.device_memory import allocated_bytes, is_out_of_memory, synchronize

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import djinn
-from djinn.host_memory import available_bytes
+from djinn.memory.host_memory import available_bytes
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import allocated_bytes, synchronize

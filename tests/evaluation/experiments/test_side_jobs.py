@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from djinn import transfer
-from djinn.program import Program
+from djinn.memory import transfer
+from djinn.program.program import Program
 from evaluation.experiments import load, overhead
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
@@ -149,7 +149,7 @@ def take_little(ownership, walk, by_storage, **kwargs):
 
 def test_a_pause_that_leaves_the_state_on_the_device_fails_the_job(subject, study, monkeypatch):
     """It would resume in no time."""
-    monkeypatch.setattr("djinn.ownership.Ownership.externally_referenced", take_little)
+    monkeypatch.setattr("djinn.state.ownership.Ownership.externally_referenced", take_little)
     with torch.no_grad(), pytest.raises(NotBitExact, match=r"load: the pause kept \d+ bytes of a state of at least"):
         load.take(subject, study, lambda line: None)
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from djinn import transfer
-from djinn.transfer import TransferEngine
+from djinn.memory import transfer
+from djinn.memory.transfer import TransferEngine
 from evaluation.measure import job
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_job
@@ -155,7 +155,7 @@ def take_little(ownership, walk, by_storage, **kwargs):
 
 def test_a_pause_that_leaves_the_state_on_the_device_is_caught(subject, study, monkeypatch):
     """It would resume in no time, bit-exact: what it keeps in host memory is less than frontier and KV cache."""
-    monkeypatch.setattr("djinn.ownership.Ownership.externally_referenced", take_little)
+    monkeypatch.setattr("djinn.state.ownership.Ownership.externally_referenced", take_little)
     with pytest.raises(NotBitExact, match=r"Djinn.*the pause kept \d+ bytes of a state of at least \d+"):
         run(subject, study, Djinn)
 

@@ -1,0 +1,339 @@
+"""Runs the user's call on a thread of its own, parks it after a layer, and resumes it there.
+
+The thread restores the caller context. It computes in its turn (``turn``), for the programs of a device share it. It
+waits for state that is being swapped in. It makes no copies: the thread that signals does (``session``).
+"""
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._C._dynamo.eval_frame import set_eval_frame
+
+from djinn.core import IllegalMove, SessionAbandoned, SessionCancelled
+from djinn.memory.swapped import SwappedState
+from djinn.program.caller import CallerContext
+from djinn.program.forward import Interceptors
+from djinn.program.gates import ReadBarrier, tensors_in
+from djinn.program.turn import Turn
+from djinn.state.adopted import Adopted
+from djinn.state.compiled import explained, never_traced
+from djinn.state.cuda_graphs import is_recording
+from djinn.state.discovery import StateScanner
+from djinn.state.referrers import frames_of_other_threads
+from djinn.state.storages import SessionState
+from djinn.state.tensors import storage_of
+
+_ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
+
+_running = threading.local()  # on a program's thread: the program
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def current_program() -> "Program | None":
+    """Return the program that the current thread runs, or None."""
+    program: Program | None = getattr(_running, "program", None)
+    return program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What a program's thread calls.
+
+    - ``parked`` gets the layer and the state. It raises :class:`SessionAbandoned` if the program is to end instead.
+    - ``restore`` brings back what was swapped out, before the program is unwound. It returns whether there was room.
+    - ``ended`` gets the value that the call returned, or the error that it raised.
+    """
+
+    parked: Callable[[int, SessionState], None]
+    restore: Callable[[], bool]
+    ended: Callable[[Any, BaseException | None], None]
+
+
+class Program:
+    """Runs ``call`` on a thread of its own, as a :class:`djinn.program.interceptor.Passage` through the model.
+
+    The thread waits for ``gate`` before it begins and while it is parked. Whoever starts or resumes the program
+    releases ``gate`` once. The program then computes behind the swap-in that is ``restoring``, if there is one.
+
+    While it is parked its thread must not keep the session alive. So ``parked`` takes the ``callbacks`` away, and
+    whoever releases ``gate`` puts them back. A session that nobody can reach any more is then found by the collector.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        name: str,
+        device: torch.device,
+        interceptors: Interceptors,
+        scanner: StateScanner,
+        adopted: Adopted,
+        turn: Turn,
+        callbacks: Callbacks,
+    ) -> None:
+        self._call: Call | None = call
+        self._device = device
+        self._interceptors = interceptors
+        self._scanner = scanner
+        self._adopted = adopted
+        self.turn = turn
+        self._module_state = turn.module_state
+        self.callbacks: Callbacks | None = callbacks  # None while it is parked
+        self._caller_context = CallerContext(device)
+        self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
+        self.stream = self._caller_context.stream  # on which it computes; None on the CPU
+        self.pause_asked = False
+        self.abandoned = False
+        self.leaving = False  # whether the interpreter ends
+        self.resting = False  # whether this thread will do nothing more, after that
+        self._breakpoint: int | None = None
+        self._hits_left = 0
+        self.gate = threading.Lock()  # a bare lock: with an Event the waiter takes twice as long to go on
+        self.gate.acquire()
+        self.restoring: SwappedState | None = None  # until the program's stream waits for all of it
+        self.restored: SwappedState | None = None  # by the last RESUME
+        self._barrier = ReadBarrier(self._wait_for)
+        self._thread = threading.Thread(
+            target=self._caller_context.context.run, args=(self._run,), name=name, daemon=True
+        )
+
+    # -- on other threads --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, which waits at the gate. Raises ``RuntimeError`` if the system refuses one."""
+        self._thread.start()
+
+    def break_at(self, layer: int | None, visit: int) -> None:
+        """Set the breakpoint: after decoder layer ``layer``, at hit count ``visit`` from now; None removes it."""
+        self._breakpoint, self._hits_left = layer, visit
+
+    @property
+    def missed_breakpoint(self) -> int | None:
+        """The breakpoint that the program has not reached yet, or None."""
+        return self._breakpoint if self._hits_left > 0 else None
+
+    def interrupt(self) -> None:
+        """Raise :class:`SessionAbandoned` in the program between two bytecodes, for it may never reach a layer."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SessionAbandoned)
+        )
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout)
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended, by the interpreter's list: ``Thread.is_alive`` is not safe to interrupt."""
+        ident = self._thread.ident
+        return ident not in (None, threading.get_ident()) and ident not in frames_of_other_threads()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the program's thread is the current one."""
+        return self._thread is threading.current_thread()
+
+    # -- on its own thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self._call is not None
+        function, args, kwargs = self._call
+        value: Any = None
+        error: BaseException | None = None
+        _running.program = self
+        self.gate.acquire()
+        try:
+            with self._caller_context.entered():
+                try:
+                    self.turn.take()
+                    self._interceptors.attach(self)
+                    if self._must_end:
+                        self._unwind()
+                    self._module_state.begin()
+                    try:
+                        self.turn.enter_around()
+                        if self._must_end:
+                            self._unwind()
+                        value = function(*args, **kwargs)
+                        self.leave_model()
+                    finally:
+                        self._barrier.exit()
+                        keep = self._module_state.is_empty or self._is_complete()
+                        self.turn.leave_around()
+                        self._module_state.end(keep=keep)
+                finally:
+                    self._barrier.exit()
+                    self._interceptors.detach()
+                    self.turn.give_up()
+            if self.turn.failure is not None:  # its last end
+                raise self.turn.failure
+        except SessionAbandoned as end:
+            error = end.cause or SessionCancelled("the session was cancelled: open another for a result")
+        except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
+            error = explained(raised)
+        self._call = None
+        del _running.program
+        self._its_callbacks.ended(value, error)
+        del value, error  # the error's traceback holds this frame, and the frame would hold the error
+
+    @never_traced
+    def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the layer's kernels wait for what they read: its arguments and its own KV."""
+        if self.abandoned:
+            self._unwind()
+        if self.turn.given_up:
+            raise IllegalMove("a program cannot call its model in a block `with djinn.waiting():`: call it behind that")
+        if self.restoring is not None:
+            self.enter_part(args, kwargs)
+            self.restoring.wait_layer(layer)
+
+    @never_traced
+    def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """Park if this is the breakpoint, or if a pause was requested."""
+        if self.abandoned:
+            self._unwind()
+        self.turn.last_layer = time.monotonic()
+        here = layer == self._breakpoint
+        if (here or self.pause_asked) and is_recording(self._device):
+            return  # nothing is computed here, and a graph that stands still would be lost
+        if here:
+            self._hits_left -= 1
+        if self.pause_asked or (here and self._hits_left == 0):
+            self._park(layer, args, kwargs, output)
+        if self.restoring is not None:
+            self.leave_part()
+
+    @never_traced
+    def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the part's kernels wait for its arguments, the only state that it reads."""
+        if self.restoring is not None:
+            self._barrier.exit()
+            self._wait_for(tensors_in((args, kwargs)))
+
+    @never_traced
+    def leave_part(self) -> None:
+        """Start the read barrier between layers and parts, while state is still being swapped in."""
+        if self.restoring is not None and (self.restoring.resident or not self._barrier.enter()):
+            self.leave_model()
+
+    @never_traced
+    def leave_model(self) -> None:
+        """Wait for all state: nothing runs past the end of a forward pass before it is back."""
+        self._barrier.exit()
+        if self.restoring is not None:
+            self.restoring.wait_all()
+            self.restoring = None
+
+    def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
+        if self.restoring is not None:
+            with torch._C.DisableTorchFunction():  # these calls are ours, not operators of the program
+                storages = [storage_of(tensor) for tensor in tensors]
+            for storage in storages:
+                if storage is not None:
+                    self.restoring.wait(storage._cdata)
+
+    def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        tracing = set_eval_frame(None)
+        try:
+            self._stand_still(layer, args, kwargs, output)
+        finally:
+            set_eval_frame(tracing)
+
+    def _stand_still(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        self.leave_model()
+        if self.restored is not None:
+            self.restored.wait_resident()
+            self.restored = None  # it refers to the session
+        self.turn.clear_modules()
+        state = self._scanner.state_at(
+            layer,
+            args=args,
+            kwargs=kwargs,
+            output=output,
+            outermost=Program._run.__code__,
+            caller=(self._call, self._inherited),
+            adopted=self._adopted,
+            context=self._caller_context.context,
+            modules=self._module_state.roots,
+        )
+        if self._device.type == "cuda":
+            self.stream = torch.cuda.current_stream(self._device)
+        self._barrier.enter()  # now, off the resume path
+        self.turn.give_up()
+        try:
+            if self.turn.failure is None:
+                self._its_callbacks.parked(layer, state)
+                del state
+                self.gate.acquire()
+                if self.restoring is not None:
+                    self.restoring.wait_at_latch()
+        finally:
+            self.turn.take()
+        while not self._is_back():
+            self.turn.give_up()  # another session may compute meanwhile, and make room
+            if self.leaving:
+                self.resting = True
+                self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
+            time.sleep(_ROOM_SECONDS)
+            self.turn.take()
+        self._adopted.hand_over()
+        if self._must_end:
+            self._unwind()
+        if self.restoring is None:
+            self._barrier.exit()
+        else:
+            # From here on, the device runs what the program submits after the frontier's copies.
+            self.restoring.order()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give up the turn in this block; then the program goes on, or is unwound if it was cancelled meanwhile."""
+        self.turn.given_up = True
+        self.turn.give_up()
+        try:
+            if self.turn.failure is None:
+                yield
+        finally:
+            self.turn.take()
+            self.turn.given_up = False
+            if self._must_end:
+                self._unwind()
+
+    def _is_complete(self) -> bool:
+        """Wait for what is still being swapped in; whether all state is on the device then."""
+        try:
+            if self.restored is not None:
+                self.restored.wait_resident()
+        except (Exception, SessionAbandoned):  # noqa: BLE001 - some of it is lost; what the call raises says so
+            return False
+        return True
+
+    def _is_back(self) -> bool:
+        """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
+        if self.restoring is not None:
+            return self.restoring.allocate_rest()
+        return not self.abandoned or self._its_callbacks.restore()
+
+    @property
+    def _its_callbacks(self) -> Callbacks:
+        """The callbacks of a program that is not parked."""
+        assert self.callbacks is not None
+        return self.callbacks
+
+    @property
+    def _must_end(self) -> bool:
+        """Whether the program is to be unwound, for it was cancelled or its turn has failed."""
+        return self.abandoned or self.turn.failure is not None
+
+    def _unwind(self) -> None:
+        """Unwind the call, when all the state that its ``finally`` blocks may touch is back."""
+        self.abandoned = True  # whatever the program catches, it does not compute on
+        self.leave_model()
+        raise SessionAbandoned(self.turn.failure)
