@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.records.runs import side_records
+from evaluation.records.runs import pair_paths, side_records
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.side_cells import EVERY, GIB, about, asking, clocks, completed, probe, put_cells, wall, write
 
 __all__ = ["EVERY", "GIB", "Synthetic", "clocks", "edit", "probe", "put_cells", "record_path", "wall", "write"]
@@ -49,6 +50,7 @@ class Synthetic:
     scatter: float = SCATTER
     ready: Callable[[str, str, str, int, bool], float] = ready_ms
     peers: tuple[str, ...] = ()
+    pairs: SyntheticPairs | None = None  # of an older version: it paired Djinn within its own jobs
     beside: Mapping[str, list[Json]] = field(default_factory=dict)  # cells of side records by path; else they have none
 
     def study(self) -> Json:
@@ -86,6 +88,8 @@ class Synthetic:
             "sweep": {"layers": [1, 10], "samples": 6, "sizes": [{"batch": 1, "tokens": 2048}]},
             "peers": {"run": list(self.peers), **{f"{peer}_samples": 10 for peer in self.peers}},
         }
+        if self.pairs is not None:
+            plain["pairs"] = self.pairs.asked()
         return asking(plain, dict(self.beside))
 
     def machine(self) -> Json:
@@ -160,6 +164,10 @@ class Synthetic:
             "cells": cells,
         }
 
+    @staticmethod
+    def _shared(record: Json) -> Json:
+        return {key: record[key] for key in ("schema", "study", "model", "provenance")}
+
     def _cell(self, method: str, variant: str, workload: Json, layer: int) -> Json:
         ready = self.ready(method, variant, workload["name"], layer, self.functional)
         partners = ["pinned_identical", "pinned_ordered"] if workload["kv_cache"] else ["pinned"]
@@ -208,9 +216,12 @@ class Synthetic:
             for layer in self.layers:
                 for number in range(1, self.rounds + 1):
                     write(record_path(folder, method, layer, number), self.record(method, layer, number))
+        for number, path in enumerate(pair_paths(folder, self.study()), start=1):
+            assert self.pairs is not None
+            shared = self._shared(self.record(self.methods[0], self.layers[0], 1))
+            write(path, {**shared, **self.pairs.about(number, self.study()["workloads"])})
         for name in side_records(self.study()) if self.methods else ():
-            whole = self.record(self.methods[0], self.layers[0], 1)
-            shared = {key: whole[key] for key in ("schema", "study", "model", "provenance")}
+            shared = self._shared(self.record(self.methods[0], self.layers[0], 1))
             cells = completed(name, self.beside.get(name, []), self.study())
             write(folder / name, {**shared, **about(name, self.study()), "cells": cells})
         return folder

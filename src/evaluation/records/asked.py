@@ -49,6 +49,14 @@ class Overhead(_Block):
     decode_steps: Positive
 
 
+class Pairs(_Block):
+    """Processes that compare forms of resumes, the blocks of each cell, and the breakpoints."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+    blocks: Positive
+    layers: Annotated[list[Positive], Field(min_length=1)]
+
+
 class Load(_Block):
     """Resumes of random ones among so many sessions."""
 
@@ -102,6 +110,7 @@ class Asked(_Block):
     rounds: Annotated[int, Field(ge=1, le=1000)]
     workloads: Annotated[list[Workload], Field(min_length=1)]
     measurement: Measurement
+    pairs: Pairs | None = None
     overhead: Overhead | None = None
     load: list[Load] | None = None
     capacity: Capacity | None = None

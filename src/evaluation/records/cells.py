@@ -7,27 +7,50 @@ from pydantic import Field, model_validator
 
 from evaluation.records.fields import Count, Milliseconds, Strict, Text
 
+# Of a protocol that paired samples of Djinn within per-layer jobs; evaluation.records.pairs has what came after it.
 Partner = Literal["pinned", "pinned_identical", "pinned_ordered"]
 Partners = Annotated[dict[Partner, "Paired"], Field(min_length=1)]
 
 
 class Clocks(Strict):
-    """The times of one pause and resume, each from its request; ``resident_ms`` may follow the result."""
+    """The times of one pause and resume, each from its request; ``resident_ms`` may follow the others.
+
+    Older records have ``result_ms``, the end of the forward pass; newer ones ``usable_ms``, when the caller had the
+    logits of the last token, and with a KV cache ``next_token_ms``.
+    """
 
     pause_ms: Milliseconds
     ready_ms: Milliseconds
     first_kernel_ms: Milliseconds
     resident_ms: Milliseconds | None
-    result_ms: Milliseconds
+    result_ms: Milliseconds | None = None
+    usable_ms: Milliseconds | None = None
+    next_token_ms: Milliseconds | None = None
     bit_exact: Literal[True]  # a job that differs from the uninterrupted run fails
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if not self.ready_ms <= self.first_kernel_ms <= self.result_ms:
+        if (self.result_ms is None) == (self.usable_ms is None):
+            raise ValueError("the end is either result_ms or usable_ms")
+        if self.result_ms is not None and not self.ready_ms <= self.first_kernel_ms <= self.result_ms:
             raise ValueError("the next layer cannot compute before it is ready, nor the result be there before it")
+        check_usable(self.ready_ms, self.first_kernel_ms, self.usable_ms, self.next_token_ms)
         if self.resident_ms is not None and self.resident_ms < self.ready_ms:
             raise ValueError("nothing is ready after all state is resident")
         return self
+
+
+def check_usable(
+    ready_ms: float | None, first_kernel_ms: float, usable_ms: float | None, next_token_ms: float | None
+) -> None:
+    """Raise ValueError unless these are in the order of a resume; one that was not measured, or has none, is None.
+
+    Of two threads that go on at once either may be the first: the one that is told ``ready``, or the one that computes.
+    """
+    if usable_ms is not None and max(ready_ms or 0, first_kernel_ms) > usable_ms:
+        raise ValueError("the logits cannot be usable before ready, nor before the next layer has computed")
+    if next_token_ms is not None and (usable_ms is None or next_token_ms < usable_ms):
+        raise ValueError("the next token cannot be there before the logits that it follows from")
 
 
 class Paired(Clocks):
@@ -43,7 +66,7 @@ class Sample(Clocks):
     device_bytes_paused: Count | None
     host_bytes_paused: Count
     overwritten_bytes: Count
-    paired: Partners | None
+    paired: Partners | None = None
 
 
 class Cell(Strict):

@@ -15,6 +15,7 @@ from evaluation.records.cells import Cell, check_unique
 from evaluation.records.fields import Name, Positive, Strict, Text, checked
 from evaluation.records.json_file import Json
 from evaluation.records.kinds_beside import CapabilityCell, LoadCell, OverheadCell, Wall
+from evaluation.records.pairs import Pairs
 from evaluation.records.record import Record
 from evaluation.records.wording import without_folders
 
@@ -220,12 +221,14 @@ _KINDS: dict[str, type[Record]] = {
     "capabilities": Capabilities,
     "peers": Peer,
     "raw": Measured,
+    "pairs": Pairs,
 }
 
 
 def kind_at(place: str) -> type[Record]:
     """The kind of the record that lies at ``place`` in a run."""
-    return _KINDS[place.partition("/")[0]]
+    outer, _, inner = place.partition("/")
+    return Pairs if inner.startswith("pairs/") else _KINDS[outer]
 
 
 def check_record(record: Json) -> Record:

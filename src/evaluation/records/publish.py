@@ -23,6 +23,7 @@ from evaluation.records.runs import (
     RunError,
     benchmark_path,
     load_run,
+    pair_paths,
     record_paths,
     run_folder,
     sha256,
@@ -52,7 +53,7 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     try:
         fresh, old = staging / name, staging / "replaced"
         beside = [source / name for name in ("machine.json", "study.json", *side_records(run.study))]
-        records = [*(path for path in beside if path.exists()), *record_paths(source, run.study)]
+        records = [*(path for path in beside if path.exists()), *_needed(source, run)]
         costs = [benchmark_path(source, path) for path in records]
         _copy(source, fresh, [*records, *(path for path in costs if path.exists())])
         load_run(fresh)  # what was copied is what was checked
@@ -73,11 +74,16 @@ def check_publishable(source: Path, run: Run) -> None:
     """Raise :class:`RunError` if ``run`` is functional, lacks a job, or has a record of nothing."""
     if run.functional:
         raise RunError(f"{source}: a functional run, made without a GPU, is not published")
-    if missing := [path for path in record_paths(source, run.study) if not path.exists()]:
+    if missing := [path for path in _needed(source, run) if not path.exists()]:
         raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
     for name, record in run.beside.items():
         if not record["cells"]:
             raise RunError(f"{source / name}: holds no cell; measure it again, or leave it out")
+
+
+def _needed(source: Path, run: Run) -> list[Path]:
+    """The records without which a run is incomplete."""
+    return [*record_paths(source, run.study), *pair_paths(source, run.study)]
 
 
 def _copy(source: Path, target: Path, paths: Iterable[Path]) -> None:

@@ -1,9 +1,10 @@
 """Reads a run: one machine, one study, and the raw records of its jobs, all of which belong together.
 
-A run is a folder with ``machine.json``, ``study.json`` and ``raw/{method}/layer_{L}/round_{R}.json``, and with what was
-measured besides (:func:`side_records`); a published one has ``SHA256SUMS`` as well. Whatever is damaged, mixed or
-tampered with is refused by name here, so that nothing downstream has to ask. Reads JSON as dictionaries, so that runs
-published by older versions stay readable. Does not compute anything, and does not ask whether the run is complete:
+A run is a folder with ``machine.json``, ``study.json``, ``raw/{method}/layer_{L}/round_{R}.json`` and
+``raw/pairs/round_{R}.json``, and with what was measured besides (:func:`side_records`); a published one has
+``SHA256SUMS`` as well. Whatever is damaged, mixed or tampered with is refused by name here, so that nothing downstream
+has to ask. Reads JSON as dictionaries, so that runs published by older versions stay readable. Does not compute
+anything, and does not ask whether the run is complete:
 :mod:`evaluation.records.publish` does.
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "RunError",
     "benchmark_path",
     "load_run",
+    "pair_paths",
     "read_json",
     "read_object",
     "record_paths",
@@ -38,12 +40,16 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. ``records`` are in the order of the study: methods, layers, rounds; ``beside`` by their paths in it."""
+    """One run. ``records`` are in the order of the study: methods, layers, rounds; ``beside`` by their paths in it.
+
+    ``pairs`` are in the order of their rounds; an older run has none.
+    """
 
     name: str
     machine: Json
     study: Json
     records: list[Json]
+    pairs: list[Json]
     beside: dict[str, Json]
 
     @property
@@ -68,16 +74,24 @@ def load_run(directory: str | Path) -> Run:
     study = read_object(folder / "study.json")
     asked = asked_by(folder, study)
     machine = read_object(folder / "machine.json")
-    wanted = record_paths(folder, study)
-    if published and (strays := sorted(set((folder / "raw").rglob("*.json")) - set(wanted))):
+    wanted, pairs = record_paths(folder, study), pair_paths(folder, study)
+    if published and (strays := sorted(set((folder / "raw").rglob("*.json")) - {*wanted, *pairs})):
         raise RunError(f"{strays[0]}: study.json does not ask for this record")
     present = [path for path in wanted if path.exists()]
     if not present:
         raise RunError(f"{folder / 'raw'}: holds no record that study.json asks for")
     raw = {path.relative_to(folder).as_posix(): read_object(path) for path in present}
+    paired = {path.relative_to(folder).as_posix(): read_object(path) for path in pairs if path.exists()}
     beside = {name: read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
-    check_together(folder, study, asked, machine, {**raw, **beside})
-    return Run(name=folder.resolve().name, machine=machine, study=study, records=list(raw.values()), beside=beside)
+    check_together(folder, study, asked, machine, {**raw, **paired, **beside})
+    return Run(
+        name=folder.resolve().name,
+        machine=machine,
+        study=study,
+        records=list(raw.values()),
+        pairs=list(paired.values()),
+        beside=beside,
+    )
 
 
 def run_folder(results: Path, name: str) -> Path:
@@ -98,6 +112,19 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
         ]
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder / 'study.json'}: methods, layers or rounds are missing or malformed") from error
+
+
+def pair_paths(folder: Path, study: Json) -> list[Path]:
+    """Where the records of the pairs belong under ``folder``: one of each round, if Djinn and copies by hand are run.
+
+    A study of an older version has none.
+    """
+    if not {"manual_offload", "djinn"} <= set(study["methods"]):
+        return []
+    return [
+        folder / "raw" / "pairs" / f"round_{number}.json"
+        for number in range(1, study.get("pairs", {}).get("rounds", 0) + 1)
+    ]
 
 
 def side_records(study: Json) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from evaluation.records.asked import Asked, difference, lacking
 from evaluation.records.fields import checked, validated
 from evaluation.records.json_file import Json, RunError
-from evaluation.records.kinds import kind_at
+from evaluation.records.kinds import Measured, kind_at
 from evaluation.records.machine import Machine, check_machine
 from evaluation.records.wording import one_line, without_folders
 
@@ -84,7 +84,7 @@ def _check_variants(folder: Path, records: dict[str, Json]) -> None:
     """Every record of a method has the same cells, and the same partners in them."""
     of_method: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {}
     for place, record in records.items():
-        if not place.startswith("raw/"):
+        if kind_at(place) is not Measured:
             continue
         cells = {(cell["workload"], cell["variant"]): _partners(cell) for cell in record["cells"]}
         first = of_method.setdefault(record["method"], cells)
@@ -106,7 +106,7 @@ def _check_copies(folder: Path, records: dict[str, Json]) -> None:
     """No record has the samples of another: two processes never take the same times."""
     seen: dict[str, str] = {}
     for place, record in records.items():
-        samples = [cell["samples"] for cell in record["cells"] if cell.get("samples")]
+        samples = [found for cell in record["cells"] if (found := cell.get("samples") or cell.get("blocks"))]
         if not samples:
             continue
         other = seen.setdefault(json.dumps(samples, sort_keys=True), place)

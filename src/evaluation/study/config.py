@@ -21,6 +21,7 @@ from evaluation.study.keys import (
     ModelChoice,
     Number,
     Overhead,
+    PairCounts,
     Samples,
     Size,
     Sweep,
@@ -124,6 +125,17 @@ class PeerKeys(PeerCounts):
 
 
 @block
+class PairKeys(PairCounts):
+    """The comparison of forms of resumes in one process."""
+
+    layers: Literal["auto"] | _Layers = Field(
+        default="auto",
+        description="auto (the study's and the last but one, in a functional run the last but one alone), or a list "
+        "without repetition of layers from 1",
+    )
+
+
+@block
 class Functional(Block):
     """What replaces the rest on a machine without a GPU: everything works, whatever the speed."""
 
@@ -135,6 +147,7 @@ class Functional(Block):
     validation_samples: Count = Field(default=1, description="as measurement.validation_samples")
     think_time_ms: Number = Field(default=2, description="as measurement.think_time_ms")
     overhead: Overhead = Overhead(samples=3, decode_steps=4)
+    pairs: PairKeys = PairKeys(rounds=2, blocks=1)
     load: tuple[Load, ...] = Field(
         default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"
     )
@@ -178,6 +191,7 @@ class Config(Block):
     )
     measurement: Measurement = Measurement()
     djinn: Djinn = Djinn()
+    pairs: PairKeys = PairKeys(rounds=8, blocks=1)
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     load: tuple[Load, ...] = Field(
         default=(

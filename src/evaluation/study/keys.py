@@ -62,7 +62,7 @@ class Measurement(Block):
     validation_samples: Count = Field(
         default=1, description="untimed samples that compare the frontier at the moment of ready, from 1"
     )
-    think_time_ms: Number = Field(default=25, description="milliseconds between pause and resume, from 0")
+    think_time_ms: Number = Field(default=200, description="milliseconds between pause and resume, from 0")
     decode_steps: Count = Field(default=1, description="greedy decode steps after a prefill with KV cache, from 1")
 
 
@@ -114,6 +114,23 @@ class Sweep(Block):
     )
     samples: Samples = Field(description="per size, layer and variant, from 2")
     sizes: tuple[Size, ...] = Field(min_length=1, description="a list of rows {batch, tokens}")
+
+
+@block
+class PairCounts(Block):
+    """How often forms of resumes are compared in one process: ``rounds`` processes, each with ``blocks`` a cell."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(description="processes, each over all layers, from 1")
+    blocks: Count = Field(
+        description="per workload, layer and round, from 1: in each every form runs in a random order and then back"
+    )
+
+
+@block
+class Pairs(PairCounts):
+    """The same on one machine, at these breakpoints."""
+
+    layers: tuple[Count, ...]
 
 
 @block

@@ -16,6 +16,7 @@ from evaluation.study.keys import (
     Measurement,
     ModelChoice,
     Overhead,
+    Pairs,
     Peers,
     Size,
     Sweep,
@@ -32,6 +33,7 @@ __all__ = [
     "Measurement",
     "ModelChoice",
     "Overhead",
+    "Pairs",
     "Peers",
     "Size",
     "Study",
@@ -46,6 +48,7 @@ _SESSION = (*_MODEL, "workloads", "measurement.think_time_ms", "measurement.deco
 _TIMED = (*_SESSION, "measurement.warmup_samples", "measurement.validation_samples")
 READS = {
     "measure": (*_TIMED, "measurement.samples", "measurement.other_samples", "host_arena_gib"),
+    "pairs": (*_TIMED, "pairs.blocks", "pairs.layers", "host_arena_gib", "order_seed"),
     "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
     "capabilities": (*_SESSION, "host_arena_gib"),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
@@ -78,6 +81,7 @@ class Study(Block):
     workloads: tuple[Workload, ...]
     measurement: Measurement
     host_arena_gib: int | float
+    pairs: Pairs
     overhead: Overhead
     load: tuple[Load, ...]
     load_host_arena_gib: int | float

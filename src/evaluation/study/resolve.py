@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.study.architectures import LLAMA_2, Architecture
-from evaluation.study.config import Config, check
+from evaluation.study.config import Config, PairKeys, check
 from evaluation.study.devices import Gpu, choose_device, visible_gpu
-from evaluation.study.plan import ConfigError, Measurement, ModelChoice, Peers, Study, Workload, architecture_of
+from evaluation.study.plan import ConfigError, Measurement, ModelChoice, Pairs, Peers, Study, Workload, architecture_of
 
 
 def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
@@ -34,16 +34,18 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     ]
     _check_fit(architecture, model.dtype, [*workloads, *sizes], device, gpu)
     _layers(chosen.sweep.layers, architecture, parts=1, key="sweep.layers")
+    layers = _layers(wanted.layers, architecture, parts=2 if functional else 4)
     return Study(
         device=device,
         model=model,
         methods=wanted.methods,
-        layers=_layers(wanted.layers, architecture, parts=2 if functional else 4),
+        layers=layers,
         rounds=chosen.rounds,
         order_seed=wanted.order_seed,
         workloads=workloads,
         measurement=measurement,
         host_arena_gib=wanted.djinn.host_arena_gib,
+        pairs=_pairs(chosen.pairs, () if functional else layers, architecture),
         overhead=chosen.overhead,
         load=chosen.load,
         load_host_arena_gib=wanted.djinn.host_arena_gib if functional else wanted.djinn.load_host_arena_gib,
@@ -51,6 +53,15 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         sweep=chosen.sweep,
         peers=Peers(run=wanted.peers.run, samples=chosen.peers.samples),
     )
+
+
+def _pairs(wanted: PairKeys, layers: tuple[int, ...], architecture: Architecture) -> Pairs:
+    """The pairs, by default at ``layers`` and at the last layer that has a next one."""
+    if isinstance(wanted.layers, str):
+        found = tuple(sorted({*layers, max(1, architecture.layers - 1)}))
+    else:
+        found = _layers(wanted.layers, architecture, parts=1, key="pairs.layers")
+    return Pairs(rounds=wanted.rounds, blocks=wanted.blocks, layers=found)
 
 
 def _measurement(wanted: Config, functional: bool) -> Measurement:

@@ -18,8 +18,8 @@ ROWS = [
     {"name": "activation", "batch": 1, "tokens": 8, "kv_cache": False},
     {"name": "session", "batch": 1, "tokens": 8, "kv_cache": True},
 ]
-OF_SESSIONS = {"measure", "capabilities", "load", "memory_saver", "process_checkpoint"}
-TIMED = {"measure", "sweep", "memory_saver"}
+OF_SESSIONS = {"measure", "pairs", "capabilities", "load", "memory_saver", "process_checkpoint"}
+TIMED = {"measure", "pairs", "sweep", "memory_saver"}
 WITH_WORKLOADS = {"capacity", "overhead", *OF_SESSIONS}
 ALL = {"sweep", *WITH_WORKLOADS}
 
@@ -31,10 +31,10 @@ CHANGES = {
     "model.seed": (1, ALL),
     "methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
-    "order_seed": (1, {"capacity", "load"}),
+    "order_seed": (1, {"capacity", "load", "pairs"}),
     "workloads": (ROWS, WITH_WORKLOADS),
     "measurement.decode_steps": (2, ALL - {"overhead"}),
-    "djinn.host_arena_gib": (1, {"measure", "capabilities", "capacity", "load"}),
+    "djinn.host_arena_gib": (1, {"measure", "pairs", "capabilities", "capacity", "load"}),
     "djinn.load_host_arena_gib": (1, set()),
     "peers.run": ([], set()),
     "functional.rounds": (2, set()),
@@ -44,6 +44,7 @@ CHANGES = {
     "functional.warmup_samples": (2, {"process_checkpoint", *TIMED}),
     "functional.validation_samples": (2, TIMED),
     "functional.think_time_ms": (3, {"sweep", *OF_SESSIONS}),
+    "functional.pairs": ({"rounds": 2, "blocks": 2, "layers": [2]}, {"pairs"}),
     "functional.overhead": ({"samples": 4, "decode_steps": 4}, {"overhead"}),
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
@@ -77,7 +78,7 @@ def test_a_change_concerns_the_jobs_that_read_it(study, key):
 # Of the machine with a GPU: a functional study has others in their place, or is what these are.
 OF_A_GPU = {
     *(f"measurement.{name}_samples" for name in ("other", "warmup", "validation")),
-    *("measurement.samples", "measurement.think_time_ms", "rounds", "overhead", "load", "capacity", "sweep"),
+    *("measurement.samples", "measurement.think_time_ms", "rounds", "pairs", "overhead", "load", "capacity", "sweep"),
     *("peers.memory_saver_samples", "peers.process_checkpoint_samples", "device", "model.path"),
 }
 
@@ -96,8 +97,8 @@ def test_every_key_of_the_shipped_file_is_among_them():
 
 
 def test_each_kind_of_job_has_its_row(study):
-    """The six kinds and every peer that there is."""
-    assert READS.keys() == {"measure", "capacity", "capabilities", "load", "overhead", "sweep", *peers()}
+    """The seven kinds and every peer that there is."""
+    assert READS.keys() == {"measure", "pairs", "capacity", "capabilities", "load", "overhead", "sweep", *peers()}
 
 
 def test_a_study_survives_json(study):

@@ -1,0 +1,117 @@
+"""Synthetic records of the pairs: times of each form as a test gives them, the same in every sample of a block."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+Json = dict[str, Any]
+KEEPS, LINKS = ("nothing", "frontier"), ("idle", "attended")
+FRONTIER_BYTES = 22_000_000
+HISTORY_BYTES_PER_LAYER = 40_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """A form in a block: what a test decides its times by."""
+
+    method: str
+    variant: str
+    keeps: str
+    link: str
+    workload: str
+    layer: int
+    round: int
+    block: int
+
+
+def ready_ms(which: Which) -> float | None:
+    """Median of the clock ready on an H100: all copies of the frontier are alike, and what is kept is there at once."""
+    if which.variant.startswith("async"):
+        return None
+    return 0.08 if which.keeps == "frontier" else 0.6 if which.link == "idle" else 0.5
+
+
+def forms(kv_cache: bool) -> list[Json]:
+    """Every form of a workload by ``method``, ``variant``, ``keeps`` and ``link``: as the job names them."""
+    found = []
+    for keeps in KEEPS:
+        for link in LINKS:
+            parts = [name for name, has in (("kept", keeps == "frontier"), ("attended", link == "attended")) if has]
+            for base in ("ordered" if kv_cache else "pinned", "async"):
+                variant = "_".join([base, *parts])
+                found.append({"method": "manual_offload", "variant": variant, "keeps": keeps, "link": link})
+            variant = "_".join(parts) or "default"
+            found.append({"method": "djinn", "variant": variant, "keeps": keeps, "link": link})
+    bulk = {"method": "manual_offload", "variant": "bulk", "keeps": "nothing", "link": "idle"}
+    return [*found, bulk]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticPairs:
+    """Recipe of the pairs of a run. ``ready`` gives the clock ready of a form, or None if it has none.
+
+    ``times`` gives further clocks by name (``usable_ms``) that differ from what follows from ready.
+    """
+
+    rounds: int = 2
+    blocks: int = 1
+    layers: tuple[int, ...] = (1, 40)
+    ready: Callable[[Which], float | None] = ready_ms
+    times: Callable[[Which], Json] = field(default=lambda which: {})
+
+    def asked(self) -> Json:
+        """The block of the study."""
+        return {"rounds": self.rounds, "blocks": self.blocks, "layers": list(self.layers)}
+
+    def about(self, number: int, workloads: list[Json]) -> Json:
+        """What the record of round ``number`` holds besides what all records share."""
+        chance = Random(number)
+        cells = [self._cell(one, layer, number, chance) for one in workloads for layer in self.layers]
+        return {"kind": "pairs", "round": number, "seed": number, "cells": cells}
+
+    def _cell(self, workload: Json, layer: int, number: int, chance: Random) -> Json:
+        kinds = forms(workload["kv_cache"])
+        history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
+        blocks = []
+        for block in range(1, self.blocks + 1):
+            order = chance.sample(range(len(kinds)), len(kinds))
+            about = {"workload": workload["name"], "layer": layer, "round": number, "block": block}
+            of_form = [self._times(Which(**kind, **about), workload["kv_cache"]) for kind in kinds]
+            samples = [{"form": form, **of_form[form], "bit_exact": True} for form in [*order, *reversed(order)]]
+            blocks.append({"floor_ms": [0.5, 0.5], "samples": samples})
+        state = FRONTIER_BYTES + history
+        return {
+            "workload": workload["name"],
+            "layer": layer,
+            "outcome": "ok",
+            "message": "",
+            "frontier_bytes": FRONTIER_BYTES,
+            "forms": [
+                {
+                    **kind,
+                    "state_bytes": state,
+                    "host_bytes_paused": state - kept,
+                    "device_bytes_paused": kept,
+                    "kept_bytes": kept,
+                }
+                for kind in kinds
+                for kept in [FRONTIER_BYTES if kind["keeps"] == "frontier" else 0]
+            ],
+            "blocks": blocks,
+        }
+
+    def _times(self, which: Which, kv_cache: bool) -> Json:
+        ready = self.ready(which)
+        base = 0.5 if ready is None else ready
+        # No two processes take the same times; this much no test sees.
+        own = (which.round + which.block / 100) * 1e-12
+        found = {
+            "pause_ms": 30.0 + own,
+            "ready_ms": ready,
+            "first_kernel_ms": base + 0.5,
+            "usable_ms": base + 2,
+            "next_token_ms": base + 30 if kv_cache else None,
+            "resident_ms": base + 28,
+        }
+        return {**found, **self.times(which)}
