@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.measure import trained
+from tests.warm import WarmPython
 
 LAYERS = 6
 
@@ -52,3 +53,11 @@ def llama():
 def input_ids():
     """Tokens of shape [2, 24]."""
     return torch.randint(128, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A Python whose processes start at once."""
+    python = WarmPython()
+    yield python
+    python.close()

@@ -3,11 +3,8 @@
 import csv
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,11 +46,10 @@ PARTS = (
 )
 
 
-def snakemake(folder, *arguments):
-    """Run Snakemake in ``folder`` and return the finished process; its output is text."""
-    environment = {**os.environ, "PYTHONPATH": ""}
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def snakemake(warm):
+    """Runs Snakemake in a folder and returns the finished process; its output is text."""
+    return lambda folder, *arguments: warm.run("-m", "snakemake", "--cores", "1", *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +66,7 @@ def copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(copy):
+def finished(copy, snakemake):
     """The copy after the main job."""
     (copy / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     done = snakemake(copy, "paper_figures", "--configfile", "tiny.yaml")
@@ -129,7 +125,7 @@ def test_the_paper_s_set_in_git_is_what_the_published_records_give(finished):
 
 
 @pytest.mark.slow
-def test_report_shows_what_was_drawn(finished, tmp_path):
+def test_report_shows_what_was_drawn(finished, snakemake, tmp_path):
     """One HTML page with the captions of either run."""
     page = tmp_path / "report.html"
     done = snakemake(finished, "--report", str(page), "--configfile", "tiny.yaml")
@@ -151,7 +147,7 @@ def graph(text):
     return {name for edge in edges for name in edge}, edges
 
 
-def test_the_graph_in_the_readme_is_the_workflow_s(copy):
+def test_the_graph_in_the_readme_is_the_workflow_s(copy, snakemake):
     """Every rule and every edge, those of all outputs under one name."""
     (drawn,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     text = snakemake(copy, "--rulegraph", "mermaid-js").stdout
@@ -162,23 +158,28 @@ def test_the_graph_in_the_readme_is_the_workflow_s(copy):
 
 
 @pytest.mark.slow
-def test_second_run_has_nothing_to_do(finished):
+def test_second_run_has_nothing_to_do(finished, snakemake):
     """And says so."""
     again = snakemake(finished, "paper_figures", "--configfile", "tiny.yaml")
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def planned(folder, *arguments):
-    """How many jobs of which rule Snakemake would run."""
-    done = snakemake(folder, "-n", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
-    return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
+@pytest.fixture
+def planned(snakemake):
+    """How many jobs of which rule Snakemake would run in a folder."""
+
+    def plan(folder, *arguments):
+        done = snakemake(folder, "-n", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+        return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
+
+    return plan
 
 
 @pytest.mark.slow
-def test_a_change_measures_again_what_reads_it(finished):
+def test_a_change_measures_again_what_reads_it(finished, planned):
     """A further round only that round, a number of one kind of job only that kind, and a model everything."""
 
     def plan(top=None, **changes):
@@ -196,7 +197,7 @@ def test_a_change_measures_again_what_reads_it(finished):
 
 
 @pytest.mark.slow
-def test_edits_rerun_what_depends_on_them(finished):
+def test_edits_rerun_what_depends_on_them(finished, planned):
     """A paper tool redraws and measures nothing; measuring code measures everything again."""
 
     def planned_after_edit(module, target="paper_figures"):
@@ -209,7 +210,7 @@ def test_edits_rerun_what_depends_on_them(finished):
             path.write_text(original)
 
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
-        plan = planned_after_edit("djinn/transfer.py", target)
+        plan = planned_after_edit("djinn/memory/transfer.py", target)
         assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (4, 3, 8)
     drawing = planned_after_edit("evaluation/figures/crossover.py")
     assert "measure" not in drawing
@@ -236,7 +237,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_method_is_one_module_and_a_workload_one_row(copy, tmp_path):
+def test_a_method_is_one_module_and_a_workload_one_row(copy, snakemake, tmp_path):
     """A module and its name in the configuration bring a method into table and figure; a row brings a workload.
 
     A lone workload has a figure of its own, whatever it is called.
@@ -257,7 +258,7 @@ def test_a_method_is_one_module_and_a_workload_one_row(copy, tmp_path):
     assert "KeepTwiceChatReadyMsLayerThree" in (folder / drawn[1]).read_text()
 
 
-def test_several_runs_may_be_drawn_and_the_first_leads(copy, tmp_path):
+def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path):
     """The leading run's outputs have the folder, any other's a folder of its name; nothing is measured for them."""
     second = copy / "results" / "published" / "second"
     shutil.copytree(copy / "results" / "published" / "h100-sxm-80gb", second)
@@ -274,7 +275,7 @@ def test_several_runs_may_be_drawn_and_the_first_leads(copy, tmp_path):
 
 
 @pytest.mark.slow
-def test_published_records_are_never_written(finished):
+def test_published_records_are_never_written(finished, snakemake):
     """No rule owns a file under results/published/."""
     listed = snakemake(finished, "--summary", "paper_figures", "--configfile", "tiny.yaml").stdout
     assert "results/local/machine.json" in listed
@@ -288,7 +289,7 @@ def test_published_records_are_never_written(finished):
         ({"device": "cpu", "layers": [99]}, "config: layers: 99 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
     ],
 )
-def test_bad_configuration_stops_before_any_job(copy, tmp_path, change, message):
+def test_bad_configuration_stops_before_any_job(copy, snakemake, tmp_path, change, message):
     """One clear message, exit status 1, and nothing has run."""
     (tmp_path / "bad.yaml").write_text(json.dumps(change))
     done = snakemake(copy, "paper_figures", "--configfile", str(tmp_path / "bad.yaml"))

@@ -19,10 +19,17 @@ def sources(*modules: str) -> list[Path]:
         path = _file(left.pop())
         if path is not None and path not in found:
             found[path] = None
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            left += _imported(tree)
-            found |= dict.fromkeys(_templates(tree))
+            imported, templates = _links(path)
+            left += imported
+            found |= templates
     return sorted(found)
+
+
+@cache
+def _links(path: Path) -> tuple[dict[str, None], dict[Path, None]]:
+    """The modules and the templates that a file names, each once; most outputs share most of their files."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return dict.fromkeys(_imported(tree)), dict.fromkeys(_templates(tree))
 
 
 def _file(module: str) -> Path | None:

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,17 +25,21 @@ def checkout(tmp_path_factory):
     return copy_of_the_workflow(tmp_path_factory.mktemp("a copy"))
 
 
-def snakemake(folder, *arguments):
-    """What Snakemake says, and its exit status."""
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    environment = {**os.environ, "PYTHONPATH": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def snakemake(warm):
+    """Runs Snakemake in a folder; returns its exit status and what it says."""
+
+    def run(folder, *arguments):
+        done = warm.run("-m", "snakemake", *arguments, folder=folder)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
 
 
-def dry_run(folder, *settings):
-    """The same of a dry run under ``settings``."""
-    return snakemake(folder, "-n", "paper_figures", "--config", "device=cpu", *settings)
+@pytest.fixture
+def dry_run(snakemake):
+    """The same of a dry run under settings."""
+    return lambda folder, *settings: snakemake(folder, "-n", "paper_figures", "--config", "device=cpu", *settings)
 
 
 def jobs(said):
@@ -46,7 +48,7 @@ def jobs(said):
     return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
 
 
-def test_lists_and_maps_mean_what_they_mean_in_a_file(checkout):
+def test_lists_and_maps_mean_what_they_mean_in_a_file(checkout, dry_run):
     """``--config`` takes numbers and truth values inside them, and a section keeps the keys that it does not name."""
     rows = "workloads=[{name: activation, batch: 1, tokens: 9, kv_cache: false}]"
     status, said = dry_run(checkout, "layers=[2, 3]", "functional={tokens: 16}", rows)
@@ -54,7 +56,7 @@ def test_lists_and_maps_mean_what_they_mean_in_a_file(checkout):
     assert jobs(said)["measure"] == 8
 
 
-def test_a_file_of_the_command_line_goes_over_the_shipped_one_and_a_setting_over_both(checkout):
+def test_a_file_of_the_command_line_goes_over_the_shipped_one_and_a_setting_over_both(checkout, dry_run):
     """Key by key."""
     (checkout / "more.yaml").write_text("layers: [5]\nmethods: [vanilla]\ndevice: cuda\npaper_runs: []\n")
     status, said = dry_run(checkout, "layers=[2, 3, 4]", "--configfile", "more.yaml")
@@ -73,7 +75,7 @@ def test_a_file_of_the_command_line_goes_over_the_shipped_one_and_a_setting_over
         (["--configfile", "twice.yaml"], "config: rounds is given twice, in lines 1 and 2"),
     ],
 )
-def test_a_fault_is_said_once(checkout, settings, message):
+def test_a_fault_is_said_once(checkout, dry_run, settings, message):
     """The message, without a traceback, and nothing is planned."""
     (checkout / "twice.yaml").write_text("rounds: 1\nrounds: 2\n")
     status, said = dry_run(checkout, *settings)
@@ -83,7 +85,7 @@ def test_a_fault_is_said_once(checkout, settings, message):
     assert "Job stats" not in said
 
 
-def test_a_fault_of_the_shipped_file_is_said_once(checkout):
+def test_a_fault_of_the_shipped_file_is_said_once(checkout, dry_run):
     """Also one that Snakemake's own reader passes over."""
     shipped = checkout / "config.yaml"
     text = shipped.read_text()
@@ -101,7 +103,7 @@ def test_a_fault_of_the_shipped_file_is_said_once(checkout):
         shipped.write_text(text)
 
 
-def test_one_changed_number_of_load_measures_load_again_and_nothing_else(tmp_path):
+def test_one_changed_number_of_load_measures_load_again_and_nothing_else(snakemake, tmp_path):
     """And draws again what follows; before, every job of the run was planned."""
     folder = copy_of_the_workflow(tmp_path)
     settings = ("--config", "device=cpu", "layers=[1]", "methods=[vanilla, djinn]", "paper_runs=[]")
