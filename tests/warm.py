@@ -100,7 +100,9 @@ if __name__ == "__main__":
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment  # as the interpreter does when it starts
+    # As the interpreter does when it starts.
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
+    sys.pycache_prefix = environment.get("PYTHONPYCACHEPREFIX")
     below = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:1] = [folder, *below]  # in place of this script's folder
     assert arguments[0] == "-m", arguments

@@ -97,19 +97,28 @@ except SystemExit as end:
 """
 
 
-def opened(folder, name, run):
-    """Files below the sources, the results and the examples that drawing ``name`` of ``run`` opens."""
-    settings = {"PYTHONPYCACHEPREFIX": str(folder / "cache"), "PYTHONPATH": str(SOURCE)}
-    arguments = ["paper", name, "--run", run, "--leading", "", "--results", str(folder / "results")]
-    done = subprocess.run(
-        [sys.executable, "-c", OPENED, *arguments, "--figures", str(folder / "figures")],
-        env={**os.environ, **settings}, cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    files, _, status = done.stdout.rpartition(" ")
-    assert status.strip() == "0", done.stderr
-    found = {Path(path) for path in json.loads(files) if not path.startswith("<")}
-    places = (SOURCE / "evaluation", folder / "results", ROOT / "examples")
-    return {path for path in found if path.is_file() and any(path.is_relative_to(place) for place in places)}
+@pytest.fixture
+def opened(warm, drawing):
+    """Says which files below the sources, the results and the examples drawing an output of a run opens."""
+    (drawing.root / "opened.py").write_text(OPENED)
+    # Without compiled code, for which a module's source would not be opened.
+    settings = {
+        "PYTHONPYCACHEPREFIX": str(drawing.root / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(SOURCE),
+    }
+
+    def files(name, run):
+        arguments = ["paper", name, "--run", run, "--leading", "", "--results", str(drawing.root / "results")]
+        figures = ["--figures", str(drawing.root / "figures")]
+        done = warm.run("-m", "opened", *arguments, *figures, folder=drawing.root, **settings)
+        listed, _, status = done.stdout.rpartition(" ")
+        assert status.strip() == "0", done.stderr
+        found = {Path(path) for path in json.loads(listed) if not path.startswith("<")}
+        places = (SOURCE / "evaluation", drawing.root / "results", ROOT / "examples")
+        return {path for path in found if path.is_file() and any(path.is_relative_to(place) for place in places)}
+
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +128,12 @@ def drawing(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["crossover", "capabilities", "numbers", "experiments", "claims"])
-def test_the_inputs_of_a_rule_are_the_files_that_its_process_opens(drawing, name):
+def test_the_inputs_of_a_rule_are_the_files_that_its_process_opens(drawing, opened, name):
     """Every module, template, table and record; the table that stands for all records is opened for none."""
     run = Plan.found(drawing.root / "results", "local")
     output = BY_NAME[name]
-    read = opened(drawing.root, name, "local")
+    read = opened(name, "local")
+    assert SOURCE / "evaluation" / "paper" / "__main__.py" in read
     planned = {*output.sources(), *output.inputs(run, None, lambda run: drawing.root)}
     records = {*run.records, *run.costs} if "records" in output.reads else set()
     assert {path.name for path in read - planned - records} == set()

@@ -92,7 +92,7 @@ def test_the_digest_does_not_depend_on_the_folder(copy):
     assert source_sha256() == in_copy
 
 
-def test_what_measures_imports_nothing_that_is_left_out():
+def test_what_measures_imports_nothing_that_is_left_out(warm, tmp_path):
     """No module outside the digest takes part in a measurement."""
     left_out = set(module.SOURCE.rglob("*.py")) - set(measuring_sources())
     assert {"probe.py", "crossover.py"} <= {path.name for path in left_out}
@@ -101,13 +101,13 @@ def test_what_measures_imports_nothing_that_is_left_out():
     written = {path for path in (module.SOURCE / "evaluation" / "records").glob("*.py") if path.stem not in read}
     left_out -= {*written, *(module.SOURCE / "evaluation" / f"{name}.py" for name in ("__init__", "command"))}
     names = [".".join(path.relative_to(module.SOURCE).with_suffix("").parts) for path in left_out]
-    code = (
+    (tmp_path / "imported.py").write_text(
         "import sys\n"
         "from evaluation.methods import benchmark_djinn, benchmark_manual_offload\n"
         "from evaluation.methods import benchmark_recompute, benchmark_vanilla\n"
         f"sys.exit(', '.join(sorted(set({names!r}) & set(sys.modules))) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = warm.run("-m", "imported", folder=tmp_path, PYTHONPATH=str(module.SOURCE))
     assert done.returncode == 0, done.stderr
 
 
