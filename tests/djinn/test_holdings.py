@@ -12,7 +12,15 @@ from torch import nn
 
 import djinn
 
-pytestmark = pytest.mark.usefixtures("without_climb")
+pytestmark = pytest.mark.usefixtures("without_climb", "_collections_are_short")
+
+
+@pytest.fixture(scope="module")
+def _collections_are_short():
+    """The collector looks at what is made from here on, and not each time at all of torch and transformers."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
 pytestmark = pytest.mark.usefixtures("without_climb")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
-    """Two layers of 8 units: a session takes some milliseconds."""
+    """Two layers of 8 units: a session takes some milliseconds. What one test leaves on it fails no other."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
 
