@@ -514,6 +514,35 @@ def threads_traced_at_any_moment():
     assert not errors, errors
 
 
+def a_tuple_that_another_thread_is_making():
+    """It may be met at any moment, and is left alone: ``tuple`` fails if anybody else refers to its result."""
+    ended = threading.Event()
+    errors = []
+
+    def make():
+        while not ended.is_set():
+            try:
+                tuple([one] for one in range(20))
+            except SystemError as error:
+                errors.append(error)
+
+    gc.disable()
+    keep([(one, [one]) for one in range(3000)])  # they stay young, so that a look takes a while
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=make)
+    thread.start()
+    thing = Thing()
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        referrers.young_temporaries({id(thing): thing})
+    ended.set()
+    thread.join()
+    sys.setswitchinterval(interval)
+    gc.enable()
+    assert not errors, errors
+
+
 def asking_keeps_nothing_alive():
     """No frame that took part hangs on a cycle of its own: with it would all that the program has dropped."""
 

@@ -92,7 +92,7 @@ class StateScanner:
                     walk.meet_own(context, "context", REST)
                 for index, root in enumerate(roots):
                     walk.meet(root, f"adopt.{index}", REST, counted=False)
-                site = (layer, *_meet_frames(walk, outermost))
+                site = _meet_frames(walk, outermost)
                 walk.run()
                 callers = _reached_from((caller, roots), owners)
                 own = walk.reachable_from(id(values) for _, _, values in modules)
@@ -189,7 +189,7 @@ def first_tensor(output: object) -> torch.Tensor | None:
     return None
 
 
-def _meet_frames(walk: Walk, outermost: types.CodeType) -> list[tuple[types.CodeType, int]]:
+def _meet_frames(walk: Walk, outermost: types.CodeType) -> tuple[tuple[types.CodeType, int], ...]:
     """Meet the local variables of the program's frames below ``outermost``; return each frame's code and position."""
     stands_at = []
     frame: types.FrameType | None = sys._getframe(1)
@@ -200,7 +200,7 @@ def _meet_frames(walk: Walk, outermost: types.CodeType) -> list[tuple[types.Code
             for name, value, counted in local_variables(frame):
                 walk.meet(value, f"{frame.f_code.co_qualname}.{name}", REST, counted=counted)
         frame = frame.f_back
-    return stands_at
+    return tuple(stands_at)
 
 
 def _reached_from(caller: object, adopted: Container[int]) -> frozenset[int]:

@@ -10,7 +10,8 @@ It asks three questions, cheapest first:
 
 The third question looks at every object of the process, which takes tens of milliseconds. So its answer is cached by
 call site. The same frames at the same instructions, with the same references met and not met, hold the same
-temporaries. One more holder changes a count, and the question is asked again.
+temporaries. One more holder changes a count, and the question is asked again. In a loop over the layers the frames
+stand at the same instructions in each round, so one answer serves all layers.
 
 An answer that rests on anything but temporaries is not cached. Garbage and objects of the program come and go, and a
 holder may take the place of one in the count. Nor is an answer cached that was found while a thread was being traced,
@@ -18,7 +19,7 @@ for the local variables of that thread cannot be read.
 
 Not seen are holders that the garbage collector does not know (a numpy array of objects, C and C++ that hold a Python
 object), and value stacks of other threads. At a call site with a cached answer one more is not seen. It is a holder
-that exactly replaces a temporary of the earlier session, as in ``f(x if first else None, model(x))``.
+that exactly replaces a temporary of the earlier pause, as in ``f(x if first else None, model(x))``.
 """
 
 import sys
@@ -40,8 +41,7 @@ class Ownership:
     """Finds the externally referenced storages of any session of one runtime; caches its answers by call site."""
 
     def __init__(self) -> None:
-        # The suspects that are held, by position, and the temporaries on which the answer rests.
-        self._held_at: dict[Signature, tuple[frozenset[int], object]] = {}
+        self._held_at: dict[Signature, frozenset[int]] = {}  # the suspects that are held, by position
         self._canary = torch.empty(1, device="cpu")  # a tensor with one holder: its counts are the minimum
 
     def externally_referenced(
@@ -72,17 +72,17 @@ class Ownership:
     def _held(self, walk: Walk, suspects: dict[int, int], site: tuple[object, ...]) -> tuple[set[int], set[int]]:
         """Find the suspects with an external holder, and those for which this cannot be decided."""
         met = ((walk.nodes[key], surplus) for key, surplus in suspects.items())
-        signature = (site, tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met))
+        counts = tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met)
         objects = {key: walk.nodes[key].obj for key in suspects}
-        temporaries = young_temporaries(objects)
-        positions, rested_on = self._held_at.get(signature, (frozenset[int](), None))
-        if rested_on is None or rested_on != temporaries:
+        signature = (site, counts, young_temporaries(objects))
+        positions = self._held_at.get(signature)
+        if positions is None:
             chains = Chains(objects, inside=walk.nodes, ends=_ENDS, ignored=(Node,))
             if chains.traced:
                 return chains.held, set(suspects) - chains.held
             positions = frozenset(index for index, key in enumerate(suspects) if key in chains.held)
             if chains.only_temporaries:
-                self._held_at[signature] = positions, temporaries
+                self._held_at[signature] = positions
         return {key for index, key in enumerate(suspects) if index in positions}, set()
 
     def _held_in_c(self, nodes: list[Node]) -> str | None:

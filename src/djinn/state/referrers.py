@@ -8,6 +8,7 @@ Not seen: holders that the garbage collector does not know, and the value stacks
 """
 
 import contextvars
+import functools
 import gc
 import itertools
 import opcode
@@ -15,7 +16,7 @@ import operator
 import sys
 import threading
 import types
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 _HOLDER_TYPES = (type, types.ModuleType, contextvars.Context)  # external holders: a chain ends at these
@@ -90,7 +91,7 @@ class Chains:
 
     def _young_temporaries(self) -> list[int]:
         """Find young temporaries that refer to suspects: asking for both at once saves a pass over all objects."""
-        return [id(obj) for obj in _young() if self._note(obj)]
+        return [id(obj) for obj in _young_referrers(self._suspects) if self._note(obj)]
 
     def _refer_to(self, level: list[object]) -> list[int]:
         """Find the referrers of ``level`` whose own referrers are not known."""
@@ -135,12 +136,27 @@ class Chains:
         return seen & self._suspects
 
 
-def _young() -> Iterator[object]:
-    """Yield objects of the types that a call keeps on the value stack, from the two young generations."""
-    for generation in (0, 1):
-        for obj in gc.get_objects(generation=generation):
-            if id(type(obj)) in _TEMPORARIES:
-                yield obj
+def _in_one_step(*steps: Callable[[], Any]) -> list[Any]:
+    """Call the C functions ``steps`` within one C call, in which no other thread runs, and no garbage collection."""
+    before, after = (gc.disable, gc.enable) if gc.isenabled() else (gc.isenabled, gc.isenabled)
+    return list(map(operator.call, (before, *steps, after)))[1:-1]
+
+
+def _young_referrers(keys: frozenset[int]) -> list[object]:
+    """Find the objects of the two young generations, of types that a value stack holds, that refer to ``keys``.
+
+    In one step, after which nothing refers to the other objects. Another thread may be just making one of them:
+    ``tuple(generator)`` fails if anybody else has a reference to the tuple when it ends.
+    """
+    young: list[object] = []
+    chosen: list[object] = []
+    of_types = itertools.compress(young, map(_TEMPORARIES.__contains__, map(id, map(type, young))))
+    references = map(map, itertools.repeat(id), map(gc.get_referents, chosen))
+    referring = itertools.compress(chosen, map(operator.not_, map(keys.isdisjoint, references)))
+    look = functools.partial(young.extend, itertools.chain.from_iterable(map(gc.get_objects, (0, 1))))
+    choose = functools.partial(chosen.extend, of_types)
+    found: list[object] = _in_one_step(look, choose, functools.partial(list, referring), chosen.clear, young.clear)[2]
+    return found
 
 
 def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
@@ -150,11 +166,10 @@ def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tupl
     """
     positions = {key: position for position, key in enumerate(suspects)}
     found = []
-    for obj in _young():
+    for obj in _young_referrers(frozenset(suspects)):
         if obj is not suspects:
             reached = [positions[id(child)] for child in gc.get_referents(obj) if id(child) in positions]
-            if reached:
-                found.append((type(obj).__name__, sys.getrefcount(obj), tuple(reached)))
+            found.append((type(obj).__name__, sys.getrefcount(obj), tuple(reached)))
     return tuple(sorted(found))
 
 
@@ -192,13 +207,9 @@ def frames_of_other_threads() -> dict[int, types.FrameType]:
     """Return the youngest frame of each thread but the current one, by the thread's number.
 
     Up to Python 3.11 a garbage collection may start while the interpreter's list of threads is locked for this. If it
-    meets a ``threading.local`` it waits for that lock for ever. So collection is off meanwhile, in one C call, in
-    which no other thread runs.
+    meets a ``threading.local`` it waits for that lock for ever. So there is none meanwhile.
     """
-    steps: tuple[Callable[[], Any], ...] = (gc.disable, sys._current_frames, gc.enable)
-    if not gc.isenabled():
-        steps = (gc.isenabled, sys._current_frames)
-    frames: dict[int, types.FrameType] = list(map(operator.call, steps))[1]
+    frames: dict[int, types.FrameType] = _in_one_step(sys._current_frames)[0]
     del frames[threading.get_ident()]  # a frame with a variable for itself keeps its whole stack alive
     return frames
 

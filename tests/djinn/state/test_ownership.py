@@ -540,7 +540,7 @@ def cleared(runtime, llama, input_ids):
         assert run(runtime, llama, input_ids, FREE["nobody"])
     if collecting:
         gc.enable()
-    assert [held for held, _ in answers.values()] == [frozenset()]  # of all suspects none was held
+    assert list(answers.values()) == [frozenset()]  # of all suspects none was held
     return dict(answers)
 
 
@@ -571,6 +571,38 @@ def test_an_answer_is_kept(runtime, llama, input_ids, answers, cleared, no_colle
     monkeypatch.setattr(djinn.state.ownership, "Chains", None)
     assert run(runtime, llama, input_ids, FREE["nobody"])
     assert answers == cleared
+
+
+def test_an_answer_is_good_for_every_layer_of_a_loop(runtime, llama, input_ids, no_collection, monkeypatch):
+    """The frames stand at the same place in each round: who steps through a model waits for the search once."""
+    session, taken = parked(runtime, program, llama, input_ids, FREE["nobody"])
+    assert WORLD.address in taken
+    monkeypatch.setattr(djinn.state.ownership, "Chains", None)
+    for layer in range(4, llama.config.num_hidden_layers + 1):
+        assert session.step(30) is djinn.Phase.PAUSED
+        assert session.layer == layer
+        assert WORLD.address in {item.storage.data_ptr() for item in session._residency.state.storages}
+    session.resume()
+    assert torch.equal(session.result(30), prefill(llama, input_ids))
+    session.close()
+
+
+@pytest.mark.parametrize("name", ["global list", "closure", "local of another thread", "view"])
+def test_a_holder_that_came_in_a_later_round_is_seen(runtime, llama, input_ids, no_collection, name):
+    """The answer of an earlier layer does not hide somebody who has got hold of state since."""
+    session, taken = parked(runtime, program, llama, input_ids, FREE["nobody"])
+    assert WORLD.address in taken
+    hold, find = HOLDERS[name]
+    (embedded,) = [obj for obj in gc.get_objects() if is_the_embedding(obj)]
+    hold(embedded)
+    del embedded
+    assert session.step(30) is djinn.Phase.PAUSED
+    taken = {item.storage.data_ptr() for item in session._residency.state.storages}
+    check_left(session, taken, find, llama.model.embed_tokens(input_ids), prefill(llama, input_ids))
+
+
+def is_the_embedding(obj):
+    return type(obj) is torch.Tensor and obj.dim() == 3 and obj.data_ptr() == WORLD.address
 
 
 @pytest.mark.parametrize("name", FREE)
