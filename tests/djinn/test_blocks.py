@@ -8,6 +8,8 @@ from tests.programs import parked, prefill
 
 import djinn
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_session_is_closed_at_the_end_of_its_block(runtime, llama, input_ids, swapped):

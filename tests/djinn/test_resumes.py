@@ -8,6 +8,8 @@ from tests.programs import parked, prefill
 import djinn
 from djinn.resumes import Resume, ResumeClock
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 
 @pytest.mark.parametrize("tier", ["device", "host", "idle"])
 def test_a_session_knows_its_last_resume(runtime, llama, input_ids, tier):

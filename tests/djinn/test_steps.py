@@ -9,6 +9,8 @@ from tests.programs import equal, greedy, parked, prefill
 
 import djinn
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 
 @pytest.mark.parametrize("tier", ["device", "by turns"])
 def test_steps_visit_every_layer_of_every_pass(runtime, llama, input_ids, tier):

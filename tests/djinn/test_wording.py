@@ -8,6 +8,8 @@ from tests.programs import parked, prefill
 
 import djinn
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 
 def test_a_session_says_where_it_stands(runtime, llama, input_ids):
     """Its phase, the layer, the bytes per tier, and in its end what became of it."""

@@ -17,6 +17,8 @@ from djinn.program.generators import NumpyGenerator, PythonGenerator
 from djinn.program.settings import Flags
 from djinn.program.surroundings import Surroundings
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 CPU = torch.device("cpu")
 # One setting of each kind: how it is changed, and read.
 SETTINGS = {

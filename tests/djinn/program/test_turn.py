@@ -13,6 +13,8 @@ from torch import nn
 import djinn
 from djinn.program.device_lock import DeviceLock
 
+pytestmark = pytest.mark.usefixtures("without_climb")
+
 
 class Adapted(nn.Module):
     """A linear layer with adapters of rank 2 by name, of which one is active, as in PEFT."""
