@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from djinn.state.compiled import compiles
+from djinn.state.compiled import compiles, never_traced
 from djinn.state.static import elements_of
 from djinn.state.tensors import is_tensor
 
@@ -40,6 +40,12 @@ class ReadBarrier(TorchDispatchMode):
         self._wait: Callable[[Iterable[torch.Tensor]], None] | None = None
         self._wait_for = wait
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from doing itself, by an import of the compiler, what the mark on the next method does."""
+        return False
+
+    @never_traced
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

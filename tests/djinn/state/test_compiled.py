@@ -116,6 +116,42 @@ def test_no_code_of_the_runtime_is_traced(stack, x):
     assert not [file for file in files if "/djinn/" in file and "/tests/" not in file]
 
 
+def test_a_pause_imports_no_compiler(interpreters):
+    """Its import takes seconds. None waits for it who resumes or closes a session, where nothing is compiled."""
+    ended = interpreters.run("""
+        import sys
+
+        import torch
+
+        import djinn
+
+        class Stack(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = x + layer(torch.tanh(x))
+                return x
+
+        torch.set_grad_enabled(False)
+        model, x = Stack(), torch.ones(4, 8)
+        with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=model.layers) as runtime:
+            for ends in (True, False):
+                session = runtime.open(breakpoint=1).start(lambda: model(x * 1))
+                session.wait(60)
+                session.io_wait()
+                assert session.host_bytes > 0
+                if ends:
+                    session.resume()
+                    session.result(60)
+                session.close(60)
+        print("torch._dynamo" in sys.modules)
+    """)
+    assert ended.stdout == "False\n", ended.stderr
+
+
 def test_layers_are_still_compiled(stack, x):
     """A graph ends at a layer, and a new one begins in it, which holds the layer's own operators."""
     graphs = []
