@@ -33,6 +33,13 @@ def clocks(ready: float) -> Json:
     }
 
 
+def clocks_now(ready: float, *, kv_cache: bool) -> Json:
+    """The same by the clocks that newer runs have."""
+    times = clocks(ready)
+    del times["result_ms"]
+    return {**times, "usable_ms": ready + 2, "next_token_ms": ready + 4 if kv_cache else None}
+
+
 def set_ready(sample: Json, ready: float) -> None:
     """Make ``sample`` ready after ``ready`` ms; what comes after moves along."""
     sample.update({**clocks(ready), "pause_ms": sample["pause_ms"]})

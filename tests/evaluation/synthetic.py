@@ -14,7 +14,19 @@ from typing import Any
 
 from evaluation.records.runs import pair_paths, side_records
 from tests.evaluation.paired import SyntheticPairs
-from tests.evaluation.side_cells import EVERY, GIB, about, asking, clocks, completed, probe, put_cells, wall, write
+from tests.evaluation.side_cells import (
+    EVERY,
+    GIB,
+    about,
+    asking,
+    clocks,
+    clocks_now,
+    completed,
+    probe,
+    put_cells,
+    wall,
+    write,
+)
 
 __all__ = ["EVERY", "GIB", "Synthetic", "clocks", "edit", "probe", "put_cells", "record_path", "wall", "write"]
 
@@ -131,12 +143,14 @@ class Synthetic:
         for workload in self.study()["workloads"]:
             variants = {"manual_offload": ["pinned", "pageable"]}.get(method, ["default"])
             if method == "manual_offload" and workload["kv_cache"]:
-                variants = [*variants, "pinned_ordered"]
+                variants = [*variants, "pinned_ordered" if self.pairs is None else "ordered"]
+            if method == "djinn" and self.pairs is not None:
+                variants = [*variants, "kept"]
             cells += [self._cell(method, variant, workload, layer) for variant in variants]
         # No two processes ever take the same times; this much no test sees.
         own = zlib.crc32(f"{method}, {layer}, {number}".encode()) * 1e-16
         for sample in (sample for cell in cells for sample in cell["samples"]):
-            sample["result_ms"] += own
+            sample["resident_ms"] += own
         return {
             "schema": 1,
             "method": method,
@@ -171,7 +185,7 @@ class Synthetic:
     def _cell(self, method: str, variant: str, workload: Json, layer: int) -> Json:
         ready = self.ready(method, variant, workload["name"], layer, self.functional)
         partners = ["pinned_identical", "pinned_ordered"] if workload["kv_cache"] else ["pinned"]
-        partners = partners if method == "djinn" else []
+        partners = partners if method == "djinn" and self.pairs is None else []
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
         scatter = [1 + self.scatter * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
         return {
@@ -186,7 +200,11 @@ class Synthetic:
             "validation_samples": 2,
             "samples": [
                 {
-                    **clocks(ready * factor),
+                    **(
+                        clocks(ready * factor)
+                        if self.pairs is None
+                        else clocks_now(ready * factor, kv_cache=workload["kv_cache"])
+                    ),
                     "floor_ms": 0.5 * factor if method in ("manual_offload", "djinn") else None,
                     "device_bytes_paused": None if self.functional else 0,
                     "host_bytes_paused": FRONTIER_BYTES + history,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.crossings import Crossing, crossings
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
 from evaluation.analysis.resumes import Resumes, resumes
@@ -33,6 +34,7 @@ TABLES = {
     "sweep": Table(kind=Crossing, rows=crossings),
     "load": Table(kind=Resumes, rows=resumes),
     "peers": Table(kind=PeerMetric, rows=peer_metrics),
+    "pairs": Table(kind=Comparison, rows=comparisons),
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.metrics import CLOCKS, Clock
 from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError, read_table
 from evaluation.analysis.variants import METHODS
@@ -39,12 +40,31 @@ class Findings:
         return list(dict.fromkeys([*METHODS, *sorted({row.method for row in self.rows})]))
 
     @property
+    def layers(self) -> list[int]:
+        """The breakpoints at which every method was measured; pairs may have more of their own."""
+        return sorted({row.layer for row in self.rows if row.metric == "ready_ms" and row.layer is not None})
+
+    @property
     def deepest(self) -> int:
-        """The deepest breakpoint of the run."""
-        return max(row.layer for row in self.rows)
+        """The deepest of them."""
+        return self.layers[-1]
+
+    def clocks(self, workload: str) -> list[Clock]:
+        """Those by which ``workload`` was measured: an older run has others, and some only a KV cache has."""
+        found = {row.metric for row in self.rows if row.workload == workload}
+        return [clock for clock in CLOCKS if clock.metric in found]
 
     def series(self, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
         """Rows of ``metric`` by layer, of ``variant`` or else the primary variant; also where n = 0."""
+        rows = {row.layer: row for row in self._rows(workload, method, metric, variant) if row.layer is not None}
+        return [rows[layer] for layer in sorted(rows)]
+
+    def pooled(self, workload: str, method: str, metric: str, variant: str | None = None) -> Row | None:
+        """The row of ``metric`` over all layers, or None if there is none."""
+        rows = self._rows(workload, method, metric, variant)
+        return next((row for row in rows if row.layer is None), None)
+
+    def _rows(self, workload: str, method: str, metric: str, variant: str | None) -> list[Row]:
         rows = [
             row
             for row in self.rows
@@ -54,7 +74,7 @@ class Findings:
         layers = [row.layer for row in rows]
         if len(set(layers)) != len(layers):
             raise TableError(f"run {self.run}: more than one {metric} of {method} in workload {workload} at a layer")
-        return sorted(rows, key=lambda row: row.layer)
+        return rows
 
     def at(self, workload: str, method: str, metric: str, layer: int, variant: str | None = None) -> Row | None:
         """The row of ``layer`` in :meth:`series`, or None if there is none."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 RESAMPLES = 10_000  # of every bootstrap whose numbers are published
+CONFIDENCE = 0.95  # of every interval
 
 # The values of one thing that was measured in several processes, one sequence for each.
 Groups = Sequence[Sequence[float] | Values]
@@ -72,7 +73,7 @@ def quantile(values: Sequence[float], q: float) -> float:
     return float(np.quantile(_checked(values), q, method="linear"))
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Median of ``values`` and its nonparametric interval between two order statistics.
 
     The interval is the narrowest pair x(k), x(n+1-k) whose exact binomial coverage is at least
@@ -106,7 +107,7 @@ def ratio_interval(
     pairs: Sequence[tuple[float, float]],
     groups: Sequence[int] | None = None,
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -131,7 +132,7 @@ def ratio_interval(
 
 
 def stratified_median(
-    strata: Sequence[Groups], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    strata: Sequence[Groups], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Median of all values of ``strata`` with a percentile bootstrap interval.
 
@@ -147,8 +148,33 @@ def stratified_median(
     return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=confidence)
 
 
+def process_median(
+    strata: Sequence[Groups], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Median of all values of ``strata``, each of which was measured in every process, and a percentile interval.
+
+    Group i of each stratum, as a layer, is of process i: a process is drawn with all its strata, then values of each.
+    With fewer than six processes no interval over them reaches 95 %. Then ``low`` and ``high`` are the extremes of the
+    values, and ``coverage`` is below the confidence asked for, else it is that. Of eight processes with a value each it
+    is too narrow all the same: in a simulation it held the true median in 90 % of the cases.
+
+    Raises ValueError as :func:`stratified_median`, and for strata of different numbers of groups.
+    """
+    values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
+    processes = len(strata[0])
+    if any(len(groups) != processes for groups in strata):
+        raise ValueError("the strata were not measured in the same processes")
+    low, high, coverage = float(values.min()), float(values.max()), _rank_coverage(processes, 1)
+    if coverage >= confidence:
+        generator, coverage = np.random.default_rng(seed), confidence
+        chosen = generator.integers(processes, size=(resamples, processes))
+        drawn = np.concatenate([_picked(groups, chosen, generator) for groups in strata], axis=1)
+        low, high = percentiles(_medians(drawn), confidence)
+    return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=coverage)
+
+
 def ratio_of_medians(
-    first: Groups, second: Groups, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    first: Groups, second: Groups, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """The median of ``first`` over that of ``second``, which were measured independently, in groups by process.
 
@@ -182,18 +208,24 @@ def _medians(drawn: Values) -> Values:
 
 
 def _resampled(groups: Groups, resamples: int, generator: np.random.Generator) -> Values:
-    """``resamples`` rows, a bootstrap sample of all values each; NaN where a shorter group was drawn for a longer."""
+    """``resamples`` rows, a bootstrap sample of all values each: groups with replacement, then values of each."""
+    return _picked(groups, generator.integers(len(groups), size=(resamples, len(groups))), generator)
+
+
+def _picked(groups: Groups, chosen: npt.NDArray[np.int64], generator: np.random.Generator) -> Values:
+    """A row for each of ``chosen``, indices of groups; NaN where a shorter group was drawn for a longer."""
     sizes = np.array([len(group) for group in groups])
     table = np.full((len(groups), sizes.max()), np.nan)
     for row, group in zip(table, groups, strict=True):
         row[: len(group)] = group
-    chosen = generator.integers(len(groups), size=(resamples, len(groups)))
-    picks = generator.random((resamples, len(groups), sizes.max()))
+    if sizes.max() == 1:  # nothing is left to draw within a group
+        return np.asarray(table[chosen, 0])
+    picks = generator.random((*chosen.shape, sizes.max()))
     index = (picks * sizes[chosen][..., None]).astype(np.intp)
     drawn = table[chosen[..., None], index]
     absent = np.arange(sizes.max()) >= sizes[chosen][..., None]  # a short group gives no more than it has
     drawn[absent] = np.nan
-    return np.asarray(drawn.reshape(resamples, -1))
+    return np.asarray(drawn.reshape(len(chosen), -1))
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:

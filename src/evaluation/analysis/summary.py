@@ -1,15 +1,18 @@
 """The summary of a run: one row per workload, method, variant, layer and metric.
 
-The samples of all rounds of a cell are pooled. Ratios are taken from pairs, and their interval is resampled over
-rounds, as each is a process. A cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no
-numbers.
+The samples of all rounds of a cell are pooled. Pairs give ratios and differences, of Djinn and the strongest form by
+hand. The old protocol gives ratios to a partner. Their intervals are resampled over rounds, as each is a process. A
+cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evaluation.analysis.metrics import PAIRED, UNITS, Clock
-from evaluation.analysis.statistics import Interval, median_interval, quantile, ratio_interval
+from evaluation.analysis.metrics import PARTNERED, UNITS
+from evaluation.analysis.pairs import Compared, compared, difference_of, ratio_of
+from evaluation.analysis.partners import beside_partner
+from evaluation.analysis.statistics import Groups, Interval, median_interval, quantile, ratio_interval
+from evaluation.analysis.variants import PRIMARY
 from evaluation.records.runs import Json, Run
 
 _OF_CELLS = ("frontier_bytes", "state_bytes")
@@ -23,14 +26,15 @@ Rounds = Sequence[Json]
 class Row:
     """One metric of one cell, over all its samples; numbers are in ``unit``, and None in a cell without a sample.
 
-    The fields are the columns. ``headline`` marks the variant of a method that the paper leads with.
+    The fields are the columns. ``layer`` is None where all are pooled. ``headline`` marks the variant of a method that
+    the paper leads with.
     """
 
     run: str
     workload: str
     method: str
     variant: str
-    layer: int
+    layer: int | None
     metric: str
     headline: bool
     median: float | None
@@ -42,15 +46,28 @@ class Row:
     n: int
     unit: str
 
+    @property
+    def breakpoint(self) -> int:
+        """The layer of a row that is of one."""
+        assert self.layer is not None
+        return self.layer
+
 
 def summarise(run: Run) -> list[Row]:
-    """All rows of ``run``: workload by workload in the order of the study, then as its records come."""
-    rows = []
-    for (method, layer), records in _by_method_and_layer(run).items():
-        for rounds in _cells(records):
-            rows += _cell_rows(run, method, layer, rounds)
+    """All rows of ``run``: workload by workload in the order of the study, then as its records come, pairs last."""
+    rows = [*sampled(run), *(row for one in compared(run) for row in _pair_rows(run, one))]
     workloads = [workload["name"] for workload in run.study["workloads"]]
     return sorted(rows, key=lambda row: workloads.index(row.workload))
+
+
+def sampled(run: Run) -> list[Row]:
+    """The rows of what was measured one method at a time."""
+    return [
+        row
+        for (method, layer), records in _by_method_and_layer(run).items()
+        for rounds in _cells(records)
+        for row in _cell_rows(run, method, layer, rounds)
+    ]
 
 
 def _by_method_and_layer(run: Run) -> dict[tuple[str, int], list[Json]]:
@@ -83,15 +100,39 @@ def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
     if not measured:
         return [_row(place, "ready_ms", [], None)]
     rows = {}
-    for metric in UNITS.keys() - {clock.ratio for clock in PAIRED}:
+    for metric in UNITS:
         if values := _values(measured, metric, run):
             rows[metric] = _row(place, metric, values, median_interval(values))
-    for clock in PAIRED:
-        if pairs := pairs_of(measured, clock):
+    for clock in PARTNERED:
+        if pairs := beside_partner(measured, clock):
             ratios = [own / partner for own, partner, _ in pairs]
             interval = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
-            rows[clock.ratio] = _row(place, clock.ratio, ratios, interval)
+            rows[clock.partner_ratio] = _row(place, clock.partner_ratio, ratios, interval)
     return [rows[metric] for metric in UNITS if metric in rows]
+
+
+def _pair_rows(run: Run, one: Compared) -> Iterator[Row]:
+    """Ratio and difference of a form of Djinn at each layer, then of all layers together."""
+    for pairings in [*([pairing] for pairing in one.strongest), one.pooled]:
+        if not pairings:
+            continue
+        djinn = pairings[0].djinn
+        place = {
+            "run": run.name,
+            "workload": one.workload,
+            "method": djinn.method,
+            "variant": djinn.variant,
+            "layer": pairings[0].layer if len(pairings) == 1 else None,
+            "headline": djinn.variant == PRIMARY[djinn.method].name,
+        }
+        if ratio := ratio_of(pairings):
+            yield _row(place, one.clock.ratio, _all_of(pairing.ratios for pairing in pairings), ratio)
+        differences = _all_of(pairing.differences for pairing in pairings)
+        yield _row(place, one.clock.difference, differences, difference_of(pairings))
+
+
+def _all_of(layers: Iterable[Groups]) -> list[float]:
+    return [float(value) for groups in layers for group in groups for value in group]
 
 
 def _row(place: Json, metric: str, values: list[float], interval: Interval | None) -> Row:
@@ -127,18 +168,3 @@ def _recompute_floor_ms(measured: Rounds, run: Run) -> list[float]:
     if rate is None or flops is None:
         return []
     return [flops / (rate * 1e12) * 1e3]
-
-
-def pairs_of(measured: Rounds, clock: Clock) -> list[tuple[float, float, int]]:
-    """Djinn's ``clock`` and its partner's in ms, and the round (from 0); empty without a partner.
-
-    The partner is the first of the clock's that was run.
-    """
-    ran = {variant for cell in measured for sample in cell["samples"] for variant in sample["paired"] or {}}
-    best = next((variant for variant in clock.partners if variant in ran), None)
-    return [
-        (sample[clock.metric], sample["paired"][best][clock.metric], number)
-        for number, cell in enumerate(measured)
-        for sample in cell["samples"]
-        if sample["paired"] and clock.metric in sample["paired"].get(best, ())
-    ]

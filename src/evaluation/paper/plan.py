@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evaluation.records.runs import Json, RunError, benchmark_path, read_object, record_paths, run_folder, side_records
 
-TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "peers")
+TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "peers", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from evaluation.analysis.statistics import (
     Estimate,
     linear_fit,
     median_interval,
+    process_median,
     quantile,
     ratio_interval,
     ratio_of_medians,
@@ -173,3 +174,32 @@ def test_linear_fit_needs_two_places():
         linear_fit([2, 2], [1, 3])
     with pytest.raises(ValueError, match="2 values of x for 1"):
         linear_fit([1, 2], [1])
+
+
+def test_a_process_is_drawn_with_all_its_strata():
+    """Six processes at 1 to 6 in both of two layers: pooling them is no more certain than one layer alone."""
+    processes = [[float(number)] for number in range(1, 7)]
+    one, both = process_median([processes]), process_median([processes, processes])
+    assert (one.low, one.median, one.high) == (both.low, both.median, both.high)
+    assert (one.n, both.n, one.coverage) == (6, 12, 0.95)
+    apart = stratified_median([processes, processes])
+    assert apart.high - apart.low < both.high - both.low
+
+
+def test_a_process_median_covers_as_often_as_it_says():
+    """Of eight processes with three values each, shifted as a whole, the true median is inside in about 95 %."""
+    generator = np.random.default_rng(3)
+    hits = 0
+    for _ in range(400):
+        processes = [generator.normal(generator.normal(1, 0.1), 0.02, size=3) for _ in range(8)]
+        interval = process_median([processes], resamples=400)
+        hits += interval.low <= 1 <= interval.high
+    assert 0.88 <= hits / 400 <= 0.985
+
+
+def test_below_six_processes_there_is_a_range():
+    """With the exact coverage of the extremes of five; strata of other processes are a mistake of the caller."""
+    five = process_median([[[1.0, 9.0], [2.0], [3.0], [4.0], [5.0]]])
+    assert (five.low, five.median, five.high, five.coverage) == (1, 3.5, 9, 1 - 2 / 32)
+    with pytest.raises(ValueError, match="not measured in the same processes"):
+        process_median([[[1.0]], [[1.0], [2.0]]])
