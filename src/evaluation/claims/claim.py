@@ -1,8 +1,7 @@
 """What a claim is: its statement, its figures and its verdict, and the margins that were fixed before measuring.
 
-Also how the deciders read a run: every sample of one clock by layer and process. A gap raises :class:`Undecided`,
-which :func:`judged` alone catches: whatever lacks data is undecided and says why, and never passes. Decides nothing
-itself.
+A gap in what was measured raises :class:`Undecided`, which :func:`judged` alone catches: whatever lacks data is
+undecided and says why, and never passes. Decides nothing itself.
 """
 
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluation.analysis.numerals import decimals, significant
-from evaluation.analysis.statistics import RESAMPLES, Estimate, Interval
-from evaluation.records.runs import Json, Run
+from evaluation.analysis.statistics import Estimate, Interval
 
 # The margins, fixed before measuring.
 R2_AT_LEAST = 0.99
 FLAT_WITHIN = 0.10  # of the median, over the whole depth
 AS_FAST_UP_TO = 1.05  # times the hand-written offload
+SLOWER_BY_MS = 0.1  # at most, where either keeps the frontier on the device: of such times a ratio says little
 TIMES_FASTER = 20  # than recompute, at the deepest layer
 SESSIONS = 50
 # Two points are always on a line.
@@ -99,27 +98,55 @@ def printed(figure: Figure) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict with the figures behind it by name; ``lead`` is what a table prints of them, ``remark`` sentences."""
+    """A verdict with the figures behind it by name; ``lead`` is what a table prints of them, ``remark`` sentences.
+
+    ``old_protocol``: decided by what an older run measured in place of pairs, or of a clock.
+    """
 
     verdict: Verdict
     figures: dict[str, Figure]
     lead: str
     remark: str = ""
+    old_protocol: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What one verdict is about: a workload, a clock, and what is kept on the device while paused; None: of none."""
+
+    workload: str | None = None
+    clock: str | None = None
+    keeps: str | None = None
+
+    @property
+    def clock_words(self) -> str:
+        """The clock as tables print it: ``first kernel, frontier kept``."""
+        words = (self.clock or "").replace("_", " ")
+        return f"{words}, {self.keeps} kept" if self.keeps else words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A decided claim; ``clock`` and ``workload`` are None where it is of none."""
+    """A decided claim."""
 
     statement: Statement
-    clock: str | None
-    workload: str | None
+    place: Place
     judgement: Judgement
 
     @property
     def id(self) -> str:
         """Its number: C1."""
         return self.statement.id
+
+    @property
+    def workload(self) -> str | None:
+        """The workload it is decided for."""
+        return self.place.workload
+
+    @property
+    def clock(self) -> str | None:
+        """The clock."""
+        return self.place.clock
 
     @property
     def verdict(self) -> Verdict:
@@ -139,66 +166,3 @@ def verdict_of(*, supported: bool, refuted: bool) -> Verdict:
     """Neither is undecided. Both at once would be a rule that contradicts itself."""
     assert not (supported and refuted)
     return Verdict.SUPPORTED if supported else Verdict.REFUTED if refuted else Verdict.UNDECIDED
-
-
-# Samples of one cell of a record, and all of them at a layer: one for each process.
-Cells = list[Json]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurements:
-    """The raw samples of a run, by layer and process; every interval is of ``resamples`` bootstrap samples."""
-
-    run: Run
-    resamples: int = RESAMPLES
-
-    @property
-    def layers(self) -> list[int]:
-        """Breakpoints of the study, the deepest last."""
-        return sorted(self.run.study["layers"])
-
-    def workloads(self, *, prefill: bool = False, kv_cache: bool | None = None) -> list[str]:
-        """Names of the study's workloads: those that break in the prefill, or that have a KV cache or have none."""
-        return [
-            one["name"]
-            for one in self.run.study["workloads"]
-            if not (prefill and one.get("decode_step")) and kv_cache in (None, one["kv_cache"])
-        ]
-
-    def cells(self, method: str, workload: str, layer: int) -> Cells:
-        """The headline cells of all rounds; raises :class:`Undecided` if one was not measured, or had no room."""
-        found = []
-        for number in range(1, self.run.study["rounds"] + 1):
-            where = f"{method}, layer {layer}, round {number}"
-            place = (method, layer, number)
-            record = next((r for r in self.run.records if (r["method"], r["layer"], r["round"]) == place), None)
-            if record is None:
-                raise Undecided(f"No record of {where}.")
-            cell = next((c for c in record["cells"] if c["workload"] == workload and c["headline"]), None)
-            if cell is None:
-                raise Undecided(f"The record of {where}, lacks the workload {workload}.")
-            if not cell["samples"]:
-                raise Undecided(f"The device had no room for {where}, workload {workload}.")
-            found.append(cell)
-        return found
-
-    def samples(self, method: str, workload: str, clock: str, layer: int) -> list[list[float]]:
-        """Milliseconds of ``clock``, one list for each process; raises as :meth:`cells` does."""
-        cells = self.cells(method, workload, layer)
-        return [[sample[f"{clock}_ms"] for sample in cell["samples"]] for cell in cells]
-
-    def series(self, method: str, workload: str, clock: str) -> dict[int, list[list[float]]]:
-        """The samples of every layer; raises as :meth:`cells` does."""
-        return {layer: self.samples(method, workload, clock, layer) for layer in self.layers}
-
-    def other_variants(self, method: str, workload: str, clock: str, layer: int) -> dict[str, list[list[float]]]:
-        """The same of the variants that the paper does not lead with, by name; none that lacks the clock."""
-        found: dict[str, list[list[float]]] = {}
-        for record in self.run.records:
-            if (record["method"], record["layer"]) != (method, layer):
-                continue
-            for cell in record["cells"]:
-                times = [sample[f"{clock}_ms"] for sample in cell["samples"]]
-                if cell["workload"] == workload and not cell["headline"] and times and None not in times:
-                    found.setdefault(cell["variant"], []).append(times)
-        return found

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.summary import Row, summarise
+from evaluation.analysis.summary import Row, sampled
 from evaluation.analysis.variants import plain_name
-from evaluation.claims.claim import Claim, Figure, Measurements, printed
+from evaluation.claims.claim import Claim, Figure, printed
+from evaluation.claims.measurements import Measurements
 from evaluation.claims.of_use import cell_of
 from evaluation.records.runs import Json, Run
 
@@ -79,7 +80,7 @@ class Expectation:
 def expectations(run: Run, claims: Iterable[Claim]) -> list[Expectation]:
     """Every value of the memo for ``run``; ``claims`` are those that were decided from it."""
     measured = Measurements(run=run)
-    findings = Findings(run=run.name, rows=[] if run.functional else summarise(run))
+    findings = Findings(run=run.name, rows=[] if run.functional else sampled(run))
     ratios = {c.workload: c.judgement.figures for c in claims if (c.id, c.clock) == ("C5", "ready")}
     found: list[Expectation] = []
     for workload in measured.workloads(prefill=True):
@@ -131,7 +132,7 @@ def _latency(run: Run, findings: Findings, workload: str, method: str, layer: in
 
 def _floor(findings: Findings, row: Row) -> str:
     """What bounds this latency from below, as the run measured it."""
-    floor = findings.at(row.workload, row.method, "floor_ms", row.layer)
+    floor = findings.at(row.workload, row.method, "floor_ms", row.breakpoint)
     if floor is None or floor.median is None:
         return ""
     if row.method == "recompute":

@@ -5,6 +5,8 @@ from dataclasses import replace
 from evaluation.claims.decide import PLAN, decide
 from evaluation.records.runs import load_run
 from evaluation.study.program_lines import example, state_lines
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.paired import ready_ms as ready_in_pairs
 from tests.evaluation.synthetic import Synthetic, probe, ready_ms, wall
 
 FEW = 500  # resamples, where no end of an interval is looked at
@@ -23,7 +25,17 @@ BESIDE = {
     "capabilities/manual_offload.json": [probe("pinned", True, True, 33, [16], headline=True)],
     "capabilities/djinn.json": [probe("default", True, True, LINES, [0.6], headline=True)],
 }
-GOOD = Synthetic(samples=6, beside=BESIDE)
+
+
+def level(which):
+    """Every form as quick as any other of its policy by all clocks, also where it waits for nothing."""
+    base = ready_in_pairs(replace(which, variant="any"))
+    return {"first_kernel_ms": base + 0.5, "usable_ms": base + 2, "resident_ms": base + 28}
+
+
+PAIRS = SyntheticPairs(rounds=6, layers=(1, 39, 40), times=level)
+GOOD = Synthetic(samples=6, beside=BESIDE, pairs=PAIRS)
+OLD = replace(GOOD, pairs=None)  # by the protocol before pairs
 
 
 def entries(*names):
@@ -32,12 +44,15 @@ def entries(*names):
 
 
 def decided(folder, recipe=GOOD, change=None, plan=PLAN):
-    """The claims of a run by id, workload and clock, after ``change`` to its folder."""
+    """The claims of a run by id, workload and clock, and what is kept if so, after ``change`` to its folder."""
     recipe.write(folder)
     if change is not None:
         change(folder)
     claims = decide(load_run(folder), plan, resamples=FEW)
-    found = {(claim.id, claim.workload, claim.clock): claim for claim in claims}
+    found = {}
+    for claim in claims:
+        kept = [claim.place.keeps] if claim.place.keeps else []
+        found[claim.id, claim.workload, claim.clock, *kept] = claim
     assert len(found) == len(claims)
     return found
 
@@ -52,19 +67,29 @@ def others_stand(found, *names):
     return verdicts(found, *({key[0] for key in found} - set(names))) == {"supported"}
 
 
-def with_ready(change):
+def with_ready(change, good=GOOD):
     """A recipe in which ``change(method, variant, workload, layer)`` is the median where it is not None."""
 
     def ready(method, variant, workload, layer, functional):
         value = change(method, variant, workload, layer)
         return ready_ms(method, variant, workload, layer, functional) if value is None else value
 
-    return replace(GOOD, ready=ready)
+    return replace(good, ready=ready)
 
 
-def taking(method, line):
+def taking(method, line, good=GOOD):
     """A recipe in which ``method`` takes ``line(layer)`` ms until ready."""
-    return with_ready(lambda name, variant, workload, layer: line(layer) if name == method else None)
+    return with_ready(lambda name, variant, workload, layer: line(layer) if name == method else None, good)
+
+
+def paired(change, **about):
+    """A recipe with pairs in which ``change(which)`` is the clock ready of a form where it is not None."""
+
+    def ready(which):
+        value = change(which)
+        return ready_in_pairs(which) if value is None else value
+
+    return replace(GOOD, pairs=replace(PAIRS, ready=ready, **about))
 
 
 def beside(**changes):

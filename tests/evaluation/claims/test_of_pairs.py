@@ -1,0 +1,226 @@
+"""C4: what refutes it and what leaves it open, from pairs and by the old protocol from partners."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluation.claims.claim import AS_FAST_UP_TO, SLOWER_BY_MS, Verdict
+from tests.evaluation.claims.decided import (
+    GOOD,
+    OLD,
+    PAIRS,
+    decided,
+    entries,
+    others_stand,
+    paired,
+    taking,
+    verdicts,
+    with_ready,
+)
+from tests.evaluation.synthetic import edit, record_path
+
+C4 = entries("C4")
+
+
+def djinn(which, variant="default"):
+    """Whether ``which`` is this form of Djinn."""
+    return (which.method, which.variant) == ("djinn", variant)
+
+
+def decide_c4(folder, recipe, change=None):
+    """What was decided of C4."""
+    return decided(folder / "local", recipe, change, C4)
+
+
+def test_the_ratio_is_to_the_strongest_form_of_the_clock_and_layer(tmp_path):
+    """Known times give the known ratio: 0.63 over 0.6, and over 0.5 where another form is quicker."""
+
+    def ready(which):
+        if djinn(which):
+            return 0.63
+        return 0.5 if (which.variant, which.layer) == ("bulk", 40) else None
+
+    found = decide_c4(tmp_path, paired(ready))
+    figures = found["C4", "activation", "ready"].judgement.figures
+    assert [figures[f"ratio_layer_{layer}"].value for layer in (1, 39, 40)] == pytest.approx([1.05, 1.05, 1.26])
+    assert [figures[f"strongest_layer_{layer}"].value for layer in (1, 39, 40)] == ["pinned", "pinned", "bulk"]
+    assert (figures["worst_layer"].value, figures["worst_ratio"].value) == (40, pytest.approx(1.26))
+    assert figures["pooled_ratio"].value == pytest.approx(1.05)
+    assert figures["difference_layer_40"].value == pytest.approx(0.13)
+    assert found["C4", "activation", "ready"].verdict is Verdict.REFUTED
+
+
+def test_a_form_that_waits_for_nothing_counts_for_the_clocks_that_it_has(tmp_path):
+    """Copies that only the streams order have no time of readiness; their first kernel is the strongest there is."""
+
+    def first(which):
+        return {"first_kernel_ms": 0.9 if which.variant == "async" else 1.1}
+
+    found = decide_c4(tmp_path, paired(lambda which: None, times=first))
+    assert found["C4", "session", "ready"].verdict is Verdict.SUPPORTED
+    kernel = found["C4", "session", "first_kernel"].judgement
+    assert (kernel.verdict, kernel.figures["strongest_layer_39"].value) == (Verdict.REFUTED, "async")
+    assert kernel.figures["worst_ratio"].value == pytest.approx(1.1 / 0.9)
+
+
+def test_one_slow_layer_refutes(tmp_path):
+    """Every layer must hold, also where the pooled ratio does."""
+    slow = paired(lambda which: (0.7 if which.layer == 39 else 0.5) if djinn(which) else None)
+    claim = decide_c4(tmp_path, slow)["C4", "activation", "ready"]
+    assert claim.verdict is Verdict.REFUTED
+    assert claim.judgement.figures["pooled_ratio"].value < 1
+    assert claim.judgement.remark == "Faster at layers 1, 40; Slower at layer 39."
+
+
+def test_processes_on_both_sides_of_the_margin_decide_nothing(tmp_path):
+    """Half of the processes are faster and half slower; a process is drawn as a whole, so blocks do not outvote it."""
+
+    def ready(which):
+        return 0.6 * (1.12 if which.round % 2 else 0.98) if djinn(which) else None
+
+    for blocks in (1, 20):
+        claim = decide_c4(tmp_path / str(blocks), paired(ready, blocks=blocks))["C4", "activation", "ready"]
+        assert claim.verdict is Verdict.UNDECIDED
+        ratio = claim.judgement.figures["worst_ratio"]
+        assert (ratio.low, ratio.high) == pytest.approx((0.98, 1.12))
+
+
+def test_drift_within_a_block_falls_on_all_forms_alike(tmp_path):
+    """Each sample takes longer than the one before it: in mirrored blocks no form gains by its place."""
+
+    def drift(folder):
+        for number in range(1, PAIRS.rounds + 1):
+            edit(folder / "raw" / "pairs" / f"round_{number}.json", lambda record: [
+                sample.update({name: value * (1 + place / 10) for name, value in sample.items()
+                               if name.endswith("_ms") and value is not None})
+                for cell in record["cells"] for block in cell["blocks"]
+                for place, sample in enumerate(block["samples"])])  # fmt: skip
+
+    figures = decide_c4(tmp_path, GOOD, drift)["C4", "session", "ready"].judgement.figures
+    assert (figures["worst_ratio"].value, figures["worst_ratio"].high) == pytest.approx((1, 1))
+
+
+@pytest.mark.parametrize(
+    ("late", "verdict"), [(0.0, "supported"), (0.09, "supported"), (0.11, "refuted"), (-0.02, "supported")]
+)
+def test_with_the_frontier_kept_the_difference_decides(tmp_path, late, verdict):
+    """0.09 ms beside 0.08 is twice as long and within the margin; it is compared with what keeps the frontier too."""
+    recipe = paired(lambda which: 0.08 + late if djinn(which, "kept") else None)
+    found = decide_c4(tmp_path, recipe)
+    claim = found["C4", "activation", "ready", "frontier"]
+    assert (SLOWER_BY_MS, AS_FAST_UP_TO) == (0.1, 1.05)
+    assert str(claim.verdict) == verdict
+    assert claim.judgement.figures["worst_difference"].value == pytest.approx(late)
+    assert claim.judgement.figures["strongest_layer_1"].value == "pinned_kept"
+    assert found["C4", "activation", "ready"].verdict is Verdict.SUPPORTED
+    assert claim.judgement.lead.endswith("at L1")
+
+
+def test_attended_forms_do_not_decide(tmp_path):
+    """A link that is kept awake is another policy: neither side gains by it."""
+    fast = paired(lambda which: 0.01 if which.link == "attended" and which.method != "djinn" else None)
+    assert verdicts(decide_c4(tmp_path, fast), "C4") == {"supported"}
+
+
+def test_five_processes_have_a_range_and_decide_nothing(tmp_path):
+    """An interval over processes needs six."""
+    found = decide_c4(tmp_path, replace(GOOD, pairs=replace(PAIRS, rounds=5)))
+    assert {claim.judgement.remark for claim in found.values()} == {"5 processes give a range and no interval of 95 %."}
+
+
+def test_a_missing_round_or_a_full_device_decides_nothing(tmp_path):
+    """With the reason; the rest of the claims stands."""
+    found = decided(tmp_path / "gone" / "local", change=lambda at: (at / "raw" / "pairs" / "round_3.json").unlink())
+    assert {claim.judgement.remark for key, claim in found.items() if key[0] == "C4"} == {
+        "No record of the pairs of round 3."
+    }
+    assert others_stand(found, "C4")
+
+    def full(folder):
+        def refuse(record):
+            (cell,) = (one for one in record["cells"] if (one["workload"], one["layer"]) == ("session", 39))
+            cell.update(outcome="out_of_memory", message="no room", forms=[], blocks=[])
+
+        edit(folder / "raw" / "pairs" / "round_2.json", refuse)
+
+    found = decide_c4(tmp_path / "full", GOOD, full)
+    assert verdicts(found, "C4") == {"supported", "undecided"}
+    assert found["C4", "session", "ready"].judgement.remark == (
+        "The device had no room for the pairs of every round at layer 39."
+    )
+    assert found["C4", "activation", "ready"].verdict is Verdict.SUPPORTED
+
+
+def test_the_old_protocol_is_decided_by_partners_and_marked(tmp_path):
+    """0.63 over 0.64; a clock that had no partner is undecided, and says why."""
+    found = decide_c4(tmp_path, OLD)
+    ready = found["C4", "session", "ready"].judgement
+    assert (ready.verdict, ready.old_protocol) == (Verdict.SUPPORTED, True)
+    assert ready.figures["worst_ratio"].value == pytest.approx(0.63 / 0.64)
+    usable = found["C4", "session", "usable"].judgement
+    assert usable.remark == "By the old protocol the clock usable was not measured."
+    assert not any(len(key) > 3 for key in found)
+
+
+def test_an_old_partner_that_is_faster_refutes(tmp_path):
+    """And leaves all else as it was."""
+    fast = with_ready(lambda method, variant, workload, layer: 0.55 if variant.startswith("pinned") else None, OLD)
+    found = decided(tmp_path / "local", fast)
+    assert str(found["C4", "activation", "ready"].verdict) == "refuted"
+    assert verdicts(found, "C1", "C2") == {"supported"}
+
+
+def test_an_old_run_must_hold_at_every_layer(tmp_path):
+    """Also where the pooled ratio does."""
+    slow = with_ready(lambda method, variant, workload, layer: 0.69 if (method, layer) == ("djinn", 20) else None, OLD)
+    claim = decide_c4(tmp_path, slow)["C4", "activation", "ready"]
+    figures = claim.judgement.figures
+    assert claim.verdict is Verdict.REFUTED
+    assert (figures["worst_layer"].value, figures["worst_ratio"].value) == (20, pytest.approx(0.69 / 0.64))
+    assert figures["pooled_ratio"].high < 1.05
+    assert claim.judgement.remark == "Faster at layers 1, 10, 30, 40; Slower at layer 20."
+
+
+def alternate(path):
+    """Make the partners in a Djinn record lie at either side of the margin."""
+
+    def change(record):
+        for cell in record["cells"]:
+            for index, sample in enumerate(cell["samples"]):
+                for partner in sample["paired"].values():
+                    for clock in ("ready_ms", "first_kernel_ms", "resident_ms"):
+                        partner[clock] = sample[clock] / (0.98 if index % 2 else 1.12)
+
+    edit(path, change)
+
+
+def test_old_ratios_on_both_sides_of_the_margin_decide_nothing(tmp_path):
+    """Half of the samples at one layer are faster than their partners and half slower than the margin."""
+    found = decide_c4(tmp_path, OLD, lambda folder: alternate(record_path(folder, "djinn", 30)))
+    claim = found["C4", "session", "ready"].judgement
+    assert claim.verdict is Verdict.UNDECIDED
+    assert claim.remark == "Faster at layers 1, 10, 20, 40; Undecided at layer 30."
+    assert claim.figures["worst_layer"].value == 30
+
+
+def test_an_old_run_as_fast_is_not_faster(tmp_path):
+    """A ratio between 1 and the margin supports the claim, and says which of the two."""
+    level = taking("djinn", lambda layer: 0.66, OLD)
+    claim = decide_c4(tmp_path, level)["C4", "activation", "ready"]
+    assert claim.verdict is Verdict.SUPPORTED
+    assert claim.judgement.remark == "As fast at layers 1, 10, 20, 30, 40."
+
+
+def test_partners_that_were_not_run(tmp_path):
+    """Djinn without the bulk copies of its own storages beside it; what else it was run beside decides the rest."""
+
+    def unpair(folder):
+        for path in folder.glob("raw/djinn/**/*.json"):
+            edit(path, lambda record: [sample["paired"].pop("pinned_identical", None)
+                                       for cell in record["cells"] for sample in cell["samples"]])  # fmt: skip
+
+    found = decide_c4(tmp_path, OLD, unpair)
+    claim = found["C4", "session", "resident"]
+    assert str(claim.verdict) == "undecided"
+    assert "was not paired with pinned_identical" in claim.judgement.remark
+    assert str(found["C4", "session", "ready"].verdict) == "supported"
