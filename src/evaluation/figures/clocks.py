@@ -1,4 +1,4 @@
-"""The session's figure: when its frontier, the first work and all of its state are back, a panel for each clock.
+"""The session's figure: when its frontier, the first work, the logits and all of its state are there, by clock.
 
 As Plot 1 (:mod:`evaluation.figures.crossover`), over the breakpoint's depth, but across both columns and with one axis
 of latency, so that a line can be followed from clock to clock. The link's bound is what the clock waits for, the
@@ -30,8 +30,9 @@ class Panel:
 
 
 def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
-    """One per clock; raises TableError if the run lacks ``workload`` or has no time by one of them."""
-    shown = (clock for clock in CLOCKS if clock.title)
+    """One per clock that has a title and by which the run was measured; raises TableError if it lacks ``workload``."""
+    taken = findings.clocks(workload) or CLOCKS
+    shown = (clock for clock in taken if clock.title)
     return [Panel(title=clock.title, lines=curves(findings, workload, machine, clock.name)) for clock in shown]
 
 

@@ -73,7 +73,7 @@ def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready
 
 def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
     points = [
-        (row.layer, row.median, row.ci_low, row.ci_high)
+        (row.breakpoint, row.median, row.ci_low, row.ci_high)
         for row in rows
         if row.median is not None and row.ci_low is not None and row.ci_high is not None
     ]
@@ -85,7 +85,7 @@ def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | No
 
 def _link_bound(sizes: Sequence[Row], machine: Json) -> list[Curve]:
     gbps = ceiling(machine, "pinned_h2d_gbps")
-    points = [(row.layer, row.median / (gbps * 1e9) * 1e3) for row in sizes if gbps and row.median]
+    points = [(row.breakpoint, row.median / (gbps * 1e9) * 1e3) for row in sizes if gbps and row.median]
     if machine["functional"] or not points:
         return []
     layers, times = zip(*points, strict=True)

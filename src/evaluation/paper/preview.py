@@ -71,6 +71,7 @@ def source(material: Material) -> str:
         .render(
             run=claims["run"],
             functional=claims["functional"],
+            old_protocol="pairs" not in study,
             workloads=[_workload(one, claims, _figure_of(plan, one["name"]), files) for one in workloads],
             deepest=values["DeepestLayer"],
             paused=[values[name] for name in ("DjinnLoadFewestSessions", "DjinnLoadMostSessions") if name in values],

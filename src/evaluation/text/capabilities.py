@@ -14,7 +14,7 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
 from evaluation.analysis.summary import Row
-from evaluation.analysis.variants import ORDERED, PRIMARY, plain_name
+from evaluation.analysis.variants import KEPT, ORDERED, PRIMARY, plain_name
 from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
@@ -144,7 +144,8 @@ def table(
             edited=any(line.editing != UNMEASURED for line in lines),
             counted=any(line.sessions != UNMEASURED for line in lines),
             gaps=any(UNMEASURED in (line.sessions, line.editing, *(c.median for c in line.cells)) for line in lines),
-            ordered=[cell for cell in cells("manual_offload", ORDERED) if cell.interval],
+            ordered=[cell for name in ORDERED for cell in cells("manual_offload", name) if cell.interval],
+            kept=[(cell, _kept_mb(findings, cell.workload, layer)) for cell in cells("djinn", KEPT) if cell.interval],
             # Fewer than six values have no rank interval of 95 %: the rows hold their extremes.
             spread=Latex(r"95\,\% interval" if min(counts, default=0) >= _SAMPLES_FOR_95 else "range"),
             samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
@@ -153,6 +154,12 @@ def table(
             refused=REFUSED,
         )
     )
+
+
+def _kept_mb(findings: Findings, workload: str, layer: int) -> Latex:
+    """What stays on the device while Djinn keeps the frontier there, in 10^6 bytes."""
+    row = findings.at(workload, "djinn", "device_bytes_paused", layer, KEPT)
+    return UNMEASURED if row is None or row.median is None else Latex(f"{significant(row.median / 1e6)}~MB")
 
 
 def files(material: Material, workload: str) -> list[str]:

@@ -19,6 +19,12 @@ from evaluation.records.runs import Json, Run
 from evaluation.text.latex import Latex, environment, latex, markdown, markdown_table
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
+_OLD = "old protocol"  # beside a verdict
+_OLD_PROTOCOL = (
+    "By the old protocol Djinn was compared with one hand-written offload that ran beside each of its samples in "
+    "alternating order, not with the strongest of all in mirrored blocks; and the clock result, the end of the pass on "
+    "the device, stood where usable stands now."
+)
 _NOT_COMPARED = "--"
 
 
@@ -29,13 +35,14 @@ def expected(claim: Claim) -> str | None:
 
 def processes(run: Run) -> str:
     """What the intervals of ``run`` hold, by how often each layer was measured in a process of its own."""
-    rounds = run.study["rounds"]
+    rounds, pairs = run.study["rounds"], run.study.get("pairs")
+    beside = f" Pairs have {pairs['rounds']} processes, each over all of their layers." if pairs else ""
     if rounds == 1:
         return (
             "Each layer was measured in one process: intervals hold what varies within it, not what differs between "
-            "processes, which may look like depth."
+            f"processes, which may look like depth.{beside}"
         )
-    return f"Each layer was measured in {rounds} processes, which the intervals resample."
+    return f"Each layer was measured in {rounds} processes, which the intervals resample.{beside}"
 
 
 def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> Json:
@@ -51,7 +58,9 @@ def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> J
                 "rule": claim.statement.rule,
                 "clock": claim.clock,
                 "workload": claim.workload,
+                **({"keeps": claim.place.keeps} if claim.place.keeps else {}),
                 "verdict": str(claim.verdict),
+                **({"protocol": "old"} if claim.judgement.old_protocol else {}),
                 "figures": {name: _figure(figure) for name, figure in claim.judgement.figures.items()},
                 "expected": expected(claim),
                 "remark": claim.judgement.remark,
@@ -76,6 +85,9 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) 
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
     page += ["Written by `evaluation.paper`; do not edit. Intervals are of 95 %.", processes(run), ""]
+    claims = list(claims)
+    if any(claim.judgement.old_protocol for claim in claims):
+        page += [_OLD_PROTOCOL, ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
     page += [
@@ -97,8 +109,8 @@ def _section(claims: Sequence[Claim]) -> list[str]:
     rows = [
         (
             claim.workload or "",
-            _clock(claim),
-            f"**{claim.verdict}**",
+            claim.place.clock_words,
+            f"**{claim.verdict}**{f' ({_OLD})' if claim.judgement.old_protocol else ''}",
             claim.judgement.lead,
             claim.judgement.remark,
             "; ".join(f"{name} {printed(figure)}" for name, figure in claim.judgement.figures.items()),
@@ -121,16 +133,13 @@ def _rows(memo: Iterable[Expectation]) -> list[tuple[str, ...]]:
     return [(one.quantity, one.workload or "", one.memo, _measured(one), answers[one.differs]) for one in memo]
 
 
-def _clock(claim: Claim) -> str:
-    return (claim.clock or "").replace("_", " ")
-
-
 def _measured(one: Expectation) -> str:
     return _NOT_COMPARED if one.measured is None else printed(one.measured)
 
 
 def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
     """Two tables of one column each."""
+    claims = list(claims)
     groups = [(key, list(group)) for key, group in groupby(claims, key=lambda claim: (claim.id, claim.statement.words))]
     workloads = [(name, list(group)) for name, group in groupby(memo, key=lambda one: one.workload)]
     return (
@@ -140,6 +149,7 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
             run=run.name,
             functional=_FUNCTIONAL if run.functional else "",
             processes=processes(run),
+            old_protocol=_OLD_PROTOCOL if any(claim.judgement.old_protocol for claim in claims) else "",
             claims=[
                 {
                     "id": name,
@@ -147,9 +157,10 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
                     "rows": [
                         {
                             "workload": claim.workload or "",
-                            "clock": _clock(claim),
+                            "clock": claim.place.clock_words,
                             "figure": ranged(claim.judgement.lead),
                             "verdict": str(claim.verdict),
+                            "old": claim.judgement.old_protocol,
                         }
                         for claim in group
                     ],

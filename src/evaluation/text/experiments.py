@@ -14,7 +14,7 @@ from statistics import median
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.claims.decide import PLAN
-from evaluation.records.runs import Json, Run, RunError, benchmark_path, record_paths, side_records
+from evaluation.records.runs import Json, Run, RunError, benchmark_path, pair_paths, record_paths, side_records
 from evaluation.text.latex import markdown
 
 _MIB = 2**20  # what Snakemake calls MB
@@ -139,7 +139,8 @@ class Row:
 
 def rows(folder: Path, study: Json) -> list[Row]:
     """The table of the run in ``folder``, the total last. Raises RunError for a damaged benchmark file."""
-    records = [*record_paths(folder, study), *(folder / name for name in side_records(study))]
+    raw = [*record_paths(folder, study), *pair_paths(folder, study)]
+    records = [*raw, *(folder / name for name in side_records(study))]
     table = []
     for name, one in EXPERIMENTS.items():
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
@@ -152,6 +153,10 @@ def rows(folder: Path, study: Json) -> list[Row]:
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
             command = f"python -m evaluation.methods.benchmark_{method} --layer {max(study['layers'])} --out r.json"
             table.append(Row(name=name, method=method, what=what, command=command, outputs=outputs, cost=cost))
+        if one.records == _LATENCY and (pairs := pair_paths(folder, study)):
+            what, cost = "of these, pairs: all forms of a resume in one process for each round", Cost.of(folder, pairs)
+            command, outputs = "python -m evaluation.experiments.pairs --round 1 --out r.json", ("r.json",)
+            table.append(Row(name=name, method="pairs", what=what, command=command, outputs=outputs, cost=cost))
     outputs, cost = ("results/", "paper_figures/"), Cost.of(folder, records)
     return [*table, Row(name="total", what="", command="make paper_figures", outputs=outputs, cost=cost)]
 
@@ -224,7 +229,7 @@ def _origins(run: Run) -> Iterator[str]:
     measured: dict[str, list[tuple[str, str]]] = {}  # by the digest, experiments and days
     for name, one in EXPERIMENTS.items():
         beside = [record for path, record in run.beside.items() if path.startswith(one.records)]
-        for record in run.records if one.records == _LATENCY else beside:
+        for record in [*run.records, *run.pairs] if one.records == _LATENCY else beside:
             origin = record["provenance"]
             measured.setdefault(origin["source_sha256"], []).append((name, origin["started"].split("T")[0]))
     for digest, pairs in measured.items():

@@ -2,11 +2,17 @@ r"""Every number that prose may use, as a LaTeX macro each, and with its source 
 
 Names say what they are, in words because LaTeX allows letters only:
 \<Method><Workload><Quantity>Layer<Number>, as in \DjinnActivationReadyMsLayerForty, always of the primary
-variant. Quantities are ReadyMs, FirstKernelMs, ResidentMs and ResultMs; PairedReadyRatio and
-PairedFirstKernelRatio (Djinn over the hand-written offload beside it; with Low and High appended, the ends of
-the 95 % interval). What compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty,
-\RecomputeActivationReadyMsPerLayer and \RecomputeActivationReadyRSquared. What describes the run: \GpuName,
-\ModelName, \ModelDtype, \DeepestLayer, \SamplesPerCell.
+variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs, in older runs ResultMs. What
+compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeActivationReadyMsPerLayer and
+\RecomputeActivationReadyRSquared. What describes the run: \GpuName, \ModelName, \ModelDtype, \DeepestLayer,
+\SamplesPerCell.
+
+Djinn over the strongest form by hand, and less that: PairedReadyRatio and PairedReadyDifferenceMs, and so on. With Low
+and High appended these are the ends of the 95 % interval. With Pooled in place of the layer they are of all layers.
+With the frontier kept: \DjinnKeptSessionPairedReadyDifferenceMsLayerForty. Djinn over each form by hand, and which of
+them is the strongest: \DjinnSessionOverAsyncFirstKernelRatioLayerForty, \DjinnSessionStrongestFirstKernelLayerForty.
+By the old protocol a PairedReadyRatio is to the offload beside the sample. Its source has the metric
+partner_ready_ratio.
 
 Under load, with so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive and
 PNinetyNine appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. Of \DjinnLoadMostSessions over
@@ -32,7 +38,7 @@ from collections.abc import Iterator
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CLOCKS, PAIRED
+from evaluation.analysis.metrics import CURRENT, PARTNERED
 from evaluation.analysis.statistics import linear_fit
 from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError
@@ -42,6 +48,7 @@ from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, me
 from evaluation.text.numbers_of_use import Tables, numbers_of_use
 
 _STATE = {"pause_ms": "PauseMs", "state_bytes": "StateMb"}
+_WITH_INTERVAL = {"": "median", "Low": "ci_low", "High": "ci_high"}
 _SOURCE = ("run", "workload", "method", "variant", "layer", "metric")
 
 
@@ -55,13 +62,10 @@ def numbers(
     found = [*_of_run(findings, machine, study)]
     for workload in findings.workloads:
         for method, variant in _variants(findings, workload):
-            for clock in CLOCKS:
+            for clock in findings.clocks(workload):
                 found += _of_series(findings, workload, method, clock.metric, camel(clock.metric), variant=variant)
-        for clock in PAIRED:
-            # Without a history nothing is restored behind the frontier, and no pair of it is taken.
-            if clock.waits_for == "frontier_bytes" or findings.series(workload, "djinn", clock.ratio):
-                quantity = f"Paired{camel(clock.name)}Ratio"
-                found += _of_series(findings, workload, "djinn", clock.ratio, quantity, with_interval=True)
+        found += _of_partners(findings, workload)
+        found += _of_pairs(findings, workload)
         for metric, quantity in _STATE.items():
             found += _of_series(findings, workload, "djinn", metric, quantity)
         found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
@@ -92,7 +96,7 @@ def _variants(findings: Findings, workload: str) -> Iterator[tuple[str, str | No
     """Each method and, after its primary variant (None), its other ones."""
     for method in findings.methods:
         yield method, None
-        own = [row for row in findings.rows if (row.workload, row.method) == (workload, method)]
+        own = [row for row in findings.rows if (row.workload, row.method, row.metric) == (workload, method, "ready_ms")]
         yield from ((method, variant) for variant in sorted({row.variant for row in own if not row.headline}))
 
 
@@ -106,14 +110,37 @@ def _of_series(
     variant: str | None = None,
     with_interval: bool = False,
 ) -> Iterator[Number]:
-    columns = {"": "median", "Low": "ci_low", "High": "ci_high"} if with_interval else {"": "median"}
+    columns = _WITH_INTERVAL if with_interval else {"": "median"}
     for row in _measured(findings, workload, method, metric, variant):
-        name = f"{camel(method)}{camel(variant or '')}{camel(workload)}{quantity}Layer{in_words(row.layer)}"
+        name = f"{camel(method)}{camel(variant or '')}{camel(workload)}{quantity}Layer{in_words(row.breakpoint)}"
         for ending, column in columns.items():
             value, unit = _value(row, column), row.unit
             if unit == "bytes":
                 value, unit = value / 1e6, "MB"
             yield measured(name + ending, value, unit, _source(row, column))
+
+
+def _of_partners(findings: Findings, workload: str) -> Iterator[Number]:
+    """Ratios of the old protocol, where the run has any."""
+    for clock in PARTNERED:
+        # Without a history nothing is restored behind the frontier, and no pair of it is taken.
+        taken = [row.workload for row in findings.rows if row.metric == clock.partner_ratio]
+        if workload in taken or (taken and clock.waits_for == "frontier_bytes"):
+            quantity = f"Paired{camel(clock.name)}Ratio"
+            yield from _of_series(findings, workload, "djinn", clock.partner_ratio, quantity, with_interval=True)
+
+
+def _of_pairs(findings: Findings, workload: str) -> Iterator[Number]:
+    """Ratios and differences of each of Djinn's forms, by layer and pooled."""
+    for clock in CURRENT:
+        metrics = {clock.ratio: "Ratio", clock.difference: "DifferenceMs"}
+        for row in findings.rows:
+            if row.workload == workload and row.metric in metrics:
+                form = "" if row.headline else camel(row.variant)
+                place = "Pooled" if row.layer is None else f"Layer{in_words(row.layer)}"
+                name = f"Djinn{form}{camel(workload)}Paired{camel(clock.name)}{metrics[row.metric]}{place}"
+                for ending, column in _WITH_INTERVAL.items():
+                    yield measured(name + ending, _value(row, column), row.unit, _source(row, column))
 
 
 def _measured(findings: Findings, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
@@ -128,7 +155,7 @@ def _measured(findings: Findings, workload: str, method: str, metric: str, varia
     if variant is not None and not rows:
         return []
     kept = []
-    for layer in sorted({row.layer for row in findings.rows}):
+    for layer in findings.layers:
         ready = findings.at(workload, method, "ready_ms", layer, variant)
         if ready is not None and ready.n == 0:
             continue
@@ -151,7 +178,7 @@ def _source(row: Row, column: str) -> Json:
 
 def _recompute_over_djinn(findings: Findings, workload: str) -> Iterator[Number]:
     layer = findings.deepest
-    for clock in CLOCKS:
+    for clock in findings.clocks(workload):
         pair = [
             row
             for method in ("recompute", "djinn")
@@ -172,7 +199,7 @@ def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:
     rows = _measured(findings, workload, "recompute", "ready_ms")
     if len(rows) < 3:
         return
-    fit = linear_fit([row.layer for row in rows], [_value(row, "median") for row in rows])
+    fit = linear_fit([row.breakpoint for row in rows], [_value(row, "median") for row in rows])
     name = f"Recompute{camel(workload)}Ready"
     source = [_source(row, "median") for row in rows]
     yield measured(f"{name}MsPerLayer", fit.slope, "ms", *source)

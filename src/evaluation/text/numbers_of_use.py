@@ -1,4 +1,4 @@
-r"""The numbers beside latency over depth: load, sizes of the prompt, capacity, edits, overhead and peers.
+r"""The numbers beside latency over depth: forms in pairs, load, sizes of the prompt, capacity, edits, overhead, peers.
 
 Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from evaluation.analysis.comparisons import STRONGEST, Comparison
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
@@ -30,6 +31,7 @@ class Tables:
     capacity: Sequence[Capacity] = ()
     capabilities: Sequence[Capability] = ()
     peers: Sequence[PeerMetric] = ()
+    pairs: Sequence[Comparison] = ()
     overhead: Json | None = None
 
     @classmethod
@@ -42,18 +44,36 @@ class Tables:
             capacity=material.rows("capacity", Capacity),
             capabilities=material.rows("capabilities", Capability),
             peers=material.rows("peers", PeerMetric),
+            pairs=material.rows("pairs", Comparison),
             overhead=read_object(overhead) if overhead.exists() else None,
         )
 
 
 def numbers_of_use(tables: Tables) -> Iterator[Number]:
     """All numbers of ``tables``."""
+    yield from _of_forms(tables.pairs)
     yield from _of_load(tables.load)
     yield from _of_sweep(tables.sweep)
     yield from _of_capacity(tables.capacity)
     yield from _of_capabilities(tables.capabilities)
     yield from _of_overhead(tables.overhead)
     yield from _of_peers(tables.peers)
+
+
+def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
+    """Which form is the strongest at each layer, and Djinn over every form, whether it is the strongest or not."""
+    for row in pairs:
+        form = "" if row.variant in _HEADLINES else camel(row.variant)
+        name, clock = f"Djinn{form}{camel(row.workload)}", camel(row.clock)
+        place = "Pooled" if row.layer is None else f"Layer{in_words(row.layer)}"
+        keys = {key: getattr(row, key) for key in ("run", "workload", "clock", "layer", "variant", "by_hand")}
+        source = {"file": "pairs.csv", **keys}
+        if row.strongest and row.layer is not None:
+            yield plain(f"{name}Strongest{clock}{place}", row.by_hand, {**source, "column": "by_hand"})
+        if row.by_hand != STRONGEST and row.ratio is not None:
+            for ending, column in {"": "ratio", "Low": "ratio_low", "High": "ratio_high"}.items():
+                ratio = f"{name}Over{camel(row.by_hand)}{clock}Ratio{place}{ending}"
+                yield measured(ratio, getattr(row, column), "ratio", {**source, "column": column})
 
 
 def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evaluation.analysis.findings import Findings, ceiling
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import PAIRED
+from evaluation.analysis.metrics import CURRENT, PARTNERED
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row
 from evaluation.analysis.variants import PRIMARY
@@ -20,6 +20,7 @@ from evaluation.text.latex import markdown, markdown_table
 
 _RATIO_TOLERANCE = 0.10  # of the published median, where the intervals do not overlap
 _TIME_TOLERANCE = 0.25  # of what the rates make of the published median
+_OTHER_PROTOCOL = "Not compared: one run has pairs with the strongest form by hand, the other partners (old protocol)."
 _CEILINGS = {
     "pinned_h2d_gbps": "pinned copies to the device, GB/s",
     "pinned_d2h_gbps": "pinned copies to the host, GB/s",
@@ -53,7 +54,8 @@ def page(here: Side, there: Side) -> str:
     if not here.functional:
         lines += ["## Ratios of pairs", "", *_ratio_rule()]
         columns = ("Djinn over offload by hand", "workload", "layer", "here", "published", "")
-        lines += ["", *markdown_table(columns, _ratios(here, there)), ""]
+        ratios = list(_ratios(here, there))
+        lines += ["", *(markdown_table(columns, ratios) if ratios else [_OTHER_PROTOCOL]), ""]
         lines += ["## Times, ready at the deepest layer", "", *_time_rule(), ""]
         columns = ("method", "workload", "here, ms", "published, ms", "expected here, ms", "")
         lines += [*markdown_table(columns, _times(here, there)), ""]
@@ -117,13 +119,15 @@ def _ratio_rule() -> list[str]:
 
 
 def _ratios(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
-    for clock in PAIRED:
+    """By the same protocol: pairs beside pairs, partners beside partners."""
+    metrics = [(clock, clock.ratio) for clock in CURRENT] + [(clock, clock.partner_ratio) for clock in PARTNERED]
+    for clock, metric in metrics:
         for workload in there.findings.workloads:
-            for published in there.findings.series(workload, "djinn", clock.ratio):
-                mine = here.findings.at(workload, "djinn", clock.ratio, published.layer)
+            for published in there.findings.series(workload, "djinn", metric):
+                mine = here.findings.at(workload, "djinn", metric, published.breakpoint)
                 if published.median is not None and mine is not None and mine.median is not None:
-                    verdict = "agrees" if _agree(mine, published) else "differs"
-                    yield clock.words, workload, str(published.layer), _interval(mine), _interval(published), verdict
+                    layer, verdict = str(published.layer), "agrees" if _agree(mine, published) else "differs"
+                    yield clock.words, workload, layer, _interval(mine), _interval(published), verdict
 
 
 def _agree(mine: Row, published: Row) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
+from evaluation.analysis.pairs import ATTENDED, IDLE, has_pairs
 from evaluation.analysis.variants import METHODS, VARIANTS
 from evaluation.records.runs import Json, Run, RunError, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
@@ -102,8 +103,20 @@ def _plan(run: Run, study: Source) -> Facts:
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"
     jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(study.get('methods'))} methods at layers {layers}"
-    think = study.shown("measurement.think_time_ms", "", "~ms")
-    return [*facts, ("Samples", samples), ("Think time", think), ("Jobs", latex(jobs))]
+    facts += [("Samples", samples), ("Think time", study.shown("measurement.think_time_ms", "", "~ms"))]
+    return [*facts, ("Jobs", latex(jobs)), *_pairs_plan(run, study)]
+
+
+def _pairs_plan(run: Run, study: Source) -> Facts:
+    """Of a run that has any: an older one has partners."""
+    if not has_pairs(run):
+        return []
+    planned, found = study.get("pairs.rounds"), len(run.pairs)
+    processes = f"{found} processes" if found == planned else f"{found} of {planned} processes"
+    blocks = study.get("pairs.blocks")
+    each = "a mirrored block" if blocks == 1 else f"{blocks} mirrored blocks"
+    layers = ", ".join(str(layer) for layer in study.get("pairs.layers"))
+    return [("Pairs", latex(f"{processes}, each with {each} of each workload at layers {layers}"))]
 
 
 def setup(run: Run) -> str:
@@ -138,6 +151,7 @@ class Row:
     headline: bool
     deeds: list[Latex]
     samples: Latex
+    in_pairs: Latex
 
 
 def _deeds(method: str, variant: str) -> tuple[str, ...]:
@@ -162,20 +176,35 @@ def _samples(cells: Sequence[Json]) -> Latex:
     return Latex(", ".join([*found, *(REFUSED if outcome == "out_of_memory" else outcome for outcome in refused)]))
 
 
+def _in_pairs(run: Run, link: str) -> dict[tuple[str, str], list[Json]]:
+    """The samples of each form in pairs whose link is ``link``, as cells of a workload and layer."""
+    cells: dict[tuple[str, str], list[Json]] = {}
+    for cell in (cell for record in run.pairs for cell in record["cells"]):
+        for index, form in enumerate(cell["forms"]):
+            own = [one for block in cell["blocks"] for one in block["samples"] if one["form"] == index]
+            if form["link"] == link:
+                key = form["method"], form["variant"]
+                cells.setdefault(key, []).append({**cell, "headline": False, "samples": own})
+    return cells
+
+
 def _groups(run: Run) -> dict[Latex, list[Row]]:
     """Rows by the printed name of the method, in the order of the paper and of this module; what is unknown is last."""
     cells: dict[tuple[str, str], list[Json]] = {}
     for record in run.records:
         for cell in record["cells"]:
             cells.setdefault((record["method"], cell["variant"]), []).append({**cell, "layer": record["layer"]})
+    paired = _in_pairs(run, IDLE)
+    known = dict.fromkeys([*cells, *paired])
     ranks = {name: rank for rank, name in enumerate([*METHODS, *_KNOWN])}
     groups: dict[Latex, list[Row]] = {}
-    for key in sorted(cells, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):
+    for key in sorted(known, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):
         row = Row(
             name=_breakable(key[1]),
-            headline=any(cell["headline"] for cell in cells[key]),
+            headline=any(cell["headline"] for cell in cells.get(key, ())),
             deeds=[Latex(deed) for deed in _deeds(*key)],
-            samples=_samples(cells[key]),
+            samples=_samples(cells.get(key, [])),
+            in_pairs=_samples(paired.get(key, [])),
         )
         groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
     return groups
@@ -184,7 +213,7 @@ def _groups(run: Run) -> dict[Latex, list[Row]]:
 def methods(run: Run) -> str:
     """The table of what ``run`` compared."""
     samples = [sample for record in run.records for cell in record["cells"] for sample in cell["samples"]]
-    paired = {name for sample in samples for name in sample["paired"] or ()}
+    paired = {name for sample in samples for name in sample.get("paired") or ()}
     beside = {variant.name: variant.beside for variant in VARIANTS if variant.beside}
     order = sorted(paired, key=lambda name: (name in beside, name))
     partners = [Latex(_breakable(name) + beside.get(name, "")) for name in order]
@@ -198,6 +227,7 @@ def methods(run: Run) -> str:
             functional=run.functional,
             groups=groups,
             partners=partners,
+            attended=[_breakable(" ".join(key)) for key in _in_pairs(run, ATTENDED)],
             undescribed=any(UNMEASURED in row.deeds for row in rows),
             out_of_memory=any(REFUSED in row.samples for row in rows),
         )

@@ -11,8 +11,9 @@ from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json, as_latex, as_markdown, ranged
-from tests.evaluation.claims.decided import FEW, GOOD
+from tests.evaluation.claims.decided import FEW, GOOD, OLD
 from tests.evaluation.layout import compiled
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 
 
@@ -24,7 +25,7 @@ def findings(tmp_path_factory):
     return run, claims, expectations(run, claims)
 
 
-SMALL = replace(GOOD, layers=(1, 20, 40), samples=2)
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=2, pairs=SyntheticPairs())
 
 
 def test_the_command_writes_what_was_decided_the_same_twice(tmp_path):
@@ -59,7 +60,8 @@ def test_each_entry_states_claim_rule_figures_and_verdict(findings):
     written = as_json(run, claims, memo)
     assert len(written["claims"]) == len(claims)
     for entry in written["claims"]:
-        assert list(entry) == ["id", "claim", "rule", "clock", "workload", "verdict", "figures", "expected", "remark"]
+        keys = ["id", "claim", "rule", "clock", "workload", "verdict", "figures", "expected", "remark"]
+        assert [key for key in entry if key != "keeps"] == keys
         assert entry["figures"]
         assert all({"value", "unit"} <= set(figure) for figure in entry["figures"].values())
     by_clock = {(entry["id"], entry["clock"]): entry["expected"] for entry in written["claims"]}
@@ -75,6 +77,34 @@ def test_markdown_holds_every_verdict_and_every_sentence(findings):
     assert page.count("**supported**") == len(claims)
     for one in memo:
         assert not one.differs or re.sub(r"([|<>_])", r"\\\1", one.sentence) in page
+
+
+def test_what_the_frontier_is_kept_for_is_named(findings):
+    """A verdict of its own beside that of what swaps everything, in all three files."""
+    run, claims, memo = findings
+    kept = [entry for entry in as_json(run, claims, memo)["claims"] if entry.get("keeps")]
+    assert {(entry["id"], entry["keeps"]) for entry in kept} == {("C4", "frontier")}
+    assert "| activation | ready, frontier kept | **supported** | 0.00 ms (0.00 to 0.00) at L1 |" in as_markdown(
+        *findings
+    )
+    assert "activation & ready, frontier kept & " in as_latex(*findings)
+
+
+def test_the_old_protocol_is_marked_where_it_decides(tmp_path, findings):
+    """In all three files, with what it is; a run that has pairs says nothing of it."""
+    run = load_run(OLD.write(tmp_path / "local"))
+    claims = decide(run, resamples=FEW)
+    old = run, claims, expectations(run, claims)
+    marked = {(entry["id"], entry["clock"]) for entry in as_json(*old)["claims"] if entry.get("protocol") == "old"}
+    assert marked == {("C4", "ready"), ("C4", "first_kernel"), ("C4", "resident"), ("C5", "result")}
+    page, tables = as_markdown(*old), as_latex(*old)
+    assert page.count("** (old protocol) |") == tables.count(r"$^{\dagger}$ \\") == 7
+    assert "By the old protocol Djinn was compared with one hand-written offload" in page
+    assert r"$\dagger$: old protocol. By the old protocol Djinn" in tables
+    assert "Pairs have 6 processes" in as_markdown(*findings)
+    for text in (as_markdown(*findings), as_latex(*findings)):
+        assert "dagger" not in text
+        assert "(old protocol)" not in text
 
 
 def test_numbers_show_what_their_interval_needs():
@@ -118,7 +148,7 @@ def hostile(findings):
     run, claims, memo = findings
     name = r"50%_{x}\input&#$~^|<b>"
     run = replace(run, name=name)
-    claims = [replace(claim, workload=name) for claim in claims]
+    claims = [replace(claim, place=replace(claim.place, workload=name)) for claim in claims]
     return run, claims, [replace(one, workload=one.workload and name) for one in memo]
 
 

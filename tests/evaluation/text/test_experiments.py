@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.claims.decide import PLAN, decide
-from evaluation.records.runs import benchmark_path, load_run, read_object, record_paths, side_records
+from evaluation.records.runs import benchmark_path, load_run, pair_paths, read_object, record_paths, side_records
 from evaluation.text.experiments import EXPERIMENTS, rows
 from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.papers import Results
@@ -41,7 +41,8 @@ def study_of(folder):
 
 def records_of(folder):
     study = study_of(folder)
-    return [*record_paths(folder, study), *(folder / name for name in side_records(study))]
+    raw = [*record_paths(folder, study), *pair_paths(folder, study)]
+    return [*raw, *(folder / name for name in side_records(study))]
 
 
 def made(root, recipe):
@@ -277,9 +278,9 @@ WHOLE = replace(GOOD, layers=(1, 20, 40), samples=6, peers=SMALL.peers)
 
 
 def judged(folder):
-    """What was decided of the run, by claim, workload and clock."""
+    """What was decided of the run, by claim and what it is about."""
     claims = decide(load_run(folder), resamples=FEW)
-    return {(one.id, one.workload, one.clock): one.judgement for one in claims}
+    return {(one.id, one.place): one.judgement for one in claims}
 
 
 @pytest.fixture(scope="module")

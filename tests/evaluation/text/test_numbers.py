@@ -182,7 +182,7 @@ def test_text_from_the_machine_is_escaped(tmp_path):
     ("old", "new", "message"),
     [
         ("djinn,default,20,result_ms,true", "djinn,default,20,gone_ms,true", "no result_ms of djinn.* layer 20"),
-        ("djinn,default,40,paired_ratio,true", "djinn,default,40,gone,true", "no paired_ratio of djinn"),
+        ("djinn,default,40,partner_ready_ratio,true", "djinn,default,40,gone,true", "no partner_ready_ratio of djinn"),
         ("recompute,default,30,ready_ms,true,91", "recompute,default,30,ready_ms,true,", "no value"),
     ],
 )

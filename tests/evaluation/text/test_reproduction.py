@@ -11,10 +11,11 @@ from evaluation.claims.memo import expectations
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json
 from tests.evaluation.claims.decided import FEW, GOOD
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import edit, ready_ms
 
-SMALL = replace(GOOD, layers=(1, 20, 40), samples=3)
+SMALL = replace(GOOD, layers=(1, 20, 40), samples=3, pairs=SyntheticPairs())
 
 
 def write_claims(folder, outputs):
@@ -74,10 +75,18 @@ def slower(method, variant, workload, layer, functional):
 
 def test_a_slower_runtime_differs(reproduce):
     """A ratio that is not the authors' is said to differ, and so is the time."""
-    _, page = reproduce(replace(SMALL, ready=slower))
+    pairs = replace(SMALL.pairs, ready=lambda which: 1.2 if which.method == "djinn" else 0.6)
+    _, page = reproduce(replace(SMALL, ready=slower, pairs=pairs))
     assert {row[-1] for row in rows(page, "Ratios of pairs") if row[0] == "ready"} == {"differs"}
     times = {row[0]: row[-1] for row in rows(page, "Times, ready at the deepest layer")}
     assert times == {"recompute": "as expected", "manual offload": "as expected", "djinn": "differs"}
+
+
+def test_ratios_of_two_protocols_are_not_compared(reproduce):
+    """This machine's are of its own samples' partners, the authors' of pairs."""
+    _, page = reproduce(replace(SMALL, pairs=None))
+    assert not rows(page, "Ratios of pairs")
+    assert "Not compared: one run has pairs" in page
 
 
 def test_times_are_expected_at_the_rates_of_this_machine(reproduce):

@@ -1,0 +1,82 @@
+"""The table of pairs prints what was compared: ratios, or differences where the frontier is kept, and with whom."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from evaluation.analysis.comparisons import comparisons
+from evaluation.analysis.table import TableError
+from evaluation.records.runs import load_run
+from evaluation.text.pairs import groups, table
+from tests.evaluation.layout import compiled
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.synthetic import Synthetic
+
+LAYERS = (1, 10, 20, 30, 39, 40)
+RECIPE = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"))
+
+
+def rows(folder, **about):
+    """``pairs.csv`` of a run whose pairs are made so."""
+    recipe = replace(RECIPE, pairs=SyntheticPairs(**{"rounds": 6, "layers": (1, 40), **about}))
+    return comparisons(load_run(recipe.write(folder / "local")), resamples=100)
+
+
+def ready(which):
+    """Djinn takes 0.63 ms, or 0.09 where the frontier is kept; by hand 0.6 and 0.08, in bulk 0.5 at layer 40."""
+    kept = which.keeps == "frontier"
+    if which.method == "djinn":
+        return 0.09 if kept else 0.63
+    return 0.08 if kept else 0.5 if (which.variant, which.layer) == ("bulk", 40) else 0.6
+
+
+def test_each_form_of_djinn_has_its_lines(tmp_path):
+    """A line per workload and clock; the strongest form is named, with its layers where it changes."""
+    found = groups(rows(tmp_path, ready=ready))
+    swapped, kept = "ratio, everything swapped", "difference in ms, frontier kept on the device"
+    assert {group.variant: group.heading for group in found} == {
+        "default": swapped,
+        "attended": f"{swapped}, link attended",
+        "kept": kept,
+        "kept_attended": f"{kept}, link attended",
+    }
+    clocks = ["ready", "first kernel", "usable", "next token", "resident"]
+    for group in found:
+        lines = [(line.workload, line.clock) for line in group.lines]
+        assert lines == [("activation", clock) for clock in clocks if clock != "next token"] + [
+            ("session", clock) for clock in clocks
+        ]
+    swapped, kept = found[0].lines[0], found[2].lines[0]
+    assert [value.middle for value in swapped.values] == ["1.050", "1.260"]
+    assert (swapped.pooled.middle, swapped.by_hand) == ("1.155", "pinned (1), bulk (40)")
+    assert (kept.values[0].middle, kept.pooled.ends, kept.by_hand) == ("0.010", "0.010 to 0.010", "pinned\\_kept")
+    assert (swapped.device, kept.device) == ("0 / 0", "22.0 / 22.0")
+
+
+def test_a_range_is_called_so(tmp_path):
+    """Below six processes there is no interval of 95 %."""
+    assert "the range over processes" in table(rows(tmp_path / "few", rounds=2), functional=False)
+    assert r"the 95\,\% interval over processes" in table(rows(tmp_path / "six"), functional=False)
+
+
+def test_a_difference_below_zero_has_a_minus(tmp_path):
+    """Not a hyphen, and no dash between two of them."""
+    text = table(rows(tmp_path, ready=lambda which: 0.05 if which.method == "djinn" else 0.06), functional=True)
+    assert "$-$0.010 to $-$0.010" in text
+    assert r"\textbf{Functional CPU run: not a performance result.}" in text
+
+
+def test_a_run_without_pairs_has_no_table():
+    """It is refused by name."""
+    with pytest.raises(TableError, match="no pairs"):
+        groups([])
+
+
+@pytest.mark.tex
+def test_it_fits_the_page(tmp_path):
+    """With six layers and three workloads, where the strongest form changes and where it does not."""
+    found = rows(tmp_path, layers=LAYERS, ready=ready)
+    found += [replace(row, workload="decode") for row in found if row.workload == "session"]
+    said = compiled(tmp_path, pairs=table(found, functional=True))
+    assert not re.findall(r"Overfull.*|.*Float too large.*", said)
