@@ -10,9 +10,12 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+
+Keep = Literal["nothing", "frontier"]  # what IO_WAIT leaves on the device
+KEEPS: tuple[Keep, ...] = ("nothing", "frontier")
 
 
 def check_bytes(name: str, value: object, *, least: int) -> int:
@@ -44,6 +47,14 @@ def check_visit(visit: object) -> int:
     if number < 1:
         raise ValueError(f"visit {number} is not a hit count: the first time is visit 1")
     return number
+
+
+def check_keep(keep: object) -> Keep:
+    """Return ``keep``, which names what IO_WAIT leaves on the device. Raises ``ValueError`` for anything else."""
+    for known in KEEPS:
+        if isinstance(keep, str) and keep == known:
+            return known
+    raise ValueError(f'keep={keep!r} is nothing that IO_WAIT can keep on the device: pass "frontier" or "nothing"')
 
 
 def check_timeout(timeout: Any) -> None:

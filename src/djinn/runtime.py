@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from djinn.arguments import (
+    Keep,
     check_around_turn,
     check_breakpoint,
     check_bytes,
+    check_keep,
     check_layers,
     check_model,
     check_timeout,
@@ -30,6 +33,7 @@ from djinn.holdings import Holdings
 from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
+from djinn.memory.lanes import link_of
 from djinn.memory.page_lock import memory_lock_limit
 from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.memory.transfer import TransferEngine
@@ -56,6 +60,8 @@ class Runtime:
     whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes the
     interceptors from the model.
 
+    ``keep`` says what IO_WAIT leaves on the device unless it is told otherwise, see :meth:`djinn.Session.io_wait`.
+
     ``around_turn`` is called with the session whenever its program begins to compute: at its start, after RESUME, and
     after :func:`djinn.waiting`. It returns a context manager, which is entered on the program's thread and left when
     others may compute. So each session can have, for example, an adapter of its own. An error in it fails the program.
@@ -74,6 +80,7 @@ class Runtime:
         idle_device_bytes: int | None = None,
         layers: Iterable[nn.Module] | None = None,
         around_turn: AroundTurn | None = None,
+        keep: Keep = "nothing",
     ) -> None:
         check_model(model)
         layers = check_layers(layers)
@@ -82,6 +89,7 @@ class Runtime:
         if idle_device_bytes is not None:
             idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
         check_around_turn(around_turn)
+        self._keep = check_keep(keep)
         device = device_of(model)
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
@@ -95,6 +103,7 @@ class Runtime:
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
         self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
+        self._device = device
         self._device_lock = lock = lock_of(device)
         self._without_graphs = WithoutGraphs(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
@@ -110,7 +119,7 @@ class Runtime:
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)
             self.arena = holdings.record(_arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn))
-            self._engine = holdings.record(TransferEngine(device, self.arena, self._journal))
+            self._engine = holdings.record(_engine(self, device))
             self._engine.start()
             self._hands = holdings.record(Hands("djinn-signals"))
             self._hands.start()
@@ -162,6 +171,7 @@ class Runtime:
             adopt=adopt,
             living=self._adopted,
             depth=self.depth,
+            device=self._device,
             interceptors=self._interceptors,
             engine=self._engine,
             hands=self._hands,
@@ -170,7 +180,7 @@ class Runtime:
             around_turn=self._around_turn,
             journal=self._journal,
             attributes=self._attributes,
-            make_room=functools.partial(self._make_room, sparing=number),
+            keep=self._keep,
             keep_budget=self._keep_budget,
         )
         self._sessions[number] = session
@@ -386,6 +396,17 @@ def _started(sessions: Iterable[Session]) -> list[Session]:
         if not isinstance(session, Session):
             raise TypeError(f"wait_any() waits for sessions, not for {type(session).__name__}: pass what open() made")
     return [session for session in given if session.phase not in (Phase.CREATED, Phase.CLOSED)]
+
+
+def _engine(runtime: Runtime, device: torch.device) -> TransferEngine:
+    """Make the engine of ``runtime``. A parked program's thread has it, and must not keep the runtime alive."""
+    make_room = functools.partial(_make_room, weakref.ref(runtime))
+    return TransferEngine(link_of(device), runtime.arena, runtime._journal, make_room=make_room)
+
+
+def _make_room(runtime: weakref.ref[Runtime], nbytes: int, session: int) -> int:
+    alive = runtime()
+    return 0 if alive is None else alive._make_room(nbytes, sparing=session)
 
 
 def _leave(runtime: weakref.ref[Runtime]) -> None:

@@ -22,12 +22,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from djinn.arguments import check_breakpoint, check_program, check_timeout
+from djinn.arguments import Keep, check_breakpoint, check_keep, check_program, check_timeout
 from djinn.blocks import end_block
 from djinn.core import (
     ENDED,
     PARKED,
-    DeviceMemoryFull,
     DjinnError,
     IllegalMove,
     Phase,
@@ -38,10 +37,9 @@ from djinn.core import (
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
 from djinn.memory.host_memory import ArenaGrowing
-from djinn.memory.placement import Residency
+from djinn.memory.placement import Residency, raw_bytes
 from djinn.memory.policy import EvictionCandidate
-from djinn.memory.streams import follow
-from djinn.memory.swapped import Depart, SwappedState, raw_bytes
+from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
@@ -65,6 +63,7 @@ _SEEDED = (
 _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches no layer when the interpreter ends
 
 AroundTurn = Callable[["Session"], AbstractContextManager[object]]
+Step = Callable[[], object]  # a C function
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
@@ -91,12 +90,10 @@ class _Pause:
             )
 
     def before_use(self) -> None:
-        if (compute := self._session._its.stream) is not None:
-            follow(torch.cuda.current_stream(compute.device), compute)
+        self._session._engine.link.current().follow(self._session._its.lane)
 
     def after_use(self) -> None:
-        if (compute := self._session._its.stream) is not None:
-            torch.cuda.current_stream(compute.device).synchronize()
+        self._session._engine.link.current().synchronize()
 
 
 class Session:
@@ -116,6 +113,7 @@ class Session:
         adopt: Sequence[object],
         living: dict[int, Adopted],
         depth: int,
+        device: torch.device,
         interceptors: Interceptors,
         engine: TransferEngine,
         hands: Hands,
@@ -124,21 +122,22 @@ class Session:
         device_lock: DeviceLock[Turn],
         around_turn: AroundTurn | None,
         attributes: ModelAttributes,
-        make_room: Callable[[int], int],
+        keep: Keep,
         keep_budget: Callable[[], None],
     ) -> None:
         self._number = number
         self._layer: int | None = None
         self._depth = depth
         self._interceptors = interceptors
-        self._device = engine.device
+        self._engine = engine
+        self._device = device
         self._hands = hands
         self._scanner = scanner
         self._device_lock = device_lock
         self._around_turn = around_turn
         self._journal = journal
         self._attributes = attributes
-        self._make_room = make_room
+        self._keep = keep
         self._keep_budget = keep_budget
         self._process = os.getpid()
         self._phase = Phase.CREATED
@@ -157,7 +156,8 @@ class Session:
         phase = functools.partial(_phase_of, weakref.ref(self))  # the program's thread has it while it is parked
         self._adopted = Adopted(adopt, number=number, phase=phase, living=living)
         self._adopted.check_free()
-        self._residency = Residency(engine, adopted=self._adopted, make_room=make_room, departure=self._departure)
+        self._residency = Residency(engine, session=number, adopted=self._adopted)
+        self._departure: tuple[Restore, list[Step]] | None = None  # the steps that let its program go, once prepared
 
     # -- what a caller does ------------------------------------------------------------------------------------------
 
@@ -240,6 +240,7 @@ class Session:
         prepared = Program(
             (program, args, kwargs),
             name=f"djinn-{self.number}",
+            engine=self._engine,
             device=self._device,
             interceptors=self._interceptors,
             scanner=self._scanner,
@@ -342,7 +343,7 @@ class Session:
 
     def _to_host(self) -> None:
         if self._phase is Phase.IO_WAIT and not self._its.abandoned:
-            self._residency.swap_out()
+            self._swap_out()
 
     @property
     def left_behind(self) -> tuple[LeftBehind, ...]:
@@ -385,28 +386,39 @@ class Session:
         """Bytes of the tensors in :attr:`left_behind`."""
         return sum(line.nbytes for line in self._residency.left)
 
-    def io_wait(self, *, force: bool = True) -> None:
+    def io_wait(self, *, force: bool = True, keep: Keep | None = None) -> None:
         """IO_WAIT: swap the parked session out; returns when its device memory is free.
 
-        Without ``force`` the state stays on the device until another session needs the memory, so that an early RESUME
-        costs nothing. Waits while the arena has no room yet and still grows. Raises :class:`IllegalMove` unless PAUSED,
-        :class:`djinn.HostMemoryFull` (and stays PAUSED) if the arena has no room.
+        ``keep="frontier"`` leaves on the device what layer L+1 reads (about 1 % of a session with KV cache), so that
+        RESUME returns at once. It leaves when the memory is needed, after all histories. ``keep="nothing"`` leaves
+        nothing; by default the runtime's ``keep`` decides. Without ``force`` all of the state stays on the device until
+        another session needs the memory, so that an early RESUME costs nothing. Waits while the arena has no room yet
+        and still grows. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if
+        the arena has no room, ``ValueError`` for another ``keep``.
         """
-        self._serve_with_host_memory(functools.partial(self._io_wait, force))
-        if not force:
+        keep = self._keep if keep is None else check_keep(keep)
+        self._serve_with_host_memory(functools.partial(self._io_wait, force, keep))
+        if not force or keep != "nothing":
             self._keep_budget()
 
-    def _io_wait(self, force: bool) -> None:
-        self._check_parked("IO_WAIT is possible")
+    def _io_wait(self, force: bool, keep: Keep) -> None:
+        state = self._check_parked("IO_WAIT is possible")
         if self._phase is Phase.IO_WAIT:
             raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already: resume() it")
         if force:
-            self._residency.swap_out()
+            self._swap_out(len(state.frontier) if keep == "frontier" else 0)
         self._pause = _Pause(self, paused=False)
         self._told = self._arrivals
         self._move(Phase.IO_WAIT)
         if force:
             self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
+
+    def _swap_out(self, keep: int = 0) -> None:
+        """Swap out all but the first ``keep`` storages, and prepare the way back."""
+        try:
+            self._residency.swap_out(keep)
+        finally:
+            self._prepare_departure()
 
     def resume(self) -> None:
         """RESUME: go on with the program; returns when the device holds what layer L+1 needs.
@@ -434,55 +446,57 @@ class Session:
         called = time.perf_counter()
         self._enter()
         resume = functools.partial(self._resume, called, pause_asked)
-        while True:
-            try:
-                return holding(self._lock, resume)
-            except DeviceMemoryFull as full:
-                if not self._make_room(full.wanted_bytes):
-                    raise
+        self._engine.with_room(self._number, functools.partial(holding, self._lock, resume))
 
     def _resume(self, called: float, pause_asked: bool) -> None:
         self._check_parked("RESUME is possible")
-        self._its.pause_asked = pause_asked  # every time: what an interrupted step asked for is void
-        swapped = self._residency.swapped
-        if swapped is not None:
-            clock = swapped.clock
-            clock.called = called
-            self._residency.swap_in(swapped, busy=self._device_lock.locked)
-        else:
+        program, restore = self._its, self._residency.restore
+        program.pause_asked = pause_asked  # every time: what an interrupted step asked for is void
+        if restore is None:
+            program.lane.synchronize()
+            self._engine.link.current().synchronize()  # where the caller may have edited
             clock = ResumeClock(0, called=called)
-            if self._its.stream is not None:
-                self._its.stream.synchronize()
-                torch.cuda.current_stream(self._device).synchronize()  # where the caller may have edited
-            self._depart_by(clock, None)()
+            at_once(functools.partial(setattr, self, "_since", time.monotonic()), *self._leaving(clock, None))
+        else:
+            clock = restore.clock
+            clock.called = called
+            with self._engine.swap_in(restore, busy=self._device_lock.locked) as follow_up:
+                now = functools.partial(setattr, self, "_since", time.monotonic())
+                at_once(*follow_up, now, *self._way_of(restore))
+                if not restore.ready.ended:  # the frontier is in flight: this thread has time, the program's has none
+                    program.turn.look_ahead()
         clock.ready()
 
-    def _departure(self, swapped: SwappedState) -> Depart:
-        """Prepare the step that resumes the program behind ``swapped``."""
-        swapped.look_ahead = self._its.turn.look_ahead
-        return self._depart_by(swapped.clock, swapped)
+    def _prepare_departure(self) -> None:
+        """Prepare, at the pause, the step in which RESUME lets the program go."""
+        restore = self._residency.restore
+        if restore is not None:
+            self._departure = restore, self._leaving(restore.clock, restore)
 
-    def _depart_by(self, clock: ResumeClock, swapped: SwappedState | None) -> Depart:
-        """Prepare the departure, timed by ``clock``: one step, so that no interrupt splits it."""
+    def _way_of(self, restore: Restore) -> "list[Step]":
+        """Return the steps that let the program go behind ``restore``."""
+        if self._departure is None or self._departure[0] is not restore:  # an interrupted pause has not prepared them
+            self._prepare_departure()
+        assert self._departure is not None
+        return self._departure[1]
+
+    def _leaving(self, clock: ResumeClock, restore: Restore | None) -> "list[Step]":
+        """Return the steps that let the program go: to be made at once, so that no interrupt splits them."""
         program = self._its
         clock.tell = functools.partial(self._journal.resumed, self.number)
-        steps: list[Callable[[], object]] = [
-            functools.partial(setattr, program, "restoring", swapped),
-            functools.partial(setattr, program, "restored", swapped),
+        departed = [] if restore is None else [functools.partial(setattr, restore, "departed", True)]
+        return [
+            *departed,
+            functools.partial(setattr, program, "restoring", restore),
+            functools.partial(setattr, program, "restored", restore),
             functools.partial(setattr, program, "callbacks", self._callbacks),
             functools.partial(setattr, self._residency, "state", None),
+            functools.partial(setattr, self, "_departure", None),
             functools.partial(setattr, self, "_pause", None),
             functools.partial(setattr, self, "_phase", Phase.RUNNING),
             functools.partial(setattr, self, "_resume_clock", clock),
             program.gate.release,
         ]
-        if swapped is not None:
-            steps.insert(0, functools.partial(setattr, swapped, "departed", True))
-
-        def depart(*first: Callable[[], object]) -> None:
-            at_once(*first, functools.partial(setattr, self, "_since", time.monotonic()), *steps)
-
-        return depart
 
     @property
     def last_resume(self) -> Resume | None:
@@ -493,10 +507,10 @@ class Session:
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
         check_timeout(timeout)
-        swapped = self._residency.swapped
-        if swapped is not None and swapped.left_alone:  # the program's thread has yet to allocate, in its turn
+        restore = self._residency.restore
+        if restore is not None and restore.left_alone:  # the program's thread has yet to allocate, in its turn
             self._check_may_wait()
-        return swapped is None or swapped.wait_resident(timeout)
+        return restore is None or restore.wait_resident(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the program's return value, or raise its error; ``TimeoutError`` after ``timeout`` seconds.
@@ -645,8 +659,15 @@ class Session:
         """The eviction candidate: the session's state on the device, if it may be swapped out, else None."""
         if self._phase is not Phase.IO_WAIT or self._its.abandoned:
             return None
-        sizes = tuple(item.nbytes for item in self._residency.may_leave)
-        return EvictionCandidate(session=self.number, parked_at=self._since, sizes=sizes) if sizes else None
+        items = self._residency.may_leave
+        if not items:
+            return None
+        return EvictionCandidate(
+            session=self.number,
+            parked_at=self._since,
+            sizes=tuple(item.nbytes for item in items),
+            frontier=sum(item.in_frontier for item in items),
+        )
 
     def _evict(self, keep: int) -> int:
         """Swap out the state on the device, except the first ``keep`` storages; return the bytes freed.
@@ -659,7 +680,7 @@ class Session:
             before = self.host_bytes
             if self._idle() is not None:
                 try:
-                    self._residency.swap_out(keep)
+                    self._swap_out(keep)
                 except ArenaGrowing:
                     raise
                 except (RuntimeError, MemoryError):
@@ -794,7 +815,7 @@ class Session:
                 raise SessionAbandoned
             self._layer = layer
             self._its.pause_asked = False
-            self._residency.park(state, self._its.stream)
+            self._residency.park(state, self._its.lane)
             self._pause = _Pause(self, paused=True)
             self._arrivals += 1
             self._its.callbacks = None  # from here on the program's thread does not keep this session alive
@@ -802,7 +823,7 @@ class Session:
 
     def _restore(self) -> bool:
         # Not under the lock: no other thread touches the state of a cancelled session, and this may ask for room.
-        if not self._residency.restore():
+        if not self._residency.bring_back():
             return False
         with self._lock:
             self._residency.state = None

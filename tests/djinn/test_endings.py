@@ -60,7 +60,7 @@ def test_without_room_a_cancelled_program_stays_parked(runtime, llama, input_ids
     waiting = session.host_bytes
     with monkeypatch.context() as patched:
 
-        def refuse(batches):
+        def refuse(entries):
             raise torch.OutOfMemoryError("no room")
 
         patched.setattr(transfer, "_allocate", refuse)
@@ -88,10 +88,10 @@ def test_room_for_a_cancelled_program_is_taken_from_others(runtime, llama, input
     session.io_wait()
     allocate = transfer._allocate
 
-    def refuse(batches):
+    def refuse(entries):
         if idle.device_bytes:
             raise torch.OutOfMemoryError("no room")
-        allocate(batches)
+        allocate(entries)
 
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "_allocate", refuse)
@@ -406,7 +406,7 @@ def test_the_interpreter_ends_while_a_session_waits_for_room(interpreters):
             session = runtime.open(breakpoint=1).start(lambda: model(torch.ones(4, 8) * 1))
         session.wait(30)
         session.io_wait()
-        def refuse(batches):
+        def refuse(entries):
             raise torch.OutOfMemoryError("no room")
         transfer._allocate = refuse
         session.cancel()
@@ -497,14 +497,15 @@ def test_a_handler_cannot_signal_in_the_middle_of_a_resume(runtime, llama, input
         except djinn.IllegalMove as error:
             refused.append(error)
 
-    def slow(entries):
-        signal.raise_signal(signal.SIGALRM)
-        copy_in(entries)
+    def slow(*args, **kwargs):
+        if not refused:
+            signal.raise_signal(signal.SIGALRM)
+        copy_in(*args, **kwargs)
 
     before = signal.signal(signal.SIGALRM, handler)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(transfer, "_copy_in", lambda entries: slow(entries) if not refused else copy_in(entries))
+            patched.setattr(transfer, "_copy_in", slow)
             session.resume()
     finally:
         signal.signal(signal.SIGALRM, before)

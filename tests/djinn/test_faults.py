@@ -42,11 +42,11 @@ class Fault:
                 self._trip()
             return resize(storage, nbytes)
 
-        def copy_in(entries):
+        def copy_in(entries, *args, **kwargs):
             for entry in entries:
                 if kind == "copy in":
                     self._trip()
-                copy([entry])
+                copy([entry], *args, **kwargs)
 
         def copy_out(engine, *args, **kwargs):
             if kind == "copy out":
@@ -147,10 +147,10 @@ def test_what_fails_for_ever_is_told_to_whoever_waits(model, monkeypatch, kind):
     for name in ("_allocate", "_copy_in"):
         original = getattr(transfer, name)
 
-        def fail(batches, original=original, name=name):
+        def fail(*args, original=original, name=name, **kwargs):
             if broken == [name] and threading.current_thread() is not main:
                 raise RuntimeError("the device is gone")
-            return original(batches)
+            return original(*args, **kwargs)
 
         monkeypatch.setattr(transfer, name, fail)
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as runtime:

@@ -51,7 +51,7 @@ def test_a_resume_that_failed_is_none(runtime, llama, input_ids, monkeypatch):
     session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
     with monkeypatch.context() as patched:
-        patched.setattr(runtime._engine, "_begin", lambda *args: 1 / 0)
+        patched.setattr(runtime._engine, "_send_frontier", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             session.resume()
     assert session.last_resume is None

@@ -11,7 +11,7 @@ import torch
 from tests.programs import equal, greedy, parked, prefill, spoil
 
 import djinn
-from djinn.memory import transfer
+from djinn.memory import lanes, transfer
 
 LAYERS = 6
 
@@ -290,9 +290,9 @@ def test_device_full_at_resume_can_be_retried(runtime, llama, input_ids, monkeyp
     session.io_wait()
     allocate = transfer._allocate
 
-    def refuse(batches):
-        allocate(batches)
-        if not any(entry.item.in_frontier for batch in batches for entry in batch.entries):  # the history finds no room
+    def refuse(entries):
+        allocate(entries)
+        if not any(entry.item.in_frontier for entry in entries):  # the history finds no room
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(transfer, "_allocate", refuse)
@@ -311,8 +311,8 @@ def taken_after_resume(monkeypatch):
     allocate = transfer._allocate
     room, asked = threading.Event(), threading.Event()
 
-    def refuse(batches):
-        allocate(batches)
+    def refuse(entries):
+        allocate(entries)
         if threading.current_thread().name.startswith("djinn-"):
             asked.set()
             if not room.is_set():
@@ -346,10 +346,10 @@ def test_history_without_room_evicts_others(runtime, llama, input_ids, monkeypat
     session.io_wait()
     allocate = transfer._allocate
 
-    def refuse(batches):
+    def refuse(entries):
         if idle.device_bytes and threading.current_thread().name.startswith("djinn-"):
             raise torch.OutOfMemoryError("out of memory")
-        allocate(batches)
+        allocate(entries)
 
     monkeypatch.setattr(transfer, "_AHEAD", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
@@ -383,16 +383,16 @@ def test_where_room_is_doubtful_resume_allocates_all(runtime, llama, input_ids, 
     allocate = transfer._allocate
     threads = []
 
-    def note(batches):
-        if batches:
+    def note(entries):
+        if entries:
             threads.append(threading.current_thread())
-        allocate(batches)
+        allocate(entries)
 
     monkeypatch.setattr(transfer, "_AHEAD", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", note)
     for room in (True, False):
-        monkeypatch.setattr(transfer.TransferEngine, "_has_room", lambda engine, batches, room=room: room)
+        monkeypatch.setattr(lanes.Link, "has_room", lambda link, nbytes, room=room: room)
         session = parked(runtime, 3, greedy, llama, input_ids, 2)
         session.io_wait()
         threads.clear()
@@ -487,13 +487,12 @@ def test_state_read_between_layers_is_waited_for(llama, input_ids):
 
 @pytest.fixture
 def late_history(monkeypatch):
-    """What the frontier does not need comes back storage by storage, 20 ms apart: a layer computes in one."""
+    """What the frontier does not need comes back batch by batch, 20 ms apart: a layer computes in one."""
     submit = transfer.TransferEngine._submit
 
-    def late(engine, state, entries):
-        for entry in entries:
-            time.sleep(0.02)
-            submit(engine, state, [entry])
+    def late(engine, restore, batch):
+        time.sleep(0.02)
+        submit(engine, restore, batch)
 
     monkeypatch.setattr(transfer.TransferEngine, "_submit", late)
 
@@ -543,10 +542,10 @@ def test_a_copy_that_fails_gives_the_host_memory_back(runtime, llama, input_ids,
     """IO_WAIT that raises half-way leaves the session as it was, and it runs on from the device."""
     session = parked(runtime, 3, greedy, llama, input_ids, 2)
 
-    def refuse(stream):
+    def refuse(lane, storage, target):
         raise RuntimeError("the copy failed")
 
-    monkeypatch.setattr(transfer, "On", refuse)
+    monkeypatch.setattr(lanes.Lane, "empty", refuse)
     with pytest.raises(RuntimeError, match="the copy failed"):
         session.io_wait()
     monkeypatch.undo()

@@ -121,7 +121,7 @@ def test_what_an_interrupted_step_asked_for_is_void(runtime, llama, input_ids, m
     """A step that is interrupted before the program goes on leaves no request behind: RESUME runs to the end."""
     session = parked(runtime, 2, prefill, llama, input_ids)
     with monkeypatch.context() as patched:
-        patched.setattr(session, "_depart_by", lambda clock, swapped: 1 / 0)
+        patched.setattr(session, "_leaving", lambda clock, restore: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             session.step(30)
     session.resume()

@@ -3,45 +3,46 @@
 Moves each storage once, by the engine's copies. Knows nothing of phases: ``session`` decides when.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import torch
 
-from djinn.memory.swapped import Depart, Swapped, SwappedState, raw_bytes
+from djinn.interrupts import holding
+from djinn.memory.host_copy import HostCopy, Stored
+from djinn.memory.lanes import Lane
+from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
 from djinn.state.adopted import Adopted
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.state.tensors import is_the_allocator_s, plain_torch
 
 
-class Residency:
-    """The residency of one session's state.
+def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    """Return the bytes of ``storage`` as a uint8 tensor that aliases it, writable in every mode."""
+    return holding(
+        torch.inference_mode(False), lambda: torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    )
 
-    ``make_room`` frees device memory of other sessions, and returns the bytes freed. ``departure`` prepares the step
-    that resumes the program behind a swap-in. Guards stand in for what is ``adopted`` while its storage is empty.
+
+class Residency:
+    """The residency of the state of one session, whose number is ``session``.
+
+    Guards stand in for what is ``adopted`` while its storage is empty.
     """
 
-    def __init__(
-        self,
-        engine: TransferEngine,
-        *,
-        adopted: Adopted,
-        make_room: Callable[[int], int],
-        departure: Callable[[SwappedState], Depart],
-    ) -> None:
+    def __init__(self, engine: TransferEngine, *, session: int, adopted: Adopted) -> None:
         self._engine = engine
+        self._session = session
         self._adopted = adopted
-        self._make_room = make_room
-        self._departure = departure
-        self._compute: torch.cuda.Stream | None = None
+        self._compute = engine.link.current()
         self.state: SessionState | None = None  # while parked
-        self.swapped: SwappedState | None = None  # what is in host memory; after RESUME, being swapped in
+        self.restore: Restore | None = None  # of what is in host memory; after RESUME it is under way
         self._uses: dict[int, int] = {}  # of each storage, at the park
         self._stay: dict[int, str] = {}  # storages that cannot leave, and why; by identity of their item
 
-    def park(self, state: SessionState, compute: torch.cuda.Stream | None) -> None:
-        """Start with all of ``state`` on the device; ``compute`` is the stream that made it (None on the CPU)."""
-        self._compute, self.swapped, self._stay = compute, None, {}
+    def park(self, state: SessionState, compute: Lane) -> None:
+        """Start with all of ``state`` on the device; ``compute`` is the lane that made it."""
+        self._compute, self.restore, self._stay = compute, None, {}
         with plain_torch():
             canary = torch.empty(0, device="cpu")
             spare = torch._C._storage_Use_Count(canary.untyped_storage()._cdata) - 1
@@ -58,8 +59,8 @@ class Residency:
     @property
     def host_bytes(self) -> int:
         """Bytes in host memory."""
-        swapped = self.swapped
-        return swapped.nbytes if swapped is not None else 0
+        restore = self.restore
+        return restore.nbytes if restore is not None else 0
 
     @property
     def device_bytes(self) -> int:
@@ -81,15 +82,15 @@ class Residency:
     @property
     def may_leave(self) -> list[StateStorage]:
         """The storages on the device that may be swapped out, in the order of need."""
-        state, swapped = self.state, self.swapped
+        state = self.state
         if state is None:
             return []
-        gone = {id(entry.item) for entry in swapped.entries} if swapped is not None else set()
+        gone = {id(entry.item) for entry in self._stored}
         return [item for item in state.storages if id(item) not in gone and id(item) not in self._stay]
 
     def bytes_of(self, item: StateStorage) -> torch.Tensor:
         """The bytes of ``item`` on the tier where they are: uint8, shape [nbytes], an alias."""
-        for entry in self.swapped.entries if self.swapped is not None else ():
+        for entry in self._stored:
             if entry.item is item:
                 return entry.host
         return raw_bytes(item.storage)
@@ -97,6 +98,11 @@ class Residency:
     def device_of(self, item: StateStorage) -> torch.device:
         """The device on which the bytes of ``item`` are."""
         return self.bytes_of(item).device
+
+    @property
+    def _stored(self) -> tuple[Stored, ...]:
+        restore = self.restore
+        return restore.copy.entries if restore is not None else ()
 
     def swap_out(self, keep: int = 0) -> None:
         """Swap out all storages that can leave the device, except the first ``keep``.
@@ -115,7 +121,7 @@ class Residency:
             self._adopted.put_back()  # where the storage has kept its bytes
 
     def _copy_and_free(self, leaving: list[StateStorage]) -> None:
-        earlier = self.swapped.entries if self.swapped is not None else ()
+        earlier = self._stored
         entries = self._engine.copy_out(leaving, compute=self._compute)
         # On record before anything is freed: what is gone from the device is always found in host memory.
         self._record([*earlier, *entries])
@@ -128,12 +134,13 @@ class Residency:
                 self._record([*earlier, *(entry for entry in entries if entry not in stayed)])
                 self._engine.release(stayed)
 
-    def _record(self, entries: list[Swapped]) -> None:
-        swapped = None
+    def _record(self, entries: list[Stored]) -> None:
+        restore = None
         if entries:
-            swapped = SwappedState(entries, compute=self._compute, make_room=self._make_room)
-            swapped.depart = self._departure(swapped)
-        self.swapped = swapped
+            restore = Restore(
+                HostCopy.of(entries), session=self._session, compute=self._compute, link=self._engine.link
+            )
+        self.restore = restore
 
     def _can_leave(self, item: StateStorage, held: Container[int]) -> bool:
         reason = ""
@@ -147,30 +154,22 @@ class Residency:
 
     def _take_back(self) -> None:
         """Undo a swap-in that was interrupted."""
-        if self.swapped is not None:
-            self._engine.undo(self.swapped)
+        if self.restore is not None:
+            self._engine.undo(self.restore)
 
-    def swap_in(self, swapped: SwappedState, *, busy: bool) -> None:
-        """Swap ``swapped`` in and resume the program, see :meth:`TransferEngine.swap_in`."""
-        self._engine.swap_in(swapped, busy=busy)
-
-    def restore(self) -> bool:
+    def bring_back(self) -> bool:
         """Swap everything in before the program is unwound, on its thread; False without room."""
-        swapped = self.swapped
-        while swapped is not None and not self._engine.restore(swapped):
-            if not self._make_room(swapped.nbytes):
-                return False
-        return True
+        return self.restore is None or self._engine.bring_back(self.restore)
 
     def clear(self) -> None:
         """Release everything after the program's end; a swap-in that is running is waited for."""
-        swapped, self.state = self.swapped, None
-        if swapped is not None:
-            if swapped.left_alone:
-                self._engine.release(swapped.entries)
-                swapped.settle()
-            swapped.wait_settled()
-        self.swapped = None
+        restore, self.state = self.restore, None
+        if restore is not None:
+            if restore.left_alone:
+                self._engine.release(restore.copy.entries)
+                restore.settle()
+            restore.wait_settled()
+        self.restore = None
 
 
 def _uses(item: StateStorage) -> int:

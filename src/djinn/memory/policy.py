@@ -1,7 +1,7 @@
 """Eviction policy: chooses what leaves the device when memory is needed, by pure functions of sizes and times.
 
-The session that was parked longest ago leaves first. Within a session, the storages that are needed last leave first,
-and its frontier leaves last. A session that has lost only its history can still be resumed at once.
+Histories leave before frontiers, for a session that has lost only its history is resumed at once. Among either, the
+session that was parked longest ago leaves first. Within a session the storages that are needed last leave first.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EvictionCandidate:
-    """A parked session with state on the device: its park time (any clock) and its storages' bytes, soonest first."""
+    """A parked session with state on the device: its park time (any clock) and its storages' bytes, soonest first.
+
+    The first ``frontier`` of them are what it needs to be resumed at once.
+    """
 
     session: int
     parked_at: float
     sizes: tuple[int, ...]
+    frontier: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +31,17 @@ class Eviction:
 
 def evictions(candidates: Sequence[EvictionCandidate], wanted_bytes: int) -> list[Eviction]:
     """Choose the fewest evictions, in the order above, that free ``wanted_bytes``; all if that is not enough."""
-    chosen: list[Eviction] = []
+    waiting = sorted(candidates, key=lambda one: (one.parked_at, one.session))
+    keeps = {one.session: len(one.sizes) for one in waiting}
     freed = 0
-    for candidate in sorted(candidates, key=lambda one: (one.parked_at, one.session)):
-        keep = len(candidate.sizes)
-        while keep and freed < wanted_bytes:
-            keep -= 1
-            freed += candidate.sizes[keep]
-        if keep < len(candidate.sizes):
-            chosen.append(Eviction(session=candidate.session, keep=keep))
-    return chosen
+    for spared in (lambda one: one.frontier, lambda one: 0):
+        for one in waiting:
+            while keeps[one.session] > spared(one) and freed < wanted_bytes:
+                keeps[one.session] -= 1
+                freed += one.sizes[keeps[one.session]]
+    return [
+        Eviction(session=one.session, keep=keeps[one.session]) for one in waiting if keeps[one.session] < len(one.sizes)
+    ]
 
 
 def over_budget(candidates: Sequence[EvictionCandidate], budget_bytes: int) -> list[Eviction]:

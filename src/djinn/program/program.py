@@ -7,7 +7,7 @@ waits for state that is being swapped in. It makes no copies: the thread that si
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
 
 from djinn.core import IllegalMove, SessionAbandoned, SessionCancelled
-from djinn.memory.swapped import SwappedState
+from djinn.memory.restore import Restore
+from djinn.memory.transfer import TransferEngine
 from djinn.program.caller import CallerContext
 from djinn.program.forward import Interceptors
-from djinn.program.gates import ReadBarrier, tensors_in
+from djinn.program.gates import ReadBarrier, parts_of
 from djinn.program.turn import Turn
 from djinn.state.adopted import Adopted
 from djinn.state.compiled import explained, never_traced
@@ -71,6 +72,7 @@ class Program:
         call: Call,
         *,
         name: str,
+        engine: TransferEngine,
         device: torch.device,
         interceptors: Interceptors,
         scanner: StateScanner,
@@ -79,6 +81,7 @@ class Program:
         callbacks: Callbacks,
     ) -> None:
         self._call: Call | None = call
+        self._engine = engine
         self._device = device
         self._interceptors = interceptors
         self._scanner = scanner
@@ -88,7 +91,7 @@ class Program:
         self.callbacks: Callbacks | None = callbacks  # None while it is parked
         self._caller_context = CallerContext(device)
         self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
-        self.stream = self._caller_context.stream  # on which it computes; None on the CPU
+        self.lane = engine.link.current()  # on which it computes
         self.pause_asked = False
         self.abandoned = False
         self.leaving = False  # whether the interpreter ends
@@ -97,9 +100,9 @@ class Program:
         self._hits_left = 0
         self.gate = threading.Lock()  # a bare lock: with an Event the waiter takes twice as long to go on
         self.gate.acquire()
-        self.restoring: SwappedState | None = None  # until the program's stream waits for all of it
-        self.restored: SwappedState | None = None  # by the last RESUME
-        self._barrier = ReadBarrier(self._wait_for)
+        self.restoring: Restore | None = None  # until the program's lane waits for all of it
+        self.restored: Restore | None = None  # by the last RESUME
+        self._barrier = ReadBarrier(self)
         self._thread = threading.Thread(
             target=self._caller_context.context.run, args=(self._run,), name=name, daemon=True
         )
@@ -162,9 +165,8 @@ class Program:
                         if self._must_end:
                             self._unwind()
                         value = function(*args, **kwargs)
-                        self.leave_model()
                     finally:
-                        self._barrier.exit()
+                        self._finish_restoring()
                         keep = self._module_state.is_empty or self._is_complete()
                         self.turn.leave_around()
                         self._module_state.end(keep=keep)
@@ -191,7 +193,8 @@ class Program:
         if self.turn.given_up:
             raise IllegalMove("a program cannot call its model in a block `with djinn.waiting():`: call it behind that")
         if self.restoring is not None:
-            self.enter_part(args, kwargs)
+            self._barrier.exit()
+            self.wait_for((args, kwargs))
             self.restoring.wait_layer(layer)
 
     @never_traced
@@ -212,32 +215,59 @@ class Program:
 
     @never_traced
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make the part's kernels wait for its arguments, the only state that it reads."""
+        """Make the part's kernels wait for its arguments, and for all state if these are more than tensors.
+
+        State that the part keeps itself belongs to the frontier.
+        """
         if self.restoring is not None:
             self._barrier.exit()
-            self._wait_for(tensors_in((args, kwargs)))
+            if not self.wait_for((args, kwargs)):
+                self.wait_all()
 
     @never_traced
     def leave_part(self) -> None:
         """Start the read barrier between layers and parts, while state is still being swapped in."""
         if self.restoring is not None and (self.restoring.resident or not self._barrier.enter()):
-            self.leave_model()
+            self.wait_all()
 
     @never_traced
     def leave_model(self) -> None:
-        """Wait for all state: nothing runs past the end of a forward pass before it is back."""
+        """Do the same behind a forward pass, where the user's own code may also read bytes past all operators."""
+        if self.restoring is not None and (self.restoring.resident or not self._barrier.enter(behind_model=True)):
+            self.wait_all()
+
+    def wait_all(self) -> None:
+        """Wait for all state that is still being swapped in."""
         self._barrier.exit()
         if self.restoring is not None:
             self.restoring.wait_all()
             self.restoring = None
 
-    def _wait_for(self, tensors: Iterable[torch.Tensor]) -> None:
+    @property
+    def all_back(self) -> bool:
+        """Whether no state is still being swapped in."""
+        return self.restoring is None or self.restoring.resident
+
+    def _finish_restoring(self) -> None:
+        """Wait, when the call has ended, for the state that its value or error leads to; nobody else can read the rest.
+
+        Its frames are gone, but for those in an error's traceback.
+        """
+        self._barrier.exit()
         if self.restoring is not None:
-            with torch._C.DisableTorchFunction():  # these calls are ours, not operators of the program
-                storages = [storage_of(tensor) for tensor in tensors]
-            for storage in storages:
-                if storage is not None:
-                    self.restoring.wait(storage._cdata)
+            self.restoring.drop_unreachable()
+            self.restoring.wait_reachable()
+            self.restoring = None
+
+    def wait_for(self, value: object) -> bool:
+        """Wait for the tensors in ``value``; False if it holds objects that may lead to others."""
+        tensors, others = parts_of(value)
+        with torch._C.DisableTorchFunction():  # these calls are ours, not operators of the program
+            storages = [storage_of(tensor) for tensor in tensors]
+        for storage in storages:
+            if storage is not None and self.restoring is not None:
+                self.restoring.wait(storage._cdata)
+        return not others
 
     def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         tracing = set_eval_frame(None)
@@ -247,7 +277,7 @@ class Program:
             set_eval_frame(tracing)
 
     def _stand_still(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        self.leave_model()
+        self.wait_all()
         if self.restored is not None:
             self.restored.wait_resident()
             self.restored = None  # it refers to the session
@@ -263,8 +293,7 @@ class Program:
             context=self._caller_context.context,
             modules=self._module_state.roots,
         )
-        if self._device.type == "cuda":
-            self.stream = torch.cuda.current_stream(self._device)
+        self.lane = self._engine.link.current()
         self._barrier.enter()  # now, off the resume path
         self.turn.give_up()
         try:
@@ -318,7 +347,7 @@ class Program:
     def _is_back(self) -> bool:
         """Whether the state is on the device or being swapped in; for a program that ends it is swapped in here."""
         if self.restoring is not None:
-            return self.restoring.allocate_rest()
+            return self._engine.make_memory(self.restoring)
         return not self.abandoned or self._its_callbacks.restore()
 
     @property
@@ -335,5 +364,5 @@ class Program:
     def _unwind(self) -> None:
         """Unwind the call, when all the state that its ``finally`` blocks may touch is back."""
         self.abandoned = True  # whatever the program catches, it does not compute on
-        self.leave_model()
+        self.wait_all()
         raise SessionAbandoned(self.turn.failure)

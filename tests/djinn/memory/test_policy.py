@@ -4,8 +4,8 @@ import random
 
 from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_budget
 
-OLD = EvictionCandidate(session=1, parked_at=10.0, sizes=(5, 20, 30))
-NEW = EvictionCandidate(session=2, parked_at=20.0, sizes=(7, 40))
+OLD = EvictionCandidate(session=1, parked_at=10.0, sizes=(5, 20, 30), frontier=1)
+NEW = EvictionCandidate(session=2, parked_at=20.0, sizes=(7, 40), frontier=1)
 
 
 def test_nothing_leaves_when_nothing_is_wanted():
@@ -15,11 +15,12 @@ def test_nothing_leaves_when_nothing_is_wanted():
 
 
 def test_least_recently_used_leaves_first_and_its_frontier_last():
-    """State of the session that was parked first leaves from the end, and no more of it than is wanted."""
+    """Histories leave from the end, who was parked first before the others; then frontiers; no more than is wanted."""
     assert evictions([NEW, OLD], 1) == [Eviction(session=1, keep=2)]
     assert evictions([NEW, OLD], 31) == [Eviction(session=1, keep=1)]
-    assert evictions([NEW, OLD], 51) == [Eviction(session=1, keep=0)]
-    assert evictions([NEW, OLD], 56) == [Eviction(session=1, keep=0), Eviction(session=2, keep=1)]
+    assert evictions([NEW, OLD], 51) == [Eviction(session=1, keep=1), Eviction(session=2, keep=1)]
+    assert evictions([NEW, OLD], 91) == [Eviction(session=1, keep=0), Eviction(session=2, keep=1)]
+    assert evictions([NEW, OLD], 96) == [Eviction(session=1, keep=0), Eviction(session=2, keep=0)]
 
 
 def test_all_leave_if_that_is_not_enough():

@@ -565,10 +565,10 @@ def test_what_is_lost_is_never_read(layers, monkeypatch, where):
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     main, broken, original = threading.current_thread(), [], getattr(transfer, where)
 
-    def fail(batches):
+    def fail(*args, **kwargs):
         if broken and threading.current_thread() is not main:
             raise RuntimeError("the device is gone")
-        return original(batches)
+        return original(*args, **kwargs)
 
     monkeypatch.setattr(transfer, where, fail)
     kept = made()

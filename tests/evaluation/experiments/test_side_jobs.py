@@ -125,7 +125,7 @@ def lose_history(engine, state, ahead):
     for batch in state.history:
         state.submitted(batch)
     state.finish()
-    engine.release(state.entries)
+    engine.release(state.copy.entries)
     state.settle()
 
 

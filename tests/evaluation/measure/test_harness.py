@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_mutants_with_arithmetic_of_their_own_are_caught(subject, study, mutant,
         run(subject, study, mutant)
 
 
-def copy_nothing(entries):
+def copy_nothing(*args, **kwargs):
     return None
 
 
@@ -111,22 +112,23 @@ def skip_history(engine, state, batches):
     for batch in state.history:
         state.submitted(batch)
     state.finish()
-    engine.release(state.entries)
+    engine.release(state.copy.entries)
     state.settle()
 
 
+@contextmanager
 def signal_early(engine, state, *, busy):
     """Ready is signalled before the copies, which arrive in time for the computation."""
-    transfer._allocate([*state.frontier, *state.history])
+    transfer._allocate(state.copy.entries)
+    state.allocated = len(state.history)
     state.open_latch()
 
     def late():
         time.sleep(0.05)
-        for batch in state.frontier:
-            transfer._copy_in(batch.entries)
+        transfer._copy_in(state.frontier, state.compute)
         engine._bring_back(state, state.history)
 
-    state.depart(engine._behind.posting(late))
+    yield [engine._behind.posting(late)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""One parked session's state in host memory, in the order in which the program will need it.
+
+A value: which storages, where their bytes are, and what is copied together. Made at the pause, when there is time.
+``restore`` is the way back.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from djinn.memory.extents import Extent
+from djinn.memory.lanes import Mark
+from djinn.state.storages import REST, StateStorage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """One storage and its bytes in ``extent``, from address ``source`` on; ``copied`` marks the end of that copy."""
+
+    item: StateStorage
+    extent: Extent
+    source: int
+    copied: Mark
+
+    @property
+    def host(self) -> torch.Tensor:
+        """The copy in host memory: uint8, shape [nbytes]."""
+        return self.extent.bytes
+
+
+class Batch:
+    """Storages that are copied back together; ``mark`` is for the end of these copies."""
+
+    def __init__(self, entries: Sequence[Stored], mark: Mark) -> None:
+        self.entries = entries
+        self.mark = mark
+        self.addresses = [entry.item.storage._cdata for entry in entries]
+        self.nbytes = sum(entry.item.nbytes for entry in entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCopy:
+    """The storages of one session in host memory, in the order of need."""
+
+    entries: tuple[Stored, ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[Stored]) -> "HostCopy":
+        """Put ``entries`` into the order of need."""
+        return cls(entries=tuple(sorted(entries, key=lambda entry: entry.item.rank)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory."""
+        return sum(entry.item.nbytes for entry in self.entries)
+
+    @property
+    def frontier(self) -> list[Stored]:
+        """What layer L+1 reads, one by one: the first is copied while the next is allocated."""
+        return [entry for entry in self.entries if entry.item.in_frontier]
+
+    @property
+    def history(self) -> list[list[Stored]]:
+        """The rest, each part copied together: a layer reads all of its KV together, and other storages one by one."""
+        behind = [entry for entry in self.entries if not entry.item.in_frontier]
+        kv = [entry for entry in behind if entry.item.rank != REST]
+        parts = [list(part) for _, part in itertools.groupby(kv, key=lambda entry: entry.item.rank)]
+        return parts + [[entry] for entry in behind[len(kv) :]]

@@ -1,0 +1,195 @@
+"""Lanes: the queues of a device, as the runtime orders copies and computation on them.
+
+On CUDA a lane is a stream, and a mark in it an event. On the CPU work has ended when its call returns, so there is
+nothing to order. Each call does nothing where nothing is needed, and costs less than that of ``torch.cuda``.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from djinn.memory import copying
+
+Position = tuple[int, int, int]  # a stream, as torch identifies it: its id, device and kind of device
+
+
+class Mark:
+    """A point in a lane: the end of all work that was submitted before it. On the CPU that has ended."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the lane has come to it."""
+        return True
+
+    def synchronize(self) -> None:
+        """Block until the lane has come to it."""
+
+
+class Lane:
+    """A queue of work; this one of the CPU."""
+
+    def here(self) -> AbstractContextManager[object]:
+        """Make it the current thread's lane in a block: what is allocated in the block belongs to it."""
+        return nullcontext()
+
+    @property
+    def busy(self) -> bool:
+        """Whether submitted work has not ended."""
+        return False
+
+    def fill(self, storage: torch.UntypedStorage, source: int, *, at_once: bool = False) -> None:
+        """Submit a copy into all of ``storage`` from address ``source`` in the host arena.
+
+        ``at_once``: without letting go of the interpreter.
+        """
+        copying.within_host(storage.data_ptr(), source, storage.nbytes())
+
+    def empty(self, storage: torch.UntypedStorage, target: int) -> None:
+        """Submit a copy of all of ``storage`` to address ``target`` in the host arena."""
+        copying.within_host(target, storage.data_ptr(), storage.nbytes())
+
+    def record(self, mark: Mark) -> Mark:
+        """Put ``mark`` behind what is submitted so far, and return it."""
+        return mark
+
+    def wait(self, mark: Mark) -> None:
+        """Order later work behind ``mark``."""
+
+    def follow(self, leader: "Lane") -> None:
+        """Order later work behind all that is submitted to ``leader``."""
+
+    def synchronize(self) -> None:
+        """Block until all submitted work has ended."""
+
+
+class Link:
+    """Makes the lanes of one device; this one of the CPU."""
+
+    def lane(self) -> Lane:
+        """Make a lane."""
+        return Lane()
+
+    def mark(self) -> Mark:
+        """Make a mark; it is nowhere until a lane records it."""
+        return Mark()
+
+    def current(self) -> Lane:
+        """Return the current thread's lane."""
+        return Lane()
+
+    def position(self) -> Position | None:
+        """Return which lane is the current thread's, for :meth:`return_to`; None on the CPU."""
+        return None
+
+    def return_to(self, position: Position | None) -> None:
+        """Return to that lane, from which an interrupt may have led away."""
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether the device surely has room for ``nbytes`` in several storages."""
+        return True
+
+
+class _CudaMark(Mark):
+    def __init__(self) -> None:
+        self.event = torch.cuda.Event()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.event.query())
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+
+class _Here:
+    """Makes a stream the current one in a block: cheaper than ``torch.cuda.stream``, and free if it already is."""
+
+    __slots__ = ("_before", "_position")
+
+    def __init__(self, position: Position) -> None:
+        self._position = position
+        self._before: list[Position] = []
+
+    def __enter__(self) -> None:
+        device = torch._C._cuda_getDevice()
+        before = torch._C._cuda_getCurrentStream(device)
+        if before[0] != self._position[0] or device != self._position[1]:
+            self._before = [torch._C._cuda_getCurrentStream(self._position[1]), before]
+            torch._C._cuda_setStream(*self._position)
+
+    def __exit__(self, *exc_info: object) -> None:
+        for stream in self._before:
+            torch._C._cuda_setStream(*stream)
+
+
+class _CudaLane(Lane):
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.stream = stream
+        self._position = (stream.stream_id, stream.device_index, stream.device_type)
+        self._handle = stream.cuda_stream
+
+    def here(self) -> AbstractContextManager[object]:
+        return _Here(self._position)
+
+    @property
+    def busy(self) -> bool:
+        return not self.stream.query()
+
+    def fill(self, storage: torch.UntypedStorage, source: int, *, at_once: bool = False) -> None:
+        copying.to_device(storage.data_ptr(), source, storage.nbytes(), self._handle, at_once=at_once)
+
+    def empty(self, storage: torch.UntypedStorage, target: int) -> None:
+        copying.to_host(target, storage.data_ptr(), storage.nbytes(), self._handle)
+
+    def record(self, mark: Mark) -> Mark:
+        assert isinstance(mark, _CudaMark)
+        mark.event.record(self.stream)
+        return mark
+
+    def wait(self, mark: Mark) -> None:
+        assert isinstance(mark, _CudaMark)
+        self.stream.wait_event(mark.event)
+
+    def follow(self, leader: Lane) -> None:
+        assert isinstance(leader, _CudaLane)
+        if leader.busy:
+            self.stream.wait_stream(leader.stream)
+
+    def synchronize(self) -> None:
+        self.stream.synchronize()
+
+
+class _CudaLink(Link):
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        copying.prepare()
+
+    def lane(self) -> Lane:
+        return _CudaLane(torch.cuda.Stream(self._device))
+
+    def mark(self) -> Mark:
+        return _CudaMark()
+
+    def current(self) -> Lane:
+        return _CudaLane(torch.cuda.current_stream(self._device))
+
+    def position(self) -> Position | None:
+        return torch._C._cuda_getCurrentStream(self._device.index)
+
+    def return_to(self, position: Position | None) -> None:
+        if position is not None:
+            torch._C._cuda_setStream(*position)
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether torch's cache has room, or the free memory twice over.
+
+        After a swap-out the cache holds the very blocks. Then the driver, which answers slowly, is not asked.
+        """
+        held = torch._C._cuda_memoryStats(self._device.index)  # torch.cuda.memory_stats would sort and flatten it
+        cached = held["reserved_bytes"]["all"]["current"] - held["allocated_bytes"]["all"]["current"]
+        return bool(cached >= nbytes or cached + torch.cuda.mem_get_info(self._device)[0] >= 2 * nbytes)
+
+
+def link_of(device: torch.device) -> Link:
+    """Make the link of ``device``. Raises ``OSError`` if torch has loaded no CUDA runtime that it can use."""
+    return _CudaLink(device) if device.type == "cuda" else Link()

@@ -1,0 +1,229 @@
+"""The way of one host copy back to the device: what is under way, what has arrived, and who waits for what.
+
+Made at the pause, so that RESUME finds all it needs. Methods stand in the order of time. Each says whose thread calls
+it:
+
+- **caller's**: the thread that called RESUME;
+- **program's**: the thread that was parked and goes on;
+- **engine's**: the one that submits what RESUME has not.
+
+``transfer`` makes the copies.
+"""
+
+import functools
+import sys
+import threading
+
+import torch
+
+from djinn.core import SessionAbandoned
+from djinn.interrupts import Bell
+from djinn.memory.host_copy import Batch, HostCopy, Stored
+from djinn.memory.lanes import Lane, Link, Mark
+from djinn.resumes import ResumeClock
+from djinn.state.storages import REST, StateStorage
+from djinn.state.tensors import plain_torch
+
+_LATCH_SECONDS = 0.1  # the longest wait at the latch of a RESUME, should nobody open it
+
+
+class Restore:
+    """Brings ``copy`` back for a program that computes on the lane ``compute``; ``session`` is that one's number.
+
+    A swap-in that has not been completed has ``begun``. The host still has all the bytes, and :meth:`rewind` makes this
+    record what it was before. When the program goes on, it has ``departed``.
+
+    The ``wait`` methods order the calling thread's lane behind the copies. They block the thread only for copies that
+    are not submitted yet. They unwind the program if the state cannot be brought back.
+    """
+
+    def __init__(self, copy: HostCopy, *, session: int, compute: Lane, link: Link) -> None:
+        self.copy = copy
+        self.session = session
+        self.compute = compute
+        self.clock = ResumeClock(copy.nbytes)
+        self.frontier: list[Stored] = copy.frontier
+        self.history = [Batch(entries, link.mark()) for entries in copy.history]
+        self.ready = link.mark()  # the end of the frontier's copies
+        self.begun = False
+        self.departed = False
+        self.failures = 0  # of allocations on the program's thread, for another reason than a lack of memory
+        self._link = link
+        self._batch_at = {address: batch for batch in self.history for address in batch.addresses}
+        self._of_layer: dict[int, list[Batch]] = {}
+        for batch in self.history:
+            rank = batch.entries[0].item.rank
+            if rank != REST:
+                self._of_layer.setdefault(rank[1], []).append(batch)
+        self._changed = Bell()
+        self._resident = False
+        self._settled = False  # whether the host memory is released, too
+        self._error: BaseException | None = None
+        self._latch_open = False  # whether RESUME has returned; until then other threads wait
+        self._latch = threading.Lock()
+        self._latch.acquire()
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Forget a swap-in that has not been completed. Caller's or program's thread."""
+        self._missing = set(self.history)  # batches whose copies are not submitted
+        self._last: Mark | None = None  # of the last submitted batch: copies end in their order
+        self.allocated = 0  # batches of the history, from the first on
+        self.beside = False  # whether the frontier comes on another lane than the program's
+        self.begun = False
+
+    # -- what others ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory."""
+        return self.copy.nbytes
+
+    @property
+    def resident(self) -> bool:
+        """Whether all state is back on the device."""
+        return self._resident
+
+    @property
+    def failed(self) -> bool:
+        """Whether some of the state can never be brought back."""
+        return self._error is not None
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether no swap-in is running that will bring back all of the state."""
+        return not self.departed or self.lacks_memory
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether some of the history has no device memory yet."""
+        return self.allocated < len(self.history) and not self._resident
+
+    # -- until the program computes -----------------------------------------------------------------------------------
+
+    def open_latch(self) -> None:
+        """Release the threads that wait at the latch, for RESUME returns now. Caller's thread."""
+        self._latch_open = True
+        self._latch.release()
+
+    def wait_at_latch(self) -> None:
+        """Block until RESUME returns, without the interpreter lock. Program's and engine's thread."""
+        if not self._latch_open and self._latch.acquire(timeout=_LATCH_SECONDS):
+            self._latch.release()
+
+    def order(self) -> None:
+        """Order the program's lane behind the frontier, if another lane brings that. Program's thread."""
+        if self.beside:
+            self._link.current().wait(self.ready)
+
+    # -- while the history is under way -------------------------------------------------------------------------------
+
+    def lacks(self, batch: Batch) -> bool:
+        """Whether the copies of ``batch`` are still to be submitted. Engine's thread."""
+        return batch in self._missing
+
+    def submitted(self, batch: Batch) -> None:
+        """Record that the copies of ``batch`` are submitted. Caller's or engine's thread."""
+        self._last = batch.mark
+        self._missing.discard(batch)
+        self._changed.ring()
+
+    def wait(self, address: int) -> None:
+        """Order later work behind the copy of the storage at ``address``, if it is in the history. Program's thread."""
+        batch = self._batch_at.get(address)
+        if batch is not None:
+            self._wait_batch(batch)
+
+    def wait_layer(self, layer: int) -> None:
+        """Do so for what decoder layer ``layer`` alone reads: its KV, and its modules' state. Program's thread."""
+        for batch in self._of_layer.get(layer, ()):
+            self._wait_batch(batch)
+
+    def _wait_batch(self, batch: Batch) -> None:
+        if batch in self._missing:  # its mark is not recorded yet: waiting for that would not wait
+            self._changed.wait(lambda: batch not in self._missing or self._resident)
+        self._check()
+        if not self._resident:
+            self._link.current().wait(batch.mark)
+
+    def wait_all(self) -> None:
+        """Do so for everything. Program's thread."""
+        if not self._resident:
+            self._wait_submitted()
+            if self._last is not None:
+                self._link.current().wait(self._last)
+        self._check()
+
+    def drop_unreachable(self) -> None:
+        """Drop the copies that nobody can read any more, for the program has ended. Program's thread."""
+        for batch in [batch for batch in self.history if batch in self._missing]:
+            if all(map(_is_unreachable, batch.entries)):
+                self._missing.discard(batch)
+                self._changed.ring()
+
+    def wait_reachable(self) -> None:
+        """Do what :meth:`wait_all` does for what somebody can still read. Program's thread."""
+        for batch in self.history:
+            if not all(map(_is_unreachable, batch.entries)):
+                self._wait_batch(batch)
+
+    def _wait_submitted(self) -> None:
+        if self._missing:
+            self._changed.wait(lambda: not self._missing or self._resident)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise SessionAbandoned(self._error)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Record that all state is on the device, or the ``error`` that prevents it. Engine's or program's thread."""
+        self._error = error
+        if self.departed and error is None:
+            self.clock.resident()
+        self._resident = True
+        self._changed.ring()
+
+    def wait_resident(self, timeout: float | None = None) -> bool:
+        """Block until all state is back; False after ``timeout`` seconds. Raises the error that prevents it."""
+        done = True
+        if timeout is None and self._last is not None:
+            self._wait_submitted()
+            self._last.synchronize()  # the engine's notice comes only when it gets the interpreter lock
+        else:
+            done = self._changed.wait(lambda: self._resident, timeout)
+        if self._error is not None:
+            raise self._error
+        return done
+
+    def settle(self) -> None:
+        """Record that the host memory is released, and drop the references to the storages. Engine's thread."""
+        self.copy = HostCopy(entries=())
+        self.frontier, self.history = [], []
+        self._missing, self._batch_at, self._of_layer = set(), {}, {}
+        self._settled = True
+        self._changed.ring()
+
+    def wait_settled(self, timeout: float | None = None) -> bool:
+        """Block until nothing of this state is in host memory; False after ``timeout`` seconds."""
+        return self._changed.wait(lambda: self._settled, timeout)
+
+
+def _is_unreachable(entry: Stored) -> bool:
+    """Whether nobody but this record can reach the storage: by a tensor, or by the storage object itself."""
+    uses, references = _held_by(entry.item)
+    most = _held_by_nobody_else()
+    return uses <= most[0] and references <= most[1]
+
+
+def _held_by(item: StateStorage) -> tuple[int, int]:
+    return int(torch._C._storage_Use_Count(item.storage._cdata)), sys.getrefcount(item.storage)
+
+
+@functools.cache
+def _held_by_nobody_else() -> tuple[int, int]:
+    """Measure these counts where only a :class:`StateStorage` is left, for each release counts in its own way."""
+    with plain_torch():
+        item = StateStorage(storage=torch.empty(1, device="cpu").untyped_storage(), nbytes=4, rank=REST, views=())
+    return _held_by(item)

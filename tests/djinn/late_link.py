@@ -1,0 +1,107 @@
+"""A link whose copies arrive as late as they may: a stand-in for CUDA streams, which the gate can see into.
+
+A copy is made when somebody waits for it, and not before. Until then its target is full of ones bits, so that a read
+that nobody has ordered behind the copy is seen. ``log`` lists what the lanes were told, in order.
+"""
+
+import ctypes
+import threading
+
+from djinn.memory import copying
+from djinn.memory.lanes import Lane, Link, Mark
+
+SECONDS = 20
+
+
+class LateMark(Mark):
+    def __init__(self):
+        self.lane = None  # that has recorded it
+        self.end = 0  # work of the lane that comes before
+
+    @property
+    def ended(self):
+        return self.lane is None or self.lane.done >= self.end
+
+    def synchronize(self):
+        if self.lane is not None:
+            self.lane.run(self.end)
+
+
+class LateLane(Lane):
+    """Keeps what is submitted until it must be done; ``name`` stands in the log."""
+
+    def __init__(self, link, name):
+        self.link = link
+        self.name = name
+        self.work = []
+        self.done = 0
+        self._lock = threading.RLock()
+
+    def submit(self, *work):
+        with self._lock:
+            self.work += work
+
+    def run(self, end):
+        with self._lock:
+            while self.done < min(end, len(self.work)):
+                self.done += 1  # first: work may lead back here
+                self.work[self.done - 1]()
+
+    @property
+    def busy(self):
+        return self.done < len(self.work)
+
+    def fill(self, storage, source, *, at_once=False):
+        target, nbytes = storage.data_ptr(), storage.nbytes()  # the storage itself would look held from outside
+        self.link.log.append(("fill", self.name, nbytes))
+        ctypes.memset(target, 0xFF, nbytes)
+        self.submit(lambda: copying.within_host(target, source, nbytes))
+
+    def record(self, mark):
+        mark.lane, mark.end = self, len(self.work)
+        return mark
+
+    def wait(self, mark):
+        self.link.log.append(("wait", self.name, mark.lane and mark.lane.name))
+        self.submit(mark.synchronize)
+
+    def follow(self, leader):
+        end = len(leader.work)
+        self.submit(lambda: leader.run(end))
+
+    def synchronize(self):
+        if threading.current_thread().name == "djinn-transfer":
+            self.link.held.wait(SECONDS)  # the engine would find out at once that all is back
+        self.run(len(self.work))
+
+
+class ProgramLane(LateLane):
+    """The lane on which programs compute: on the CPU their work is done at once, so what it waits for must be, too."""
+
+    def submit(self, *work):
+        super().submit(*work)
+        self.run(len(self.work))
+
+
+class LateLink(Link):
+    """``arrive()`` lets all copies arrive; until then only those do that are waited for."""
+
+    def __init__(self):
+        self.log = []
+        self.held = threading.Event()
+        self.lanes = {}
+        self._program = ProgramLane(self, "program")
+
+    def lane(self):
+        name = ("out", "in", "behind")[len(self.lanes)]
+        self.lanes[name] = LateLane(self, name)
+        return self.lanes[name]
+
+    def mark(self):
+        return LateMark()
+
+    def current(self):
+        return self._program
+
+    def arrive(self):
+        self.held.set()
