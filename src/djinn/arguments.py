@@ -17,6 +17,9 @@ from torch import nn
 Keep = Literal["nothing", "frontier"]  # what IO_WAIT leaves on the device
 KEEPS: tuple[Keep, ...] = ("nothing", "frontier")
 
+# Between beats: a shorter time costs much of a core, a longer one lets the link fall asleep.
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.001, 1.0
+
 
 def check_bytes(name: str, value: object, *, least: int) -> int:
     """Return ``value`` as an int. Raises ``TypeError`` unless it is a whole number, ``ValueError`` below ``least``."""
@@ -67,6 +70,24 @@ def check_timeout(timeout: Any) -> None:
     except TypeError:
         pass
     raise TypeError(f"timeout {timeout!r} is not a number of seconds: pass a float, or None to wait for ever")
+
+
+def check_attentive(attentive: Any) -> float | None:
+    """Return the seconds ``attentive``, or None. Raises ``TypeError`` for no number, ``ValueError`` if out of range."""
+    if attentive is None:
+        return None
+    try:
+        if isinstance(attentive, bool) or math.isnan(attentive):
+            raise TypeError
+    except (TypeError, OverflowError):
+        message = f"attentive={attentive!r} is not a number of seconds: pass a float, such as 0.005, or None"
+        raise TypeError(message) from None
+    if not _SHORTEST_SECONDS <= attentive <= _LONGEST_SECONDS:
+        raise ValueError(
+            f"attentive={attentive!r} is no useful time between two beats: pass {_SHORTEST_SECONDS} to "
+            f"{_LONGEST_SECONDS:.0f} second, such as 0.005, or None for no beat"
+        )
+    return float(attentive)
 
 
 def _index(value: Any) -> int | None:

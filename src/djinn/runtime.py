@@ -19,6 +19,7 @@ from torch import nn
 from djinn.arguments import (
     Keep,
     check_around_turn,
+    check_attentive,
     check_breakpoint,
     check_bytes,
     check_keep,
@@ -32,6 +33,7 @@ from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.holdings import Holdings
 from djinn.interrupts import Hands
 from djinn.journal import Journal
+from djinn.memory.beat import Attention, beat_of
 from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.memory.lanes import link_of
 from djinn.memory.page_lock import memory_lock_limit
@@ -66,6 +68,11 @@ class Runtime:
     after :func:`djinn.waiting`. It returns a context manager, which is entered on the program's thread and left when
     others may compute. So each session can have, for example, an adapter of its own. An error in it fails the program.
 
+    ``attentive`` (seconds, 0.001 to 1, such as 0.005) is for sessions that wait long and must resume fast. A link that
+    has been idle for 0.1 s is slow at first. So while a session's state is in host memory, one byte is copied to the
+    GPU at this interval. All runtimes of a GPU share these beats; the shortest interval counts. They cost a small part
+    of a core. On the CPU there is no link, and nothing is done.
+
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
     :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
     model without parameters, on several devices, or whose weights are offloaded, and ``TypeError`` for an argument of
@@ -81,6 +88,7 @@ class Runtime:
         layers: Iterable[nn.Module] | None = None,
         around_turn: AroundTurn | None = None,
         keep: Keep = "nothing",
+        attentive: float | None = None,
     ) -> None:
         check_model(model)
         layers = check_layers(layers)
@@ -90,7 +98,7 @@ class Runtime:
             idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
         check_around_turn(around_turn)
         self._keep = check_keep(keep)
-        device = device_of(model)
+        self._device = device = device_of(model)
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
         self._layers = names_of(model, found)
@@ -103,16 +111,18 @@ class Runtime:
         self._numbers = itertools.count(1)
         self._sessions: dict[int, Session] = {}
         self._adopted: dict[int, Adopted] = {}  # by the sessions that live, by number
-        self._device = device
         self._device_lock = lock = lock_of(device)
         self._without_graphs = WithoutGraphs(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
         self._attributes = ModelAttributes(model, found, device)
+        self._attention = Attention(
+            beat_of(device), check_attentive(attentive), functools.partial(_waits_in_host_memory, weakref.ref(self))
+        )
         self._holdings = holdings = Holdings(self._interceptors)
         try:
             self._interceptors.put_on()  # first: a model that another runtime has is refused before memory is taken
-            holdings.undo(self._without_graphs.take_off)
-            holdings.undo(self._attributes.forget)
+            for step in (self._without_graphs.take_off, self._attributes.forget, self._attention.close):
+                holdings.undo(step)
             if device.type == "cuda":
                 self._without_graphs.put_on()
             self._journal = holdings.record(Journal())
@@ -137,6 +147,11 @@ class Runtime:
     def layers(self) -> tuple[str, ...]:
         """The names of the decoder layers 1 .. N in order: their paths in the model."""
         return self._layers
+
+    @property
+    def attentive(self) -> float | None:
+        """The seconds between two beats that were asked for; None for no beat."""
+        return self._attention.seconds
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -182,6 +197,7 @@ class Runtime:
             attributes=self._attributes,
             keep=self._keep,
             keep_budget=self._keep_budget,
+            attend=self._attention.attend,
         )
         self._sessions[number] = session
         if self._closed:  # meanwhile; close() may not have seen this session
@@ -228,6 +244,7 @@ class Runtime:
             arena_ready_bytes=arena.ready_bytes,  # first: a refusal makes the whole as small as this
             arena_bytes=arena.nbytes,
             set_aside_bytes=arena.set_aside_bytes,
+            beat=self._attention.said,
         )
 
     def wait_any(self, sessions: Iterable[Session] | None = None, timeout: float | None = None) -> Session | None:
@@ -381,9 +398,10 @@ class Runtime:
             return f"<Runtime of {self._model_name}: being closed, {self._not_ended}>"
         sessions = self.sessions
         used = sum(session.host_bytes for session in sessions)
+        beat = f", {self._attention.said}" if self._attention.said else ""
         return (
             f"<Runtime of {self._model_name}: {counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}, "
-            f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use>"
+            f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use{beat}>"
         )
 
 
@@ -412,6 +430,11 @@ def _make_room(runtime: weakref.ref[Runtime], nbytes: int, session: int) -> int:
 def _leave(runtime: weakref.ref[Runtime]) -> None:
     if (alive := runtime()) is not None:
         alive._leave()
+
+
+def _waits_in_host_memory(runtime: weakref.ref[Runtime]) -> bool:
+    alive = runtime()
+    return alive is not None and any(session._waits_in_host_memory for session in list(alive._sessions.values()))
 
 
 def _arena(nbytes: int | None, *, pinned: bool, warn: Callable[..., None]) -> HostArena:

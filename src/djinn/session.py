@@ -124,6 +124,7 @@ class Session:
         attributes: ModelAttributes,
         keep: Keep,
         keep_budget: Callable[[], None],
+        attend: Callable[[], None],
     ) -> None:
         self._number = number
         self._layer: int | None = None
@@ -139,6 +140,7 @@ class Session:
         self._attributes = attributes
         self._keep = keep
         self._keep_budget = keep_budget
+        self._attend = attend
         self._process = os.getpid()
         self._phase = Phase.CREATED
         self._since = time.monotonic()
@@ -344,6 +346,7 @@ class Session:
     def _to_host(self) -> None:
         if self._phase is Phase.IO_WAIT and not self._its.abandoned:
             self._swap_out()
+            self._attend()
 
     @property
     def left_behind(self) -> tuple[LeftBehind, ...]:
@@ -411,6 +414,7 @@ class Session:
         self._told = self._arrivals
         self._move(Phase.IO_WAIT)
         if force:
+            self._attend()
             self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
 
     def _swap_out(self, keep: int = 0) -> None:
@@ -687,11 +691,17 @@ class Session:
                     pass
             freed = self.host_bytes - before
             if freed:
+                self._attend()
                 self._journal.note(logging.INFO, "session %d: %s evicted to make room", self.number, mebibytes(freed))
                 self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
             return freed
         finally:
             self._lock.release()
+
+    @property
+    def _waits_in_host_memory(self) -> bool:
+        """Whether a RESUME, which may come at any time, has something to swap in."""
+        return self._phase is Phase.IO_WAIT and self._residency.restore is not None
 
     @property
     def _at_rest(self) -> bool:

@@ -36,23 +36,24 @@ class StatusTable(tuple[Status, ...]):
 
     ``arena_bytes`` is the size of the host arena that all of them share; ``arena_ready_bytes`` of it are pinned so
     far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
-    are free when these are gone.
+    are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect.
     """
 
     arena_bytes: int
     arena_ready_bytes: int
     set_aside_bytes: int
+    beat: str
 
     def __new__(
-        cls, rows: Iterable[Status], *, arena_bytes: int, arena_ready_bytes: int, set_aside_bytes: int
+        cls, rows: Iterable[Status], *, arena_bytes: int, arena_ready_bytes: int, set_aside_bytes: int, beat: str
     ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
-        table.set_aside_bytes = set_aside_bytes
+        table.set_aside_bytes, table.beat = set_aside_bytes, beat
         return table
 
-    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, int]]:
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
         return (tuple(self),), dict(vars(self))
 
     def __repr__(self) -> str:
@@ -71,6 +72,8 @@ class StatusTable(tuple[Status, ...]):
             footer += f", {_mebibytes(self.arena_ready_bytes)} ready so far"
         if self.set_aside_bytes:
             footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
+        if self.beat:
+            footer += f"; {self.beat}"
         return "\n".join([*lines, footer])
 
 

@@ -216,3 +216,19 @@ def test_where_a_session_stops_is_not_set_by_assignment(runtime, name):
     """An assignment that would be without effect is refused."""
     with pytest.raises(AttributeError):
         setattr(runtime.open(breakpoint=3), name, 2)
+
+
+@pytest.mark.parametrize("attentive", ["0.005", True, False, float("nan"), [0.005], 5j, b"1"])
+def test_the_time_between_beats_is_a_number(llama, attentive):
+    """Else the runtime is not made, and the model stays free."""
+    with pytest.raises(TypeError, match="attentive=.* is not a number of seconds: pass a float, such as 0.005"):
+        djinn.Runtime(llama, attentive=attentive)
+    with djinn.Runtime(llama, host_memory_bytes=1 << 20, attentive=np.float32(0.005)) as runtime:
+        assert runtime.attentive == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("attentive", [0, 0.0, -1, -0.005, 1e-9, 5, float("inf"), -float("inf")])
+def test_the_time_between_beats_is_a_useful_one(llama, attentive):
+    """Shorter ones would cost much of a core, longer ones would do nothing."""
+    with pytest.raises(ValueError, match="attentive=.* is no useful time between two beats: pass 0.001 to 1 second"):
+        djinn.Runtime(llama, attentive=attentive)

@@ -1,5 +1,7 @@
 """The runtime on a CUDA device: streams, events and pinned memory, which the CPU tests do not cover."""
 
+import threading
+
 import pytest
 import torch
 from tests.interrupt import Interrupt
@@ -366,3 +368,19 @@ def test_no_pause_while_the_program_records_a_graph(small, tokens):
         session = runtime.open(breakpoint=2, visit=2).start(program)
         assert session.wait(60) is djinn.Phase.FINISHED
         assert torch.equal(session.result(1), expected)
+
+
+def test_an_attended_session_is_bit_equal(model, tokens):
+    """The beat goes on while it is parked, on a GPU that computes for others, and is gone when it has resumed."""
+    expected = prefill(model, tokens)
+    with djinn.Runtime(model, host_memory_bytes=2 << 30, attentive=0.001) as runtime:
+        for layer in (1, 8):
+            session = swapped_out(runtime, layer, prefill, model, tokens)
+            assert torch.equal(prefill(model, tokens), expected)
+            assert "a beat every 1 ms now" in str(runtime.status())
+            session.resume()
+            assert torch.equal(session.result(60), expected)
+    for thread in threading.enumerate():
+        if thread.name == "djinn-beat":
+            thread.join(10)
+            assert not thread.is_alive()
