@@ -33,6 +33,7 @@ from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
 from djinn.holdings import Holdings
 from djinn.interrupts import Hands
 from djinn.journal import Journal
+from djinn.memory import blas_memory
 from djinn.memory.beat import Attention, beat_of
 from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
 from djinn.memory.lanes import link_of
@@ -125,6 +126,7 @@ class Runtime:
                 holdings.undo(step)
             if device.type == "cuda":
                 self._without_graphs.put_on()
+                blas_memory.keep_small(device)
             self._journal = holdings.record(Journal())
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)

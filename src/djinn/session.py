@@ -464,11 +464,9 @@ class Session:
         else:
             clock = restore.clock
             clock.called = called
-            with self._engine.swap_in(restore, busy=self._device_lock.locked) as follow_up:
+            with self._engine.swap_in(restore, busy=self._device_lock.locked):
                 now = functools.partial(setattr, self, "_since", time.monotonic())
-                at_once(*follow_up, now, *self._way_of(restore))
-                if not restore.ready.ended:  # the frontier is in flight: this thread has time, the program's has none
-                    program.turn.look_ahead()
+                at_once(now, *self._way_of(restore))
         clock.ready()
 
     def _prepare_departure(self) -> None:

@@ -337,9 +337,9 @@ def test_close_while_the_history_is_on_its_way(runtime, llama, input_ids, monkey
     """Closing a session whose restore is still running waits for it and gives everything back."""
     bring_back = transfer.TransferEngine._bring_back
 
-    def late(engine, state, ahead):
+    def late(engine, restore):
         time.sleep(0.2)
-        bring_back(engine, state, ahead)
+        bring_back(engine, restore)
 
     monkeypatch.setattr(transfer.TransferEngine, "_bring_back", late)
     session = parked(runtime, 3, greedy, llama, input_ids, 2)

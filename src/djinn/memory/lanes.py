@@ -102,7 +102,7 @@ class _CudaMark(Mark):
 
 
 class _Here:
-    """Makes a stream the current one in a block: cheaper than ``torch.cuda.stream``, and free if it already is."""
+    """Makes a stream the current one in a block: cheaper than ``torch.cuda.stream``."""
 
     __slots__ = ("_before", "_position")
 
@@ -113,7 +113,7 @@ class _Here:
     def __enter__(self) -> None:
         device = torch._C._cuda_getDevice()
         before = torch._C._cuda_getCurrentStream(device)
-        if before[0] != self._position[0] or device != self._position[1]:
+        if before != self._position:
             self._before = [torch._C._cuda_getCurrentStream(self._position[1]), before]
             torch._C._cuda_setStream(*self._position)
 

@@ -13,6 +13,7 @@ it:
 import functools
 import sys
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -47,6 +48,7 @@ class Restore:
         self.ready = link.mark()  # the end of the frontier's copies
         self.begun = False
         self.departed = False
+        self.follow_up: Callable[[], object] | None = None  # makes the engine's thread copy what is still missing
         self.failures = 0  # of allocations on the program's thread, for another reason than a lack of memory
         self._link = link
         self._batch_at = {address: batch for batch in self.history for address in batch.addresses}
@@ -70,6 +72,7 @@ class Restore:
         self._last: Mark | None = None  # of the last submitted batch: copies end in their order
         self.allocated = 0  # batches of the history, from the first on
         self.beside = False  # whether the frontier comes on another lane than the program's
+        self.follow_up = None
         self.begun = False
 
     # -- what others ask ---------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class Restore:
     @property
     def left_alone(self) -> bool:
         """Whether no swap-in is running that will bring back all of the state."""
-        return not self.departed or self.lacks_memory
+        return not self.departed or self.lacks_memory or self.follow_up is not None
 
     @property
     def lacks_memory(self) -> bool:
@@ -115,6 +118,12 @@ class Restore:
         """Order the program's lane behind the frontier, if another lane brings that. Program's thread."""
         if self.beside:
             self._link.current().wait(self.ready)
+
+    def send_rest(self) -> None:
+        """Let the engine's thread go on, if it waits for that. Program's thread."""
+        follow_up, self.follow_up = self.follow_up, None
+        if follow_up is not None:
+            follow_up()
 
     # -- while the history is under way -------------------------------------------------------------------------------
 
@@ -141,6 +150,7 @@ class Restore:
 
     def _wait_batch(self, batch: Batch) -> None:
         if batch in self._missing:  # its mark is not recorded yet: waiting for that would not wait
+            self.send_rest()
             self._changed.wait(lambda: batch not in self._missing or self._resident)
         self._check()
         if not self._resident:
@@ -148,6 +158,7 @@ class Restore:
 
     def wait_all(self) -> None:
         """Do so for everything. Program's thread."""
+        self.send_rest()
         if not self._resident:
             self._wait_submitted()
             if self._last is not None:
@@ -169,6 +180,7 @@ class Restore:
 
     def _wait_submitted(self) -> None:
         if self._missing:
+            self.send_rest()
             self._changed.wait(lambda: not self._missing or self._resident)
 
     def _check(self) -> None:

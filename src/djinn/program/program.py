@@ -210,7 +210,8 @@ class Program:
             self._hits_left -= 1
         if self.pause_asked or (here and self._hits_left == 0):
             self._park(layer, args, kwargs, output)
-        if self.restoring is not None:
+            self._watch()
+        else:
             self.leave_part()
 
     @never_traced
@@ -227,13 +228,21 @@ class Program:
     @never_traced
     def leave_part(self) -> None:
         """Start the read barrier between layers and parts, while state is still being swapped in."""
-        if self.restoring is not None and (self.restoring.resident or not self._barrier.enter()):
-            self.wait_all()
+        if self.restoring is not None:
+            self.restoring.send_rest()  # only now that the device has work: see `transfer`
+            self._watch()
 
     @never_traced
     def leave_model(self) -> None:
         """Do the same behind a forward pass, where the user's own code may also read bytes past all operators."""
-        if self.restoring is not None and (self.restoring.resident or not self._barrier.enter(behind_model=True)):
+        if self.restoring is not None:
+            self.restoring.send_rest()
+            self._watch(behind_model=True)
+
+    def _watch(self, *, behind_model: bool = False) -> None:
+        """Start the barrier if state is still being swapped in; wait for that where it cannot be watched."""
+        restoring = self.restoring
+        if restoring is not None and (restoring.resident or not self._barrier.enter(behind_model=behind_model)):
             self.wait_all()
 
     def wait_all(self) -> None:
@@ -256,6 +265,7 @@ class Program:
         self._barrier.exit()
         if self.restoring is not None:
             self.restoring.drop_unreachable()
+            self.restoring.send_rest()
             self.restoring.wait_reachable()
             self.restoring = None
 

@@ -51,12 +51,9 @@ class _Kept:
         """Begin with what ``other``, which is on, has found."""
         self._own_mark, self._own = other._found_mark, other._found
 
-    def mark(self) -> object:
-        """Return the mark of what is there now."""
-        return self._shared.mark()
-
-    def put_on(self, mark: object, beside: "_Kept | None") -> None:
-        """Put on the program's own over what has ``mark``; who is on ``beside`` this has found what was there."""
+    def put_on(self, beside: "_Kept | None") -> None:
+        """Put on the program's own; who is on ``beside`` this has found what was there."""
+        mark = self._shared.mark()
         if beside is not None:
             self._found_mark, self._found = beside._found_mark, beside._found
         elif mark is None or mark != self._found_mark:
@@ -80,7 +77,7 @@ class _Kept:
 
 
 class _Exchange:
-    """Of one process: the surroundings that are on, how often that has changed, and the lock that is held meanwhile.
+    """Of one process: the surroundings that are on, and the lock that is held meanwhile.
 
     The lock is re-entrant, for a signal's handler may start a session in just these microseconds.
     """
@@ -88,7 +85,6 @@ class _Exchange:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.on: list[Surroundings] = []
-        self.changes = 0
 
 
 _exchanges: dict[int, _Exchange] = {}  # by process: a fork begins with one of its own
@@ -107,7 +103,6 @@ class Surroundings:
     def __init__(self, device: torch.device) -> None:
         self._thread = 0  # on which it is on
         self._device = device
-        self._ahead: tuple[int, list[object]] | None = None  # what was read ahead, and after which change
         self.seeded_in_a_turn = False  # whether torch was seeded since the turn began in which a program computes now
         holding(_exchange().lock, self._capture)
 
@@ -128,34 +123,19 @@ class Surroundings:
                 for mine, its in zip(self._of_device, other._of_device, strict=True):
                     mine.inherit(its)
 
-    def look_ahead(self) -> None:
-        """Read the marks of what is there now, on any thread, for a turn that is taken at once.
+    def put_on(self) -> None:
+        """Keep what is found, and put on the program's own."""
+        holding(_exchange().lock, self._put_on)
 
-        A thread that has slept takes 0.1 ms for this. The one that resumes it has that time while a copy is in flight.
-        """
-        exchange = _exchange()
-        changes = exchange.changes
-        if not exchange.on:
-            self._ahead = changes, [kept.mark() for kept in self._of_process]
-
-    def put_on(self) -> bool:
-        """Keep what is found, and put on the program's own; return whether what was read ahead still held."""
-        return holding(_exchange().lock, self._put_on)
-
-    def _put_on(self) -> bool:
-        exchange, ahead = _exchange(), self._ahead
-        on, self._ahead = exchange.on, None
-        holds = ahead is not None and ahead[0] == exchange.changes
-        marks = ahead[1] if ahead is not None and holds else [kept.mark() for kept in self._of_process]
-        exchange.changes += 1
+    def _put_on(self) -> None:
+        on = _exchange().on
         self._thread = threading.get_ident()
         beside: list[_Kept] | list[None] = on[0]._of_process if on else [None] * len(self._of_process)
         on.append(self)
-        for kept, mark, found in zip(self._of_process, marks, beside, strict=True):
-            kept.put_on(mark, found)
+        for kept, found in zip(self._of_process, beside, strict=True):
+            kept.put_on(found)
         for kept in self._of_device:
-            kept.put_on(kept.mark(), None)
-        return holds
+            kept.put_on(None)
 
     def take_off(self) -> None:
         """Keep what the program has come to, and put back what was found; all of it, also if one fails."""
@@ -165,7 +145,6 @@ class Surroundings:
         on = _exchange().on
         if self in on:
             on.remove(self)
-            _exchange().changes += 1
             try:
                 _take_off(self._of_device, last=True)
             finally:

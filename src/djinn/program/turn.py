@@ -49,7 +49,6 @@ class Turn:
         self._around = around
         self._entered = ExitStack()
         self._surroundings = Surroundings(device)
-        self._looked_quiet = False
 
     @property
     def seeded_in_a_turn(self) -> bool:
@@ -69,19 +68,14 @@ class Turn:
             return f"holds the turn, no layer for {quiet:.0f} s" if quiet > _QUIET_SECONDS else "computing"
         return "gave up its turn" if self.given_up else "waiting for its turn"
 
-    def look_ahead(self) -> None:
-        """Look, on the thread that resumes the program, at what :meth:`take` will compare; changes nothing."""
-        self._looked_quiet = self.module_state.looks_quiet
-        self._surroundings.look_ahead()
-
     def take(self) -> None:
         """Take the turn, on the program's thread. Whatever raises, the turn is held and must be given up."""
         self.thread = threading.get_ident()
         self.lock.acquire(self)
         self.last_layer = time.monotonic()
         with self._keeping_failure():
-            looked_ahead = self._surroundings.put_on()
-            self.module_state.put_on(quiet=looked_ahead and self._looked_quiet)
+            self._surroundings.put_on()
+            self.module_state.put_on()
             if self.module_state.begun:
                 self._enter()
 

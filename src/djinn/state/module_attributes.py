@@ -280,11 +280,6 @@ class ModelAttributes:
             and not (self._containers and self._is_changed_in_place())
         )
 
-    @property
-    def holds_containers(self) -> bool:
-        """Whether :meth:`is_quiet` looks into containers, which only a thread may do that is never interrupted."""
-        return bool(self._containers)
-
     def _is_changed_in_place(self) -> bool:
         with plain_torch():
             return any(snapshot.has_changed() for snapshot in self._containers)

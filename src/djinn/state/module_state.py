@@ -92,16 +92,11 @@ class ModuleState:
         self.begun = self._on = self._all_known = True
         self._attributes.sessions.add(self)
 
-    @property
-    def looks_quiet(self) -> bool:
-        """Whether surely nobody but sessions has changed what the modules hold; on a thread that may be interrupted."""
-        return not self._attributes.holds_containers and self._attributes.is_quiet()
-
-    def put_on(self, *, quiet: bool = False) -> None:
-        """Put the session's values on the modules, and keep the outside's; ``quiet`` says that these were looked at."""
+    def put_on(self) -> None:
+        """Put the session's values on the modules, and keep the outside's."""
         if self._on or not self.begun:
             return
-        if not (quiet or self._attributes.is_quiet()):
+        if not self._attributes.is_quiet():
             with _looking():
                 self._give_way(self._attributes.look())
         for owned in self._owned.values():

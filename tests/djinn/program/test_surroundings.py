@@ -288,54 +288,6 @@ def test_programs_on_two_devices_leave_their_caller_what_it_had(monkeypatch):
         assert torch.get_default_dtype() is torch.float32
 
 
-class CountedMarks:
-    """A shared thing that counts how often it is looked at."""
-
-    def __init__(self):
-        self.value = self.looks = 0
-
-    def mark(self):
-        self.looks += 1
-        return self.value
-
-    def read(self):
-        return self.value, self.value
-
-    def put(self, value, over):
-        self.value = value
-
-
-@pytest.mark.parametrize("between", ["nothing", "a turn"])
-def test_what_was_read_ahead_holds_until_another_turn(monkeypatch, between):
-    """The program's thread reads nothing again, unless another program has computed meanwhile."""
-    shared = CountedMarks()
-    monkeypatch.setattr("djinn.program.surroundings.generators_of_process", lambda: [shared])
-    mine, other = (Surroundings(torch.device("cpu")) for _ in range(2))
-    mine.look_ahead()
-    if between == "a turn":
-        other.put_on()
-        other.take_off()
-    shared.looks = 0
-    assert mine.put_on() is (between == "nothing")
-    assert shared.looks == (between != "nothing")
-    shared.value = 7
-    mine.take_off()
-    assert shared.value == 0
-    mine.put_on()
-    assert shared.value == 7
-    mine.take_off()
-
-
-def test_nothing_is_read_ahead_while_a_program_computes():
-    """What is there then is that program's."""
-    mine, other = (Surroundings(torch.device("cpu")) for _ in range(2))
-    other.put_on()
-    mine.look_ahead()
-    other.take_off()
-    assert not mine.put_on()
-    mine.take_off()
-
-
 @pytest.mark.parametrize("seeding", ["nobody", "the caller", "the program before"])
 def test_a_seed_while_a_program_computes_is_told(llama, seeding):
     """START warns, for that program has the seed. What a program seeds in an earlier turn is its own."""

@@ -121,7 +121,7 @@ def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
     assert len(cell["samples"]) == 3
 
 
-def lose_history(engine, state, ahead):
+def lose_history(engine, state):
     for batch in state.history:
         state.submitted(batch)
     state.finish()

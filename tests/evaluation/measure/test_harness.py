@@ -108,7 +108,7 @@ def copy_nothing(*args, **kwargs):
     return None
 
 
-def skip_history(engine, state, batches):
+def skip_history(engine, state):
     for batch in state.history:
         state.submitted(batch)
     state.finish()
@@ -126,9 +126,10 @@ def signal_early(engine, state, *, busy):
     def late():
         time.sleep(0.05)
         transfer._copy_in(state.frontier, state.compute)
-        engine._bring_back(state, state.history)
+        engine._bring_back(state)
 
-    yield [engine._behind.posting(late)]
+    state.follow_up = engine._behind.posting(late)
+    yield
 
 
 @pytest.mark.parametrize(
