@@ -126,7 +126,6 @@ class Runtime:
                 holdings.undo(step)
             if device.type == "cuda":
                 self._without_graphs.put_on()
-                blas_memory.keep_small(device)
             self._journal = holdings.record(Journal())
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)
@@ -420,6 +419,7 @@ def _started(sessions: Iterable[Session]) -> list[Session]:
 
 def _engine(runtime: Runtime, device: torch.device) -> TransferEngine:
     """Make the engine of ``runtime``. A parked program's thread has it, and must not keep the runtime alive."""
+    blas_memory.keep_small(device)  # before a program's thread makes a product
     make_room = functools.partial(_make_room, weakref.ref(runtime))
     return TransferEngine(link_of(device), runtime.arena, runtime._journal, make_room=make_room)
 

@@ -1,5 +1,7 @@
 """The runtime on a CUDA device: streams, events and pinned memory, which the CPU tests do not cover."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,7 +11,7 @@ from tests.programs import equal, greedy, prefill
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
-from djinn.memory import growth
+from djinn.memory import growth, transfer
 from djinn.memory.host_memory import HostArena
 
 pytestmark = pytest.mark.gpu
@@ -384,3 +386,125 @@ def test_an_attended_session_is_bit_equal(model, tokens):
         if thread.name == "djinn-beat":
             thread.join(10)
             assert not thread.is_alive()
+
+
+@pytest.fixture
+def slow_history(monkeypatch):
+    """Each batch of a history comes some 10 ms after the one before: whoever reads it sooner finds other bytes."""
+    submit = transfer.TransferEngine._submit
+
+    def slow(engine, restore, batch):
+        with engine._in_behind.here():
+            torch.cuda._sleep(20_000_000)
+        submit(engine, restore, batch)
+
+    monkeypatch.setattr(transfer.TransferEngine, "_submit", slow)
+
+
+def spoil():
+    """Overwrite the memory that a swap-out has freed."""
+    blocks = [torch.full((32 << 20,), 255, dtype=torch.uint8, device="cuda") for _ in range(16)]
+    torch.cuda.synchronize()
+    del blocks
+
+
+@pytest.mark.usefixtures("slow_history")
+@pytest.mark.parametrize("keep", ["nothing", "frontier"])
+@pytest.mark.parametrize(("layer", "visit"), [(1, 1), (8, 1), (4, 2)])
+def test_late_history_is_waited_for(runtime, model, tokens, layer, visit, keep):
+    """However late the KV cache arrives, whoever reads it waits: the run is bit-equal."""
+    expected = greedy(model, tokens, 3)
+    session = runtime.open(breakpoint=layer, visit=visit).start(greedy, model, tokens, 3)
+    assert session.wait(60) is djinn.Phase.PAUSED
+    session.io_wait(keep=keep)
+    assert (session.device_bytes > 0) is (keep == "frontier")
+    spoil()
+    session.resume()
+    assert equal(session.result(60), expected)
+
+
+def caches_of(model, tokens):
+    cache = model(tokens, use_cache=True).past_key_values
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def captured(tensors):
+    """The sum of each by a graph of the program's own, captured while they may be under way."""
+    sums = torch.zeros(len(tensors), device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for index, tensor in enumerate(tensors):
+            sums[index] = tensor.float().sum()
+    graph.replay()
+    return sums.tolist()
+
+
+def beside(tensors):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        doubled = [tensor * 2 for tensor in tensors]
+    torch.cuda.current_stream().wait_stream(side)
+    return doubled
+
+
+READS = {
+    "result": lambda tensors: tensors,
+    "to the host": lambda tensors: [tensor.cpu() for tensor in tensors],
+    "tolist": lambda tensors: [tensor[0, 0].tolist() for tensor in tensors],
+    "a graph": captured,
+    "a side stream": beside,
+}
+
+
+@pytest.mark.usefixtures("slow_history")
+@pytest.mark.parametrize("how", READS)
+def test_a_read_behind_the_model(runtime, model, tokens, how):
+    """The user's own code finds the whole cache, in whatever way it reads it."""
+
+    def program():
+        return READS[how](caches_of(model, tokens))
+
+    expected = program()
+    session = swapped_out(runtime, 8, program)
+    spoil()
+    session.resume()
+    found = session.result(60)
+    assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(found, expected, strict=True))
+
+
+def test_a_resume_on_a_thread_that_never_used_cuda(runtime, model, tokens):
+    """The first thing that it does is a call of the CUDA runtime."""
+    expected = greedy(model, tokens, 1)
+    session = swapped_out(runtime, 4, greedy, model, tokens, 1)
+    thread = threading.Thread(target=session.resume)
+    thread.start()
+    thread.join(60)
+    assert equal(session.result(60), expected)
+
+
+def test_a_parked_session_holds_no_memory_that_nobody_counts():
+    """In a process that makes no product before its runtime: less than 4 MiB beside what torch counts."""
+    script = """
+import torch, djinn
+from torch import nn
+model = nn.Sequential(*[nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()) for _ in range(2)]).cuda()
+x = torch.ones(64, 1024, device="cuda")
+
+def uncounted():
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+with torch.no_grad(), djinn.Runtime(model, host_memory_bytes=64 << 20, layers=list(model)) as runtime:
+    seen = []
+    for _ in range(6):
+        session = runtime.open(breakpoint=1).start(model, x)
+        session.wait(60)
+        session.io_wait()
+        seen.append(uncounted())
+    print((seen[-1] - seen[1]) // 4)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4 << 20

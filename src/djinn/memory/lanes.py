@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from djinn.memory import copying
+from djinn.memory import captures, copying
 
 Position = tuple[int, int, int]  # a stream, as torch identifies it: its id, device and kind of device
 
@@ -148,7 +148,11 @@ class _CudaLane(Lane):
 
     def wait(self, mark: Mark) -> None:
         assert isinstance(mark, _CudaMark)
-        self.stream.wait_event(mark.event)
+        if torch.cuda.is_current_stream_capturing():  # a graph cannot wait for what is not in it
+            with captures.allowed():
+                mark.synchronize()
+        else:
+            self.stream.wait_event(mark.event)
 
     def follow(self, leader: Lane) -> None:
         assert isinstance(leader, _CudaLane)

@@ -3,25 +3,22 @@
 While a part is registered, every other call of CUDA waits, on all threads. On an H200 that is 37 ms for a GiB of huge
 pages that are in memory (110 beside copies), and 340 ms if they are not. So they are touched first, which disturbs
 nobody. One byte of each page is enough, for the system clears the rest. Without huge pages all takes twice as long.
-
-Without further notice CUDA would take a registration as an error of a graph that another thread captures meanwhile.
 """
 
-import ctypes
 import mmap
 import resource
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
 from djinn.core import HostMemoryFull
+from djinn.memory import captures
 
 _TOUCHING = 4  # threads: 0.09 s a GiB on an H200's host, where one takes 0.32 s and eight disturb others
 _CHUNK = 64 << 20  # bytes that a thread touches at a time; for more pages torch would start threads of its own
-_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 
 def memory_lock_limit() -> int | None:
@@ -78,7 +75,7 @@ class PageLock:
 
     def _register(self, offset: int, nbytes: int) -> None:
         address = self._everything.data_ptr() + offset
-        with torch.cuda.device(self._device), _beside_captures():
+        with torch.cuda.device(self._device), captures.allowed():
             error = torch.cuda.cudart().cudaHostRegister(address, nbytes, 0)
         if int(error) != 0:
             raise HostMemoryFull(
@@ -88,7 +85,7 @@ class PageLock:
         self._locked[offset] = address
 
     def _unregister(self, address: int) -> None:
-        with _beside_captures():
+        with captures.allowed():
             torch.cuda.cudart().cudaHostUnregister(address)
 
 
@@ -109,17 +106,3 @@ def _touch(part: torch.Tensor) -> None:
     for helper in helpers:
         if helper.ident is not None:
             helper.join()
-
-
-@contextmanager
-def _beside_captures() -> Iterator[None]:
-    """Let this thread call what CUDA forbids while any thread captures a graph."""
-    if torch.version.cuda is None:
-        yield
-        return
-    exchange, mode = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode, ctypes.c_int(_RELAXED)
-    exchange(ctypes.byref(mode))
-    try:
-        yield
-    finally:
-        exchange(ctypes.byref(mode))

@@ -38,6 +38,7 @@ import torch
 from djinn.core import DeviceMemoryFull, DjinnError
 from djinn.interrupts import Hands
 from djinn.journal import Journal
+from djinn.memory import captures
 from djinn.memory.host_copy import Batch, Stored
 from djinn.memory.host_memory import HostArena
 from djinn.memory.lanes import Lane, Link
@@ -104,6 +105,7 @@ class TransferEngine:
     def start(self) -> None:
         """Start the engine's thread."""
         self._behind.start()
+        self._behind.posting(captures.allow_on_this_thread)()
 
     # -- out: on the runtime's signal thread -------------------------------------------------------------------------
 
