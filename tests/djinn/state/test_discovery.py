@@ -900,6 +900,28 @@ def test_what_the_layer_was_given_is_named_for_that():
     assert ranks == {"hidden_states": True, "position_embeddings.0": True, "position_embeddings.1.0": True}
 
 
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_what_no_layer_is_given_is_named_and_comes_back_last(runtime, llama, input_ids, use_cache):
+    """Dead locals too: a frame still holds them, and nobody can tell that it never reads them again."""
+
+    def program():
+        return llama(input_ids, use_cache=use_cache).logits
+
+    dead = {"LlamaModel.forward.inputs_embeds", "LlamaModel.forward.hidden_states"}  # and what the layer was given
+    session = runtime.open(breakpoint=3).start(program)
+    assert session.wait(30) is djinn.Phase.PAUSED
+    assert dead < set(session.state)
+    assert dead.isdisjoint(session.frontier)
+    assert torch.equal(session.state["LlamaModel.forward.inputs_embeds"], llama.model.embed_tokens(input_ids))
+    session.io_wait()
+    order = [view.name for batch in session._residency.restore.history for view in batch.entries[0].item.views]
+    assert set(order[-2:]) == dead
+    assert all(name.startswith("kv.") for name in order[:-2])
+    assert bool(order[:-2]) is use_cache
+    session.resume()
+    assert torch.equal(session.result(30), program())
+
+
 # -- odd things on the way, after the pause and around it --------------------------------------------------------------
 
 
