@@ -53,7 +53,7 @@ def parts_of(value: object) -> tuple[list[torch.Tensor], list[object]]:
         elif (elements := elements_of(part)) and id(part) not in seen:
             seen.add(id(part))
             todo += elements
-        elif not isinstance(part, _VALUES) and not issubclass(type(part), (dict, list, tuple)):
+        elif not issubclass(type(part), (*_VALUES, dict, list, tuple)):
             others.append(part)
     return tensors, others
 
