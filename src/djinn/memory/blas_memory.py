@@ -3,8 +3,8 @@
 torch keeps a cuBLAS handle for each living thread. For each, cuBLAS takes a workspace of its own that torch never uses,
 for it hands over another: 64 MiB on an H200, which nobody counts. So 64 parked sessions would hold 4 GiB. cuBLAS reads
 ``CUBLAS_WORKSPACE_CONFIG`` once, when the first handle of the process is made. So a first one is made here while that
-says 16 KiB. torch reads the variable later, finds what was there before, and hands over what it always has: bits and
-speed of products are the same (H200, torch 2.11, prefill and decode shapes of a 13B model).
+says 16 KiB. torch reads the variable later, finds what was there before, and hands over what it always has. Bits and
+speed of products are the same: measured on an H200 with torch 2.11, prefill and decode shapes of a 13B model.
 
 Where the process has made a product before, it is too late, and all is as it was.
 """
