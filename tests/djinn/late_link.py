@@ -57,6 +57,16 @@ class LateLane(Lane):
         ctypes.memset(target, 0xFF, nbytes)
         self.submit(lambda: copying.within_host(target, source, nbytes))
 
+    def empty(self, storage, target):
+        source, nbytes = storage.data_ptr(), storage.nbytes()
+        self.link.log.append(("empty", self.name, nbytes))
+
+        def copy():
+            copying.within_host(target, source, nbytes)
+            self.link.log.append(("emptied", source))
+
+        self.submit(copy)
+
     def record(self, mark):
         mark.lane, mark.end = self, len(self.work)
         return mark
@@ -66,6 +76,7 @@ class LateLane(Lane):
         self.submit(mark.synchronize)
 
     def follow(self, leader):
+        self.link.log.append(("follow", self.name, leader.name))
         end = len(leader.work)
         self.submit(lambda: leader.run(end))
 

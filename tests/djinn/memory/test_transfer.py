@@ -1,0 +1,120 @@
+"""The order in which the engine copies, waits and frees, seen by a stand-in for CUDA streams."""
+
+import threading
+
+import pytest
+import torch
+from tests.djinn.late_link import LateLink
+from tests.programs import equal, greedy, parked
+
+import djinn
+
+pytestmark = pytest.mark.usefixtures("without_climb")
+LAYER = 3
+
+
+@pytest.fixture
+def link(monkeypatch):
+    link = LateLink()
+    monkeypatch.setattr("djinn.runtime.link_of", lambda device: link)
+    yield link
+    link.arrive()
+
+
+@pytest.fixture
+def runtime(llama, link):
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+        yield runtime
+        link.arrive()
+
+
+def test_nothing_is_freed_before_its_copy_has_ended(runtime, llama, input_ids, link, monkeypatch):
+    """Each storage leaves the device after its own copy, while later ones may still be under way."""
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    resize = torch.UntypedStorage.resize_
+
+    def noting(storage, nbytes):
+        link.log.append(("free", storage.data_ptr()))
+        return resize(storage, nbytes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.UntypedStorage, "resize_", noting)
+        session.io_wait()
+    freed = [line[1] for line in link.log if line[0] == "free"]
+    assert len(freed) == len(session.storage_sizes) > 8
+    for address in freed:
+        assert link.log.index(("emptied", address)) < link.log.index(("free", address))
+    assert link.log.index(("free", freed[0])) < link.log.index(("emptied", freed[-1]))
+
+
+def resume(session, link):
+    """What the lanes were told in a RESUME."""
+    del link.log[:]
+    session.resume()
+    return list(link.log)
+
+
+def test_the_frontier_is_first_on_the_wire(runtime, llama, input_ids, link):
+    """Its copies come before all else, on the program's own lane, and the history's lane waits for their end."""
+    expected = greedy(llama, input_ids, 1)
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    frontier = [item.nbytes for item in session._residency.state.frontier]
+    session.io_wait()
+    told = resume(session, link)
+    assert told[: len(frontier)] == [("fill", "program", nbytes) for nbytes in frontier]
+    assert told[len(frontier)] == ("wait", "behind", "program")
+    assert told[len(frontier) + 1][:2] == ("fill", "behind")
+    assert equal(session.result(30), expected)
+
+
+def test_beside_a_program_that_computes_the_frontier_overtakes_it(runtime, llama, input_ids, link):
+    """It comes on a lane of its own, for which the program's waits before it computes."""
+    expected = greedy(llama, input_ids, 1)
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    frontier = [item.nbytes for item in session._residency.state.frontier]
+    session.io_wait()
+    begun, end = threading.Event(), threading.Event()
+    other = runtime.open().start(lambda: (begun.set(), end.wait(30)))
+    assert begun.wait(30)
+    told = resume(session, link)
+    fills = [("fill", "in", nbytes) for nbytes in frontier]
+    assert told[: len(fills) + 1] == [("follow", "in", "program"), *fills]  # its memory may have been the other's
+    behind = [line[0] for line in told if line[1] == "behind"]
+    assert behind.index("follow") < behind.index("fill")
+    assert ("wait", "program", "in") not in told
+    end.set()
+    assert equal(session.result(30), expected)
+    assert ("wait", "program", "in") in link.log
+    other.result(30)
+
+
+def test_a_kept_frontier_moves_nothing_before_the_program_goes_on(runtime, llama, input_ids, link):
+    """RESUME tells the lanes nothing; the history follows, and a layer waits for its own part alone."""
+    expected = greedy(llama, input_ids, 1)
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
+    session.io_wait(keep="frontier")
+    assert resume(session, link) == []
+    assert equal(session.result(30), expected)
+    later = [line[:2] for line in link.log if line[0] in ("follow", "fill")]
+    assert later[:2] == [("follow", "behind"), ("fill", "behind")]
+
+
+def test_a_layer_waits_for_its_own_kv(runtime, llama, input_ids, link):
+    """In a decode step layer L+2 is computed when its KV has arrived, and that of L+3 has not."""
+    seen = []
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
+    session.io_wait()
+    behind = link.lanes["behind"]
+    handles = [
+        layer.self_attn.q_proj.register_forward_hook(lambda *_, number=number: seen.append((number, behind.done)))
+        for number, layer in enumerate(llama.model.layers, start=1)
+    ]
+    try:
+        session.resume()
+        session.result(30)
+    finally:
+        for handle in handles:
+            handle.remove()
+    done = dict(seen)
+    assert done[LAYER + 1] <= 1  # the wait for the frontier
+    assert done[LAYER + 1] < done[LAYER + 2] < done[LAYER + 3]
