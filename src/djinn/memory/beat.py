@@ -21,7 +21,7 @@ from contextlib import suppress
 import torch
 
 from djinn.interrupts import Bell
-from djinn.memory import copying
+from djinn.memory import captures, copying
 
 _END_SECONDS = 1.0  # how long a runtime that closes waits for the thread; the longest interval
 
@@ -106,7 +106,7 @@ class Beat:
     def leave(self, attention: Attention) -> None:
         """Wake the thread, which finds that ``attention`` wants nothing any more, and wait for its end.
 
-        If others want the beat it goes on, and this waits until the thread has looked.
+        It goes on if others want the beat; then nobody waits.
         """
         self._wake()
         self._ended.wait(lambda: not self.running or bool(self._attended - {attention}), _END_SECONDS)
@@ -155,6 +155,7 @@ class TinyCopy:
 
     def on_this_thread(self) -> Copy:
         """Return the copy, for calls of the current thread."""
+        captures.allow_on_this_thread()
         torch.cuda.set_device(self._device)  # or CUDA would make a context on the first device
         if self._copy is None:
             copying.prepare()
