@@ -15,6 +15,7 @@ from evaluation.analysis.metrics import CURRENT, PARTNERED
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row
 from evaluation.analysis.variants import PRIMARY
+from evaluation.claims.claim import Place
 from evaluation.records.runs import Json, RunError, read_object
 from evaluation.text.latex import markdown, markdown_table
 
@@ -98,17 +99,28 @@ def _found(machine: Json, path: tuple[str, ...]) -> str:
 
 
 def _claims(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
-    mine, theirs = (
-        {(one["id"], one["workload"] or "", one["clock"] or ""): one["verdict"] for one in side.claims["claims"]}
-        for side in (here, there)
-    )
+    """What was decided by different protocols is not said to be the same, or to differ."""
+    mine, theirs = ({_about(one): one for one in side.claims["claims"]} for side in (here, there))
     for key in dict.fromkeys([*theirs, *mine]):
-        verdicts = mine.get(key, "--"), theirs.get(key, "--")
+        both = mine.get(key), theirs.get(key)
+        verdicts = [_verdict(one) for one in both]
+        protocols = {one.get("protocol") for one in both if one is not None}
         agreed = ""
-        if not {"--", "undecided"}.intersection(verdicts):
+        if not {"--", "undecided"}.intersection(verdicts) and len(protocols) == 1:
             agreed = "same" if verdicts[0] == verdicts[1] else "differs"
-        number, workload, clock = key
-        yield number, workload, clock.replace("_", " "), *verdicts, agreed
+        yield *key, *verdicts, agreed
+
+
+def _about(claim: Json) -> tuple[str, str, str]:
+    """Its number, its workload and its clock, with what is kept on the device."""
+    place = Place(clock=claim["clock"], keeps=claim.get("keeps"))
+    return claim["id"], claim["workload"] or "", place.clock_words
+
+
+def _verdict(claim: Json | None) -> str:
+    if claim is None:
+        return "--"
+    return f"{claim['verdict']} (old protocol)" if claim.get("protocol") == "old" else str(claim["verdict"])
 
 
 def _ratio_rule() -> list[str]:

@@ -82,10 +82,21 @@ def test_a_slower_runtime_differs(reproduce):
     assert times == {"recompute": "as expected", "manual offload": "as expected", "djinn": "differs"}
 
 
+def test_what_the_frontier_is_kept_for_has_a_row_of_its_own(reproduce):
+    """It does not stand in the place of what swaps everything."""
+    _, page = reproduce(SMALL)
+    clocks = [row[2] for row in rows(page, "Claims") if row[:2] == ["C4", "activation"]]
+    assert clocks == [*(["ready", "first kernel", "usable"]), *(f"{name}, frontier kept" for name in
+                      ("ready", "first kernel", "usable"))]  # fmt: skip
+
+
 def test_ratios_of_two_protocols_are_not_compared(reproduce):
     """This machine's are of its own samples' partners, the authors' of pairs."""
     _, page = reproduce(replace(SMALL, pairs=None))
     assert not rows(page, "Ratios of pairs")
+    of_ready = [row for row in rows(page, "Claims") if (row[0], row[2]) == ("C4", "ready")]
+    assert {row[3] for row in of_ready} == {"supported (old protocol)"}
+    assert {row[5] for row in of_ready} == {""}
     assert "Not compared: one run has pairs" in page
 
 
