@@ -1,6 +1,7 @@
 """Djinn over every hand-written form that is like it: ``pairs.csv``, a row per workload, clock, layer and two forms.
 
-What :mod:`evaluation.analysis.pairs` has compared, as a table. Behind the rows of layers stand those that pool them.
+What :mod:`evaluation.analysis.pairs` has compared, as a table. Behind the rows of the layers stands one that pools the
+strongest form of each.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from evaluation.analysis.pairs import Compared, Pairing, alike, compared, difference_of, ratio_of
+from evaluation.analysis.pairs import Compared, Pairing, compared, difference_of, ratio_of
 from evaluation.analysis.statistics import RESAMPLES
 from evaluation.records.runs import Run
 
@@ -62,10 +63,6 @@ def _rows(row: Callable[..., Comparison], one: Compared) -> Iterator[Comparison]
             yield row([pairing], strongest=pairing is pairings[0], floors=cell.floors)
     if one.pooled:
         yield row(one.pooled, strongest=True)
-    for variant in dict.fromkeys(pairing.by_hand.variant for _, pairings in one.layers for pairing in pairings):
-        same = [pairing for _, pairings in one.layers for pairing in pairings if pairing.by_hand.variant == variant]
-        if len(same) == len(one.layers) and alike(same):
-            yield row(same, strongest=False)
 
 
 def _row(
@@ -89,7 +86,7 @@ def _row(
         variant=first.djinn.variant,
         keeps=first.djinn.policy.keeps,
         link=first.djinn.policy.link,
-        by_hand=STRONGEST if several and strongest else first.by_hand.variant,
+        by_hand=STRONGEST if several else first.by_hand.variant,
         strongest=strongest,
         djinn_ms=median(value for form in djinn for value in form.values(first.clock)),
         by_hand_ms=median(value for form in by_hand for value in form.values(first.clock)),

@@ -154,21 +154,6 @@ VARIANTS = (
     ),
     Variant(
         method="manual_offload",
-        name="ordered_kept",
-        deeds=(_KEPT, "copies the rest behind the computation, in order of need", "the frontier, which is there"),
-    ),
-    Variant(
-        method="manual_offload",
-        name="pinned_kept",
-        deeds=(_KEPT, "nothing", "the frontier, which is there"),
-    ),
-    Variant(
-        method="manual_offload",
-        name="async_kept",
-        deeds=(_KEPT, f"{_IN_ORDER}; waits for nothing, the streams do", "nothing: it has no such clock"),
-    ),
-    Variant(
-        method="manual_offload",
         name="offloaded_cache",
         deeds=(
             "nothing: KV is on the host, but for that of layer $L{+}1$",

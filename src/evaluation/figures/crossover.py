@@ -37,11 +37,11 @@ _AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of the figure: times in ms over breakpoint layers. ``style`` is for ``Axes.plot``."""
+    """One line of a figure: times in ms over breakpoint layers, or ratios. ``style`` is for ``Axes.plot``."""
 
     label: str
     style: dict[str, Any]
-    layers: Sequence[int]
+    layers: Sequence[float]
     medians: Sequence[float]
     lows: Sequence[float] = field(default_factory=list)
     highs: Sequence[float] = field(default_factory=list)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evaluation.paper.plan import TABLES, Plan
 from evaluation.paper.sources import sources
+from evaluation.records.runs import pair_paths
 from evaluation.study.program_lines import example
 
 
@@ -84,6 +85,11 @@ def _counted(plan: Plan) -> bool:
     return not plan.functional and all(f"capacity/{method}.json" in plan.beside for method in plan.study["methods"])
 
 
+def _paired(plan: Plan) -> bool:
+    """Whether all forms of a resume are among its records, run in one process; older runs have partners."""
+    return any(path in plan.records for path in pair_paths(plan.folder, plan.study))
+
+
 _EXAMPLES = tuple(path for method in ("vanilla", "djinn") if (path := example(method)))  # whose lines are counted
 OUTPUTS = (
     Output(
@@ -144,6 +150,22 @@ OUTPUTS = (
         files=("capabilities.tex",),
         caption="capabilities.rst",
         reads=("summary", "capacity", "capabilities"),
+    ),
+    Output(
+        name="pairs",
+        module="text.pairs",
+        files=("pairs.tex",),
+        caption="pairs.rst",
+        reads=("pairs",),
+        wanted=_paired,
+    ),
+    Output(
+        name="ratios",
+        module="figures.ratios",
+        files=("ratios.pdf", "ratios.png"),
+        caption="ratios.rst",
+        reads=("pairs",),
+        wanted=_paired,
     ),
     Output(
         name="setup", module="text.setup", files=("setup.tex", "methods.tex"), caption="setup.rst", reads=("records",)

@@ -26,6 +26,8 @@ _OLD_PROTOCOL = (
     "the device, stood where usable stands now."
 )
 _NOT_COMPARED = "--"
+_LINES_OF_A_COLUMN = 64  # in the letters of the claims' tables, with room for the caption
+_LINES_OF_A_HEAD = 2
 
 
 def expected(claim: Claim) -> str | None:
@@ -138,9 +140,9 @@ def _measured(one: Expectation) -> str:
 
 
 def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
-    """Two tables of one column each."""
+    """Tables of one column each: of the claims, of which a column holds so many lines, and of the memo's values."""
     claims = list(claims)
-    groups = [(key, list(group)) for key, group in groupby(claims, key=lambda claim: (claim.id, claim.statement.words))]
+    groups = [list(group) for _, group in groupby(claims, key=lambda claim: claim.id)]
     workloads = [(name, list(group)) for name, group in groupby(memo, key=lambda one: one.workload)]
     return (
         environment()
@@ -150,23 +152,7 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
             functional=_FUNCTIONAL if run.functional else "",
             processes=processes(run),
             old_protocol=_OLD_PROTOCOL if any(claim.judgement.old_protocol for claim in claims) else "",
-            claims=[
-                {
-                    "id": name,
-                    "words": words,
-                    "rows": [
-                        {
-                            "workload": claim.workload or "",
-                            "clock": claim.place.clock_words,
-                            "figure": ranged(claim.judgement.lead),
-                            "verdict": str(claim.verdict),
-                            "old": claim.judgement.old_protocol,
-                        }
-                        for claim in group
-                    ],
-                }
-                for (name, words), group in groups
-            ],
+            tables=[[_entry(group) for group in table] for table in _tables(groups)],
             workloads=[
                 {
                     "name": name or "",
@@ -184,6 +170,35 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
             ],
         )
     )
+
+
+def _tables(groups: Sequence[Sequence[Claim]]) -> list[list[Sequence[Claim]]]:
+    """``groups`` of claims in as many tables as it takes; one group is never parted."""
+    found: list[list[Sequence[Claim]]] = []
+    left = 0
+    for group in groups:
+        lines = len(group) + _LINES_OF_A_HEAD
+        if lines > left:
+            found.append([])
+            left = _LINES_OF_A_COLUMN
+        found[-1].append(group)
+        left -= lines
+    return found
+
+
+def _entry(group: Sequence[Claim]) -> Json:
+    """A claim and its verdicts, as the template sets them."""
+    rows = [
+        {
+            "workload": claim.workload or "",
+            "clock": claim.place.clock_words,
+            "figure": ranged(claim.judgement.lead),
+            "verdict": str(claim.verdict),
+            "old": claim.judgement.old_protocol,
+        }
+        for claim in group
+    ]
+    return {"id": group[0].id, "words": group[0].statement.words, "rows": rows}
 
 
 def ranged(text: str) -> Latex:

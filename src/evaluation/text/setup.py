@@ -6,15 +6,16 @@ What the probe could not have prints ``--``; a missing field is an error. What a
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.pairs import ATTENDED, IDLE, has_pairs
-from evaluation.analysis.variants import METHODS, VARIANTS
+from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, has_pairs
+from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.runs import Json, Run, RunError, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
 from evaluation.text.latex import Latex, environment, latex
@@ -176,26 +177,28 @@ def _samples(cells: Sequence[Json]) -> Latex:
     return Latex(", ".join([*found, *(REFUSED if outcome == "out_of_memory" else outcome for outcome in refused)]))
 
 
-def _in_pairs(run: Run, link: str) -> dict[tuple[str, str], list[Json]]:
-    """The samples of each form in pairs whose link is ``link``, as cells of a workload and layer."""
-    cells: dict[tuple[str, str], list[Json]] = {}
+Key = tuple[str, str]  # a method and its variant
+
+
+def _in_pairs(run: Run) -> dict[Key, tuple[Policy, list[Json]]]:
+    """The policy of each form in pairs and its samples, as cells of a workload and layer."""
+    found: dict[Key, tuple[Policy, list[Json]]] = {}
     for cell in (cell for record in run.pairs for cell in record["cells"]):
         for index, form in enumerate(cell["forms"]):
             own = [one for block in cell["blocks"] for one in block["samples"] if one["form"] == index]
-            if form["link"] == link:
-                key = form["method"], form["variant"]
-                cells.setdefault(key, []).append({**cell, "headline": False, "samples": own})
-    return cells
+            policy = Policy(keeps=form["keeps"], link=form["link"])
+            found.setdefault((form["method"], form["variant"]), (policy, []))[1].append({**cell, "samples": own})
+    return found
 
 
 def _groups(run: Run) -> dict[Latex, list[Row]]:
     """Rows by the printed name of the method, in the order of the paper and of this module; what is unknown is last."""
-    cells: dict[tuple[str, str], list[Json]] = {}
+    cells: dict[Key, list[Json]] = {}
     for record in run.records:
         for cell in record["cells"]:
             cells.setdefault((record["method"], cell["variant"]), []).append({**cell, "layer": record["layer"]})
-    paired = _in_pairs(run, IDLE)
-    known = dict.fromkeys([*cells, *paired])
+    paired = _in_pairs(run)
+    known = dict.fromkeys([*cells, *(key for key, (policy, _) in paired.items() if policy == Policy())])
     ranks = {name: rank for rank, name in enumerate([*METHODS, *_KNOWN])}
     groups: dict[Latex, list[Row]] = {}
     for key in sorted(known, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):
@@ -204,10 +207,18 @@ def _groups(run: Run) -> dict[Latex, list[Row]]:
             headline=any(cell["headline"] for cell in cells.get(key, ())),
             deeds=[Latex(deed) for deed in _deeds(*key)],
             samples=_samples(cells.get(key, [])),
-            in_pairs=_samples(paired.get(key, [])),
+            in_pairs=_samples(paired[key][1] if key in paired else []),
         )
         groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
     return groups
+
+
+def _names(keys: Iterable[Key]) -> list[Latex]:
+    """Variants by name; those of one method stand together, behind its name."""
+    return [
+        Latex(f"{latex(plain_name(method))} {', '.join(_breakable(variant) for _, variant in group)}")
+        for method, group in groupby(sorted(keys), key=lambda key: key[0])
+    ]
 
 
 def methods(run: Run) -> str:
@@ -217,7 +228,7 @@ def methods(run: Run) -> str:
     beside = {variant.name: variant.beside for variant in VARIANTS if variant.beside}
     order = sorted(paired, key=lambda name: (name in beside, name))
     partners = [Latex(_breakable(name) + beside.get(name, "")) for name in order]
-    groups = _groups(run)
+    groups, policies = _groups(run), _in_pairs(run)
     rows = [row for group in groups.values() for row in group]
     return (
         environment()
@@ -227,7 +238,8 @@ def methods(run: Run) -> str:
             functional=run.functional,
             groups=groups,
             partners=partners,
-            attended=[_breakable(" ".join(key)) for key in _in_pairs(run, ATTENDED)],
+            kept=_names(key for key, (policy, _) in policies.items() if policy == Policy(keeps=FRONTIER)),
+            attended=_names(key for key, (policy, _) in policies.items() if policy.link == ATTENDED),
             undescribed=any(UNMEASURED in row.deeds for row in rows),
             out_of_memory=any(REFUSED in row.samples for row in rows),
         )

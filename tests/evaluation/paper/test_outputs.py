@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from evaluation.paper.outputs import OUTPUTS, Output
 from evaluation.paper.plan import Plan, outputs_folder
 from evaluation.paper.sources import SOURCE, sources
 from tests.evaluation.layout import pdf_text, width_pt
-from tests.evaluation.papers import Results
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import Synthetic
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +64,15 @@ def test_what_needs_a_gpu_or_a_record_is_not_planned_without(name):
     assert name in names(whole)
     assert name not in names(plan(("s", "chat"), functional=True))
     assert name not in names(plan(("s", "chat"), beside=()))
+
+
+def test_pairs_are_drawn_of_runs_that_hold_them(tmp_path):
+    """A published run of the old protocol has neither the table nor the figure; one with a record has both."""
+    recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"))
+    for name, pairs in (("old", None), ("new", SyntheticPairs())):
+        publish(tmp_path, name, replace(recipe, pairs=pairs))
+    wanted = {name: {"pairs", "ratios"} & set(names(Plan.found(tmp_path / "results", name))) for name in ("old", "new")}
+    assert wanted == {"old": set(), "new": {"pairs", "ratios"}}
 
 
 def test_the_leading_run_has_the_folder_and_any_other_one_of_its_name():

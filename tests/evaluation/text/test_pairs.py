@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.analysis.comparisons import comparisons
+from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.table import TableError
 from evaluation.records.runs import load_run
-from evaluation.text.pairs import groups, table
+from evaluation.text.pairs import files, groups, table
 from tests.evaluation.layout import compiled
 from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic
 
 LAYERS = (1, 10, 20, 30, 39, 40)
@@ -67,10 +68,18 @@ def test_a_difference_below_zero_has_a_minus(tmp_path):
     assert r"\textbf{Functional CPU run: not a performance result.}" in text
 
 
-def test_a_run_without_pairs_has_no_table():
-    """It is refused by name."""
+def test_the_output_is_written_from_the_table(tmp_path):
+    """From ``pairs.csv``, in which a run of the old protocol has no row."""
+    results = Results.make(tmp_path, replace(RECIPE, pairs=SyntheticPairs()))
+    (written,) = files(results.material(), "")
+    assert written == table(results.material().rows("pairs", Comparison), functional=False)
+    assert re.findall(r"\\label\{(.*)\}", written) == [
+        f"tab:pairs{variant}" for variant in ("", "-attended", "-kept", "-kept-attended")
+    ]
+    old = Results.make(tmp_path / "old", RECIPE)
+    assert old.material().rows("pairs", Comparison) == []
     with pytest.raises(TableError, match="no pairs"):
-        groups([])
+        files(old.material(), "")
 
 
 @pytest.mark.tex

@@ -399,8 +399,10 @@ def test_the_forms_of_pairs_are_rows_and_the_attended_ones_a_sentence(tmp_path):
     assert samples["bulk"] == "4 $\\times$ 4 in pairs"
     assert samples["kept"] == "3 $\\times$ 4, 4 $\\times$ 4 in pairs"
     assert not any("attended" in name for name in found)
-    assert "Also in pairs, with a tiny copy every few milliseconds" in text
-    assert r"djinn kept\_\allowbreak{}attended" in text
+    kept, attended = (text.partition(start)[2].split(".")[0].replace(r"\allowbreak{}", "") for start in
+                      ("In pairs, with the frontier kept on the device:", "so that the link stays awake:"))  # fmt: skip
+    assert kept.split() == ["Djinn", "kept;", "Manual", "offload", "async\\_kept,", "ordered\\_kept,", "pinned\\_kept"]
+    assert "Djinn attended, kept\\_attended; Manual offload async\\_attended, " in attended
     assert "Pairs & \\raggedright 2 processes, each with a mirrored block of each workload at layers 1, 40" in setup(
         load_run(folder)
     )

@@ -1,0 +1,112 @@
+"""Djinn over the strongest form by hand, from pairs: a panel for each clock, over the layers side by side.
+
+Of the form of Djinn that swaps everything; points are medians of blocks, with intervals of 95 % over processes, or the
+range where there are fewer than six. A line for each workload; at 1 both are as quick. Drawn from ``pairs.csv`` alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.analysis.comparisons import Comparison
+from evaluation.analysis.material import Material
+from evaluation.analysis.metrics import CURRENT
+from evaluation.analysis.pairs import IDLE, NOTHING
+from evaluation.analysis.table import TableError
+from evaluation.figures.crossover import Curve, label, plot
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, mark_functional, rendered
+
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.065, 0.875, 0.165, 0.91  # of the figure; what is right of it is for labels
+_BETWEEN = 0.012
+_ASIDE = 0.16  # of a layer's place, from one workload to the next, so that no interval hides another
+_LOOKS: list[dict[str, Any]] = [
+    {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.9, "markersize": 3.5},
+    {"color": "#2A7AB5", "marker": "s", "linestyle": "--", "linewidth": 0.9, "markersize": 3.5, "mfc": "white"},
+    {"color": "#C1440E", "marker": "^", "linestyle": "-.", "linewidth": 0.9, "markersize": 3.5},
+    {"color": "#3B7A3B", "marker": "P", "linestyle": ":", "linewidth": 0.9, "markersize": 3.5},
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One clock and the ratios of each workload, which looks the same in every panel.
+
+    A line's ``layers`` are places: where its layer stands in ``layers``, from 0, and a little aside.
+    """
+
+    title: str
+    layers: Sequence[int]
+    lines: Sequence[Curve]
+
+
+def panels(rows: Sequence[Comparison]) -> list[Panel]:
+    """One per clock that has a ratio; raises :class:`TableError` if there is none."""
+    shown = [
+        row
+        for row in rows
+        if row.strongest and row.layer is not None and (row.keeps, row.link) == (NOTHING, IDLE) and row.ratio
+    ]
+    if not shown:
+        raise TableError("pairs.csv: the run has no ratio of what swaps everything")
+    workloads = list(dict.fromkeys(row.workload for row in shown))
+    layers = sorted({row.layer for row in shown if row.layer is not None})
+    found = []
+    for clock in CURRENT:
+        lines = []
+        for index, workload in enumerate(workloads):
+            own = [row for row in shown if (row.clock, row.workload) == (clock.name, workload)]
+            aside = _ASIDE * (index - (len(workloads) - 1) / 2)
+            if own:
+                lines.append(_curve(workload.capitalize(), _LOOKS[index % len(_LOOKS)], own, layers, aside))
+        if lines:
+            found.append(Panel(title=clock.words.capitalize(), layers=layers, lines=lines))
+    return found
+
+
+def _curve(
+    name: str, style: dict[str, Any], rows: Sequence[Comparison], layers: Sequence[int | None], aside: float
+) -> Curve:
+    places = [layers.index(row.layer) + aside for row in rows]
+    medians, lows, highs = ([getattr(row, column) for row in rows] for column in ("ratio", "ratio_low", "ratio_high"))
+    return Curve(label=name, style=style, layers=places, medians=medians, lows=lows, highs=highs)
+
+
+def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
+    """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
+    width = (_RIGHT - _LEFT - _BETWEEN * (len(shown) - 1)) / len(shown)
+    everything = [line for panel in shown for line in panel.lines]
+    for number, panel in enumerate(shown):
+        axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
+        axes.axhline(1, color="0.6", linewidth=0.6, zorder=0)
+        plot(axes, panel.lines)
+        _scale(axes, everything, panel.layers)
+        axes.set_title(panel.title, size=FONT_PT, pad=3)
+        if number:
+            axes.tick_params(labelleft=False)
+        if functional:
+            mark_functional(axes, size=8)
+    figure.axes[0].set_ylabel("Djinn / strongest by hand", labelpad=2)
+    figure.axes[len(shown) // 2].set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    most = max(shown, key=lambda panel: len(panel.lines))
+    label(figure.axes[-1], shown[-1].lines if len(shown[-1].lines) == len(most.lines) else most.lines)
+    return figure
+
+
+def _scale(axes: Axes, lines: Sequence[Curve], layers: Sequence[int]) -> None:
+    """The same in all panels, with 1 in sight."""
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    lowest = min(1.0, *(min(line.lows) for line in lines))
+    highest = max(1.0, *(max(line.highs) for line in lines))
+    room = 0.08 * (highest - lowest) or 0.05
+    axes.set_ylim(lowest - room, highest + room)
+
+
+def files(material: Material, workload: str) -> list[bytes]:
+    """The figure as PDF and PNG."""
+    shown = panels(material.rows("pairs", Comparison))
+    return rendered(lambda: draw(shown, functional=material.functional))
