@@ -1,4 +1,4 @@
-"""One job per method, layer and round, some per method, one per peer, for overhead, load and sweep: a process each."""
+"""One job per method, layer and round, one per round of the pairs, some per method, one per peer: a process each."""
 
 
 rule measure:
@@ -23,6 +23,28 @@ rule measure:
     shell:
         "python3 -m evaluation.methods.benchmark_{wildcards.method} --layer {wildcards.layer}"
         " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"
+
+
+# Last of what is repeated: a round of it measures all forms, layers and workloads against each other by itself.
+rule pairs_measure:
+    input:
+        MEASURING,
+        study=f"{LOCAL}/studies/pairs.json",
+    output:
+        f"{LOCAL}/raw/pairs/round_{{round}}.json",
+    log:
+        "logs/measure/pairs_round_{round}.log",
+    benchmark:
+        f"{LOCAL}/benchmarks/raw/pairs/round_{{round}}.tsv"
+    wildcard_constraints:
+        round=r"\d+",
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    shell:
+        "python3 -m evaluation.experiments.pairs --round {wildcards.round} --study {input.study} --out {output}"
+        " > {log} 2>&1"
 
 
 rule side_measure:

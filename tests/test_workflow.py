@@ -27,6 +27,7 @@ TINY = {
         "warmup_samples": 0,
         "validation_samples": 1,
         "think_time_ms": 0,
+        "pairs": {"rounds": 2, "blocks": 1, "layers": [3]},
         "overhead": {"samples": 2, "decode_steps": 1},
         "load": [{"sessions": 2, "resumes": 2}],
         "capacity": {"sessions": 2, "processes": 1},
@@ -82,14 +83,15 @@ def test_main_job_measures_and_draws(finished):
         for path in (finished / "results/local/raw").rglob("*.json")
     )
     methods = ("djinn", "manual_offload", "recompute", "vanilla")
-    assert records == [f"{method}/layer_3/round_1.json" for method in methods]
+    pairs = [f"pairs/round_{number}.json" for number in (1, 2)]
+    assert records == sorted([*(f"{method}/layer_3/round_1.json" for method in methods), *pairs])
     of_methods = [f"{kind}/{method}" for kind in ("capacity", "capabilities") for method in methods]
     for name in ("overhead", "load", "sweep", "peers/memory_saver", "peers/process_checkpoint", *of_methods):
         assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]
     assert {row["method"] for row in rows if row["metric"] == "ready_ms"} == set(methods)
-    assert any(row["metric"] == "paired_ratio" for row in rows)
+    assert any(row["metric"] == "paired_ready_ratio" for row in rows)
     with (finished / "results/load.csv").open() as file:  # has the rows, of which nothing is drawn
         loaded = [row["metric"] for row in csv.DictReader(file) if row["run"] == "local"]
     assert loaded == ["ready_ms", "resident_ms"]
@@ -186,14 +188,16 @@ def test_a_change_measures_again_what_reads_it(finished, planned):
         changed = finished / "changed.yaml"
         changed.write_text(yaml.safe_dump({**TINY, **(top or {}), "functional": {**TINY["functional"], **changes}}))
         found = planned(finished, "paper_figures", "--configfile", "changed.yaml")
-        measuring = ("measure", "side_measure", "method_measure", "peer_measure")
+        measuring = ("measure", "pairs_measure", "side_measure", "method_measure", "peer_measure")
         return [*(found.get(rule, 0) for rule in measuring), found["aggregate"]]
 
-    assert plan(rounds=2) == [4, 0, 0, 0, 1]  # the published runs have tables of their own
-    assert plan({"layers": [2, 3]}) == [4, 0, 0, 0, 1]
-    assert plan(samples=3) == [4, 0, 0, 0, 1]
-    assert plan(load=[{"sessions": 2, "resumes": 3}]) == [0, 1, 0, 0, 1]
-    assert plan({"model": {"seed": 1}}) == [4, 3, 8, 2, 1]
+    assert plan(rounds=2) == [4, 0, 0, 0, 0, 1]  # the published runs have tables of their own
+    assert plan({"layers": [2, 3]}) == [4, 0, 0, 0, 0, 1]
+    assert plan(samples=3) == [4, 0, 0, 0, 0, 1]
+    assert plan(pairs={"rounds": 3, "blocks": 1, "layers": [3]}) == [0, 1, 0, 0, 0, 1]
+    assert plan(pairs={"rounds": 2, "blocks": 2, "layers": [3]}) == [0, 2, 0, 0, 0, 1]
+    assert plan(load=[{"sessions": 2, "resumes": 3}]) == [0, 0, 1, 0, 0, 1]
+    assert plan({"model": {"seed": 1}}) == [4, 2, 3, 8, 2, 1]
 
 
 @pytest.mark.slow

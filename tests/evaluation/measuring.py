@@ -63,11 +63,7 @@ def subject(study):
     return build(study)
 
 
-def none(workload):
-    return []
-
-
-def run(subject, study, kind, layer=3, partners=none):
+def run(subject, study, kind, layer=3):
     if issubclass(kind, KvOffload):  # only where a token can be run again
         study = replace(study, workloads=study.workloads[2:])
-    return measure(subject, study, layer, variants=lambda workload: [kind], partners=partners)
+    return measure(subject, study, layer, variants=lambda workload: [kind])

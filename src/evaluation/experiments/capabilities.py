@@ -26,13 +26,13 @@ import torch
 from torch import nn
 
 from evaluation.measure.cell import Record
-from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens
 from evaluation.measure.programs import Logits, equal, generate_greedily
+from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import Study, Workload
 from evaluation.study.program_lines import example, state_lines
 
@@ -131,9 +131,9 @@ class _Probe:
         if change is not None and not method.keeps_state:
             method.edit(change)
         synchronize(device)
-        freed = method.state_sizes() if method.frees_memory else []
+        freed = method.freed_sizes()
         method.pause()
-        overwrite_free_memory(device, freed)
+        overwrite_free_memory(device, freed, method.streams())
         if change is not None and method.keeps_state:
             method.edit(change)
         synchronize(device)

@@ -16,12 +16,12 @@ import torch
 import djinn
 from djinn.memory.host_memory import available_bytes
 from evaluation.measure.cell import Record, first_line
-from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import allocated_bytes, synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import digest, equal, generate_greedily, least_bytes_of_prefill
+from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import ConfigError, Load, Study
 
 _LEFT_FREE = 6 << 30  # bytes of host memory that are not for the arena

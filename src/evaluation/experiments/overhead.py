@@ -8,7 +8,6 @@ the second of two prefills takes 3 % longer on an H100. Each pass is timed betwe
 pair is of the passes of both models in one session. All logits are compared bit for bit.
 """
 
-import copy
 import gc
 import sys
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from transformers import LlamaForCausalLM
 
 import djinn
 from evaluation.measure.cell import Record
-from evaluation.measure.clocks import now_ms
 from evaluation.measure.device_memory import synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
-from evaluation.measure.models import Subject, input_tokens
+from evaluation.measure.models import Subject, input_tokens, twin
+from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import Study
 
 Models = dict[str, LlamaForCausalLM]  # by clock: djinn_ms, bare_ms
@@ -36,7 +35,7 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
     """The cells, with every pass of every pair."""
     workload = study.workloads[0]
     input_ids = input_tokens(subject, study, workload)
-    bare = twin(subject.model)
+    bare = twin(subject).model
     cells = []
     with djinn.Runtime(subject.model, host_memory_bytes=1 << 20) as runtime:
         for name, program in {"prefill": _prefills, "decode": _decode_steps}.items():
@@ -56,12 +55,6 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
                     pairs.append({"passes": passes, "bit_exact": True})
             cells.append({"name": name, "tokens": workload.tokens, "pairs": pairs})
     return {"cells": cells}
-
-
-def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same model in modules of its own: weights and buffers are shared, a hook on one is not on the other."""
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)
 
 
 def _prefills(models: Models, input_ids: torch.Tensor, decode_steps: int) -> Times:

@@ -15,8 +15,9 @@ from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject
 from evaluation.measure.workloads import measure
-from evaluation.methods.benchmark_manual_offload import PageableOffload, PinnedOffload
+from evaluation.methods.benchmark_manual_offload import PageableOffload
 from evaluation.methods.benchmark_recompute import Recompute
+from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.plan import Study, Workload
 
 _KINDS: dict[str, list[type[Method]]] = {"recompute": [Recompute], "manual_offload": [PinnedOffload, PageableOffload]}
@@ -35,7 +36,6 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
                 study.but(workloads=(workload,), measurement=small),
                 layer,
                 variants=lambda workload: [kind for kinds in _KINDS.values() for kind in kinds],
-                partners=lambda workload: [],
                 report=report,
             )
             about = {"batch": size.batch, "tokens": size.tokens, "layer": layer}

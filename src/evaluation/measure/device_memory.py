@@ -29,18 +29,29 @@ def allocated_bytes(device: torch.device) -> int | None:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
 
-def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
+def overwrite_free_memory(device: torch.device, freed: Sequence[int], streams: Sequence[torch.cuda.Stream] = ()) -> int:
     """Fill free memory with 0xFF bytes (NaN in every float format) and return how many were filled.
 
-    On a GPU that is all memory that torch's caching allocator holds free for the current stream, on which every method
-    allocates its state. What a library's own pool holds free is left alone. No request from here is served from it: the
-    driver would give the same number of bytes instead, at every call anew. On the CPU freed memory goes back to the
-    system or into its heap. There blocks of the sizes ``freed`` are taken, filled and given back. Raises
-    ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
+    On a GPU that is all memory that torch's caching allocator holds free for the current stream and for ``streams``, on
+    which a method allocates its state. What a library's own pool holds free is left alone. No request from here is
+    served from it: the driver would give the same number of bytes instead, at every call anew. On the CPU freed memory
+    goes back to the system or into its heap. There blocks of the sizes ``freed`` are taken, filled and given back.
+    Raises ``RuntimeError`` if less was overwritten on a GPU than ``freed`` says was given up.
     """
     if device.type != "cuda":
         filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]
         return sum(block.numel() for block in filled)
+    overwritten = _overwrite_of_stream(device)
+    if overwritten < sum(freed):
+        raise RuntimeError(f"only {overwritten} of {sum(freed)} freed bytes could be overwritten")
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            overwritten += _overwrite_of_stream(device)
+    return overwritten
+
+
+def _overwrite_of_stream(device: torch.device) -> int:
+    """Fill what is free for the current stream, and return how many bytes that were."""
     taken: list[torch.Tensor] = []
     for _ in range(3):  # a block may be served from another free one of its size: ask again for what is left
         sizes = _free_blocks(device)
@@ -48,10 +59,7 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int]) -> int:
             break
         taken += [torch.empty(size, dtype=torch.uint8, device=device).fill_(0xFF) for size in sizes]
     torch.cuda.synchronize(device)
-    overwritten = sum(block.numel() for block in taken)
-    if overwritten < sum(freed):
-        raise RuntimeError(f"only {overwritten} of {sum(freed)} freed bytes could be overwritten")
-    return overwritten
+    return sum(block.numel() for block in taken)
 
 
 def overwrite_driver_memory(device: torch.device) -> None:

@@ -9,8 +9,7 @@ Nothing of a sample that differs is kept: the job fails.
 import gc
 import itertools
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,11 +17,13 @@ from torch import nn
 
 from evaluation.command import Refusal
 from evaluation.measure.cell import Record
-from evaluation.measure.clocks import Clocks, Reading, now_ms
+from evaluation.measure.clocks import Clocks
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.hand import Hand
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, input_tokens
-from evaluation.measure.programs import Logits, argument_tensors, generate_greedily, kv_tensors, least_bytes
+from evaluation.measure.programs import Logits, argument_tensors, equal, generate_greedily, kv_tensors, least_bytes
+from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import Study, Workload
 
 # Of logits from the program's, for arithmetic in another order: 0.09 on a 13B model in bfloat16, whether one layer is
@@ -59,7 +60,8 @@ class Harness:
         self._least_bytes = 0  # that a pause must keep, if it keeps the state
         self._reference, self._frontier = self._uninterrupted()
         self._own_references: dict[type[Method], tuple[Logits, dict[str, torch.Tensor]]] = {}
-        self._clocks = Clocks(subject, layer)
+        self._clocks: dict[int, Clocks] = {}  # by the model's identity: a form may compute on a twin of it
+        self._hand = Hand(self._reference[0], 2 if workload.kv_cache else 1)
         self._floor_source = torch.empty(0, dtype=torch.uint8)
 
     def _uninterrupted(self) -> tuple[Logits, dict[str, torch.Tensor]]:
@@ -88,43 +90,52 @@ class Harness:
             handle.remove()
         return logits, frontier
 
-    def method(self, kind: type[Method]) -> Method:
-        """``kind`` for this workload and breakpoint."""
-        return kind(self._subject, self._study, self._workload, layer=self._layer, input_ids=self.input_ids)
+    def method(self, kind: type[Method], subject: Subject | None = None, **more: Any) -> Method:
+        """``kind`` for this workload and breakpoint; on ``subject``, a twin of the model, with ``more``, if given."""
+        subject = subject or self._subject
+        method = kind(subject, self._study, self._workload, layer=self._layer, input_ids=self.input_ids, **more)
+        method.hand = self._hand
+        if id(subject.model) not in self._clocks:
+            self._clocks[id(subject.model)] = Clocks(subject, self._layer)
+        return method
+
+    @property
+    def where(self) -> str:
+        """What is being measured, in words."""
+        return f"{self._workload.name}, layer {self._layer}"
 
     def close(self) -> None:
-        """Take the clocks' hooks off the model."""
-        self._clocks.remove()
+        """Take the clocks' hooks off the models."""
+        for clocks in self._clocks.values():
+            clocks.remove()
 
     def sample(self, method: Method) -> Record:
-        """Take one timed sample of a validated method, as a record keeps it, but for its floor and partners."""
+        """Take one timed sample of a validated method, as a record keeps it, but for its floor."""
         paused, _ = self._pause(method)
         gc.disable()  # a collection would fall on whoever is being timed
         try:
-            reading, logits = self._clocks.time_resume(
+            reading, logits = self._clocks[id(method.subject.model)].time_resume(
                 think=self._think,
                 resume=method.resume,
                 wait_resident=method.wait_resident if method.restores_behind else None,
                 aside=method.computes_aside,
+                hand=self._hand,
                 finish=method.finish,
             )
         finally:
             gc.enable()
         self._compare(method, logits)
+        self._compare_taken(method)
         if not method.becomes_resident:
             reading = replace(reading, resident_ms=None)
+        if not method.waits_ready:
+            reading = replace(reading, ready_ms=None)
         return {**paused, **asdict(reading), "bit_exact": True}
 
-    def paired_sample(self, method: Method, partners: Sequence[Method], *, first: bool) -> Record:
-        """Take a floor, and a sample of ``method`` before or after one of each partner."""
-        kept = ["pause_ms", *(field.name for field in fields(Reading)), "bit_exact"]
-        floor_ms = self._floor_ms(method.floor_bytes) if method.floor_bytes else None
-        own = self.sample(method) if first else None
-        paired = {}
-        for partner in partners:
-            taken = self.sample(partner)
-            paired[partner.variant] = {"djinn_first": first, **{name: taken[name] for name in kept}}
-        return {**(own or self.sample(method)), "floor_ms": floor_ms, "paired": paired or None}
+    def sample_beside_floor(self, method: Method) -> Record:
+        """Take the floor of ``method`` and then a sample of it."""
+        floor_ms = self.floor_ms(method.floor_bytes) if method.floor_bytes else None
+        return {**self.sample(method), "floor_ms": floor_ms}
 
     def validate(self, method: Method) -> Seen:
         """Take an untimed sample, and compare the frontier as the device holds it when ``ready`` is signalled."""
@@ -137,7 +148,7 @@ class Harness:
         method.resume()
         own = method.frontier()
         seen = Seen(frontier_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own.values()), sizes=sizes)
-        self._copy_aside(held, own)
+        self._copy_aside(held, own, behind=not method.waits_ready)
         del own
         logits = method.finish()
         for name, expected in frontier.items():
@@ -146,11 +157,13 @@ class Harness:
         self._compare(method, logits)
         return seen
 
-    def _copy_aside(self, targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor]) -> None:
-        """Copy ``sources`` as they are now, on a stream that waits for no other."""
+    def _copy_aside(self, targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor], *, behind: bool) -> None:
+        """Copy ``sources`` as they are now, on a stream that waits for no other; or ``behind`` the current stream."""
         if missing := targets.keys() - sources.keys():
             raise NotBitExact(f"the frontier lacks {', '.join(sorted(missing))}")
         aside = torch.cuda.Stream(self._subject.device) if self._subject.device.type == "cuda" else None
+        if aside is not None and behind:
+            aside.wait_stream(torch.cuda.current_stream(self._subject.device))
         with torch.cuda.stream(aside):
             for name, target in targets.items():
                 target.copy_(sources[name], non_blocking=True)
@@ -164,7 +177,7 @@ class Harness:
         method.prepare()
         synchronize(device)
         sizes = method.state_sizes()
-        freed = sizes if method.frees_memory else []
+        freed = method.freed_sizes()
         start = now_ms()
         method.pause()
         pause_ms = now_ms() - start
@@ -175,14 +188,14 @@ class Harness:
             "pause_ms": pause_ms,
             "device_bytes_paused": kept,
             "host_bytes_paused": method.host_bytes(),
-            "overwritten_bytes": overwrite_free_memory(device, freed),
+            "overwritten_bytes": overwrite_free_memory(device, freed, method.streams()),
         }
         return record, sizes
 
     def _think(self) -> None:
         time.sleep(self._study.measurement.think_time_ms / 1000)
 
-    def _floor_ms(self, nbytes: int) -> float:
+    def floor_ms(self, nbytes: int) -> float:
         """Time of one raw pinned copy of ``nbytes`` to the device, after the same wait."""
         device = self._subject.device
         if self._floor_source.numel() < nbytes:
@@ -219,6 +232,16 @@ class Harness:
             if not torch.equal(found, expected):
                 what = "the prefill" if step == 0 else f"decode step {step}"
                 raise NotBitExact(f"{self._where(method)}: the logits of {what} differ from the uninterrupted run")
+
+    def _compare_taken(self, method: Method) -> None:
+        """Compare what was handed to the caller on the way."""
+        reference, _ = self._expected(method)
+        first = self._workload.decode_step
+        expected = [logits[:, -1:].cpu() for logits in reference[first : first + self._hand.wanted]]
+        if not equal(self._hand.logits, expected):
+            raise NotBitExact(
+                f"{self._where(method)}: the caller was handed other logits than the program's last token's"
+            )
 
     def _where(self, method: Method) -> str:
         return f"{type(method).__name__} ({method.variant}), layer {self._layer}, workload {self._workload.name}"

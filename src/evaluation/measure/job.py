@@ -31,21 +31,41 @@ Report = Callable[[str], None]
 Subjects = Callable[[], Subject]  # builds the model, for when it is wanted
 
 
-def run_job(name: str, description: str | None, variants: Variants, partners: Variants = lambda workload: []) -> int:
+def run_job(name: str, description: str | None, variants: Variants) -> int:
     """Measure method ``name`` at the breakpoint of the command line; returns the exit status."""
     parser = _parser(f"methods.benchmark_{name}", description)
     parser.add_argument("--layer", type=int, required=True, help="breakpoint L: pause after decoder layer L, 1 to N")
-    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
+    _add_round(parser)
     arguments = parser.parse_args()
     layer: int = arguments.layer
 
     def take(study: Study, subject: Subjects, report: Report) -> Record:
         if not 1 <= layer <= study.architecture.layers:
             raise ConfigError(f"--layer {layer}: {study.model.name} has layers 1 to {study.architecture.layers}")
-        return {"cells": measure(subject(), study, layer, variants=variants, partners=partners, report=report)}
+        return {"cells": measure(subject(), study, layer, variants=variants, report=report)}
 
     about = {"method": name, "layer": layer, "round": arguments.round}
     return _run(f"{name} layer {layer}", "measure", arguments, about, take)
+
+
+def run_round_job(name: str, description: str | None, take: Callable[[Subject, Study, int, Report], Record]) -> int:
+    """Measure what is repeated in a process per round; ``take`` is given the round, and returns what it found."""
+    parser = _parser(f"experiments.{name}", description)
+    _add_round(parser)
+    arguments = parser.parse_args()
+    number: int = arguments.round
+    about = {"kind": name, "round": number}
+    return _run(
+        f"{name} round {number}",
+        name,
+        arguments,
+        about,
+        lambda study, subject, report: take(subject(), study, number, report),
+    )
+
+
+def _add_round(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--round", type=int, default=1, help="which repetition this is (default 1)")
 
 
 def run_side_job(name: str, description: str | None, take: Callable[[Subject, Study, Report], Record]) -> int:

@@ -2,15 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from evaluation.measure.device_memory import allocated_bytes
+from evaluation.measure.hand import Hand
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, Stopped, decode, start_at_layer, stop_at_layer
 from evaluation.study.plan import ConfigError, Study, Workload
 
+Keeps = Literal["nothing", "frontier"]
+Link = Literal["idle", "attended"]
 Change = Callable[[torch.Tensor], None]  # edits hidden states of shape [batch, tokens, hidden] in place
 
 
@@ -32,7 +35,11 @@ class Method(ABC):
     counted_apart: bool = False  # whether another number of its sessions fits than of the primary variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
     becomes_resident: bool = True  # whether all state ever is back on the device at one time
+    waits_ready: bool = True  # whether ``resume`` waits until the device can go on; if not, there is no clock ready
+    keeps: Keeps = "nothing"  # of the state on the device while it is paused: nothing, or the frontier
+    link: Link = "idle"  # between host and device while it is paused: idle, or attended by tiny copies
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
+    hand: Hand | None = None  # whom the program hands its last token's logits to, where that is timed
     floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
 
     def __init__(
@@ -73,6 +80,11 @@ class Method(ABC):
     def finish(self) -> Logits:
         """Run the program to its end and drop the session; the logits of prefill and decode steps."""
 
+    def give(self, logits: torch.Tensor) -> None:
+        """Hand over the last token's of ``logits``, the program's of one pass, if somebody wants them."""
+        if self.hand is not None:
+            self.hand.give(logits)
+
     @abstractmethod
     def frontier(self) -> dict[str, torch.Tensor]:
         """What layer L+1 needs besides its own KV, by name, as the device holds it now."""
@@ -81,8 +93,20 @@ class Method(ABC):
     def state_sizes(self) -> list[int]:
         """Bytes of each piece of session state, between ``prepare`` and ``pause``."""
 
+    def freed_sizes(self) -> list[int]:
+        """Those of :meth:`state_sizes` that ``pause`` takes off the device."""
+        return self.state_sizes() if self.frees_memory else []
+
+    def streams(self) -> list[torch.cuda.Stream]:
+        """Streams other than the current one for which ``resume`` allocates state."""
+        return []
+
     def match(self, sizes: Sequence[int]) -> None:
         """Prepare to move storages of ``sizes`` bytes, as the other method of a pair does."""
+
+    def shared(self) -> dict[str, Any]:
+        """What a further variant on the same model is given, for it cannot be there twice: keyword arguments."""
+        return {}
 
     def flops(self) -> float | None:
         """Operations that resume repeats, or None for a method that repeats none."""
@@ -143,9 +167,10 @@ class ByHand(Method):
     def finish(self) -> Logits:
         """Run the remaining layers and the decode steps."""
         logits = start_at_layer(self.subject.model, self.stopped, self.before_layer)
+        self.give(logits)
         self.before_decode()
         left = self.decode_steps - self.workload.decode_step
-        steps = decode(self.subject.model, logits, self.stopped.cache, left)
+        steps = decode(self.subject.model, logits, self.stopped.cache, left, self.give)
         del self.stopped
         return [*self._earlier, logits, *steps]
 

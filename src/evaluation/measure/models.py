@@ -1,6 +1,7 @@
 """Builds the model of a study on its device: the exact Llama-2 architecture with random weights, or a checkpoint."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class Subject:
             "hidden_size": self.model.config.hidden_size,
             "parameter_bytes": sum(p.numel() * p.element_size() for p in self.model.parameters()),
         }
+
+
+def twin(subject: Subject) -> Subject:
+    """The same model in modules of its own: weights and buffers are shared, a hook on one is not on the other."""
+    model = subject.model
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return replace(subject, model=copy.deepcopy(model, shared))
 
 
 def input_tokens(subject: Subject, study: Study, workload: Workload, index: int = 0) -> torch.Tensor:

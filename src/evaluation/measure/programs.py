@@ -14,27 +14,40 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 Logits = list[torch.Tensor]
+Give = Callable[[torch.Tensor], None]  # is told the logits of each pass, [batch, tokens, vocabulary]
+
+
+def _nobody(logits: torch.Tensor) -> None:
+    """Who wants no logits before all are there."""
 
 
 def generate_greedily(
-    model: LlamaForCausalLM, input_ids: torch.Tensor, kv_cache: bool, decode_steps: int, *, whole_prefill: bool = True
+    model: LlamaForCausalLM,
+    input_ids: torch.Tensor,
+    kv_cache: bool,
+    decode_steps: int,
+    *,
+    whole_prefill: bool = True,
+    give: Give = _nobody,
 ) -> Logits:
     """Logits of a prefill of ``input_ids`` ([batch, tokens]) and, with a KV cache, of some greedy decode steps.
 
     Shapes: [batch, tokens, vocabulary] first, or [batch, 1, vocabulary] unless ``whole_prefill``, then [batch, 1,
-    vocabulary] for each step; each step reads the whole cache.
+    vocabulary] for each step; each step reads the whole cache. ``give`` gets those of each pass when it has them.
     """
     output = model(input_ids, use_cache=kv_cache, logits_to_keep=0 if whole_prefill else 1)
+    give(output.logits)
     if not kv_cache:
         return [output.logits]
-    return [output.logits, *decode(model, output.logits, output.past_key_values, decode_steps)]
+    return [output.logits, *decode(model, output.logits, output.past_key_values, decode_steps, give)]
 
 
-def decode(model: LlamaForCausalLM, logits: torch.Tensor, cache: Any, steps: int) -> Logits:
+def decode(model: LlamaForCausalLM, logits: torch.Tensor, cache: Any, steps: int, give: Give = _nobody) -> Logits:
     """Logits of ``steps`` greedy steps after ``logits``, each of shape [batch, 1, vocabulary]."""
     found = []
     for _ in range(steps):
         logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True).logits
+        give(logits)
         found.append(logits)
     return found
 

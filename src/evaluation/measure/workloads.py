@@ -1,6 +1,7 @@
 """Measures every workload of a study with every variant of a method, into the cells of a record.
 
-Variants take turns, so that drift falls on all of them alike.
+Variants take turns, so that drift falls on all of them alike. Comparisons of forms are not made here: see
+:mod:`evaluation.experiments.pairs`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,25 +24,24 @@ def measure(
     layer: int,
     *,
     variants: Variants,
-    partners: Variants,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
-    """The cells of one job, for every workload of ``study``: see ``record.schema.json``.
+    """The cells of one job, for every workload of ``study``: see :class:`evaluation.records.cells.Cell`.
 
-    ``partners`` are run next to each sample of a variant. ``report`` is told, at every sample, what is being done.
-    Raises :class:`NotBitExact`; running out of device memory is an outcome of the cell.
+    ``report`` is told, at every sample, what is being done. Raises :class:`NotBitExact`; running out of device memory
+    is an outcome of the cell.
     """
     cells = []
     with torch.no_grad():
         for workload in study.workloads:
-            kinds, beside = [], partners(workload)
+            kinds = []
             for kind in variants(workload):
                 if reason := kind.unsupported(subject.device):
                     cells.append(_cell(workload, kind, outcome="unsupported", message=reason))
                 else:
                     kinds.append(kind)
             try:
-                cells += _measure_workload(subject, study, workload, layer, kinds, beside, report)
+                cells += _measure_workload(subject, study, workload, layer, kinds, report)
             except torch.OutOfMemoryError as error:
                 said = first_line(error)
                 cells += [_cell(workload, kind, outcome="out_of_memory", message=said) for kind in kinds]
@@ -54,36 +54,33 @@ def _measure_workload(
     workload: Workload,
     layer: int,
     kinds: Sequence[type[Method]],
-    beside: Sequence[type[Method]],
     report: Callable[[str], None],
 ) -> list[Record]:
     harness = Harness(subject, study, workload, layer)
-    methods = [harness.method(kind) for kind in kinds]
-    partners = [harness.method(kind) for kind in beside]
-    samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
+    methods: list[Method] = []
     counts = study.measurement
     try:
+        for kind in kinds:
+            methods.append(harness.method(kind, **(methods[0].shared() if methods else {})))
+        samples: dict[str, list[Record]] = {method.variant: [] for method in methods}
         seen = []
         for method in methods:
             seen.append(harness.validate(method))
             report(f"{workload.name}: validation")
-            for partner in partners:
-                partner.match(seen[-1].sizes)
-        again = methods * (counts.validation_samples - 1)
-        for method in [*again, *partners * counts.validation_samples]:
+        for method in methods * (counts.validation_samples - 1):
             harness.validate(method)
             report(f"{workload.name}: validation")
         for index in range(-counts.warmup_samples, counts.samples):
             for method in methods:
                 if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
                     continue
-                taken = harness.paired_sample(method, partners, first=index % 2 == 0)
+                taken = harness.sample_beside_floor(method)
                 report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
                 if index >= 0:
                     samples[method.variant].append(taken)
     finally:
         harness.close()
-        for method in [*methods, *partners]:
+        for method in reversed(methods):  # the first has what the others share
             method.close()
     return [
         _cell(

@@ -1,46 +1,68 @@
 """Djinn: IO_WAIT swaps the session out by force; RESUME returns when layer L+1's inputs are on the device.
 
-Each sample is paired with hand-written offloads, in alternating order. Their code does not import Djinn. Without a KV
-cache the partner is ``pinned``. With one there are two: ``pinned_ordered`` for the clocks of the next layer, and
-``pinned_identical`` for the clock ``resident``, which moves in bulk the very sizes that Djinn moves.
+Variants: ``default``, the primary one, swaps everything. ``kept`` leaves the frontier on the device. ``attended`` and
+``kept_attended`` are sessions of a runtime that attends the link while they are paused.
 """
 
 import copy
 import sys
+from collections import Counter
 from typing import Any
 
 import torch
 
 import djinn
+from evaluation.measure.hand import Hand
 from evaluation.measure.job import run_job
-from evaluation.measure.method import Change, HostFull, Method
+from evaluation.measure.method import Change, HostFull, Link, Method
+from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, generate_greedily
-from evaluation.methods.benchmark_manual_offload import IdenticalOffload, OrderedOffload, PinnedOffload
-from evaluation.study.plan import ConfigError, Workload
+from evaluation.study.plan import ConfigError, Study, Workload
+
+_BEAT_SECONDS = 0.005  # between the copies by which a runtime attends the link
+
+
+def make_runtime(subject: Subject, study: Study, *, link: Link = "idle") -> djinn.Runtime:
+    """A runtime whose host memory is there before anything is timed; raises :class:`ConfigError` if it cannot be."""
+    nbytes = int(study.host_arena_gib * 2**30)
+    attentive = _BEAT_SECONDS if link == "attended" else None
+    try:
+        runtime = djinn.Runtime(subject.model, host_memory_bytes=nbytes, attentive=attentive)
+        runtime.arena.wait_grown()
+    except djinn.HostMemoryFull as error:
+        raise ConfigError(f"djinn.host_arena_gib: {error}") from error
+    return runtime
+
+
+def _program(hand: Hand | None, *arguments: Any, **options: Any) -> Logits:
+    """The user's call; whoever waits for its logits learns of its end, whatever that is."""
+    if hand is None:
+        return generate_greedily(*arguments, **options)
+    try:
+        return generate_greedily(*arguments, **options, give=hand.give)
+    finally:
+        hand.end()
 
 
 class Djinn(Method):
-    """The user's call, unmodified, on a session of the runtime."""
+    """The user's call, unmodified, on a session of ``runtime``, its own unless given."""
 
     variant = "default"
     headline = True
     restores_behind = True
     computes_aside = True
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, runtime: djinn.Runtime | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        nbytes = int(self.study.host_arena_gib * 2**30)
-        try:
-            self._runtime = djinn.Runtime(self.subject.model, host_memory_bytes=nbytes)
-            self._runtime.arena.wait_grown()  # before anything is timed
-        except djinn.HostMemoryFull as error:
-            raise ConfigError(f"djinn.host_arena_gib: {error}") from error
+        self._runtime = runtime or make_runtime(self.subject, self.study, link=self.link)
+        self._owns_runtime = runtime is None
 
     def prepare(self) -> None:
         """Start the program and wait until it is parked."""
         self._session = self._runtime.open(breakpoint=self.layer, visit=1 + self.workload.decode_step)
         self._session.start(
-            generate_greedily,
+            _program,
+            self.hand,
             self.subject.model,
             self.input_ids,
             self.workload.kv_cache,
@@ -51,12 +73,13 @@ class Djinn(Method):
             self._session.result()  # raises what went wrong
             raise RuntimeError(f"the program ended without reaching layer {self.layer}")
         self._frontier = self._session.frontier
-        self.floor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.frontier().values())
+        self._frontier_sizes = [tensor.numel() * tensor.element_size() for tensor in self.frontier().values()]
+        self.floor_bytes = 0 if self.keeps == "frontier" else sum(self._frontier_sizes)
 
     def pause(self) -> None:
         """Swap the session out: IO_WAIT."""
         try:
-            self._session.io_wait()
+            self._session.io_wait(keep=self.keeps)
         except djinn.HostMemoryFull as error:
             raise HostFull(f"djinn.host_arena_gib is too small for this workload: {error}") from error
 
@@ -90,9 +113,22 @@ class Djinn(Method):
         """Bytes of each storage that Djinn moves."""
         return self._session.storage_sizes
 
+    def freed_sizes(self) -> list[int]:
+        """Of those what leaves the device."""
+        kept = self._frontier_sizes if self.keeps == "frontier" else []
+        return list((Counter(self.state_sizes()) - Counter(kept)).elements())
+
+    def device_bytes_by_policy(self) -> int:
+        """Bytes of the frontier, if it is kept."""
+        return sum(self._frontier_sizes) if self.keeps == "frontier" else 0
+
     def host_bytes(self) -> int:
         """Bytes in the arena."""
         return self._session.host_bytes
+
+    def shared(self) -> dict[str, Any]:
+        """The runtime: a model has one."""
+        return {"runtime": self._runtime}
 
     def beside(self, input_ids: torch.Tensor) -> "Djinn":
         """One more session of the same runtime."""
@@ -105,19 +141,46 @@ class Djinn(Method):
         self._session.close()
 
     def close(self) -> None:
-        """Close the runtime, whose hooks come off."""
-        self._runtime.close()
+        """Close the runtime, whose hooks come off, if it is its own, or else what a failure has left in it."""
+        if self._owns_runtime:
+            self._runtime.close()
+            return
+        for session in self._runtime.sessions:
+            session.close()
+
+
+class KeptDjinn(Djinn):
+    """Leaves the frontier on the device."""
+
+    variant = "kept"
+    headline = False
+    keeps = "frontier"
+
+
+class AttendedDjinn(Djinn):
+    """Attends the link while the session is paused."""
+
+    variant = "attended"
+    headline = False
+    link = "attended"
+
+
+class KeptAttendedDjinn(KeptDjinn):
+    """Does both."""
+
+    variant = "kept_attended"
+    link = "attended"
 
 
 def variants(workload: Workload) -> list[type[Method]]:
-    """The only variant."""
-    return [Djinn]
+    """Those that the paper leads with."""
+    return [Djinn, KeptDjinn]
 
 
-def partners(workload: Workload) -> list[type[Method]]:
-    """The methods that are run next to each sample."""
-    return [IdenticalOffload, OrderedOffload] if workload.kv_cache else [PinnedOffload]
+def compared() -> list[type[Djinn]]:
+    """Those that are compared with hand-written forms in one process: one for each thing kept and state of the link."""
+    return [Djinn, KeptDjinn, AttendedDjinn, KeptAttendedDjinn]
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("djinn", __doc__, variants, partners=partners))
+    sys.exit(run_job("djinn", __doc__, variants))

@@ -18,8 +18,9 @@ from evaluation.measure.device_memory import synchronize
 from evaluation.measure.job import run_job
 from evaluation.measure.method import ByHand, Change, Method
 from evaluation.measure.programs import Logits, kv_tensors, stop_at_layer
-from evaluation.methods.benchmark_manual_offload import PinnedOffload
-from evaluation.methods.copies import CopiesBehind, by_layer
+from evaluation.methods.copies import CopiesBehind, Tensors, by_layer
+from evaluation.methods.host_arena import total
+from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.plan import Workload
 
 
@@ -116,33 +117,31 @@ class KvOffload(PinnedOffload):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._copies = CopiesBehind(self.subject.device)
+        self._copies = CopiesBehind(self.subject.device, self._lane.stream)
         self._cache: Any = None
 
     def pause(self) -> None:
         """Copy the cache without the token that is under way to the host, wait, and let go of everything."""
         cache = self.stopped.cache
         past = self.workload.tokens + self.workload.decode_step - 1
-        self._host = {}
+        kept = {}
         for number, layer in enumerate(cache.layers, start=1):
-            for name, tensor in kv_tensors(cache, number).items():
-                kept = tensor[..., :past, :]
-                self._host[name] = self._buffer(name, kept).copy_(kept, non_blocking=True)
+            kept.update({name: tensor[..., :past, :] for name, tensor in kv_tensors(cache, number).items()})
             layer.keys = layer.values = None
+        views = self._lane.arena.views(kept)
+        self._host = {name: views[name].copy_(tensor, non_blocking=True) for name, tensor in kept.items()}
         synchronize(self.subject.device)
+        del kept
         self._cache = cache
         self._names = by_layer(self._host)
         needed = [name for number in range(1, self.layer + 2) for name in self._names.get(number, ())]
-        self.floor_bytes = self._bytes(self._host[name] for name in needed)
+        self.floor_bytes = total(self._host[name] for name in needed)
         del self.stopped
 
     def resume(self) -> None:
         """Bring back what layers 1 .. L+1 read, run the token up to the breakpoint behind it, and wait for both."""
-        self._targets = {name: torch.empty_like(t, device=self.subject.device) for name, t in self._host.items()}
-        for number, layer in enumerate(self._cache.layers, start=1):
-            layer.keys, layer.values = (self._targets[name] for name in self._names[number])
         self._copies.expect(self._names)
-        self._submit([number for number in self._names if number <= self.layer + 1])
+        self._bring([number for number in self._names if number <= self.layer + 1])
         layers = enumerate(self.subject.layers[: self.layer], start=1)
         handles = [layer.register_forward_pre_hook(partial(self._before, number)) for number, layer in layers]
         self.stopped = stop_at_layer(self.subject.model, self.layer, self._pass_input, True, self._cache)
@@ -154,18 +153,29 @@ class KvOffload(PinnedOffload):
     def _before(self, number: int, *arguments: object) -> None:
         self._copies.wait(number)
 
-    def _submit(self, numbers: Iterable[int]) -> None:
-        pairs = {
-            number: [(self._targets[name], self._host[name]) for name in self._names[number]] for number in numbers
-        }
-        self._copies.submit(pairs)
+    def _bring(self, numbers: Iterable[int]) -> None:
+        layers = {number: {name: self._host[name] for name in self._names[number]} for number in numbers}
+        self._copies.bring(layers, self._put)
+
+    def _put(self, tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            _, number, part = name.split(".")
+            setattr(self._cache.layers[int(number) - 1], part, tensor)
 
     def finish(self) -> Logits:
         """Compute on while the rest is brought back."""
-        self._submit([number for number in self._names if number > self.layer + 1])
+        self._bring([number for number in self._names if number > self.layer + 1])
         logits = super().finish()
-        self._targets, self._cache = {}, None
+        self._cache = None
         return logits
+
+    def freed_sizes(self) -> list[int]:
+        """All state is deleted, whatever of it has a copy."""
+        return self.state_sizes()
+
+    def streams(self) -> list[torch.cuda.Stream]:
+        """That of the copies."""
+        return [] if self._lane.stream is None else [self._lane.stream]
 
     def wait_resident(self) -> None:
         """Wait until the last copy is there."""

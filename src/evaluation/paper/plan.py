@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.records.runs import Json, RunError, benchmark_path, read_object, record_paths, run_folder, side_records
+from evaluation.records.runs import (
+    Json,
+    RunError,
+    benchmark_path,
+    pair_paths,
+    read_object,
+    record_paths,
+    run_folder,
+    side_records,
+)
 
 TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "peers", "pairs")
 
@@ -48,8 +57,8 @@ class Plan:
         """Everything that was measured of it; of a published run every file, as each is in its checksums."""
         if self.name != "local":
             return sorted(path for path in self.folder.rglob("*") if path.is_file())
-        jobs = [*record_paths(self.folder, self.study), *(self.folder / path for path in self.beside)]
-        return [*self.about, *jobs]
+        jobs = [*record_paths(self.folder, self.study), *pair_paths(self.folder, self.study)]
+        return [*self.about, *jobs, *(self.folder / path for path in self.beside)]
 
     @property
     def costs(self) -> list[Path]:

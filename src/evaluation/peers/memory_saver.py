@@ -62,7 +62,6 @@ def measured(subject: Subject, study: Study, saver: Any, report: Report) -> list
         study.but(measurement=small),
         len(subject.layers),
         variants=lambda workload: [kind],
-        partners=lambda workload: [],
         report=report,
     )
 

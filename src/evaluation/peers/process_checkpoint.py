@@ -28,13 +28,15 @@ import torch
 
 from evaluation.measure.cell import Record, cell, first_line
 from evaluation.measure.child import Child
-from evaluation.measure.clocks import Clocks, now_ms
+from evaluation.measure.clocks import Clocks
 from evaluation.measure.device_memory import overwrite_driver_memory, synchronize
+from evaluation.measure.hand import Hand
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, build_subject
 from evaluation.measure.models import input_tokens
 from evaluation.measure.peer import Peer, Unsupported
 from evaluation.measure.programs import digest, equal, generate_greedily
+from evaluation.measure.stopwatch import now_ms
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.study.plan import Study, Workload
 
@@ -158,13 +160,13 @@ def supervise(
                     "ready_ms": ready_ms,
                     "first_kernel_ms": ended["first_kernel"] - start,
                     "resident_ms": ready_ms,  # nothing comes back behind
-                    "result_ms": ended["result"] - start,
+                    "usable_ms": ended["usable"] - start,
+                    "next_token_ms": ended["next_token"] - start if "next_token" in ended else None,
                     "floor_ms": None,
                     "device_bytes_paused": max(paused_bytes - device.others_bytes, 0),
                     "host_bytes_paused": running_bytes - paused_bytes,
                     "overwritten_bytes": 0,
                     "bit_exact": True,
-                    "paired": None,
                 }
             )
     process.hear("done")
@@ -185,7 +187,7 @@ def session(connection: Connection, study: Study) -> int:
     """Run sessions in the paused process, each compared with an uninterrupted run; returns how many there were.
 
     Says ``paused`` with the bytes of the state and of its tensors on the device, waits for the word, and says
-    ``ready``. When it has finished it says ``exact`` with the times of the first kernel and of the result, by
+    ``ready``. When it has finished it says ``exact`` with the times of the first kernel and of the logits, by
     :func:`now_ms`.
     """
     subject = build_subject(study)
@@ -194,6 +196,8 @@ def session(connection: Connection, study: Study) -> int:
     method = Vanilla(subject, study, workload, layer=layer, input_ids=prompt)
     expected = digest(generate_greedily(subject.model, prompt, workload.kv_cache, method.decode_steps))
     clocks = Clocks(subject, layer)
+    like = torch.empty((prompt.shape[0], 1, subject.model.config.vocab_size), dtype=subject.model.dtype)
+    method.hand = hand = Hand(like.to(subject.device), 2 if workload.kv_cache else 1)
     count = len(_passes(study))
 
     def resume() -> None:
@@ -208,13 +212,15 @@ def session(connection: Connection, study: Study) -> int:
             connection.recv()  # it is here that the process is checkpointed
             start = now_ms()
             reading, logits = clocks.time_resume(
-                think=lambda: None, resume=resume, wait_resident=None, aside=False, finish=method.finish
+                think=lambda: None, resume=resume, wait_resident=None, aside=False, hand=hand, finish=method.finish
             )
             if not equal(digest(logits), expected):
                 raise NotBitExact(
                     f"process {os.getpid()}, sample {index}: the logits differ from the uninterrupted run"
                 )
-            times = {"first_kernel": start + reading.first_kernel_ms, "result": start + reading.result_ms}
+            times = {"first_kernel": start + reading.first_kernel_ms, "usable": start + reading.usable_ms}
+            if reading.next_token_ms is not None:
+                times["next_token"] = start + reading.next_token_ms
             connection.send(("exact", times))
             del logits
     except RuntimeError as error:

@@ -99,7 +99,7 @@ def _check_variants(folder: Path, records: dict[str, Json]) -> None:
 
 
 def _partners(cell: Json) -> tuple[str, ...]:
-    return tuple(sorted(cell["samples"][0]["paired"] or ())) if cell["samples"] else ()
+    return tuple(sorted(cell["samples"][0].get("paired") or ())) if cell["samples"] else ()
 
 
 def _check_copies(folder: Path, records: dict[str, Json]) -> None:

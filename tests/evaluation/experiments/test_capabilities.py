@@ -5,18 +5,18 @@ import json
 import sys
 
 import pytest
-import torch
 
 from evaluation.experiments import capabilities
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
 from evaluation.methods import benchmark_manual_offload
-from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Replay
+from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.program_lines import example, state_lines
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import LAYERS
+from tests.evaluation.mutants import NothingBack
 
 SMALL = {
     "device": "cpu",
@@ -33,8 +33,8 @@ KEEPS, LOSES = (True, True), (False, False)  # edit_survives, edit_exact
 VERDICTS = {
     "vanilla": {"default": KEEPS},
     "recompute": {"default": LOSES, "replay": KEEPS},
-    "manual_offload": {"pinned": KEEPS, "pageable": KEEPS, "pinned_ordered": KEEPS},
-    "djinn": {"default": KEEPS},
+    "manual_offload": {"pinned": KEEPS, "pageable": KEEPS, "ordered": KEEPS},
+    "djinn": {"default": KEEPS, "kept": KEEPS},
 }
 
 
@@ -85,7 +85,7 @@ def test_verdict_is_that_of_every_workload(subject, study, method, name):
     only = dataclasses.replace(study, workloads=tuple(one for one in study.workloads if one.name == name))
     expected = dict(VERDICTS[method])
     if name == "activation":
-        expected.pop("pinned_ordered", None)  # there is nothing to order
+        expected.pop("ordered", None)  # there is nothing to order
     elif method == "recompute":
         expected["kv_offloaded"] = LOSES
     assert verdicts(take(subject, only, method)) == expected
@@ -129,13 +129,6 @@ class ReplayTwice(Replay):
     def edit(self, change):
         super().edit(change)
         self._edits *= 2
-
-
-class NothingBack(PinnedOffload):
-    """Mutant: allocates, copies nothing."""
-
-    def _to_device(self, tensors):
-        return {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
 
 
 class EditNowAndThen(PinnedOffload):
@@ -279,5 +272,5 @@ def test_lines_of_the_examples():
 
 def test_a_program_that_nobody_wrote_has_no_lines():
     """A method or variant without an example is not counted as another one."""
-    assert example("manual_offload", "pinned_ordered") is None
+    assert example("manual_offload", "ordered") is None
     assert example("keep_twice") is None

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -15,9 +16,8 @@ from evaluation.measure.child import Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
-from evaluation.methods import benchmark_manual_offload
-from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.plan import Capacity
 from evaluation.study.resolve import resolve
 
@@ -129,13 +129,13 @@ def test_a_full_arena_is_the_wall(study, subject):
 def test_pinned_memory_that_is_refused_is_the_wall(fill, monkeypatch):
     """An offload by hand that gets no host memory stops there."""
 
-    def refuse(tensor, **options):
-        raise RuntimeError("CUDA error: out of memory\nmore")
+    def refuse(*args, **options):
+        raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(benchmark_manual_offload.torch, "empty_like", refuse)
+    monkeypatch.setattr("mmap.mmap", refuse)
     cell = fill(PinnedOffload)
     assert (cell["sessions"], cell["stopped_by"]) == (0, "host_full")
-    assert cell["message"] == "no host memory for hidden_states: CUDA error: out of memory"
+    assert re.fullmatch(r"no host memory for \d+ bytes: Cannot allocate memory", cell["message"])
 
 
 class SharedBuffers(PinnedOffload):

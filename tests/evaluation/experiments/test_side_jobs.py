@@ -89,14 +89,6 @@ def test_overhead_compares_the_watched_model_with_a_bare_one(subject, study, mon
     assert seen == [first, second] * (len(seen) // 2)
 
 
-def test_a_twin_shares_every_weight(subject):
-    """The bare model computes with the very weights and buffers of the other, in modules of its own."""
-    model, other = subject.model, overhead.twin(subject.model)
-    assert not set(model.modules()) & set(other.modules())
-    for mine, theirs in ((model.parameters(), other.parameters()), (model.buffers(), other.buffers())):
-        assert all(a is b for a, b in zip(mine, theirs, strict=True))
-
-
 def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
     """Every row has its sessions open at once, its resumes as raw samples, and bytes; all are closed in the end."""
     status, out = run(monkeypatch, tmp_path, study, "load", load.take)

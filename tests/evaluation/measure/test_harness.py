@@ -16,41 +16,22 @@ from evaluation.measure import job
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_job
 from evaluation.measure.workloads import _has_turn, measure
-from evaluation.methods.benchmark_djinn import Djinn, partners
-from evaluation.methods.benchmark_manual_offload import (
-    OrderedOffload,
-    PinnedOffload,
-    variants,
-)
+from evaluation.methods.benchmark_djinn import Djinn
+from evaluation.methods.benchmark_manual_offload import variants
 from evaluation.methods.benchmark_recompute import CompiledRecompute
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.methods.offloads import AsyncOffload, form
 from evaluation.records.kinds import check_record
 from evaluation.study.resolve import resolve
-from tests.evaluation.measuring import CONFIG, none, run
-
-
-class NothingBack(PinnedOffload):
-    """Mutant: allocates, copies nothing."""
-
-    def _to_device(self, tensors):
-        return {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-
-
-def test_djinn_is_paired_in_alternating_order(subject, study):
-    """Each sample carries its partners; the ordered one where there is history; the order alternates."""
-    cells = run(subject, study, Djinn, partners=partners)
-    activation, session, decode = cells
-    assert [set(sample["paired"]) for sample in activation["samples"]] == [{"pinned"}] * 2
-    for cell in (session, decode):
-        assert [set(sample["paired"]) for sample in cell["samples"]] == [{"pinned_identical", "pinned_ordered"}] * 2
-    assert [sample["paired"]["pinned_identical"]["djinn_first"] for sample in session["samples"]] == [True, False]
+from tests.evaluation.measuring import CONFIG, run
+from tests.evaluation.mutants import NothingBack
 
 
 def test_variants_that_lead_nothing_take_fewer_samples(subject, study):
     """They are spread over the job, and are warmed up like the others."""
     counts = dataclasses.replace(study.measurement, samples=5, other_samples=2)
     study = dataclasses.replace(study, measurement=counts, workloads=study.workloads[:1])
-    cells = measure(subject, study, 3, variants=variants, partners=none)
+    cells = measure(subject, study, 3, variants=variants)
     assert {cell["variant"]: len(cell["samples"]) for cell in cells} == {"pinned": 5, "pageable": 2}
     assert [index for index in range(30) if _has_turn(index, 12, 30)] == [2, 4, 7, 9, 12, 14, 17, 19, 22, 24, 27, 29]
 
@@ -58,7 +39,7 @@ def test_variants_that_lead_nothing_take_fewer_samples(subject, study):
 def test_a_variant_that_cannot_run_says_why(subject, study):
     """The others of its method are measured."""
     study = dataclasses.replace(study, workloads=study.workloads[1:2])
-    cells = {cell["variant"]: cell for cell in measure(subject, study, 3, variants=variants, partners=none)}
+    cells = {cell["variant"]: cell for cell in measure(subject, study, 3, variants=variants)}
     assert cells["offloaded_cache"]["outcome"] == "unsupported"
     assert cells["offloaded_cache"]["message"] == "the offloaded cache of transformers needs a GPU"
     assert cells["offloaded_cache"]["samples"] == []
@@ -244,7 +225,8 @@ def test_bad_requests_are_refused_with_one_message(monkeypatch, tmp_path, study,
 def test_nothing_is_left_behind(subject, study):
     """After a measurement the model carries no hook and no watch, and no thread of the harness is left."""
     before = threading.active_count()
-    run(subject, study, Djinn, partners=lambda workload: [OrderedOffload])
+    for kind in (Djinn, form(AsyncOffload, link="attended")):
+        run(subject, study, kind)
     assert threading.active_count() == before
     for module in subject.model.modules():
         assert not module._forward_hooks

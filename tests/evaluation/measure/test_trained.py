@@ -11,9 +11,9 @@ from evaluation.measure import trained
 from evaluation.measure.models import build, outline
 from evaluation.measure.workloads import measure
 from evaluation.methods.benchmark_djinn import Djinn
-from evaluation.methods.benchmark_manual_offload import PinnedOffload
 from evaluation.methods.benchmark_recompute import Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.resolve import resolve
 from tests.programs import equal, greedy, spoil
 
@@ -127,7 +127,7 @@ def test_an_edit_changes_its_words(model, tokenizer):
 @pytest.mark.parametrize("kind", [Vanilla, Recompute, PinnedOffload, Djinn])
 def test_every_method_of_the_study_is_bit_exact(subject, study, kind):
     """Each is held to the same uninterrupted run, so they agree among themselves."""
-    (cell,) = measure(subject, study, MIDDLE, variants=lambda workload: [kind], partners=lambda workload: [])
+    (cell,) = measure(subject, study, MIDDLE, variants=lambda workload: [kind])
     assert [sample["bit_exact"] for sample in cell["samples"]] == [True, True]
 
 

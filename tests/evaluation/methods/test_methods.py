@@ -1,7 +1,6 @@
 """Every method on the CPU: bit-exact at every depth, and what its mutants lose is noticed."""
 
 import dataclasses
-import time
 
 import pytest
 import torch
@@ -10,16 +9,22 @@ from evaluation.measure import fused_layers
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.models import build
 from evaluation.methods.benchmark_djinn import Djinn
-from evaluation.methods.benchmark_manual_offload import (
-    OffloadedCache,
-    OrderedOffload,
-    PageableOffload,
-    PinnedOffload,
-)
+from evaluation.methods.benchmark_manual_offload import OffloadedCache, PageableOffload
 from evaluation.methods.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.methods.offloads import OrderedOffload, PinnedOffload
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, LAYERS, run
+from tests.evaluation.mutants import (
+    FoundAgain,
+    KvLost,
+    LayersDoNotWait,
+    LeftOnTheDevice,
+    NothingBack,
+    NothingSubmitted,
+    SignalsEarly,
+    Unhanded,
+)
 
 KINDS = [Vanilla, Recompute, CompiledRecompute, KvOffload, PinnedOffload, PageableOffload, OrderedOffload, Djinn]
 
@@ -35,8 +40,13 @@ def test_every_method_is_bit_exact_at_every_depth(subject, study, kind, layer):
         assert len(cell["samples"]) == 2
         for sample in cell["samples"]:
             assert sample["bit_exact"] is True
-            assert 0 < sample["ready_ms"] <= sample["first_kernel_ms"] <= sample["result_ms"]
+            assert 0 < sample["ready_ms"] <= sample["usable_ms"]
+            assert 0 < sample["first_kernel_ms"] <= sample["usable_ms"]
             assert sample["ready_ms"] <= sample["resident_ms"]
+            if cell["workload"] == "activation":
+                assert sample["next_token_ms"] is None
+            else:
+                assert sample["usable_ms"] < sample["next_token_ms"]
             assert (sample["floor_ms"] is None) == (kind in (Vanilla, Recompute, CompiledRecompute))
             assert (sample["overwritten_bytes"] == 0) == (kind is Vanilla)
 
@@ -118,40 +128,11 @@ def test_variants_for_the_gpu_alone():
             assert [cell["outcome"] for cell in cells] == ["ok"] * len(workloads)
 
 
-class NothingBack(PinnedOffload):
-    """Mutant: allocates, copies nothing."""
-
-    def _to_device(self, tensors):
-        return {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-
-
-class KvLost(OrderedOffload):
-    """Mutant: forgets the KV cache."""
-
-    def _bring_rest(self):
-        self._copies.submit({layer: [] for layer in self._layers})
-        for target in self._targets.values():
-            target.zero_()
-
-
-class LayersDoNotWait(OrderedOffload):
-    """Mutant: computes on while the KV cache is still to come."""
-
-    def _bring_rest(self):
-        time.sleep(0.05)
-        super()._bring_rest()
-
-    def before_layer(self, number):
-        return None
-
-
 class TokenWithoutItsPast(KvOffload):
     """Mutant: runs the token again without the KV cache of the tokens before it."""
 
-    def _submit(self, numbers):
-        self._copies.submit({number: [] for number in numbers})
-        for target in self._targets.values():
-            target.zero_()
+    def _put(self, tensors):
+        super()._put({name: tensor.zero_() for name, tensor in tensors.items()})
 
 
 class RecomputeTooLittle(Recompute):
@@ -164,8 +145,13 @@ class RecomputeTooLittle(Recompute):
         self.stopped.layer = self.layer
 
 
-@pytest.mark.parametrize("mutant", [NothingBack, KvLost, LayersDoNotWait, TokenWithoutItsPast, RecomputeTooLittle])
+BY_HAND = [
+    NothingBack, KvLost, LayersDoNotWait, SignalsEarly, NothingSubmitted, Unhanded, LeftOnTheDevice, FoundAgain
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", [*BY_HAND, TokenWithoutItsPast, RecomputeTooLittle])
 def test_hand_written_mutants_are_caught(subject, study, mutant):
-    """A resume that restores nothing, loses the KV, or computes too little fails the job."""
+    """A resume that restores nothing, loses the KV, comes late, or computes too little fails the job."""
     with pytest.raises(NotBitExact, match=mutant.__name__):
         run(subject, study, mutant)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluation.experiments import capabilities, capacity, load, overhead, sweep
+from evaluation.experiments import capabilities, capacity, load, overhead, pairs, sweep
 from evaluation.measure.models import build
 from evaluation.measure.workloads import measure
 from evaluation.methods import benchmark_djinn, benchmark_manual_offload
@@ -28,6 +28,7 @@ SMALL = {
         "tokens": 8,
         "samples": 2,
         "think_time_ms": 0,
+        "pairs": {"rounds": 1, "blocks": 1, "layers": [2]},
         "overhead": {"samples": 2, "decode_steps": 1},
         "load": [{"sessions": 1, "resumes": 2}],
         "capacity": {"sessions": 1, "processes": 1},
@@ -91,9 +92,10 @@ def run(kind, study, monkeypatch):
     """A job of ``kind``, in this process."""
     jobs = {
         "measure": lambda: [
-            measure(build(study), study, 2, variants=method.variants, partners=lambda workload: [])
+            measure(build(study), study, 2, variants=method.variants)
             for method in (benchmark_djinn, benchmark_manual_offload)
         ],
+        "pairs": lambda: pairs.take(build(study), study, 1, quiet),
         "capacity": lambda: capacity_of_all(study, monkeypatch),
         "capabilities": lambda: capabilities.take("djinn", study, lambda: build(study), quiet),
         "load": lambda: load.take(build(study), study, quiet),

@@ -1,0 +1,228 @@
+"""The hand-written offloads: what each copies when, through host memory that they share. Knows nothing of Djinn.
+
+``pinned`` brings all back and waits. ``ordered`` waits for what layer L+1 needs alone: nothing else is allocated or
+copied before, and a helper thread brings it behind the computation, in the order of need. ``async`` waits for nothing:
+the streams order the computation behind the copies. ``bulk`` brings, at one time, all the bytes that Djinn moves.
+:func:`form` makes those that keep the frontier on the device, or attend the link while a session is paused.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from evaluation.measure.device_memory import synchronize
+from evaluation.measure.method import ByHand, Keeps, Link
+from evaluation.measure.programs import Logits, Stopped
+from evaluation.methods.copies import CopiesBehind, LinkBeat, Tensors, by_layer, to_device
+from evaluation.methods.host_arena import HostArena, nbytes, total
+
+
+class Lane:
+    """Between device and host: host memory, and a stream for copies behind the computation.
+
+    Forms whose sessions are never paused at once may share one; then memory that was allocated for its stream serves
+    them all.
+    """
+
+    def __init__(self, device: torch.device, *, pinned: bool = True) -> None:
+        self.arena = HostArena(device, pinned=pinned)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def close(self) -> None:
+        """Unlock the host memory."""
+        self.arena.close()
+
+
+class PinnedOffload(ByHand):
+    """Moves all state to page-locked host memory and back; ``lane`` is its own unless given."""
+
+    variant = "pinned"
+    headline = True
+    pinned = True
+
+    _host: Tensors
+
+    def __init__(self, *args: Any, lane: Lane | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lane = lane or Lane(self.subject.device, pinned=self.pinned)
+        self._owns_lane = lane is None
+        self._beat = LinkBeat(self.subject.device) if self.link == "attended" else None
+        self._kept_bytes = 0
+
+    def pause(self) -> None:
+        """Copy what is not kept to the host, wait, and let go of the device's tensors."""
+        frontier, history = self.stopped.frontier(), self.stopped.history()
+        kept = self.keeps == "frontier"
+        tensors = history if kept else {**frontier, **history}
+        self._kept_bytes = total(frontier.values()) if kept else 0
+        views = self._lane.arena.views(tensors)
+        self._host = {name: views[name].copy_(tensor, non_blocking=True) for name, tensor in tensors.items()}
+        synchronize(self.subject.device)
+        self.stopped.put(self._host)
+        self._divide([] if kept else list(frontier))
+        if self._beat is not None:
+            self._beat.start()
+
+    def _divide(self, frontier: Sequence[str]) -> None:
+        """Note what ``ready`` waits for, given the names of what of the frontier has left the device: everything."""
+        self.floor_bytes = self.host_bytes()
+
+    def resume(self) -> None:
+        """Copy everything back and wait for it."""
+        self._submit(self._host)
+        self._wait()
+
+    def _submit(self, tensors: Tensors) -> None:
+        """Copy ``tensors`` back on the compute stream; from then on the link needs nobody's care."""
+        self.stopped.put(to_device(tensors, self.subject.device))
+        if self._beat is not None:
+            self._beat.stop()
+
+    def _wait(self) -> None:
+        """Wait for what the compute stream copies, if anything."""
+        if self.floor_bytes and self.subject.device.type == "cuda":
+            torch.cuda.current_stream(self.subject.device).synchronize()
+
+    def finish(self) -> Logits:
+        """Run the remaining layers and the decode steps."""
+        logits = super().finish()
+        if self._beat is not None:
+            self._beat.join()
+        return logits
+
+    def freed_sizes(self) -> list[int]:
+        """What leaves the device: all but the frontier, if that is kept."""
+        kept = self.keeps == "frontier"
+        return [nbytes(tensor) for tensor in self.stopped.history().values()] if kept else self.state_sizes()
+
+    def host_bytes(self) -> int:
+        """Bytes of the host copies."""
+        return total(self._host.values())
+
+    def device_bytes_by_policy(self) -> int:
+        """Bytes of the frontier, if it is kept."""
+        return self._kept_bytes
+
+    def close(self) -> None:
+        """Stop attending the link, and unlock the memory if it is its own."""
+        if self._beat is not None:
+            self._beat.join()
+        if self._owns_lane:
+            self._lane.close()
+
+
+class OrderedOffload(PinnedOffload):
+    """Brings back the frontier first, and the rest by a helper thread in the order of need, behind the computation."""
+
+    variant = "ordered"
+    headline = False
+    restores_behind = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._copies = CopiesBehind(self.subject.device, self._lane.stream)
+        self._helper = ThreadPoolExecutor(max_workers=1)
+        self._helper.submit(int).result()  # its thread is there when it is needed
+
+    def _divide(self, frontier: Sequence[str]) -> None:
+        """``ready`` waits for the frontier; the rest is expected by layers."""
+        self._first = {name: self._host[name] for name in frontier}
+        rest = [name for name in self._host if name not in self._first]
+        self._layers = {number: {name: self._host[name] for name in names} for number, names in by_layer(rest).items()}
+        self._copies.expect(self._layers)
+        self.floor_bytes = total(self._first.values())
+
+    def resume(self) -> None:
+        """Bring the frontier back and wait for it; nothing else is allocated."""
+        self._submit(self._first)
+        self._wait()
+
+    def _bring_rest(self, stopped: Stopped) -> None:
+        self._copies.bring(self._layers, stopped.put)
+
+    def finish(self) -> Logits:
+        """Compute on while the rest is brought back."""
+        bringing = self._helper.submit(self._bring_rest, self.stopped)
+        logits = super().finish()
+        bringing.result()
+        return logits
+
+    def streams(self) -> list[torch.cuda.Stream]:
+        """That of the copies behind."""
+        return [] if self._lane.stream is None else [self._lane.stream]
+
+    def wait_resident(self) -> None:
+        """Wait until the last copy is there."""
+        self._copies.synchronize()
+
+    def before_layer(self, number: int) -> None:
+        """Wait for the KV that the layer reads in a decode step."""
+        self._copies.wait(number)
+
+    def before_decode(self) -> None:
+        """Wait for the whole cache, which is read from here on."""
+        self._copies.wait_all()
+
+    def close(self) -> None:
+        """End the helper thread."""
+        self._helper.shutdown()
+        super().close()
+
+
+class AsyncOffload(OrderedOffload):
+    """Waits for nothing: the compute stream copies the frontier and then computes, so there is no clock ready."""
+
+    variant = "async"
+    waits_ready = False
+
+    def _divide(self, frontier: Sequence[str]) -> None:
+        super()._divide(frontier)
+        self._frontier_back: Future[torch.cuda.Event | None] = Future()
+
+    def resume(self) -> None:
+        """Submit the frontier's copies."""
+        self._submit(self._first)
+
+    def _bring_rest(self, stopped: Stopped) -> None:
+        cuda = self.subject.device.type == "cuda"
+        event = torch.cuda.current_stream(self.subject.device).record_event() if cuda else None
+        self._frontier_back.set_result(event)
+        super()._bring_rest(stopped)
+
+    def wait_resident(self) -> None:
+        """Wait until the frontier and the last copy behind it are there."""
+        if (event := self._frontier_back.result()) is not None:
+            event.synchronize()
+        super().wait_resident()
+
+
+class BulkOffload(PinnedOffload):
+    """Moves as many storages of the same sizes as another method, which may hold more than frontier and KV cache."""
+
+    variant = "bulk"
+    headline = False
+
+    _sizes: Sequence[int] = ()
+
+    def match(self, sizes: Sequence[int]) -> None:
+        """Move as many bytes as storages of ``sizes`` (bytes) have."""
+        self._sizes = sizes
+
+    def prepare(self) -> None:
+        """Run the program up to the breakpoint, and make what the other method holds besides."""
+        super().prepare()
+        others = Counter(self._sizes) - Counter(self.state_sizes())
+        for index, size in enumerate(others.elements()):
+            name = f"other.{index}"
+            self.stopped.others[name] = torch.zeros(size, dtype=torch.uint8, device=self.subject.device)
+
+
+def form(base: type[PinnedOffload], *, keeps: Keeps = "nothing", link: Link = "idle") -> type[PinnedOffload]:
+    """``base``, but that it keeps the frontier or attends the link: ``ordered_kept_attended`` does both."""
+    parts = [name for name, has in (("kept", keeps == "frontier"), ("attended", link == "attended")) if has]
+    name = "".join(part.title() for part in parts) + base.__name__
+    about = {"variant": "_".join([base.variant, *parts]), "headline": False, "keeps": keeps, "link": link}
+    return type(name, (base,), {"__doc__": base.__doc__, **about})

@@ -1,0 +1,205 @@
+"""The pairs job on the CPU: every form in every block, there and back, and that each mutant fails it."""
+
+import dataclasses
+import json
+import sys
+import threading
+
+import pytest
+import torch
+
+from djinn.memory import transfer
+from djinn.memory.transfer import TransferEngine
+from evaluation.experiments import pairs
+from evaluation.measure.harness import NotBitExact
+from evaluation.measure.job import run_round_job
+from evaluation.measure.models import build
+from evaluation.methods.benchmark_djinn import Djinn, compared
+from evaluation.methods.benchmark_vanilla import Vanilla
+from evaluation.methods.offloads import AsyncOffload, BulkOffload, OrderedOffload, PinnedOffload, form
+from evaluation.records.kinds import check_record
+from evaluation.study.plan import Pairs
+from evaluation.study.resolve import resolve
+from tests.evaluation import mutants
+from tests.evaluation.measure.test_harness import copy_nothing, signal_early, skip_history
+from tests.evaluation.measuring import CONFIG, LAYERS, shallow, study, subject
+from tests.evaluation.paired import forms
+
+__all__ = ["shallow", "study", "subject"]
+
+
+@pytest.fixture(scope="module")
+def small(study):
+    """One layer, without warm-up."""
+    counts = dataclasses.replace(study.measurement, warmup_samples=0, think_time_ms=0)
+    return dataclasses.replace(study, pairs=Pairs(rounds=2, blocks=2, layers=(3,)), measurement=counts)
+
+
+def take(subject, study, *kinds, workload="session"):
+    """The cell of ``kinds`` after Djinn, which comes first."""
+    one = tuple(one for one in study.workloads if one.name == workload)
+    study = dataclasses.replace(study, workloads=one, pairs=Pairs(rounds=1, blocks=1, layers=(3,)))
+    with torch.no_grad():
+        (cell,) = pairs.take(subject, study, 1, lambda line: None, lambda workload: [Djinn, *kinds])["cells"]
+    return cell
+
+
+def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
+    """One record with all workloads and layers, in the order of its seed, that passes its schema."""
+    small = dataclasses.replace(small, workloads=small.workloads[:2], pairs=Pairs(rounds=2, blocks=1, layers=(3,)))
+    (tmp_path / "study.json").write_text(json.dumps(small.to_json()))
+    out = tmp_path / "round_2.json"
+    command = ["pairs", "--round", "2", "--study", str(tmp_path / "study.json"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    before = threading.active_count()
+    assert run_round_job("pairs", "", pairs.take) == 0
+    assert threading.active_count() == before
+    record = json.loads(out.read_text())
+    check_record(record)
+    assert (record["kind"], record["round"], record["seed"]) == ("pairs", 2, small.order_seed + 2)
+    assert record["study"] == small.part("pairs")
+    assert {cell["workload"] for cell in record["cells"]} == {"activation", "session"}
+    for cell in record["cells"]:
+        found = {one["variant"]: one for one in cell["forms"]}
+        named = [{key: one[key] for key in ("method", "variant", "keeps", "link")} for one in cell["forms"]]
+        described = forms(cell["workload"] == "session")  # that of which synthetic records are made
+        assert sorted(named, key=str) == sorted(described, key=str)
+        assert found["bulk"]["state_bytes"] == found["default"]["state_bytes"]
+        for one in found.values():
+            assert one["kept_bytes"] == (cell["frontier_bytes"] if one["keeps"] == "frontier" else 0)
+            assert one["host_bytes_paused"] == one["state_bytes"] - one["kept_bytes"]
+        assert len(cell["blocks"]) == 1
+        for block in cell["blocks"]:
+            for sample in block["samples"]:
+                waits = not cell["forms"][sample["form"]]["variant"].startswith("async")
+                assert (sample["ready_ms"] is not None) == waits
+                assert (sample["next_token_ms"] is not None) == (cell["workload"] != "activation")
+
+
+def test_orders_differ_between_blocks_and_follow_from_the_seed(subject, small):
+    """The same round has the same orders, another one others."""
+
+    def orders(number):
+        kinds = [Djinn, PinnedOffload, OrderedOffload, AsyncOffload, BulkOffload]
+        one = dataclasses.replace(small, workloads=small.workloads[:1])
+        with torch.no_grad():
+            found = pairs.take(subject, one, number, lambda line: None, lambda workload: kinds)
+        return [[sample["form"] for sample in block["samples"]] for block in found["cells"][0]["blocks"]]
+
+    first = orders(1)
+    assert first == orders(1)
+    assert len({tuple(order) for order in (*first, *orders(2))}) > 2
+
+
+def test_each_of_djinn_s_variants_has_hand_written_forms_of_its_kind(study):
+    """They keep the same and have the link in the same state; one waits, one does not."""
+    for workload in study.workloads:
+        kinds = pairs.forms(workload)
+        for mine in compared():
+            alike = [one for one in kinds if (one.keeps, one.link) == (mine.keeps, mine.link) and one is not mine]
+            assert {one.waits_ready for one in alike} == {True, False}
+            assert not any(issubclass(one, Djinn) for one in alike)
+
+
+@pytest.mark.parametrize("name", ["NothingBack", "KvLost", "LayersDoNotWait", "SignalsEarly", "NothingSubmitted",
+                                  "Unhanded", "LeftOnTheDevice", "FoundAgain"])  # fmt: skip
+def test_hand_written_mutants_fail_the_job(subject, small, name):
+    """One that copies nothing, skips the KV, signals early or leaves the state where it is."""
+    with pytest.raises(NotBitExact, match=name):
+        take(subject, small, getattr(mutants, name))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant"),
+    [
+        (transfer, "_copy_in", copy_nothing),
+        (TransferEngine, "_bring_back", skip_history),
+        (TransferEngine, "swap_in", signal_early),
+    ],
+)
+def test_djinn_mutants_fail_the_job(subject, small, monkeypatch, owner, name, mutant):
+    """A runtime that copies nothing, skips the history, or signals early."""
+    monkeypatch.setattr(owner, name, mutant)
+    with pytest.raises(NotBitExact, match="Djinn"):
+        take(subject, small, OrderedOffload)
+
+
+@pytest.mark.gpu
+def test_a_round_on_a_gpu():
+    """All forms side by side, with the streams and the page-locked memory that they are for."""
+    study = resolve({**CONFIG, "device": "cuda", "model": {"name": "llama-2-tiny"}, "layers": [3]})
+    counts = dataclasses.replace(study.measurement, think_time_ms=1)
+    small = dataclasses.replace(study, measurement=counts, pairs=Pairs(rounds=1, blocks=1, layers=(3, LAYERS)))
+    with torch.no_grad():
+        cells = pairs.take(build(small), small, 1, lambda line: None)["cells"]
+    assert [cell["outcome"] for cell in cells] == ["ok"] * 6
+
+
+class Lost(form(PinnedOffload, keeps="frontier")):
+    """Mutant: says that it keeps the frontier, and keeps less."""
+
+    def pause(self):
+        super().pause()
+        self.stopped.hidden_states = torch.zeros_like(self.stopped.hidden_states)
+
+
+def test_a_form_that_keeps_less_than_it_says_fails_the_job(subject, small):
+    """What is to stay on the device is compared as well."""
+    with pytest.raises(NotBitExact, match="Lost"):
+        take(subject, small, Lost)
+
+
+def test_no_memory_is_an_outcome_of_its_cell(subject, small):
+    """The others are measured, and nothing is left on the model."""
+
+    class Refused(PinnedOffload):
+        def prepare(self):
+            if self.workload.kv_cache:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+            super().prepare()
+
+    with torch.no_grad():
+        found = pairs.take(subject, small, 1, lambda line: None, lambda workload: [Djinn, Refused])
+    outcomes = {cell["workload"]: (cell["outcome"], cell["message"]) for cell in found["cells"]}
+    refused = ("out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB.")
+    assert outcomes == {"activation": ("ok", ""), "session": refused, "decode": refused}
+    for module in subject.model.modules():
+        assert not module._forward_hooks
+        assert "forward" not in vars(module)
+
+
+def test_a_session_that_failed_leaves_the_runtime_to_the_next_cell(subject, small):
+    """What it had in host memory is free again."""
+    seen = []
+
+    class Refused(Djinn):
+        def prepare(self):
+            seen.append(len(self._runtime.sessions))
+            super().prepare()
+
+        def resume(self):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with torch.no_grad():
+        found = pairs.take(subject, small, 1, lambda line: None, lambda workload: [Refused, PinnedOffload])
+    assert [cell["outcome"] for cell in found["cells"]] == ["out_of_memory"] * 3
+    assert seen == [0] * 3
+
+
+def test_hand_written_forms_compute_on_a_model_without_hooks_of_djinn(subject, small):
+    """Its runtime has a twin of the model, which shares the weights."""
+    seen = []
+
+    class Looking(PinnedOffload):
+        def resume(self):
+            seen.append([vars(layer).keys() & {"forward"} for layer in self.subject.layers])
+            super().resume()
+
+    take(subject, small, Looking)
+    assert seen
+    assert not any(any(layers) for layers in seen)
+
+
+def test_the_methods_of_the_pairs_are_two(study):
+    """Nothing else is compared: a form that keeps everything on the device has nothing to bring back."""
+    assert not any(issubclass(kind, Vanilla) for one in study.workloads for kind in pairs.forms(one))

@@ -1,0 +1,156 @@
+"""The hand-written forms: what each waits for, keeps, allocates and shares."""
+
+import dataclasses
+import threading
+
+import pytest
+import torch
+
+from evaluation.measure.harness import Harness, NotBitExact
+from evaluation.measure.models import build
+from evaluation.methods.offloads import AsyncOffload, BulkOffload, Lane, OrderedOffload, PinnedOffload, form
+from evaluation.study.resolve import resolve
+from tests.evaluation.measuring import CONFIG, run
+from tests.evaluation.mutants import FoundAgain
+
+FORMS = [
+    form(base, keeps=keeps, link=link)
+    for base in (PinnedOffload, OrderedOffload, AsyncOffload)
+    for keeps in ("nothing", "frontier")
+    for link in ("idle", "attended")
+]
+
+
+def names(kinds):
+    return [kind.variant for kind in kinds]
+
+
+def test_a_form_is_named_by_what_it_does():
+    """In the order in which its parts stand."""
+    assert names(FORMS[4:8]) == ["ordered", "ordered_attended", "ordered_kept", "ordered_kept_attended"]
+    assert not any(kind.headline for kind in FORMS)
+
+
+@pytest.fixture
+def paused(subject, study):
+    """A method at layer 3 of the workload with that name, paused; it is finished in the end."""
+    found = []
+
+    def pause(kind, name="session", **more):
+        workload = next(one for one in study.workloads if one.name == name)
+        harness = Harness(subject, study, workload, 3)
+        method = harness.method(kind, **more)
+        with torch.no_grad():
+            method.prepare()
+            method.pause()
+        found.append((harness, method))
+        return method
+
+    yield pause
+    for harness, method in found:
+        method.close()
+        harness.close()
+
+
+@pytest.mark.parametrize("kind", FORMS, ids=names(FORMS))
+@pytest.mark.parametrize("name", ["activation", "session", "decode"])
+def test_what_is_kept_and_what_is_copied_is_the_whole_state(paused, kind, name):
+    """The frontier stays on the device by declared policy, or everything is in host memory."""
+    method = paused(kind, name)
+    frontier = sum(tensor.numel() * tensor.element_size() for tensor in method.frontier().values())
+    state = sum(method.state_sizes())
+    kept = frontier if method.keeps == "frontier" else 0
+    assert (method.device_bytes_by_policy(), method.host_bytes()) == (kept, state - kept)
+    assert sum(method.freed_sizes()) == state - kept
+    waits_for = frontier if isinstance(method, OrderedOffload) else state
+    assert method.floor_bytes == (0 if kept and isinstance(method, OrderedOffload) else
+                                  state - kept if kept else waits_for)  # fmt: skip
+    with torch.no_grad():
+        method.resume()
+        method.finish()
+    assert not [one for one in threading.enumerate() if one.name == "link-beat"]
+
+
+def test_nothing_but_the_frontier_is_allocated_before_ready(paused, monkeypatch):
+    """The history is where it was until the resume has returned."""
+    for kind in (OrderedOffload, AsyncOffload):
+        method = paused(kind)
+        history = {name: tensor.data_ptr() for name, tensor in method.stopped.history().items()}
+        with torch.no_grad():
+            method.resume()
+            assert {name: tensor.data_ptr() for name, tensor in method.stopped.history().items()} == history
+            method.finish()
+
+
+def test_a_kept_frontier_is_the_very_tensors(paused):
+    """They are not copied at all."""
+    method = paused(form(OrderedOffload, keeps="frontier"))
+    before = {name: tensor.data_ptr() for name, tensor in method.frontier().items()}
+    with torch.no_grad():
+        method.resume()
+        assert {name: tensor.data_ptr() for name, tensor in method.frontier().items()} == before
+        method.finish()
+
+
+def test_the_link_is_attended_while_it_is_paused_alone(paused):
+    """From the pause until the frontier has been submitted."""
+    attended = [form(base, link="attended") for base in (PinnedOffload, OrderedOffload, AsyncOffload)]
+    for kind in attended:
+        method = paused(kind)
+        assert [one.name for one in threading.enumerate()].count("link-beat") == 1
+        with torch.no_grad():
+            method.resume()
+            assert method._beat._ended.is_set()
+            method.finish()
+
+
+def test_forms_may_share_a_lane(paused):
+    """One host memory serves them, one after the other, and outlives each."""
+    lane = Lane(torch.device("cpu"))
+    first = paused(PinnedOffload, lane=lane)
+    with torch.no_grad():
+        first.resume()
+        first.finish()
+    first.close()
+    second = paused(OrderedOffload, lane=lane)
+    address = {view.untyped_storage().data_ptr() for view in (*first._host.values(), *second._host.values())}
+    assert len(address) == 1
+    lane.close()
+
+
+def test_bulk_moves_all_that_another_method_moves(paused, subject, study):
+    """Its own, and as many bytes more."""
+    method = paused(BulkOffload)
+    own = method.state_sizes()
+    with torch.no_grad():
+        method.resume()
+        method.finish()
+        method.match([*own, 100, 7])
+        method.prepare()
+        assert sorted(method.state_sizes()) == sorted([*own, 100, 7])
+        method.pause()
+    assert method.host_bytes() == sum(own) + 107
+
+
+@pytest.mark.gpu
+def test_forms_on_a_gpu():
+    """Every form is bit-exact there too, and what one left in memory of the copies' stream is no help to a mutant."""
+    study = resolve({**CONFIG, "device": "cuda", "model": {"name": "llama-2-tiny"}})
+    counts = dataclasses.replace(study.measurement, samples=2, other_samples=2, think_time_ms=1)
+    study = dataclasses.replace(study, measurement=counts)
+    subject = build(study)
+    for kind in (*FORMS, BulkOffload):
+        for cell in run(subject, study, kind):
+            assert cell["outcome"] == "ok"
+    with pytest.raises(NotBitExact, match="FoundAgain"):
+        run(subject, study, FoundAgain)
+
+
+@pytest.mark.parametrize("kind", FORMS, ids=names(FORMS))
+def test_every_form_is_bit_exact(subject, study, kind):
+    """In every workload, what it hands to the caller too; one that waits for nothing has no clock ready."""
+    counts = dataclasses.replace(study.measurement, warmup_samples=0)
+    for cell in run(subject, dataclasses.replace(study, measurement=counts), kind):
+        assert [sample["bit_exact"] for sample in cell["samples"]] == [True] * 2
+        assert {sample["ready_ms"] is None for sample in cell["samples"]} == {not kind.waits_ready}
+        assert all(sample["resident_ms"] is not None for sample in cell["samples"])

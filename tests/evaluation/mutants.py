@@ -1,0 +1,86 @@
+"""Hand-written resumes that restore too little, or too late: each must fail whatever job it is in."""
+
+import time
+
+import torch
+
+from evaluation.methods.offloads import AsyncOffload, OrderedOffload, PinnedOffload
+
+
+def lost(tensors, device):
+    """What was allocated for ``tensors`` on ``device``, and never filled."""
+    return {name: torch.empty_like(tensor, device=device) for name, tensor in tensors.items()}
+
+
+class NothingBack(PinnedOffload):
+    """Mutant: allocates, copies nothing."""
+
+    def _submit(self, tensors):
+        self.stopped.put(lost(tensors, self.subject.device))
+
+
+class KvLost(OrderedOffload):
+    """Mutant: forgets the KV cache."""
+
+    def _bring_rest(self, stopped):
+        self._copies.bring(self._layers, lambda tensors: stopped.put({n: t.zero_() for n, t in tensors.items()}))
+
+
+class LayersDoNotWait(OrderedOffload):
+    """Mutant: computes on while the KV cache is still to come."""
+
+    def _bring_rest(self, stopped):
+        for tensors in self._layers.values():
+            stopped.put({name: tensor.zero_() for name, tensor in lost(tensors, self.subject.device).items()})
+        time.sleep(0.05)
+        super()._bring_rest(stopped)
+
+    def before_layer(self, number):
+        return None
+
+    def before_decode(self):
+        return None
+
+
+class SignalsEarly(OrderedOffload):
+    """Mutant: ready is signalled before the frontier is there."""
+
+    def resume(self):
+        self.stopped.put(lost(self._first, self.subject.device))
+
+    def finish(self):
+        self._submit(self._first)
+        return super().finish()
+
+
+class NothingSubmitted(AsyncOffload):
+    """Mutant: waits for nothing, and copies nothing."""
+
+    def _submit(self, tensors):
+        self.stopped.put(lost(tensors, self.subject.device))
+
+
+class Unhanded(PinnedOffload):
+    """Mutant: hands the caller logits that were there before the layers have computed."""
+
+    def give(self, logits):
+        super().give(torch.zeros_like(logits))
+
+
+class LeftOnTheDevice(PinnedOffload):
+    """Mutant: keeps the state on the device, and does not say so."""
+
+    def pause(self):
+        super().pause()
+        self._host = {name: tensor for name, tensor in self._host.items() if name == "hidden_states"}
+
+
+class FoundAgain(OrderedOffload):
+    """Mutant: brings nothing of the rest, and hopes that its memory still holds it from the last time."""
+
+    def _bring_rest(self, stopped):
+        streams = self.streams()
+        with torch.cuda.stream(streams[0] if streams else None):
+            for number, tensors in self._layers.items():
+                stopped.put(lost(tensors, self.subject.device))
+                self._copies._submitted[number].set_result(None)
