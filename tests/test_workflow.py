@@ -96,9 +96,9 @@ def test_main_job_measures_and_draws(finished):
         loaded = [row["metric"] for row in csv.DictReader(file) if row["run"] == "local"]
     assert loaded == ["ready_ms", "resident_ms"]
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    pictures = ("crossover", "clocks", "samples")
+    pictures = ("crossover", "clocks", "samples", "ratios")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
-    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers")}
+    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers", "pairs")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
     assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
     assert "no benchmark file" not in (finished / "paper_figures/local/experiments.md").read_text()
