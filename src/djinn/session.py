@@ -449,8 +449,8 @@ class Session:
     def _go_on(self, *, pause_asked: bool) -> None:
         called = time.perf_counter()
         self._enter()
-        resume = functools.partial(self._resume, called, pause_asked)
-        self._engine.with_room(self._number, functools.partial(holding, self._lock, resume))
+        resume = functools.partial(holding, self._lock, functools.partial(self._resume, called, pause_asked))
+        self._engine.with_room(self._number, resume)
 
     def _resume(self, called: float, pause_asked: bool) -> None:
         self._check_parked("RESUME is possible")
@@ -460,14 +460,20 @@ class Session:
             program.lane.synchronize()
             self._engine.link.current().synchronize()  # where the caller may have edited
             clock = ResumeClock(0, called=called)
-            at_once(functools.partial(setattr, self, "_since", time.monotonic()), *self._leaving(clock, None))
+            self._let_go(self._leaving(clock, None))
         else:
             clock = restore.clock
             clock.called = called
-            with self._engine.swap_in(restore, busy=self._device_lock.locked):
-                now = functools.partial(setattr, self, "_since", time.monotonic())
-                at_once(now, *self._way_of(restore))
+            if restore.frontier:
+                with self._engine.swap_in(restore, busy=self._device_lock.locked):
+                    self._let_go(self._way_of(restore))
+            else:  # nothing is missing: the program's thread brings the history
+                self._let_go(self._way_of(restore))
         clock.ready()
+
+    def _let_go(self, steps: "list[Step]") -> None:
+        """Let the program go; no interrupt splits the ``steps``."""
+        at_once(functools.partial(setattr, self, "_since", time.monotonic()), *steps)
 
     def _prepare_departure(self) -> None:
         """Prepare, at the pause, the step in which RESUME lets the program go."""
@@ -483,7 +489,7 @@ class Session:
         return self._departure[1]
 
     def _leaving(self, clock: ResumeClock, restore: Restore | None) -> "list[Step]":
-        """Return the steps that let the program go: to be made at once, so that no interrupt splits them."""
+        """Return the steps that let the program go."""
         program = self._its
         clock.tell = functools.partial(self._journal.resumed, self.number)
         departed = [] if restore is None else [functools.partial(setattr, restore, "departed", True)]

@@ -61,7 +61,7 @@ class Restore:
         self._resident = False
         self._settled = False  # whether the host memory is released, too
         self._error: BaseException | None = None
-        self._latch_open = False  # whether RESUME has returned; until then other threads wait
+        self._latch_open = not self.frontier  # whether RESUME has returned; until then the program waits, if it flies
         self._latch = threading.Lock()
         self._latch.acquire()
         self.rewind()

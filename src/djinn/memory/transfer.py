@@ -156,6 +156,7 @@ class TransferEngine:
     def swap_in(self, restore: Restore, *, busy: bool) -> Iterator[None]:
         """Swap in: in the body the frontier is in flight, and the program is let go; behind it the frontier is there.
 
+        For a state whose frontier is in host memory, or a part of it; else RESUME has nothing to do here.
         The one step that lets the program go sets ``restore.departed``. ``busy`` says that another session may have
         work on the program's lane, which the copies must overtake. The history follows behind the program's
         computation, and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before the
@@ -167,14 +168,12 @@ class TransferEngine:
         before = self.link.position()
         restore.begun = True
         try:
-            if restore.frontier:
-                self._send_frontier(restore, busy)
-                self._send_ahead(restore, busy)
+            self._send_frontier(restore, busy)
+            self._send_ahead(restore, busy)
             if not restore.lacks_memory:  # else the program's thread makes it, and posts then: see `make_memory`
                 restore.follow_up = self._posting(restore)
             yield
-            if restore.frontier:
-                restore.ready.synchronize()
+            restore.ready.synchronize()
         except BaseException as error:
             self.link.return_to(before)  # an interrupt may have come between two lanes
             if not restore.departed:
