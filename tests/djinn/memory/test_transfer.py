@@ -116,5 +116,5 @@ def test_a_layer_waits_for_its_own_kv(runtime, llama, input_ids, link):
         for handle in handles:
             handle.remove()
     done = dict(seen)
-    assert done[LAYER + 1] <= 1  # the wait for the frontier
-    assert done[LAYER + 1] < done[LAYER + 2] < done[LAYER + 3]
+    assert done[LAYER + 1] <= 1, (seen, link.log)  # the wait for the frontier
+    assert done[LAYER + 1] < done[LAYER + 2] < done[LAYER + 3], (seen, link.log)
