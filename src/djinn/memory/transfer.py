@@ -19,8 +19,9 @@ The latch was measured on an H200. Without it the program took its turn in the f
 for it had to wait for the interpreter. On the CPU the same code runs with copies that end when they return.
 
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
-all, RESUME allocates as many as the copy's time allows. The program's own thread allocates the rest, before it goes on.
-If the room is gone by then, the program waits for it, with the state intact on the host.
+all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
+the room is gone by then, the program waits for it, with the state intact on the host. If the frontier was kept, RESUME
+allocates nothing.
 
 Memory is made on the program's lane, before the program computes. A block of memory may be a recycled one, and copies
 into it must wait for the work that is queued there. That must not be the program's own.
@@ -203,7 +204,7 @@ class TransferEngine:
             compute.record(restore.ready)
 
     def _send_ahead(self, restore: Restore, busy: bool) -> None:
-        """Allocate the history, as far as the frontier's flight allows, and submit the first of it."""
+        """Allocate the first of the history, or all if it is short or room is doubtful, and submit the first."""
         with restore.compute.here():
             first, rest = restore.history[:_AHEAD], restore.history[_AHEAD:]
             self._make_ahead(restore, first)
