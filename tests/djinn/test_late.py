@@ -1,8 +1,12 @@
 """Copies that arrive when they are waited for, and not before: every read that nobody has ordered is seen."""
 
+import contextvars
+import copy
 import ctypes
+import dataclasses
 import io
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import torch
 from tests.djinn.late_link import LateLink
 from tests.djinn.test_models import LAYERS, MODELS, equal, forward, mask, model, sample, tokens  # noqa: F401 - fixtures
 from tests.programs import parked
+from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 
 import djinn
@@ -19,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("without_climb")
 
 @pytest.fixture
 def link(monkeypatch):
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()  # where something is compiled all state is waited for
     link = LateLink()
     monkeypatch.setattr("djinn.runtime.link_of", lambda device: link)
     yield link
@@ -105,10 +112,11 @@ def last_logits(llama, input_ids):
     return llama(input_ids, use_cache=True).logits[:, -1:]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("keep", ["nothing", "frontier"])
-def test_an_answer_waits_for_nothing_else(runtime_of_llama, llama, input_ids, link, keep):
+def test_an_answer_waits_for_nothing_else(runtime_of_llama, llama, input_ids, link, keep, mode):
     """Behind the last layer the answer is there though no KV has arrived; what nobody can read any more never does."""
-    with torch.no_grad():
+    with mode():
         expected = last_logits(llama, input_ids)
         session = resumed(
             runtime_of_llama, llama, last_logits, input_ids, layer=llama.config.num_hidden_layers, keep=keep
@@ -168,19 +176,198 @@ READS = {
     "compiled": compiled,
     "another mode": under_a_mode,
     "autograd": with_gradients,
+    "repr": repr,
+    "format": "{}".format,
+    "apply": lambda tensor: tensor.clone().copy_(tensor.apply_(lambda one: one + 1)),
+    "deepcopy": copy.deepcopy,
+    "vmap": torch.vmap(lambda one: one * 2),
+    "grad of torch.func": lambda tensor: torch.func.grad(lambda one: (one * tensor).sum())(torch.ones_like(tensor)),
+    "after inference mode": lambda tensor: in_inference_mode(tensor).sum() + torch.ones(2),
 }
 
 
+@pytest.mark.parametrize("part", ["model", "decoder"])
 @pytest.mark.parametrize("how", READS)
-def test_a_read_behind_the_model(runtime_of_llama, llama, input_ids, link, how):
+def test_a_read_behind_the_model(runtime_of_llama, llama, input_ids, link, how, part):
     """The user's own code may read state in any way that torch offers; it finds what a plain call finds."""
 
     def program(llama, input_ids):
-        output = llama(input_ids, use_cache=True)
+        output = (llama if part == "model" else llama.model)(input_ids, use_cache=True)
         return [READS[how](tensor) for tensor in the_cache_of(output)]
 
     with torch.no_grad():
         expected = program(llama, input_ids)
         found = resumed(runtime_of_llama, llama, program, input_ids).result(30)
     assert all(map(same, found, expected))
+    link.arrive()
+
+
+@pytest.mark.parametrize("how", ["repr", "data_ptr", "tolist", "inference mode"])
+def test_a_read_in_a_hook_between_two_layers(runtime_of_llama, llama, input_ids, link, how):
+    """A hook on a layer finds what a plain call finds, though only the program's frame leads to what it reads."""
+
+    def program(llama, input_ids):
+        kept, found = the_cache_of(llama(input_ids, use_cache=True)), []
+
+        def hook(*args):
+            frame = sys._getframe()
+            while frame.f_code is not program.__code__:
+                frame = frame.f_back
+            found.extend(READS[how](tensor) for tensor in frame.f_locals["kept"])
+
+        handle = llama.model.layers[3].register_forward_hook(hook)
+        try:
+            llama(input_ids, use_cache=False)
+        finally:
+            handle.remove()
+        return kept and found
+
+    with torch.no_grad():
+        expected = program(llama, input_ids)
+        found = resumed(runtime_of_llama, llama, program, input_ids, visit=2).result(30)
+    assert all(map(same, found, expected))
+    link.arrive()
+
+
+def with_two_caches(llama, input_ids):
+    """Two generations side by side, as guidance without a classifier makes them."""
+    one = llama(input_ids, use_cache=True).past_key_values
+    other = llama(input_ids[:, :5], use_cache=True).past_key_values
+    return [llama(input_ids[:, :1], past_key_values=cache, use_cache=True).logits for cache in (one, other)]
+
+
+def with_a_snapshot(llama, input_ids):
+    """Puts earlier KV back into the cache without an operator."""
+    cache = llama(input_ids, use_cache=True).past_key_values
+    saved = [(layer.keys, layer.values) for layer in cache.layers]
+    first = llama(input_ids[:, :1], past_key_values=cache, use_cache=True).logits
+    for layer, (keys, values) in zip(cache.layers, saved, strict=True):
+        layer.keys, layer.values = keys, values
+    return [first, llama(input_ids[:, 2:3], past_key_values=cache, use_cache=True).logits]
+
+
+def with_a_copied_cache(llama, input_ids):
+    """Two caches that share their first tensors."""
+    cache = llama(input_ids, use_cache=True).past_key_values
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    return [llama(input_ids[:, :1], past_key_values=one, use_cache=True).logits for one in (cache, other)]
+
+
+SHIFT = contextvars.ContextVar("SHIFT")
+
+
+def with_a_context_variable(llama, input_ids):
+    """A hook inside a layer reads a context variable of the program's."""
+    SHIFT.set(llama(input_ids, use_cache=False).logits[..., :1].clone())
+    handle = llama.model.layers[4].mlp.register_forward_hook(lambda module, args, output: output + SHIFT.get())
+    try:
+        return [llama(input_ids, use_cache=False).logits]
+    finally:
+        handle.remove()
+
+
+class Pair(torch.Tensor):
+    """A tensor that is the sum of two: operators on these two are seen by nobody."""
+
+    @staticmethod
+    def __new__(cls, one, other):
+        return torch.Tensor._make_wrapper_subclass(cls, one.shape, dtype=one.dtype, device=one.device)
+
+    def __init__(self, one, other):
+        self.one, self.other = one, other
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args, kwargs=None):
+        return func(*[arg.one + arg.other if isinstance(arg, cls) else arg for arg in args], **(kwargs or {}))
+
+
+def with_a_subclass(llama, input_ids):
+    logits = llama(input_ids, use_cache=False).logits
+    pair = Pair(logits.clone(), logits * 2)
+    llama(input_ids, use_cache=False)
+    return [pair + 1]
+
+
+@pytest.mark.parametrize("keep", ["nothing", "frontier"])
+@pytest.mark.parametrize(
+    "program", [with_two_caches, with_a_snapshot, with_a_copied_cache, with_a_context_variable, with_a_subclass]
+)
+def test_what_a_later_pass_reads_past_its_arguments(runtime_of_llama, llama, input_ids, link, program, keep):
+    """A pass finds what a plain call finds, however its layers come to what they read."""
+    with torch.no_grad():
+        expected = program(llama, input_ids)
+        found = resumed(runtime_of_llama, llama, program, input_ids, visit=2, keep=keep).result(30)
+    assert equal(found, expected)
+    link.arrive()
+
+
+@dataclasses.dataclass
+class Memory:
+    value: torch.Tensor | None
+
+
+class Remembering(nn.Module):
+    """Layers that each get another object, by which they come to a tensor of the program's."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layers = nn.ModuleList(Reader(nn.Linear(32, 32), how) for _ in range(5))
+        self.how = how
+
+    def forward(self, x):
+        values = [x.sin() * index for index in range(5)]
+        shared = Memory(None)
+        made = [self._made(value) for value in values]
+        for index, layer in enumerate(self.layers):
+            if self.how == "one object":
+                shared.value = values[index]
+            x = layer(x, shared if self.how == "one object" else made[index])
+        return x
+
+    def _made(self, value):
+        return (lambda: value) if self.how == "closure" else Memory(value)
+
+
+class Reader(nn.Module):
+    def __init__(self, block, how):
+        super().__init__()
+        self.block = block
+        self.how = how
+
+    def forward(self, x, memory):
+        return self.block(x).tanh() + (memory() if self.how == "closure" else memory.value)
+
+
+@pytest.mark.parametrize("how", ["objects", "one object", "closure"])
+def test_what_a_layer_reads_by_an_object(link, how):
+    """What an argument leads to is there when a layer asks for it."""
+    torch.manual_seed(0)
+    stack, x = Remembering(how).eval(), torch.randn(8, 32)
+    with torch.no_grad(), djinn.Runtime(stack, host_memory_bytes=1 << 20, layers=stack.layers) as runtime:
+        expected = stack(x)
+        session = parked(runtime, 2, stack, x)
+        session.io_wait()
+        session.resume()
+        assert torch.equal(session.result(30), expected)
+        link.arrive()
+
+
+def test_nothing_of_the_barrier_outlasts_it(runtime_of_llama, llama, input_ids, link):
+    """When all state is back, the next pass runs without a mode, also behind a mode of the program's own."""
+    found = []
+
+    def program(llama, input_ids):
+        output = llama(input_ids, use_cache=True)
+        with BaseTorchFunctionMode():
+            llama(input_ids, use_cache=False)
+        [tensor.sum() for tensor in the_cache_of(output)]
+        llama(input_ids, use_cache=False)
+        found.append(len(torch.overrides._get_current_function_mode_stack()))
+        found.append(len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()))
+
+    with torch.no_grad():
+        session = resumed(runtime_of_llama, llama, program, input_ids)
+        session.result(30)
+    assert found == [0, 0]
     link.arrive()

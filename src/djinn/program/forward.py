@@ -1,8 +1,8 @@
 """Intercepts a model's ``forward`` calls.
 
-An interceptor replaces ``forward`` of every decoder layer, of every module beside the layers, and of the model itself.
-It is an attribute of the module. A runtime installs each once and removes it when it closes. Threads that run no
-session pass through unchanged.
+An interceptor replaces ``forward`` of every decoder layer, of every module beside the layers, and of the model itself
+and each module in it that holds layers. It is an attribute of the module. A runtime installs each once and removes it
+when it closes. Threads that run no session pass through unchanged.
 
 Forward hooks of torch would do the same. But torch calls a module with a hook on a slower path, which alone makes a
 decode step 3 % longer. Nothing here knows streams, phases or host memory.
@@ -37,6 +37,14 @@ def parts_beside(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Modul
                 yield child
             else:
                 yield from parts_beside(child, layers)
+
+
+def models_in(module: nn.Module, layers: Set[nn.Module]) -> Iterator[nn.Module]:
+    """``module``, and the modules in it that hold ``layers`` and can be called: a user may call any of them."""
+    for part in module.modules():
+        can_be_called = part is module or type(part).forward is not nn.Module.forward
+        if can_be_called and part not in layers and not layers.isdisjoint(part.modules()):
+            yield part
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -79,6 +87,7 @@ class Interceptors:
         self._model = model
         self._layers = layers
         self._parts = list(parts_beside(model, frozenset(layers)))
+        self._models = list(models_in(model, frozenset(layers)))
         self._installed: list[Interceptor] = []
 
     def put_on(self) -> None:
@@ -91,7 +100,8 @@ class Interceptors:
             self._installed.append(LayerInterceptor(layer, self._passages, number))
         for part in self._parts:
             self._installed.append(PartInterceptor(part, self._passages))
-        self._installed.append(ModelInterceptor(self._model, self._passages))
+        for module in self._models:
+            self._installed.append(ModelInterceptor(module, self._passages))
 
     def check(self) -> None:
         """Raise :class:`DjinnError` if an interceptor was lost, with hooks that were put on before it and taken off."""
@@ -117,7 +127,7 @@ class Interceptors:
         self._passages.closed = True
 
     def _modules(self) -> Iterator[nn.Module]:
-        yield from (*self._layers, *self._parts, self._model)
+        yield from (*self._layers, *self._parts, *self._models)
 
 
 def _refuse_intercepted(model: nn.Module) -> None:

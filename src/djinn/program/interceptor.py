@@ -31,7 +31,7 @@ class Passage(Protocol):
         """After it has returned."""
 
     def leave_model(self) -> None:
-        """After the model's forward pass, also if it raised."""
+        """After a forward pass of the model, or of a module that holds its layers; also if it raised."""
 
 
 class Passages(dict[int, Passage]):
@@ -136,7 +136,7 @@ class LayerInterceptor(Interceptor):
 
 
 class ModelInterceptor(Interceptor):
-    """Calls the passage after the model's forward pass, also if it raised."""
+    """Calls the passage after the module's forward pass, also if it raised."""
 
     @ends_a_graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

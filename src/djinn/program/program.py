@@ -4,10 +4,11 @@ The thread restores the caller context. It computes in its turn (``turn``), for 
 waits for state that is being swapped in. It makes no copies: the thread that signals does (``session``).
 """
 
+import contextvars
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
 from djinn.program.caller import CallerContext
 from djinn.program.forward import Interceptors
-from djinn.program.gates import ReadBarrier, parts_of
+from djinn.program.gates import ReadBarrier
+from djinn.program.reads import tensors_read
 from djinn.program.turn import Turn
 from djinn.state.adopted import Adopted
 from djinn.state.compiled import explained, never_traced
@@ -28,7 +30,7 @@ from djinn.state.cuda_graphs import is_recording
 from djinn.state.discovery import StateScanner
 from djinn.state.referrers import frames_of_other_threads
 from djinn.state.storages import SessionState
-from djinn.state.tensors import storage_of
+from djinn.state.tensors import storage_of, untransformed
 
 _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
 
@@ -192,9 +194,11 @@ class Program:
             self._unwind()
         if self.turn.given_up:
             raise IllegalMove("a program cannot call its model in a block `with djinn.waiting():`: call it behind that")
-        if self.restoring is not None:
+        if self._barrier.is_on_a_stack:
             self._barrier.exit()
-            self.wait_for((args, kwargs))
+        if self.restoring is not None:
+            self._wait_for_call(args, kwargs, kv=self._scanner.kv_layers.read_by(layer))
+        if self.restoring is not None:
             self.restoring.wait_layer(layer)
 
     @never_traced
@@ -216,14 +220,11 @@ class Program:
 
     @never_traced
     def enter_part(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make the part's kernels wait for its arguments, and for all state if these are more than tensors.
-
-        State that the part keeps itself belongs to the frontier.
-        """
-        if self.restoring is not None:
+        """Make the part's kernels wait for its arguments; state that the part keeps itself belongs to the frontier."""
+        if self._barrier.is_on_a_stack:
             self._barrier.exit()
-            if not self.wait_for((args, kwargs)):
-                self.wait_all()
+        if self.restoring is not None:
+            self._wait_for_call(args, kwargs)
 
     @never_traced
     def leave_part(self) -> None:
@@ -234,7 +235,7 @@ class Program:
 
     @never_traced
     def leave_model(self) -> None:
-        """Do the same behind a forward pass, where the user's own code may also read bytes past all operators."""
+        """Do the same behind a forward pass, where the user's own code may also call autograd."""
         if self.restoring is not None:
             self.restoring.send_rest()
             self._watch(behind_model=True)
@@ -269,15 +270,22 @@ class Program:
             self.restoring.wait_reachable()
             self.restoring = None
 
-    def wait_for(self, value: object) -> bool:
-        """Wait for the tensors in ``value``; False if it holds objects that may lead to others."""
-        tensors, others = parts_of(value)
+    def _wait_for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], kv: Iterable[int] | None = None) -> None:
+        """Wait for what a module may read: its arguments, of a cache the entries ``kv``, and context variables."""
+        inherited = set(map(id, self._inherited))  # the caller's, who keeps them on the device
+        own = [value for value in contextvars.copy_context().values() if id(value) not in inherited]
+        self.wait_for((args, kwargs, own), kv)
+
+    def wait_for(self, value: object, kv: Iterable[int] | None = None) -> None:
+        """Wait for the tensors that ``value`` leads to, for all state if that cannot be told."""
         with torch._C.DisableTorchFunction():  # these calls are ours, not operators of the program
-            storages = [storage_of(tensor) for tensor in tensors]
+            tensors = tensors_read(value, kv=kv)
+            storages = [storage_of(untransformed(tensor)) for tensor in tensors or ()]
+        if tensors is None:
+            self.wait_all()
         for storage in storages:
             if storage is not None and self.restoring is not None:
                 self.restoring.wait(storage._cdata)
-        return not others
 
     def _park(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         tracing = set_eval_frame(None)

@@ -86,7 +86,7 @@ def explained(error: BaseException) -> BaseException:
 
 
 def compiles() -> bool:
-    """Whether compiled code may run in this process: its kernels are no operators that a dispatch mode sees."""
+    """Whether compiled code may run in this process: its kernels are no calls that a mode sees."""
     frames = imported("torch._dynamo.convert_frame")
     return frames is not None and bool(frames.input_codes.seen)
 

@@ -42,7 +42,7 @@ class StateScanner:
 
     def __init__(self, device: torch.device, kv_layers: KvLayers, model_storages: frozenset[int]) -> None:
         self._device = device
-        self._kv_layers = kv_layers
+        self.kv_layers = kv_layers
         self._model_storages = model_storages
         self._ownership = Ownership()
         self._tracing_garbage = TracingGarbage()
@@ -77,7 +77,7 @@ class StateScanner:
                 if adopted is not None:
                     adopted.find()
                     roots, owners = adopted.roots, adopted.owners
-                walk = Walk(kv_of=self._kv_layers.finder(), breakpoint=layer, adopted=owners)
+                walk = Walk(kv_of=self.kv_layers.finder(), breakpoint=layer, adopted=owners)
                 walk.meet(hidden_states, _HIDDEN_STATES, FRONTIER, counted=False)
                 walk.meet(output, "output", FRONTIER, counted=False)
                 for name, value in kwargs.items():

@@ -127,9 +127,16 @@ class KvLayers:
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self._number_at: dict[int, int] = {}
+        self._read_by: dict[int, frozenset[int]] = {}
         for number, layer in enumerate(layers, start=1):
             carried = {index for part in layer.modules() if isinstance(index := vars(part).get("layer_idx"), int)}
-            self._number_at[carried.pop() if len(carried) == 1 else number - 1] = number
+            own = next(iter(carried)) if len(carried) == 1 else number - 1
+            self._number_at[own] = number
+            self._read_by[number] = frozenset({own, *carried})
+
+    def read_by(self, number: int) -> frozenset[int]:
+        """The indices of a cache's entries that decoder layer ``number`` may read: all that its modules carry."""
+        return self._read_by[number]
 
     def finder(self) -> Callable[[object], tuple[int, str] | None]:
         """A lookup function for one walk: it learns a cache's layers when the walk meets the cache.

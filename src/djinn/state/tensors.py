@@ -66,6 +66,13 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     return PlainTensor.untyped_storage(tensor)
 
 
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor that the transforms of torch.func around ``tensor`` compute with; itself without these."""
+    while _is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def is_the_allocator_s(storage: torch.UntypedStorage) -> bool:
     """Whether the bytes of ``storage`` can be returned to torch's allocator and allocated again."""
     return storage.resizable() and not (storage.device.type == "cpu" and storage.is_shared())  # on a GPU: always shared

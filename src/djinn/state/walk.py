@@ -24,7 +24,7 @@ from djinn.state.storages import Rank, kv_rank
 from djinn.state.tensors import base_of, is_tensor
 
 # Entering these would leave the session: they lead to code, to the whole process, or to the weights.
-_NEVER_ENTERED = (
+NEVER_ENTERED = (
     type,
     types.ModuleType,
     types.CodeType,
@@ -117,7 +117,7 @@ class Walk:
 
     def _is_entered(self, cls: type) -> bool:
         if id(cls) not in self._entered:  # by id, for a metaclass may override the hash
-            entered = not issubclass(cls, _NEVER_ENTERED) and not is_ours(module_of(cls))
+            entered = not issubclass(cls, NEVER_ENTERED) and not is_ours(module_of(cls))
             self._entered[id(cls)] = entered, cls
         return self._entered[id(cls)][0]
 

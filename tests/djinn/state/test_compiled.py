@@ -266,13 +266,13 @@ def test_an_error_of_the_compiler_that_is_not_the_runtime_s_comes_through(stack,
 
 
 def test_no_read_barrier_where_compiled_code_may_run(monkeypatch):
-    """A dispatch mode sees no compiled kernel, and the compiler skips what runs under one: all state is awaited."""
+    """A mode sees no compiled kernel, and the compiler must not see a mode: all state is awaited."""
     barrier = ReadBarrier(lambda tensors: None)
     assert barrier.enter()
     frames = types.SimpleNamespace(input_codes=types.SimpleNamespace(seen=[object()]))
     monkeypatch.setitem(sys.modules, "torch._dynamo.convert_frame", frames)
     assert not barrier.enter()
-    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    assert not torch.overrides._get_current_function_mode_stack()
 
 
 @pytest.mark.parametrize("ends", ["result", "error"])

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 import djinn
-from djinn.state.layers import find_layers
+from djinn.state.layers import KvLayers, find_layers
 
 # Where the layers of a family are, and how many its default configuration has.
 FAMILIES = {
@@ -204,3 +204,12 @@ def test_a_runtime_shows_the_names(llama):
     model = nn.Sequential(block(), block())
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=model) as runtime:
         assert runtime.layers == ("0", "1")
+
+
+def test_which_entries_of_a_cache_a_layer_reads():
+    """Those whose index its modules carry, all of them if there are several, and that of its place."""
+    layers = [nn.ModuleList(nn.Linear(1, 1) for _ in range(count)) for count in (1, 2, 1)]
+    for part, index in ((layers[0][0], 0), (layers[1][0], 2), (layers[1][1], 3)):
+        part.layer_idx = index
+    kv = KvLayers(layers)
+    assert [sorted(kv.read_by(number)) for number in (1, 2, 3)] == [[0], [1, 2, 3], [2]]
