@@ -215,7 +215,7 @@ class Program:
         if self.pause_asked or (here and self._hits_left == 0):
             self._park(layer, args, kwargs, output)
             self._watch()
-        else:
+        elif self.restoring is not None:
             self.leave_part()
 
     @never_traced
