@@ -1,5 +1,7 @@
 """``last_resume``: what the last RESUME moved and how long it took."""
 
+import threading
+
 import pytest
 import torch
 from tests.interrupt import Interrupt
@@ -9,6 +11,28 @@ import djinn
 from djinn.resumes import Resume, ResumeClock
 
 pytestmark = pytest.mark.usefixtures("without_climb")
+
+
+@pytest.mark.parametrize("keep", ["nothing", "frontier"])
+@pytest.mark.parametrize("timeout", [10, None])
+def test_who_waits_for_all_state_sends_for_it(runtime, llama, input_ids, keep, timeout):
+    """A program may wait for its caller before it begins its work, and the caller for all state."""
+    go = threading.Event()
+
+    def program(llama, input_ids):
+        handle = llama.model.layers[2].register_forward_hook(lambda *args: go.wait(20) and None)
+        try:
+            return llama(input_ids, use_cache=True).logits
+        finally:
+            handle.remove()
+
+    session = parked(runtime, 3, program, llama, input_ids)
+    session.io_wait(keep=keep)
+    session.resume()
+    assert session.wait_resident(timeout)
+    assert session.phase is djinn.Phase.RUNNING
+    go.set()
+    session.result(10)
 
 
 @pytest.mark.parametrize("tier", ["device", "host", "idle"])

@@ -11,8 +11,10 @@ it:
 """
 
 import functools
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -25,6 +27,7 @@ from djinn.resumes import ResumeClock
 from djinn.state.storages import REST, StateStorage
 from djinn.state.tensors import plain_torch
 
+_PATIENCE_SECONDS = 0.02  # for the program to begin its work, before the rest is sent for without it
 _LATCH_SECONDS = 0.1  # the longest wait at the latch of a RESUME, should nobody open it
 
 
@@ -120,7 +123,7 @@ class Restore:
             self._link.current().wait(self.ready)
 
     def send_rest(self) -> None:
-        """Let the engine's thread go on, if it waits for that. Program's thread."""
+        """Let the engine's thread go on, if it waits for that. Program's thread, or one that waits for all state."""
         follow_up, self.follow_up = self.follow_up, None
         if follow_up is not None:
             follow_up()
@@ -180,8 +183,12 @@ class Restore:
 
     def _wait_submitted(self) -> None:
         if self._missing:
-            self.send_rest()
-            self._changed.wait(lambda: not self._missing or self._resident)
+            self._changed.wait(lambda: self._is_back() or not self._missing)
+
+    def _is_back(self) -> bool:
+        """Send for the rest, if nobody has, and return whether all state is back."""
+        self.send_rest()
+        return self._resident
 
     def _check(self) -> None:
         if self._error is not None:
@@ -198,13 +205,19 @@ class Restore:
         self._changed.ring()
 
     def wait_resident(self, timeout: float | None = None) -> bool:
-        """Block until all state is back; False after ``timeout`` seconds. Raises the error that prevents it."""
+        """Block until all state is back; False after ``timeout`` seconds. Raises the error that prevents it.
+
+        The program sends for the rest with its first work on the device. If it has not done so for a while, it may be
+        waiting for whoever waits here, who then does it.
+        """
         done = True
+        until = None if timeout is None else time.monotonic() + timeout
+        self._changed.wait(lambda: not self._missing or self._resident, min(_PATIENCE_SECONDS, timeout or math.inf))
         if timeout is None and self._last is not None:
             self._wait_submitted()
             self._last.synchronize()  # the engine's notice comes only when it gets the interpreter lock
         else:
-            done = self._changed.wait(lambda: self._resident, timeout)
+            done = self._changed.wait(self._is_back, None if until is None else max(until - time.monotonic(), 0))
         if self._error is not None:
             raise self._error
         return done
