@@ -405,11 +405,12 @@ class Session:
             self._keep_budget()
 
     def _io_wait(self, force: bool, keep: Keep) -> None:
-        state = self._check_parked("IO_WAIT is possible")
+        self._check_parked("IO_WAIT is possible")
         if self._phase is Phase.IO_WAIT:
             raise IllegalMove("IO_WAIT is possible while a session is paused; this one is io_wait already: resume() it")
         if force:
-            self._swap_out(len(state.frontier) if keep == "frontier" else 0)
+            kept = [item for item in self._residency.may_leave if item.in_frontier and keep == "frontier"]
+            self._swap_out(len(kept))
         self._pause = _Pause(self, paused=False)
         self._told = self._arrivals
         self._move(Phase.IO_WAIT)
@@ -596,7 +597,8 @@ class Session:
         except TimeoutError:
             if timeout is None:
                 raise
-            if nbytes := self._residency.host_bytes:
+            restore = self._residency.restore
+            if restore is not None and restore.left_alone and (nbytes := restore.nbytes):
                 reason = (
                     f"the device has no room yet for {nbytes} bytes of state, which its program may still touch: free "
                     "device memory, and close() it again"
