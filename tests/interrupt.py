@@ -1,5 +1,6 @@
 """An exception before a chosen line of the runtime, as Ctrl-C brings it."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,7 +10,11 @@ SOURCES = str(Path(djinn.__file__).parent)
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt on this thread before line ``first`` of the runtime, and ``again`` lines after that."""
+    """Raises KeyboardInterrupt on this thread before line ``first`` of the runtime, and ``again`` lines after that.
+
+    No garbage is collected meanwhile. A finaliser of something older would take the interrupt, and Python 3.11 at times
+    calls a frame's dictionary in place of the trace function when that raises there.
+    """
 
     def __init__(self, first, again=0):
         self.left = first
@@ -17,11 +22,13 @@ class Interrupt:
         self.raised = 0
 
     def __enter__(self):
+        gc.disable()
         sys.settrace(self.of_call)
         return self
 
     def __exit__(self, *exc_info):
         sys.settrace(None)
+        gc.enable()
         return exc_info[0] is KeyboardInterrupt
 
     def of_call(self, frame, event, arg):
