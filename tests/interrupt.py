@@ -12,8 +12,7 @@ SOURCES = str(Path(djinn.__file__).parent)
 class Interrupt:
     """Raises KeyboardInterrupt on this thread before line ``first`` of the runtime, and ``again`` lines after that.
 
-    No garbage is collected meanwhile. A finaliser of something older would take the interrupt, and Python 3.11 at times
-    calls a frame's dictionary in place of the trace function when that raises there.
+    No garbage is collected meanwhile: a finaliser of something older would take the interrupt.
     """
 
     def __init__(self, first, again=0):
