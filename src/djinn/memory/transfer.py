@@ -15,8 +15,8 @@ from sleep and all threads share one interpreter. Hence four rules:
   would only compete for the interpreter.
 
 The latch was measured on an H200. It stands before the program's turn. Behind that, with the turn taken in flight, the
-first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME returned 0.1 to 0.3 ms later (0.78 to 0.97
-instead of 0.66), for it had to wait for the interpreter. On the CPU copies end when they return.
+first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME returned 0.1 to 0.3 ms later (0.78 to
+0.97 instead of 0.66), for it had to wait for the interpreter. On the CPU copies end when they return.
 
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
 all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
