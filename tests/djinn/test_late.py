@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.djinn.late_link import LateLink
 from tests.djinn.test_models import LAYERS, MODELS, equal, forward, mask, model, sample, tokens  # noqa: F401 - fixtures
 from tests.programs import parked
 from torch import nn
@@ -20,23 +19,6 @@ from torch.overrides import BaseTorchFunctionMode
 import djinn
 
 pytestmark = pytest.mark.usefixtures("without_climb")
-
-
-@pytest.fixture
-def link(monkeypatch):
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()  # where something is compiled all state is waited for
-    link = LateLink()
-    monkeypatch.setattr("djinn.runtime.link_of", lambda device: link)
-    yield link
-    link.arrive()
-
-
-@pytest.fixture
-def runtime_of_llama(llama, link):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        link.arrive()
 
 
 @pytest.mark.parametrize(("layer", "visit"), [(1, 1), (LAYERS, 1), (LAYERS // 2, 2)])
@@ -85,12 +67,12 @@ def holding(llama, input_ids):
 
 
 @pytest.mark.parametrize("how", ["returned", "raised", "held"])
-def test_what_a_program_leads_to_is_whole(runtime_of_llama, llama, input_ids, link, how):
+def test_what_a_program_leads_to_is_whole(late_runtime, llama, input_ids, link, how):
     """Its value, the frames of its error, and what it left elsewhere: all is there when it has ended."""
     with torch.no_grad():
         expected = the_cache_of(with_cache(llama, input_ids))
         program = {"returned": with_cache, "raised": raising, "held": holding}[how]
-        session = resumed(runtime_of_llama, llama, program, input_ids)
+        session = resumed(late_runtime, llama, program, input_ids)
         if how == "returned":
             found = the_cache_of(session.result(30))
         elif how == "held":
@@ -114,13 +96,11 @@ def last_logits(llama, input_ids):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("keep", ["nothing", "frontier"])
-def test_an_answer_waits_for_nothing_else(runtime_of_llama, llama, input_ids, link, keep, mode):
+def test_an_answer_waits_for_nothing_else(late_runtime, llama, input_ids, link, keep, mode):
     """Behind the last layer the answer is there though no KV has arrived; what nobody can read any more never does."""
     with mode():
         expected = last_logits(llama, input_ids)
-        session = resumed(
-            runtime_of_llama, llama, last_logits, input_ids, layer=llama.config.num_hidden_layers, keep=keep
-        )
+        session = resumed(late_runtime, llama, last_logits, input_ids, layer=llama.config.num_hidden_layers, keep=keep)
         assert torch.equal(session.result(30), expected)
     behind = link.lanes["behind"]
     assert not session.wait_resident(0)
@@ -188,7 +168,7 @@ READS = {
 
 @pytest.mark.parametrize("part", ["model", "decoder"])
 @pytest.mark.parametrize("how", READS)
-def test_a_read_behind_the_model(runtime_of_llama, llama, input_ids, link, how, part):
+def test_a_read_behind_the_model(late_runtime, llama, input_ids, link, how, part):
     """The user's own code may read state in any way that torch offers; it finds what a plain call finds."""
 
     def program(llama, input_ids):
@@ -197,13 +177,13 @@ def test_a_read_behind_the_model(runtime_of_llama, llama, input_ids, link, how, 
 
     with torch.no_grad():
         expected = program(llama, input_ids)
-        found = resumed(runtime_of_llama, llama, program, input_ids).result(30)
+        found = resumed(late_runtime, llama, program, input_ids).result(30)
     assert all(map(same, found, expected))
     link.arrive()
 
 
 @pytest.mark.parametrize("how", ["repr", "data_ptr", "tolist", "inference mode"])
-def test_a_read_in_a_hook_between_two_layers(runtime_of_llama, llama, input_ids, link, how):
+def test_a_read_in_a_hook_between_two_layers(late_runtime, llama, input_ids, link, how):
     """A hook on a layer finds what a plain call finds, though only the program's frame leads to what it reads."""
 
     def program(llama, input_ids):
@@ -224,7 +204,7 @@ def test_a_read_in_a_hook_between_two_layers(runtime_of_llama, llama, input_ids,
 
     with torch.no_grad():
         expected = program(llama, input_ids)
-        found = resumed(runtime_of_llama, llama, program, input_ids, visit=2).result(30)
+        found = resumed(late_runtime, llama, program, input_ids, visit=2).result(30)
     assert all(map(same, found, expected))
     link.arrive()
 
@@ -293,11 +273,11 @@ def with_a_subclass(llama, input_ids):
 @pytest.mark.parametrize(
     "program", [with_two_caches, with_a_snapshot, with_a_copied_cache, with_a_context_variable, with_a_subclass]
 )
-def test_what_a_later_pass_reads_past_its_arguments(runtime_of_llama, llama, input_ids, link, program, keep):
+def test_what_a_later_pass_reads_past_its_arguments(late_runtime, llama, input_ids, link, program, keep):
     """A pass finds what a plain call finds, however its layers come to what they read."""
     with torch.no_grad():
         expected = program(llama, input_ids)
-        found = resumed(runtime_of_llama, llama, program, input_ids, visit=2, keep=keep).result(30)
+        found = resumed(late_runtime, llama, program, input_ids, visit=2, keep=keep).result(30)
     assert equal(found, expected)
     link.arrive()
 
@@ -353,7 +333,7 @@ def test_what_a_layer_reads_by_an_object(link, how):
         link.arrive()
 
 
-def test_nothing_of_the_barrier_outlasts_it(runtime_of_llama, llama, input_ids, link):
+def test_nothing_of_the_barrier_outlasts_it(late_runtime, llama, input_ids, link):
     """When all state is back, the next pass runs without a mode, also behind a mode of the program's own."""
     found = []
 
@@ -367,7 +347,7 @@ def test_nothing_of_the_barrier_outlasts_it(runtime_of_llama, llama, input_ids, 
         found.append(len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()))
 
     with torch.no_grad():
-        session = resumed(runtime_of_llama, llama, program, input_ids)
+        session = resumed(late_runtime, llama, program, input_ids)
         session.result(30)
     assert found == [0, 0]
     link.arrive()

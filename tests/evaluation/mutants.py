@@ -1,9 +1,12 @@
-"""Hand-written resumes that restore too little, or too late: each must fail whatever job it is in."""
+"""Resumes, by hand and the runtime's, that restore too little or too late: each must fail whatever job it is in."""
 
 import time
+from contextlib import contextmanager
 
 import torch
 
+from djinn.memory import transfer
+from djinn.memory.transfer import TransferEngine
 from evaluation.methods.offloads import AsyncOffload, OrderedOffload, PinnedOffload
 
 
@@ -84,3 +87,38 @@ class FoundAgain(OrderedOffload):
             for number, tensors in self._layers.items():
                 stopped.put(lost(tensors, self.subject.device))
                 self._copies._submitted[number].set_result(None)
+
+
+def copy_nothing(*args, **kwargs):
+    return None
+
+
+def skip_history(engine, state):
+    for batch in state.history:
+        state.submitted(batch)
+    state.finish()
+    engine.release(state.copy.entries)
+    state.settle()
+
+
+@contextmanager
+def signal_early(engine, state, *, busy):
+    """Ready is signalled before the copies, which arrive in time for the computation."""
+    transfer._allocate(state.copy.entries)
+    state.allocated = len(state.history)
+    state.open_latch()
+
+    def late():
+        time.sleep(0.05)
+        transfer._copy_in(state.frontier, state.compute)
+        engine._bring_back(state)
+
+    state.follow_up = engine._behind.posting(late)
+    yield
+
+
+OF_THE_RUNTIME = [  # what a mutant takes the place of, and the mutant
+    (transfer, "_copy_in", copy_nothing),
+    (TransferEngine, "_bring_back", skip_history),
+    (TransferEngine, "swap_in", signal_early),
+]

@@ -14,11 +14,8 @@ from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCKS
 from evaluation.figures.crossover import Curve, curves, label, plot, scale
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, mark_functional, rendered
+from evaluation.figures.style import FONT_PT, rendered, side_by_side
 from evaluation.records.runs import Json
-
-_LEFT, _RIGHT, _BOTTOM, _TOP = 0.065, 0.845, 0.165, 0.91  # of the figure; what is right of it is for labels
-_BETWEEN = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +35,14 @@ def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
     """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
-    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
-    width = (_RIGHT - _LEFT - _BETWEEN * (len(shown) - 1)) / len(shown)
+    figure, places = side_by_side(
+        len(shown), between=0.02, right=0.845, axis="Resume latency (ms)", functional=11 if functional else None
+    )
     everything = [line for panel in shown for line in panel.lines]
-    for number, panel in enumerate(shown):
-        axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
+    for axes, panel in zip(places, shown, strict=True):
         plot(axes, panel.lines)
         scale(axes, everything, room=1.6)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
-        if number:
-            axes.tick_params(labelleft=False)
-        if functional:
-            mark_functional(axes, size=11)
-    figure.axes[0].set_ylabel("Resume latency (ms)", labelpad=2)
-    figure.axes[len(shown) // 2].set_xlabel("Breakpoint: paused after layer", labelpad=2)
     label(figure.axes[-1], shown[-1].lines)
     return figure
 

@@ -17,10 +17,8 @@ from evaluation.analysis.metrics import CURRENT
 from evaluation.analysis.pairs import IDLE, NOTHING
 from evaluation.analysis.table import TableError
 from evaluation.figures.crossover import Curve, label, plot
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, mark_functional, rendered
+from evaluation.figures.style import FONT_PT, rendered, side_by_side
 
-_LEFT, _RIGHT, _BOTTOM, _TOP = 0.065, 0.875, 0.165, 0.91  # of the figure; what is right of it is for labels
-_BETWEEN = 0.012
 _ASIDE = 0.16  # of a layer's place, from one workload to the next, so that no interval hides another
 _LOOKS: list[dict[str, Any]] = [
     {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.9, "markersize": 3.5},
@@ -76,21 +74,15 @@ def _curve(
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
     """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
-    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
-    width = (_RIGHT - _LEFT - _BETWEEN * (len(shown) - 1)) / len(shown)
+    figure, places = side_by_side(
+        len(shown), between=0.012, right=0.875, axis="Djinn / strongest by hand", functional=8 if functional else None
+    )
     everything = [line for panel in shown for line in panel.lines]
-    for number, panel in enumerate(shown):
-        axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
+    for axes, panel in zip(places, shown, strict=True):
         axes.axhline(1, color="0.6", linewidth=0.6, zorder=0)
         plot(axes, panel.lines)
         _scale(axes, everything, panel.layers)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
-        if number:
-            axes.tick_params(labelleft=False)
-        if functional:
-            mark_functional(axes, size=8)
-    figure.axes[0].set_ylabel("Djinn / strongest by hand", labelpad=2)
-    figure.axes[len(shown) // 2].set_xlabel("Breakpoint: paused after layer", labelpad=2)
     most = max(shown, key=lambda panel: len(panel.lines))
     label(figure.axes[-1], shown[-1].lines if len(shown[-1].lines) == len(most.lines) else most.lines)
     return figure

@@ -50,6 +50,27 @@ def mark_functional(axes: Axes, size: float = 13) -> None:
     )  # fmt: skip
 
 
+def side_by_side(
+    number: int, *, between: float, right: float, axis: str, functional: float | None
+) -> tuple[Figure, list[Axes]]:
+    """A figure across both columns, with ``number`` axes up to ``right`` and ``between`` them (shares of its width).
+
+    ``axis`` names the vertical axis. ``functional`` is the size in points of the mark of a functional run, or None.
+    """
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, HEIGHT_IN))
+    left, bottom, top = 0.065, 0.165, 0.91
+    width = (right - left - between * (number - 1)) / number
+    found = [figure.add_axes((left + at * (width + between), bottom, width, top - bottom)) for at in range(number)]
+    for axes in found[1:]:
+        axes.tick_params(labelleft=False)
+    if functional is not None:
+        for axes in found:
+            mark_functional(axes, size=functional)
+    found[0].set_ylabel(axis, labelpad=2)
+    found[number // 2].set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    return figure, found
+
+
 def spread(positions: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
     """``positions`` moved as little as possible (least squares) so that any two are ``gap`` apart, within 0
     to ``top``.

@@ -57,6 +57,6 @@ class Record(Strict):
             raise ValueError(f"mixed run: another device (GPU or CPU) than study.json asks for: {study.device}")
         self._asked(study)
 
+    @abstractmethod
     def _asked(self, study: Asked) -> None:
         """Raise ValueError unless this holds as much of each thing as ``study`` asks for."""
-        raise NotImplementedError

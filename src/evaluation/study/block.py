@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -26,10 +26,10 @@ class AbsentKey(ConfigError):
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def block(cls: type[_B]) -> type[_B]:
     """Make a frozen keyword-only dataclass of ``cls``, whose values pydantic checks."""
-    made = dataclass(cls, frozen=True, kw_only=True, config=STRICT)
+    made: Any = dataclass(cls, frozen=True, kw_only=True, config=STRICT)
     for name in made.__dataclass_fields__.keys() & vars(made).keys():
         delattr(made, name)  # a default that stands in the class would answer for a key that is absent
-    return made  # type: ignore[return-value]
+    return cast(type[_B], made)
 
 
 class Block:

@@ -5,6 +5,7 @@ macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no com
 """
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -86,8 +87,7 @@ TABLES = {
 def written(page: str, numbers: Mapping[str, str], experiments: str) -> str:
     """``page`` with its marked tables and numbers from ``numbers`` and from the page ``experiments``."""
     tables: dict[str, Callable[[], str]] = {
-        name: lambda table=table: table.markdown(numbers)  # type: ignore[misc]
-        for name, table in TABLES.items()
+        name: functools.partial(table.markdown, numbers) for name, table in TABLES.items()
     }
     tables["experiments"] = lambda: experiment_table(experiments)
 

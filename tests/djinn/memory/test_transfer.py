@@ -4,33 +4,15 @@ import threading
 
 import pytest
 import torch
-from tests.djinn.late_link import LateLink
 from tests.programs import equal, greedy, parked
-
-import djinn
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
 
 
-@pytest.fixture
-def link(monkeypatch):
-    link = LateLink()
-    monkeypatch.setattr("djinn.runtime.link_of", lambda device: link)
-    yield link
-    link.arrive()
-
-
-@pytest.fixture
-def runtime(llama, link):
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        yield runtime
-        link.arrive()
-
-
-def test_nothing_is_freed_before_its_copy_has_ended(runtime, llama, input_ids, link, monkeypatch):
+def test_nothing_is_freed_before_its_copy_has_ended(late_runtime, llama, input_ids, link, monkeypatch):
     """Each storage leaves the device after its own copy, while later ones may still be under way."""
-    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     resize = torch.UntypedStorage.resize_
 
     def noting(storage, nbytes):
@@ -54,10 +36,10 @@ def resume(session, link):
     return list(link.log)
 
 
-def test_the_frontier_is_first_on_the_wire(runtime, llama, input_ids, link):
+def test_the_frontier_is_first_on_the_wire(late_runtime, llama, input_ids, link):
     """Its copies come before all else, on the program's own lane, and the history's lane waits for their end."""
     expected = greedy(llama, input_ids, 1)
-    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     frontier = [item.nbytes for item in session._residency.state.frontier]
     session.io_wait()
     told = resume(session, link)
@@ -67,14 +49,14 @@ def test_the_frontier_is_first_on_the_wire(runtime, llama, input_ids, link):
     assert equal(session.result(30), expected)
 
 
-def test_beside_a_program_that_computes_the_frontier_overtakes_it(runtime, llama, input_ids, link):
+def test_beside_a_program_that_computes_the_frontier_overtakes_it(late_runtime, llama, input_ids, link):
     """It comes on a lane of its own, for which the program's waits before it computes."""
     expected = greedy(llama, input_ids, 1)
-    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     frontier = [item.nbytes for item in session._residency.state.frontier]
     session.io_wait()
     begun, end = threading.Event(), threading.Event()
-    other = runtime.open().start(lambda: (begun.set(), end.wait(30)))
+    other = late_runtime.open().start(lambda: (begun.set(), end.wait(30)))
     assert begun.wait(30)
     told = resume(session, link)
     fills = [("fill", "in", nbytes) for nbytes in frontier]
@@ -88,10 +70,10 @@ def test_beside_a_program_that_computes_the_frontier_overtakes_it(runtime, llama
     other.result(30)
 
 
-def test_a_kept_frontier_moves_nothing_before_the_program_goes_on(runtime, llama, input_ids, link):
+def test_a_kept_frontier_moves_nothing_before_the_program_goes_on(late_runtime, llama, input_ids, link):
     """RESUME tells the lanes nothing; the history follows, and a layer waits for its own part alone."""
     expected = greedy(llama, input_ids, 1)
-    session = parked(runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
     session.io_wait(keep="frontier")
     assert resume(session, link) == []
     assert equal(session.result(30), expected)
@@ -99,10 +81,10 @@ def test_a_kept_frontier_moves_nothing_before_the_program_goes_on(runtime, llama
     assert later[:2] == [("follow", "behind"), ("fill", "behind")]
 
 
-def test_a_layer_waits_for_its_own_kv(runtime, llama, input_ids, link):
+def test_a_layer_waits_for_its_own_kv(late_runtime, llama, input_ids, link):
     """In a decode step layer L+2 is computed when its KV has arrived, and that of L+3 has not."""
     seen = []
-    session = parked(runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
     session.io_wait()
     behind = link.lanes["behind"]
     handles = [

@@ -130,27 +130,40 @@ def test_models_that_keep_state_on_modules(model, visit):
             assert equal(session.result(60), expected)
 
 
+def turns(runtime, model, order, by_name, *, layer):
+    """Two sessions by turns: to a pause after ``layer``, to another, to the end. Whose turn it was, and its result or None.
+
+    Each is swapped out when its turn has been looked at.
+    """
+    sessions = {}
+    for turn, name in enumerate(order):
+        if name not in sessions:
+            sessions[name] = parked(runtime, layer, steps, model, by_name[name])
+        elif order[:turn].count(name) == 1:
+            sessions[name].break_at(1, visit=2).resume()
+            assert sessions[name].wait(30) is djinn.Phase.PAUSED
+        else:
+            sessions[name].resume()
+            yield name, sessions[name].result(30)
+            continue
+        yield name, None
+        sessions[name].io_wait()
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_sessions_in_any_order_of_turns(monkeypatch, kind, order):
     """Two sessions of three turns each compute what each computes alone, and the last to end leaves its values."""
     without_climb(monkeypatch)
-    model, by_name, sessions = stack(kind), {"a": FIRST, "b": SECOND}, {}
+    model, by_name = stack(kind), {"a": FIRST, "b": SECOND}
     before, wanted = kept(model), {name: alone(model, x)[0][0] for name, x in by_name.items()}
     with managed(model) as runtime:
-        for turn, name in enumerate(order):
-            if name not in sessions:
-                sessions[name] = parked(runtime, 2, steps, model, by_name[name])
-            elif order[:turn].count(name) == 1:
-                sessions[name].break_at(1, visit=2).resume()
-                assert sessions[name].wait(30) is djinn.Phase.PAUSED
+        for name, result in turns(runtime, model, order, by_name, layer=2):
+            if result is None:
+                assert same(kept(model), before)
             else:
-                sessions[name].resume()
-                assert equal(sessions[name].result(30), wanted[name])
+                assert equal(result, wanted[name])
                 before = alone(stack(kind), by_name[name])[1]
-                continue
-            assert same(kept(model), before)
-            sessions[name].io_wait()
     assert same(kept(model), alone(stack(kind), by_name[order[-1]])[1])
 
 
@@ -373,19 +386,10 @@ def test_a_resume_copies_nothing_and_looks_at_nothing(monkeypatch):
 def test_a_number_alone_is_the_session_s(monkeypatch, order):
     """A number that a call sets on modules without any tensor changes with the turn; the last to end leaves its own."""
     without_climb(monkeypatch)
-    model, by_name, sessions = stack(Counting), {"a": FIRST, "b": SECOND}, {}
+    model, by_name = stack(Counting), {"a": FIRST, "b": SECOND}
     with managed(model) as runtime:
-        for turn, name in enumerate(order):
-            if name not in sessions:
-                sessions[name] = parked(runtime, 3, steps, model, by_name[name])
-            elif order[:turn].count(name) == 1:
-                sessions[name].break_at(1, visit=2).resume()
-                assert sessions[name].wait(30) is djinn.Phase.PAUSED
-            else:
-                sessions[name].resume()
-                assert equal(sessions[name].result(30), alone(stack(Counting), by_name[name])[0][0])
-                continue
-            sessions[name].io_wait()
+        for name, result in turns(runtime, model, order, by_name, layer=3):
+            assert result is None or equal(result, alone(stack(Counting), by_name[name])[0][0])
     assert same(kept(model), alone(stack(Counting), by_name[order[-1]])[1])
 
 

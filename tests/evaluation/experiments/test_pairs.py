@@ -8,8 +8,6 @@ import threading
 import pytest
 import torch
 
-from djinn.memory import transfer
-from djinn.memory.transfer import TransferEngine
 from evaluation.experiments import pairs
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_round_job
@@ -21,7 +19,6 @@ from evaluation.records.kinds import check_record
 from evaluation.study.plan import Pairs
 from evaluation.study.resolve import resolve
 from tests.evaluation import mutants
-from tests.evaluation.measure.test_harness import copy_nothing, signal_early, skip_history
 from tests.evaluation.measuring import CONFIG, LAYERS, shallow, study, subject
 from tests.evaluation.paired import forms
 
@@ -109,14 +106,7 @@ def test_hand_written_mutants_fail_the_job(subject, small, name):
         take(subject, small, getattr(mutants, name))
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "mutant"),
-    [
-        (transfer, "_copy_in", copy_nothing),
-        (TransferEngine, "_bring_back", skip_history),
-        (TransferEngine, "swap_in", signal_early),
-    ],
-)
+@pytest.mark.parametrize(("owner", "name", "mutant"), mutants.OF_THE_RUNTIME)
 def test_djinn_mutants_fail_the_job(subject, small, monkeypatch, owner, name, mutant):
     """A runtime that copies nothing, skips the history, or signals early."""
     monkeypatch.setattr(owner, name, mutant)

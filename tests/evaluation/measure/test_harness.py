@@ -4,14 +4,10 @@ import dataclasses
 import json
 import sys
 import threading
-import time
-from contextlib import contextmanager
 
 import pytest
 import torch
 
-from djinn.memory import transfer
-from djinn.memory.transfer import TransferEngine
 from evaluation.measure import job
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_job
@@ -24,7 +20,7 @@ from evaluation.methods.offloads import AsyncOffload, form
 from evaluation.records.kinds import check_record
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, run
-from tests.evaluation.mutants import NothingBack
+from tests.evaluation.mutants import OF_THE_RUNTIME, NothingBack
 
 
 def test_variants_that_lead_nothing_take_fewer_samples(subject, study):
@@ -85,42 +81,7 @@ def test_mutants_with_arithmetic_of_their_own_are_caught(subject, study, mutant,
         run(subject, study, mutant)
 
 
-def copy_nothing(*args, **kwargs):
-    return None
-
-
-def skip_history(engine, state):
-    for batch in state.history:
-        state.submitted(batch)
-    state.finish()
-    engine.release(state.copy.entries)
-    state.settle()
-
-
-@contextmanager
-def signal_early(engine, state, *, busy):
-    """Ready is signalled before the copies, which arrive in time for the computation."""
-    transfer._allocate(state.copy.entries)
-    state.allocated = len(state.history)
-    state.open_latch()
-
-    def late():
-        time.sleep(0.05)
-        transfer._copy_in(state.frontier, state.compute)
-        engine._bring_back(state)
-
-    state.follow_up = engine._behind.posting(late)
-    yield
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "mutant"),
-    [
-        (transfer, "_copy_in", copy_nothing),
-        (TransferEngine, "_bring_back", skip_history),
-        (TransferEngine, "swap_in", signal_early),
-    ],
-)
+@pytest.mark.parametrize(("owner", "name", "mutant"), OF_THE_RUNTIME)
 def test_djinn_mutants_are_caught(subject, study, monkeypatch, owner, name, mutant):
     """A runtime that copies nothing, skips the history, or signals early fails the job."""
     monkeypatch.setattr(owner, name, mutant)
