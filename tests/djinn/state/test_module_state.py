@@ -131,7 +131,7 @@ def test_models_that_keep_state_on_modules(model, visit):
 
 
 def turns(runtime, model, order, by_name, *, layer):
-    """Two sessions by turns: to a pause after ``layer``, to another, to the end. Whose turn it was, and its result or None.
+    """Two sessions by turns: to a pause after ``layer``, to another, to the end. Yields a name, and its result or None.
 
     Each is swapped out when its turn has been looked at.
     """
