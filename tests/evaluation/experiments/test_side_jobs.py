@@ -18,6 +18,7 @@ from evaluation.measure.models import build
 from evaluation.study.plan import Load
 from evaluation.study.read import load_config
 from evaluation.study.resolve import resolve
+from tests.evaluation.mutants import skip_history
 
 SMALL = {
     "device": "cpu",
@@ -113,17 +114,9 @@ def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
     assert len(cell["samples"]) == 3
 
 
-def lose_history(engine, state):
-    for batch in state.history:
-        state.submitted(batch)
-    state.finish()
-    engine.release(state.copy.entries)
-    state.settle()
-
-
 def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, tmp_path, capsys):
     """Nothing is written of a run in which one session differs."""
-    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", lose_history)
+    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", skip_history)
     status, out = run(monkeypatch, tmp_path, study, "load", load.take)
     assert status == 1
     assert not out.exists()
