@@ -7,16 +7,20 @@ import dataclasses
 import io
 import pickle
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from tests.djinn.late_link import SECONDS, LateLane
 from tests.djinn.test_models import LAYERS, MODELS, equal, forward, mask, model, sample, tokens  # noqa: F401 - fixtures
 from tests.programs import parked
 from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 
 import djinn
+from djinn.memory.restore import Restore
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 
@@ -106,6 +110,30 @@ def test_an_answer_waits_for_nothing_else(late_runtime, llama, input_ids, link, 
     assert not session.wait_resident(0)
     session._engine.drain(0.1)
     assert behind.done == 0
+    link.arrive()
+
+
+def test_what_the_engine_submits_is_not_read(late_runtime, llama, input_ids, link, monkeypatch):
+    """The engine's thread holds a storage while it submits its copy. The program's end waits for no such reader."""
+    fill, wait_reachable = LateLane.fill, Restore.wait_reachable
+    submitting, ended = threading.Event(), threading.Event()
+
+    def slow_fill(lane, storage, *args, **options):
+        if threading.current_thread().name == "djinn-transfer":
+            submitting.set()
+            assert ended.wait(SECONDS)
+            time.sleep(0.05)  # the program's thread looks who holds what
+        fill(lane, storage, *args, **options)
+
+    def program(llama, input_ids):
+        logits = last_logits(llama, input_ids)
+        assert submitting.wait(SECONDS)
+        return logits
+
+    monkeypatch.setattr(LateLane, "fill", slow_fill)
+    monkeypatch.setattr(Restore, "wait_reachable", lambda restore: (ended.set(), wait_reachable(restore)))
+    resumed(late_runtime, llama, program, input_ids, layer=llama.config.num_hidden_layers).result(30)
+    assert link.lanes["behind"].done == 0
     link.arrive()
 
 

@@ -168,17 +168,19 @@ class Restore:
                 self._link.current().wait(self._last)
         self._check()
 
-    def drop_unreachable(self) -> None:
-        """Drop the copies that nobody can read any more, for the program has ended. Program's thread."""
-        for batch in [batch for batch in self.history if batch in self._missing]:
-            if all(map(_is_unreachable, batch.entries)):
-                self._missing.discard(batch)
-                self._changed.ring()
-
     def wait_reachable(self) -> None:
-        """Do what :meth:`wait_all` does for what somebody can still read. Program's thread."""
+        """Do so for what somebody can still read, for the program has ended. Program's thread.
+
+        Copies that nobody can read are dropped, if they are not submitted yet. The engine's thread holds what it is
+        submitting: whether anybody else does is known only afterwards.
+        """
+        dropped = {batch for batch in self.history if batch in self._missing and _is_unreachable(batch)}
+        self._missing -= dropped
+        self._changed.ring()
+        self.send_rest()
+        self._wait_submitted()
         for batch in self.history:
-            if not all(map(_is_unreachable, batch.entries)):
+            if batch not in dropped and not _is_unreachable(batch):
                 self._wait_batch(batch)
 
     def _wait_submitted(self) -> None:
@@ -235,11 +237,11 @@ class Restore:
         return self._changed.wait(lambda: self._settled, timeout)
 
 
-def _is_unreachable(entry: Stored) -> bool:
-    """Whether nobody but this record can reach the storage: by a tensor, or by the storage object itself."""
-    uses, references = _held_by(entry.item)
-    most = _held_by_nobody_else()
-    return uses <= most[0] and references <= most[1]
+def _is_unreachable(batch: Batch) -> bool:
+    """Whether nobody but this record can reach the storages: by tensors, or by the storage objects themselves."""
+    most_uses, most_references = _held_by_nobody_else()
+    held = [_held_by(entry.item) for entry in batch.entries]
+    return all(uses <= most_uses and references <= most_references for uses, references in held)
 
 
 def _held_by(item: StateStorage) -> tuple[int, int]:

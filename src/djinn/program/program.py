@@ -265,8 +265,6 @@ class Program:
         """
         self._barrier.exit()
         if self.restoring is not None:
-            self.restoring.drop_unreachable()
-            self.restoring.send_rest()
             self.restoring.wait_reachable()
             self.restoring = None
 
