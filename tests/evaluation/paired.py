@@ -9,6 +9,8 @@ Json = dict[str, Any]
 KEEPS, LINKS = ("nothing", "frontier"), ("idle", "attended")
 FRONTIER_BYTES = 22_000_000
 HISTORY_BYTES_PER_LAYER = 40_000_000
+DEPTH = 40  # layers of the model of synthetic runs
+RESERVED_BYTES = 300_000_000  # of a graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,24 @@ class Which:
 
 def ready_ms(which: Which) -> float | None:
     """Median of the clock ready on an H100: all copies of the frontier are alike, and what is kept is there at once."""
+    if which.method == "recompute":
+        return (2.0 if which.variant == "graphed" else 2.2) * which.layer + 1
     if which.variant.startswith("async"):
         return None
     return 0.08 if which.keeps == "frontier" else 0.6 if which.link == "idle" else 0.5
 
 
+def recomputed(decode_step: int) -> list[Json]:
+    """Those of recompute on a GPU, in a prefill or in a decode step."""
+    names = ["kv_offloaded"] if decode_step else ["compiled", "graphed"]
+    return [{"method": "recompute", "variant": name, "keeps": "nothing", "link": "idle"} for name in names]
+
+
 def forms(kv_cache: bool) -> list[Json]:
-    """Every form of a workload by ``method``, ``variant``, ``keeps`` and ``link``: as the job names them."""
+    """Djinn's and those by hand of a workload by ``method``, ``variant``, ``keeps``, ``link``, as the job names them.
+
+    Recompute's come after them at the last layers.
+    """
     found = []
     for keeps in KEEPS:
         for link in LINKS:
@@ -72,6 +85,8 @@ class SyntheticPairs:
 
     def _cell(self, workload: Json, layer: int, number: int, chance: Random) -> Json:
         kinds = forms(workload["kv_cache"])
+        if layer >= DEPTH - 1:
+            kinds += recomputed(workload.get("decode_step", 0))
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
         blocks = []
         for block in range(1, self.blocks + 1):
@@ -91,12 +106,14 @@ class SyntheticPairs:
                 {
                     **kind,
                     "state_bytes": state,
-                    "host_bytes_paused": state - kept,
-                    "device_bytes_paused": kept,
+                    "host_bytes_paused": 0 if kind["method"] == "recompute" else state - kept,
+                    "device_bytes_paused": kept + reserved,
                     "kept_bytes": kept,
+                    "reserved_bytes": reserved,
                 }
                 for kind in kinds
                 for kept in [FRONTIER_BYTES if kind["keeps"] == "frontier" else 0]
+                for reserved in [RESERVED_BYTES if kind["variant"] == "graphed" else 0]
             ],
             "blocks": blocks,
         }
@@ -112,6 +129,6 @@ class SyntheticPairs:
             "first_kernel_ms": base + 0.5,
             "usable_ms": base + 2,
             "next_token_ms": base + 30 if kv_cache else None,
-            "resident_ms": base + 28,
+            "resident_ms": base if which.method == "recompute" else base + 28,
         }
         return {**found, **self.times(which)}

@@ -3,7 +3,8 @@
 A process runs every form of a workload and layer in a random order and then in the reverse one, which is a block. In it
 a form's time is the mean of its two samples, so that what drifts falls on all alike. Djinn is compared with the
 hand-written forms that keep the same on the device and whose link is in the same state. The strongest of these has the
-smallest median over the run at that layer. A run of the old protocol has no pairs, but partners beside its samples:
+smallest median over the run at that layer. Recompute's forms, at the last layers, are asked for by their method and
+never mixed into these. A run of the old protocol has no pairs, but partners beside its samples:
 :mod:`evaluation.analysis.partners`.
 """
 
@@ -52,7 +53,7 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Djinn's form and a hand-written one of the same workload and layer, by one clock."""
+    """Djinn's form and another method's, ``by_hand``, of the same workload and layer, by one clock."""
 
     layer: int
     clock: Clock
@@ -97,13 +98,18 @@ class Cell:
         """Those of Djinn's forms."""
         return [form.policy for form in self.forms if form.method == "djinn"]
 
-    def pairings(self, policy: Policy, clock: Clock) -> list[Pairing]:
-        """Djinn's form of ``policy`` with each that it is compared with, the strongest first; empty without either."""
-        forms = [form for form in self.forms if form.policy == policy and form.values(clock)]
-        djinn = next((form for form in forms if form.method == "djinn"), None)
+    def pairings(self, policy: Policy, clock: Clock, method: str = "manual_offload") -> list[Pairing]:
+        """Djinn's form of ``policy`` with each of ``method``, the strongest first; empty without either.
+
+        A hand-written offload has the same policy. Recompute has but one: it keeps nothing, and the link is idle.
+        """
+        forms = [form for form in self.forms if form.values(clock)]
+        djinn = next((form for form in forms if (form.method, form.policy) == ("djinn", policy)), None)
         if djinn is None:
             return []
-        rivals = sorted((form for form in forms if form is not djinn), key=lambda form: median(form.values(clock)))
+        same = policy if method == "manual_offload" else Policy()
+        rivals = [form for form in forms if (form.method, form.policy) == (method, same)]
+        rivals.sort(key=lambda form: median(form.values(clock)))
         found = [Pairing(layer=self.layer, clock=clock, djinn=djinn, by_hand=one) for one in rivals]
         return [pairing for pairing in found if pairing.rounds]
 

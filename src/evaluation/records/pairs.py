@@ -1,5 +1,8 @@
 """The record of the pairs: the forms of a resume against each other in one process, and the blocks in which they ran.
 
+Djinn's variants and the hand-written offloads stand at every layer. Recompute's forms stand beside them at the last
+layer and the one before, where it is compared.
+
 A block runs every form once in a random order, and then once more in the reverse order. So whatever drifts falls on all
 forms alike. Says nothing of who was the quicker.
 """
@@ -18,6 +21,8 @@ class Form(Strict):
     """One variant of a method: what it keeps on the device and what becomes of the link while a session is paused.
 
     ``state_bytes`` are all that belongs to the session; ``kept_bytes`` of it stay on the device by declared policy.
+    ``reserved_bytes`` of the device are the form's own whether paused or not, as the pool of a CUDA graph is; they are
+    among ``device_bytes_paused``.
     """
 
     method: Name
@@ -28,9 +33,14 @@ class Form(Strict):
     host_bytes_paused: Count
     device_bytes_paused: Count | None
     kept_bytes: Count
+    reserved_bytes: Count = 0
 
     @model_validator(mode="after")
     def _by_policy(self) -> Self:
+        if self.method == "recompute" and (self.keeps, self.link, self.kept_bytes) != ("nothing", "idle", 0):
+            raise ValueError(f"{self.variant} of recompute keeps nothing of the state, and leaves the link idle")
+        if self.device_bytes_paused is not None and self.reserved_bytes > self.device_bytes_paused:
+            raise ValueError(f"{self.variant} reserves more of the device than is in use while it is paused")
         if self.keeps == "frontier" and not self.kept_bytes:
             raise ValueError(f"{self.variant} keeps the frontier, and 0 bytes of it")
         return self
@@ -113,6 +123,8 @@ class Pairs(Record):
             where = f"workload {cell.workload}, layer {cell.layer}"
             if cell.layer > self.model.layers:
                 raise ValueError(f"{where}: the model has {self.model.layers} layers")
+            if cell.layer < self.model.layers - 1 and any(form.method == "recompute" for form in cell.forms):
+                raise ValueError(f"{where}: recompute is compared at the last layer and the one before alone")
             if cell.outcome == "ok" and len(cell.blocks) != wanted.blocks:
                 raise ValueError(f"{where}: {len(cell.blocks)} blocks of the {wanted.blocks} that are asked for")
             cache = study.workload(cell.workload).kv_cache

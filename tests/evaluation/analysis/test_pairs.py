@@ -36,10 +36,11 @@ def test_a_form_s_time_in_a_block_is_the_mean_of_its_two_samples(tmp_path):
             for block in cell["blocks"]:
                 halves = len(block["samples"]) // 2
                 for place, sample in enumerate(block["samples"]):
-                    sample["usable_ms"] = 10.0 + (place >= halves)
+                    if cell["forms"][sample["form"]]["method"] != "recompute":  # which is not ready before
+                        sample["usable_ms"] = 10.0 + (place >= halves)
 
     run = run_with(tmp_path, change, blocks=2)
-    for form in one(run).forms:
+    for form in (form for form in one(run).forms if form.method != "recompute"):
         assert form.times["usable"][1] == [10.5, 10.5]
         assert len(form.times["usable"][2]) == 2
     assert len(one(run).floors) == 6 * 2 * 2
@@ -56,6 +57,21 @@ def test_like_is_compared_with_like(tmp_path):
         Policy(keeps=FRONTIER): {"ordered_kept", "async_kept"},
         Policy(keeps=FRONTIER, link=ATTENDED): {"ordered_kept_attended", "async_kept_attended"},
     }
+
+
+def test_recompute_is_asked_for_by_name_and_never_among_the_offloads(tmp_path):
+    """Its quickest form first, at the last layers alone, and beside whatever Djinn keeps."""
+    run = run_with(tmp_path)
+    for policy in (Policy(), Policy(keeps=FRONTIER)):
+        found = one(run).pairings(policy, READY, method="recompute")
+        assert [(pairing.by_hand.variant, pairing.djinn.policy) for pairing in found] == [
+            ("graphed", policy),
+            ("compiled", policy),
+        ]
+        assert len(found[0].rounds) == 6
+        assert {pairing.by_hand.method for pairing in one(run).pairings(policy, READY)} == {"manual_offload"}
+    assert not one(run, layer=1).pairings(Policy(), READY, method="recompute")
+    assert not {row.by_hand for row in comparisons(run, resamples=100)} & {"graphed", "compiled"}
 
 
 def test_a_form_without_a_clock_is_not_compared_by_it(tmp_path):

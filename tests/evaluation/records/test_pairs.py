@@ -30,11 +30,13 @@ def test_a_run_has_its_pairs_by_rounds(good):
             (workload, layer) for workload in ("activation", "session") for layer in (10, 39)
         ]
         for cell in record["cells"]:
-            assert len(cell["forms"]) == len(forms(cell["workload"] == "session")) == 13
+            offloads = [form for form in cell["forms"] if form["method"] != "recompute"]
+            assert len(offloads) == len(forms(cell["workload"] == "session")) == 13
+            assert len(cell["forms"]) - 13 == (2 if cell["layer"] == 39 else 0)
             for block in cell["blocks"]:
                 order = [sample["form"] for sample in block["samples"]]
                 assert order == order[::-1]
-                assert sorted(order) == sorted([*range(13), *range(13)])
+                assert sorted(order) == sorted([*range(len(cell["forms"]))] * 2)
 
 
 def test_an_older_run_and_one_without_djinn_have_none(tmp_path):
@@ -91,6 +93,15 @@ LIES = {
     "a form twice": (at("cells", 0, "forms", 0, "variant", to="async"), "two cells of .*form"),
     "a frontier that is kept in no memory": (
         lambda record: [form.update(kept_bytes=0) for form in record["cells"][0]["forms"]], "keeps the frontier"
+    ),
+    "recompute at a shallow layer": (
+        at("cells", 0, "forms", 0, "method", to="recompute"), "at the last layer and the one before alone"
+    ),
+    "recompute that keeps the frontier": (
+        lambda record: record["cells"][1]["forms"][-1].update(keeps="frontier", kept_bytes=1), "keeps nothing"
+    ),
+    "a graph in no memory": (
+        lambda record: record["cells"][1]["forms"][-1].update(device_bytes_paused=0), "reserves more of the device"
     ),
     "no memory, and samples": (at("cells", 0, "outcome", to="out_of_memory"), "with samples or without a message"),
     "a floor too few": (lambda record: record["cells"][0]["blocks"][0]["floor_ms"].pop(), "floor_ms"),
