@@ -23,6 +23,7 @@ class FakeNvml:
     cards: list[Card] = field(default_factory=list)
     mig_devices: list[Card] = field(default_factory=list)
     library: bool = True
+    driver: str = ""  # refused
     sessions: int = 0  # nvmlInit less nvmlShutdown
 
     NVMLError = pynvml.NVMLError
@@ -63,6 +64,11 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, card):  # noqa: N802
         return SimpleNamespace(total=card.memory_bytes)
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        if not self.driver:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self.driver
 
     def nvmlSystemGetCudaDriverVersion(self):  # noqa: N802
         return 13010

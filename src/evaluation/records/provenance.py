@@ -1,5 +1,6 @@
 """Where a record comes from: code, versions, device, command. No names of machines, users or folders."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -10,11 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evaluation.records.wording import one_line
+from evaluation.study.devices import Gpu, visible_gpu
 
 SOURCE = Path(__file__).parents[2]
 # What a measurement depends on: the system, and of the evaluation the folders that measure.
 MEASURING = ("djinn", *(f"evaluation/{folder}" for folder in ("study", "measure", "methods", "experiments", "peers")))
-_PACKAGES = ("torch", "transformers", "numpy", "snakemake", "nvidia-ml-py")
+_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"),
+    *("numpy", "snakemake", "nvidia-ml-py"),
+)
+_BOOT, _STARTED = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/stat")
 
 
 def git_state(root: Path | None = None) -> dict[str, object]:
@@ -84,10 +90,35 @@ def _without_folders(argument: str) -> str:
     return f"{option}{equals}{value}"
 
 
+def sitting(uuid: str | None) -> str | None:
+    """A digest of the GPU with ``uuid`` (None: the CPU) and of this boot: of all processes of one sitting the same.
+
+    The boot is known by the kernel's random id of it. Where that is hidden, as in some containers, the time at which
+    the system was started stands for it; None where both are hidden.
+    """
+    boot = _boot()
+    return None if boot is None else hashlib.sha256(f"{uuid or ''}\0{boot}".encode()).hexdigest()[:12]
+
+
+def _boot() -> str | None:
+    with contextlib.suppress(OSError):
+        return _BOOT.read_text().strip()
+    with contextlib.suppress(OSError):
+        return next((line for line in _STARTED.read_text().splitlines() if line.startswith("btime ")), None)
+    return None
+
+
+def _driver(gpu: Gpu | None) -> object:
+    if gpu is None:
+        return {"unavailable": "measured without a GPU"}
+    return one_line(gpu.driver) or {"unavailable": "NVML does not tell it"}
+
+
 def provenance(device: str) -> dict[str, object]:
-    """The ``provenance`` entry of a record, for a run on ``device`` (``cuda`` or ``cpu``)."""
+    """The ``provenance`` entry of a record, for a run on ``device`` (``cuda`` or ``cpu``), without its conditions."""
     import torch  # noqa: PLC0415 - only where it is loaded anyway
 
+    gpu = visible_gpu() if device == "cuda" else None
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(),
@@ -95,5 +126,7 @@ def provenance(device: str) -> dict[str, object]:
         "source_sha256": source_sha256(),
         "device": device,
         "device_name": one_line(torch.cuda.get_device_name(0)) if device == "cuda" else "CPU",
+        "driver": _driver(gpu),
         "versions": versions(),
+        "sitting": sitting(None if gpu is None else gpu.uuid),
     }

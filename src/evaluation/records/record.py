@@ -6,11 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from evaluation.records.asked import Asked
+from evaluation.records.conditions import Conditions
 from evaluation.records.fields import Commit, Digest, Positive, Strict, Text, Unavailable
 
 
 class Provenance(Strict):
-    """Where a record comes from."""
+    """Where a record comes from. What older records lack is None.
+
+    ``sitting``: a digest of the GPU and of the boot of its machine, the same for all records of one sitting.
+    """
 
     started: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|\+00:00)$")]
     command: Text
@@ -18,7 +22,10 @@ class Provenance(Strict):
     source_sha256: Digest
     device: Literal["cuda", "cpu"]
     device_name: Text
+    driver: Text | Unavailable | None = None  # of the GPU
     versions: dict[str, Text]
+    sitting: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
+    conditions: Conditions | None = None
 
 
 class ModelEntry(Strict):

@@ -30,6 +30,7 @@ __all__ = [
     "run_folder",
     "sha256",
     "side_records",
+    "sitting_of",
     "verify_checksums",
 ]
 
@@ -56,6 +57,11 @@ class Run:
     def functional(self) -> bool:
         """Whether this run was made without a GPU, so that its times mean nothing."""
         return bool(self.records[0]["provenance"]["device"] == "cpu")
+
+    @property
+    def pair_sittings(self) -> dict[int, str | None]:
+        """The sitting of each round of the pairs, see :func:`sitting_of`."""
+        return {record["round"]: sitting_of(record) for record in self.pairs}
 
 
 def load_run(directory: str | Path) -> Run:
@@ -92,6 +98,12 @@ def load_run(directory: str | Path) -> Run:
         pairs=list(paired.values()),
         beside=beside,
     )
+
+
+def sitting_of(record: Json) -> str | None:
+    """Which sitting ``record`` was measured in; None if it does not say, as older ones do not."""
+    found: str | None = record["provenance"].get("sitting")
+    return found
 
 
 def run_folder(results: Path, name: str) -> Path:

@@ -21,6 +21,7 @@ _SOURCE = "source digest"
 _SHARED: dict[str, Callable[[Json], object]] = {
     "device (GPU or CPU)": lambda record: record["provenance"]["device"],
     "device name": lambda record: record["provenance"]["device_name"],
+    "driver": lambda record: record["provenance"].get("driver"),
     _SOURCE: lambda record: record["provenance"]["source_sha256"],
     "package versions": lambda record: record["provenance"]["versions"],
     "model": lambda record: record["model"],
@@ -47,6 +48,7 @@ def check_together(folder: Path, study: Json, asked: Asked, machine: Json, recor
         _check_shared(folder, place, record, lead, records[lead], but_for=_SOURCE if place in peers else None)
         if place in peers:
             _check_shared(folder, place, record, peers[0], records[peers[0]])
+    _check_sitting(folder, records)
     _check_variants(folder, records)
     _check_copies(folder, records)
     _check_machine(folder, machine, lead, records[lead])
@@ -78,6 +80,19 @@ def _check_shared(
             raise RunError(
                 f"{folder / place}: mixed run: another {what} than {folder / first_place}; measure both again"
             )
+
+
+def _check_sitting(folder: Path, records: dict[str, Json]) -> None:
+    """One line over depth is of one sitting; what is compared within a process may be of several."""
+    of_depth = {
+        place: record["provenance"].get("sitting") for place, record in records.items() if kind_at(place) is Measured
+    }
+    first = next(iter(of_depth))
+    if odd := next((place for place, sitting in of_depth.items() if sitting != of_depth[first]), None):
+        raise RunError(
+            f"{folder / odd}: mixed run: another sitting than {folder / first}; another GPU or boot would look like "
+            "depth, so measure all of raw/METHOD again in one"
+        )
 
 
 def _check_variants(folder: Path, records: dict[str, Json]) -> None:

@@ -1,7 +1,8 @@
 """Which device the study runs on, asked of NVML so that planning needs no torch."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
@@ -15,11 +16,17 @@ class DeviceError(Refusal):
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The first GPU that this process may use; ``index`` is NVML's, ``memory_bytes`` all of its memory."""
+    """The first GPU that this process may use; ``index`` is NVML's, ``memory_bytes`` all of its memory.
+
+    ``uuid`` names one card among all that there are, so it stays out of what is printed; of a MIG device it is the
+    whole card's. ``driver`` is its version. Both are "" where NVML does not tell.
+    """
 
     index: int
     name: str
     memory_bytes: int
+    uuid: str = field(default="", repr=False, compare=False)
+    driver: str = field(default="", compare=False)
 
 
 def visible_gpu() -> Gpu | None:
@@ -51,8 +58,20 @@ def _first_visible(wanted: str) -> Gpu | None:
 
 
 def _describe(index: int, handle: Any) -> Gpu:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-    return Gpu(index=index, name=pynvml.nvmlDeviceGetName(handle), memory_bytes=int(memory))
+    return Gpu(
+        index=index,
+        name=pynvml.nvmlDeviceGetName(handle),
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        uuid=_told(lambda: pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))),
+        driver=_told(pynvml.nvmlSystemGetDriverVersion),
+    )
+
+
+def _told(question: Callable[[], str]) -> str:
+    try:
+        return question()
+    except pynvml.NVMLError:
+        return ""
 
 
 def choose_device(wanted: str, gpu: Gpu | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,18 @@ import pytest
 
 from evaluation.records import provenance as module
 from evaluation.records.fields import checked
-from evaluation.records.provenance import command, git_state, measuring_sources, provenance, source_sha256, versions
+from evaluation.records.provenance import (
+    command,
+    git_state,
+    measuring_sources,
+    provenance,
+    sitting,
+    source_sha256,
+    versions,
+)
 from evaluation.records.record import Provenance
+from evaluation.study import devices
+from tests.evaluation.nvml import Card, FakeNvml
 
 
 def git(folder, *arguments):
@@ -129,10 +140,48 @@ def test_the_command_can_be_repeated_and_names_no_folder(monkeypatch, tmp_path, 
 
 
 def test_provenance_is_what_a_record_asks_for(monkeypatch):
-    """Exactly the keys of the schema, valid, without the folders of this machine."""
+    """Exactly the keys of the schema but for the conditions, valid, without the folders of this machine."""
     found = provenance("cpu")
-    assert set(checked(Provenance, found).model_dump()) == set(found)
+    assert set(checked(Provenance, found).model_dump()) == {*found, "conditions"}
     assert str(Path.cwd()) not in json.dumps(found)
+    assert found["driver"] == {"unavailable": "measured without a GPU"}
+    assert found["sitting"] == provenance("cpu")["sitting"]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU whose record is written."""
+    found = Card(uuid="GPU-aaaa-1111")
+    monkeypatch.setattr(devices, "pynvml", FakeNvml(cards=[found], driver="580.1"))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: found.name)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return found
+
+
+def test_a_record_of_a_gpu_says_its_sitting_and_driver_and_not_its_uuid(card):
+    """The digest is of the UUID and the boot."""
+    found = provenance("cuda")
+    checked(Provenance, found)
+    assert found["driver"] == "580.1"
+    assert found["sitting"] == sitting(card.uuid) != provenance("cpu")["sitting"]
+    assert "aaaa" not in json.dumps(found)
+
+
+def test_another_gpu_or_another_boot_is_another_sitting(monkeypatch, tmp_path):
+    """Where the kernel hides the boot's id its time stands for it, and without both there is no sitting."""
+    boot, started = tmp_path / "boot_id", tmp_path / "stat"
+    monkeypatch.setattr(module, "_BOOT", boot)
+    monkeypatch.setattr(module, "_STARTED", started)
+    assert sitting("GPU-1") is None
+    started.write_text("cpu 1 2\nbtime 1764\n")
+    seen = {sitting("GPU-1")}
+    boot.write_text("b5a6-933f\n")
+    seen |= {sitting("GPU-1"), sitting("GPU-2"), sitting(None)}
+    boot.write_text("b5a6-9340\n")
+    seen.add(sitting("GPU-1"))
+    assert len(seen) == 5
+    assert all(re.fullmatch("[0-9a-f]{12}", one) for one in seen)
+    assert sitting("GPU-1") == sitting("GPU-1")
 
 
 def test_versions_are_those_that_run():
@@ -143,5 +192,6 @@ def test_versions_are_those_that_run():
     found = versions()
     assert found["torch"] == torch.__version__
     assert found["transformers"] == transformers.__version__
+    assert {"tokenizers", "huggingface_hub", "safetensors"} <= found.keys()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert os.sep not in "".join(found.values())

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.records.runs import CHECKSUMS, RunError, load_run, sha256
+from evaluation.records.runs import CHECKSUMS, RunError, load_run, sha256, sitting_of
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.synthetic import Synthetic, edit, record_path, write
 
 SMALL = Synthetic(layers=(1, 10), samples=6)
@@ -79,6 +80,7 @@ def test_a_record_that_the_schema_refuses_is_refused_by_name(folder, change):
         ("another study", lambda r: r["study"].update(order_seed=2)),
         ("another device ", lambda r: r["provenance"].update(device="cpu")),
         ("another device name", lambda r: r["provenance"].update(device_name="NVIDIA L4")),
+        ("another driver", lambda r: r["provenance"].update(driver="580.1")),
         ("another source digest", lambda r: r["provenance"].update(source_sha256="b" * 64)),
         ("another package versions", lambda r: r["provenance"].update(versions={"torch": "2.11.0"})),
         ("another model", lambda r: r["model"].update(weights="random, seed 1")),
@@ -88,6 +90,34 @@ def test_a_mixed_run_is_refused_by_name(folder, what, change):
     """Records of two studies, devices, sources, environments or models never make one run."""
     edit(record_path(folder, "recompute", 10), change)
     with pytest.raises(RunError, match=f"recompute/layer_10/round_1.json: mixed run: {what}"):
+        load_run(folder)
+
+
+def seat(path, sitting):
+    edit(path, lambda record: record["provenance"].update(sitting=sitting))
+
+
+def test_all_but_the_line_over_depth_may_be_of_several_sittings(tmp_path):
+    """Each round of the pairs, and what lies beside, says its own; a record of ``raw/METHOD`` with another is named."""
+    folder = replace(SMALL, pairs=SyntheticPairs(layers=(1, 10)), peers=("memory_saver",)).write(tmp_path / "local")
+    assert load_run(folder).pair_sittings == {1: None, 2: None}
+    for path in (folder / "raw").rglob("*.json"):
+        seat(path, "a" * 12)
+    seat(folder / "raw/pairs/round_2.json", "b" * 12)
+    seat(folder / "load.json", "c" * 12)
+    run = load_run(folder)
+    assert run.pair_sittings == {1: "a" * 12, 2: "b" * 12}
+    assert {sitting_of(record) for record in run.records} == {"a" * 12}
+    seat(record_path(folder, "recompute", 10), "b" * 12)
+    with pytest.raises(RunError, match=r"recompute/layer_10/round_1.json: mixed run: another sitting than .*vanilla"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("sitting", ["GPU-aaaa-1111", "a" * 13, ""])
+def test_a_sitting_is_a_digest(folder, sitting):
+    """Not the name of a card."""
+    seat(record_path(folder, "djinn", 10), sitting)
+    with pytest.raises(RunError, match=r"djinn/layer_10/round_1.json: not a valid record: provenance.sitting"):
         load_run(folder)
 
 
