@@ -1,15 +1,21 @@
 # make paper_figures | published_figures | test | test-pythons | preview | trained | check | clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
+# TORCH=2.11.0 make ... takes that torch, and everything else as it is pinned.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
+# The pins: with TORCH a copy of them, in which that version stands. What .venv was made with is in the file torch there.
+TORCH ?=
+PINS := $(if $(TORCH),$(VENV)/pins,envs)
+MADE_WITH := $(shell cat $(VENV)/torch 2>/dev/null)
+
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures published_figures test test-pythons preview trained check clean
+.PHONY: paper_figures published_figures test test-pythons preview trained check clean another-torch
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
@@ -59,14 +65,22 @@ check: $(VENV)/installed-dev
 	$(RUN) snakemake --lint
 	$(RUN) snakefmt --check Snakefile rules
 
-# Made anew whenever the pins change.
+# Made anew whenever the pins or TORCH change.
+ifneq ($(TORCH),$(MADE_WITH))
+$(VENV)/installed: another-torch
+endif
+
 $(VENV)/installed: envs/requirements.txt pyproject.toml
+	@[ -z "$$TORCH" ] || printf '%s\n' "$$TORCH" | grep -Eqx '[0-9]+(\.[0-9]+)+((a|b|rc)[0-9]+)?(\+[a-z0-9.]+)?' || \
+		{ echo "error: TORCH=$$TORCH is no version of torch; one is TORCH=2.11.0"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or later is needed; $$($(PYTHON) --version 2>&1) found. Choose another: PYTHON=python3.12 make"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) -r envs/requirements.txt
+	@[ -z "$$TORCH" ] || { mkdir $(PINS) && cp envs/*.txt $(PINS) && echo "$$TORCH" >$(VENV)/torch && \
+		sed "s/^torch==.*/torch==$$TORCH/" envs/requirements.txt >$(PINS)/requirements.txt; }
+	$(PIP) -r $(PINS)/requirements.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -75,7 +89,7 @@ $(VENV)/installed-trained: $(VENV)/installed envs/trained.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirements-dev.txt
-	$(PIP) -r envs/requirements-dev.txt
+	$(PIP) -r $(PINS)/requirements-dev.txt
 	touch $@
 
 clean:

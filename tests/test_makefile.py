@@ -76,6 +76,55 @@ def test_changed_pins_make_the_environment_anew(checkout):
     assert "-m venv --clear .venv" in plan.stdout
 
 
+# In place of Python: ``-m venv`` makes a folder whose python notes what pip is told, and whose snakemake does nothing.
+OFFLINE = """#!/bin/sh
+case "$*" in "-m venv --clear .venv")
+    rm -rf .venv && mkdir -p .venv/bin && printf '#!/bin/sh\\necho "$*" >>.venv/told\\n' >.venv/bin/python
+    printf '#!/bin/sh\\n' >.venv/bin/snakemake && chmod +x .venv/bin/*
+esac
+"""
+
+
+@pytest.fixture
+def told(checkout):
+    """Makes a target under settings, without the network; returns what pip was told so far since .venv was made."""
+    python = checkout / "some-python"
+    python.write_text(OFFLINE)
+    python.chmod(0o755)
+
+    def run(*settings, target="paper_figures"):
+        done = make(checkout, target, f"PYTHON={python}", *settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"-r (\S+)", (checkout / ".venv" / "told").read_text())
+
+    return run
+
+
+def test_another_torch_is_all_that_differs(checkout, told):
+    """The other pins stay, for figures and tests; another version makes the environment anew, and nothing else does."""
+    assert told("TORCH=2.11.0") == [".venv/pins/requirements.txt"]
+    pinned, taken = (
+        (folder / "requirements.txt").read_text().splitlines() for folder in (ROOT / "envs", checkout / ".venv/pins")
+    )
+    differing = [pair for pair in zip(pinned, taken, strict=True) if pair[0] != pair[1]]
+    assert [one for _, one in differing] == ["torch==2.11.0"]
+    assert told("TORCH=2.11.0") == [".venv/pins/requirements.txt"]
+    assert ".venv/pins/requirements-dev.txt" in told("TORCH=2.11.0", target="test")
+    assert told("TORCH=2.12.1+cpu") == [".venv/pins/requirements.txt"]
+    assert "torch==2.12.1+cpu" in (checkout / ".venv/pins/requirements.txt").read_text()
+    assert told() == ["envs/requirements.txt"]
+    assert told() == ["envs/requirements.txt"]
+
+
+@pytest.mark.parametrize("torch", ["latest", "==2.11.0", "2", "2.11.0; true", "2.11.0/x"])
+def test_what_is_no_version_of_torch_is_refused(checkout, told, torch):
+    """With one message, before an environment is begun."""
+    done = make(checkout, "paper_figures", f"PYTHON={checkout / 'some-python'}", f"TORCH={torch}")
+    assert done.returncode != 0
+    assert f"error: TORCH={torch} is no version of torch; one is TORCH=2.11.0" in done.stdout
+    assert not (checkout / ".venv").exists()
+
+
 def test_what_the_trained_model_needs_brings_nothing_else(checkout):
     """Its packages come without what they ask for, for ``make trained`` and the tests, never for the figures."""
     (checkout / ".venv").mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evaluation.paper.plan import TABLES, Plan
 from evaluation.paper.sources import sources
+from evaluation.records.provenance import PINS
 from evaluation.records.runs import pair_paths
 from evaluation.study.program_lines import example
 
@@ -168,7 +169,12 @@ OUTPUTS = (
         wanted=_paired,
     ),
     Output(
-        name="setup", module="text.setup", files=("setup.tex", "methods.tex"), caption="setup.rst", reads=("records",)
+        name="setup",
+        module="text.setup",
+        files=("setup.tex", "methods.tex"),
+        caption="setup.rst",
+        reads=("records",),
+        besides=(PINS,),
     ),
     Output(
         name="numbers",

@@ -16,6 +16,7 @@ from evaluation.study.devices import Gpu, visible_gpu
 SOURCE = Path(__file__).parents[2]
 # What a measurement depends on: the system, and of the evaluation the folders that measure.
 MEASURING = ("djinn", *(f"evaluation/{folder}" for folder in ("study", "measure", "methods", "experiments", "peers")))
+PINS = SOURCE.parent / "envs" / "requirements.txt"  # what `make paper_figures` installs
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"),
     *("numpy", "snakemake", "nvidia-ml-py"),

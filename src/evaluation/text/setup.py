@@ -3,6 +3,7 @@
 ``setup.tex`` has hardware, software, ceilings, model and plan of a run; ``methods.tex`` the variants in its records,
 what each does, and its samples. Only the fields named here are read, so no name of a machine, user or folder gets in.
 What the probe could not have prints ``--``; a missing field is an error. What a variant does is written down here.
+Beside the versions that measured stand those that ``envs/`` pins, where they differ.
 """
 
 from collections import Counter
@@ -16,6 +17,7 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, has_pairs
 from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
+from evaluation.records.provenance import PINS
 from evaluation.records.runs import Json, Run, RunError, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
 from evaluation.text.latex import Latex, environment, latex
@@ -87,7 +89,15 @@ def _software(machine: Source, record: Source) -> Facts:
     snakemake = record.shown("versions.snakemake") if "snakemake" in record.get("versions") else UNMEASURED
     python, transformers = record.shown("versions.python"), record.shown("versions.transformers")
     shown = f"Python {python}, PyTorch {torch} (CUDA {cuda}), Transformers {transformers}, Snakemake {snakemake}"
-    return [("Software", Latex(shown))]
+    return [("Software", Latex(shown)), ("Pinned in envs", latex(_pinned(record.get("versions"))))]
+
+
+def _pinned(measured: Json) -> str:
+    """In which packages ``PINS`` have another version than was ``measured``."""
+    pins = dict(line.split("==") for line in PINS.read_text(encoding="utf-8").splitlines() if "==" in line)
+    # A build for CUDA 13 is called 2.11.0+cu130.
+    others = [f"{name} {pins[name]}" for name in pins if measured.get(name, pins[name]).split("+")[0] != pins[name]]
+    return f"{', '.join(others)}; the other packages as measured" if others else "as measured"
 
 
 def _plan(run: Run, study: Source) -> Facts:
