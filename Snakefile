@@ -20,7 +20,14 @@ rule paper_figures:
     default_target: True
     input:
         rules.join.output,
-        [paper_outputs(run) for run in ["local", *PAPER_RUNS]],
+        [paper_outputs(run) for run in [RUN, *PAPER_RUNS]],
+
+
+rule studies:
+    """What each kind of job will be given: enough to carry records over from a former piece of this run."""
+    input:
+        rules.study.output,
+        [f"{LOCAL}/studies/{kind}.json" for kind in READS],
 
 
 rule published_figures:

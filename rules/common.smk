@@ -60,13 +60,15 @@ try:
     STUDY = resolve(configuration)
     # Which runs the paper is drawn from is no part of the study: to change it measures nothing again.
     PAPER_RUNS = check(configuration).paper_runs
+    # This machine's run: another study may have another, so that neither is measured again for the other's sake.
+    RUN = check(configuration).run
     check_paper_runs(PAPER_RUNS, PUBLISHED)
     PLANS = {run: Plan.found(Path("results"), run) for run in PUBLISHED}
 except Refusal as error:
     raise WorkflowError(str(error)) from None
 
 ENVIRONMENT = "../envs/evaluation.yaml"
-LOCAL = "results/local"
+LOCAL = f"results/{RUN}"
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
 
@@ -74,11 +76,11 @@ MEASURING = [os.path.relpath(path) for path in measuring_sources()]
 LEADING = next(iter(PAPER_RUNS), None)
 OUTPUTS_OF = {
     str(outputs_folder(Path("paper_figures"), run, LEADING)): run
-    for run in ["local", *PAPER_RUNS]
+    for run in [RUN, *PAPER_RUNS]
 }
 
-PLANS["local"] = Plan(
-    name="local",
+PLANS[RUN] = Plan(
+    name=RUN,
     results=Path("results"),
     study=STUDY.published(),
     functional=STUDY.functional,
@@ -113,7 +115,7 @@ def place_in_order(wildcards):
 def category(wildcards):
     """Where the HTML report shows an output."""
     run = OUTPUTS_OF[wildcards.folder]
-    return "This machine" if run == "local" else f"Published run {run}"
+    return "This machine" if run == RUN else f"Published run {run}"
 
 
 def paper_outputs(run):

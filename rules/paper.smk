@@ -35,3 +35,18 @@ for output in OUTPUTS:
             leading=LEADING or "",
         shell:
             "python3 -m evaluation.paper {params.name} --run {params.run} --leading {params.leading:q} > {log} 2>&1"
+
+
+rule verdicts:
+    """Of this machine's run: measures it, draws it, and prints what was decided."""
+    input:
+        relative(sources("evaluation.paper.verdicts")),
+        paper_outputs(RUN),
+    log:
+        "logs/verdicts.log",
+    conda:
+        ENVIRONMENT
+    params:
+        run=RUN,
+    shell:
+        "python3 -m evaluation.paper.verdicts --run {params.run} 2> {log}"

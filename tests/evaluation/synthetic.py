@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.records.runs import pair_paths, side_records
+from evaluation.records.runs import latency_methods, pair_paths, side_records
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.side_cells import (
     EVERY,
@@ -63,6 +63,7 @@ class Synthetic:
     ready: Callable[[str, str, str, int, bool], float] = ready_ms
     peers: tuple[str, ...] = ()
     pairs: SyntheticPairs | None = None  # of an older version: it paired Djinn within its own jobs
+    asks: Mapping[str, Any] = field(default_factory=dict)  # keys of study.json that say what is left out
     beside: Mapping[str, list[Json]] = field(default_factory=dict)  # cells of side records by path; else they have none
 
     def study(self) -> Json:
@@ -102,7 +103,7 @@ class Synthetic:
         }
         if self.pairs is not None:
             plain["pairs"] = self.pairs.asked()
-        return asking(plain, dict(self.beside))
+        return asking({**plain, **self.asks}, dict(self.beside))
 
     def machine(self) -> Json:
         """The probe, as machine.json holds it."""
@@ -230,7 +231,7 @@ class Synthetic:
         """Write the run to ``folder`` and return it."""
         write(folder / "machine.json", self.machine())
         write(folder / "study.json", self.study())
-        for method in self.methods:
+        for method in latency_methods(self.study()):
             for layer in self.layers:
                 for number in range(1, self.rounds + 1):
                     write(record_path(folder, method, layer, number), self.record(method, layer, number))

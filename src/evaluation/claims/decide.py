@@ -35,11 +35,15 @@ _REPLACED = {clock.successor: clock.name for clock in CLOCKS if clock.successor}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A claim of the paper: where it is decided, and by what."""
+    """A claim of the paper: where it is decided, and by what.
+
+    ``once``: of the published runs the leading one alone decides it.
+    """
 
     statement: Statement
     places: Callable[[Measurements], Iterable[Place]]
     decider: Callable[[Measurements, Place], Judgement]
+    once: bool = False
 
 
 def _timed(decider: Callable[[Measurements, Place], Judgement]) -> Callable[[Measurements, Place], Judgement]:
@@ -202,6 +206,7 @@ PLAN = (
         ),
         places=_with_history,
         decider=_of_run(of_use.sessions),
+        once=True,
     ),
     Entry(
         statement=Statement(
@@ -215,6 +220,7 @@ PLAN = (
         ),
         places=_with_history,
         decider=_of_run(of_use.edits),
+        once=True,
     ),
     Entry(
         statement=Statement(
@@ -227,8 +233,12 @@ PLAN = (
         ),
         places=lambda measured: [Place()],
         decider=_of_run(of_use.lines),
+        once=True,
     ),
 )
+
+
+OF_EVERY_RUN = tuple(entry for entry in PLAN if not entry.once)
 
 
 def decide(run: Run, plan: Sequence[Entry] = PLAN, *, resamples: int = RESAMPLES) -> list[Claim]:

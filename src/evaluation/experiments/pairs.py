@@ -41,8 +41,13 @@ def take(subject: Subject, study: Study, number: int, report: Report, forms: Kin
     chance = Random(seed)
     places = [(workload, layer) for workload in study.workloads for layer in study.pairs.layers]
     chance.shuffle(places)
+
+    def asked(workload: Workload) -> list[type[Method]]:
+        plain = study.pairs.forms == "plain"
+        return [kind for kind in forms(workload) if not plain or (kind.keeps, kind.link) == ("nothing", "idle")]
+
     with Shared(subject, study) as shared:
-        cells = [_cell(shared, workload, layer, forms(workload), chance, report) for workload, layer in places]
+        cells = [_cell(shared, workload, layer, asked(workload), chance, report) for workload, layer in places]
     return {"seed": seed, "cells": cells}
 
 

@@ -22,7 +22,7 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import METHODS, PRIMARY, plain_name
 from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, rendered
-from evaluation.records.runs import Run
+from evaluation.records.runs import Run, latency_methods
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.64, 0.06, 0.24, 0.55  # inches beside the panels; below is a line of note
 _ROW_IN, _ACROSS_IN, _DOWN_IN = 0.92, 0.36, 0.14  # height of a panel, and what is between two
@@ -54,7 +54,7 @@ def panels(run: Run) -> list[Panel]:
 
     Methods are in the order of the paper, any other after them; workloads in that of the records.
     """
-    methods = sorted(run.study["methods"], key=lambda name: METHODS.index(name) if name in METHODS else len(METHODS))
+    methods = sorted(latency_methods(run.study), key=[*METHODS, *latency_methods(run.study)].index)
     others = [method for method in methods if method not in METHODS]
     looks: dict[str, tuple[str, Mapping[str, Any]]] = {name: (one.label, one.style) for name, one in PRIMARY.items()}
     looks |= {method: (plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from evaluation.paper.plan import TABLES, Plan
 from evaluation.paper.sources import sources
 from evaluation.records.provenance import PINS
-from evaluation.records.runs import pair_paths
+from evaluation.records.runs import is_own, pair_paths
 from evaluation.study.program_lines import example
 
 
@@ -204,6 +204,6 @@ OUTPUTS = (
         files=("reproduction.md",),
         caption="reproduction.rst",
         reads=("summary", "claims"),
-        wanted=lambda plan: plan.name == "local",
+        wanted=lambda plan: is_own(plan.name),
     ),
 )

@@ -7,6 +7,7 @@ from evaluation.records.runs import (
     Json,
     RunError,
     benchmark_path,
+    is_own,
     pair_paths,
     read_object,
     record_paths,
@@ -55,7 +56,7 @@ class Plan:
     @property
     def records(self) -> list[Path]:
         """Everything that was measured of it; of a published run every file, as each is in its checksums."""
-        if self.name != "local":
+        if not is_own(self.name):
             return sorted(path for path in self.folder.rglob("*") if path.is_file())
         jobs = [*record_paths(self.folder, self.study), *pair_paths(self.folder, self.study)]
         return [*self.about, *jobs, *(self.folder / path for path in self.beside)]

@@ -54,6 +54,7 @@ class Pairs(_Block):
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
     blocks: Positive
+    forms: Literal["all", "plain"] = "all"
     layers: Annotated[list[Positive], Field(min_length=1)]
 
 

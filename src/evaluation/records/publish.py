@@ -22,6 +22,7 @@ from evaluation.records.runs import (
     Run,
     RunError,
     benchmark_path,
+    is_own,
     load_run,
     pair_paths,
     record_paths,
@@ -41,8 +42,8 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
     """
     if not _NAME.fullmatch(name):
         raise RunError(f"--name {name!r}: only letters, digits and single dashes between them")
-    if name == "local":
-        raise RunError("--name 'local': that is what this machine's own run is called everywhere")
+    if is_own(name):
+        raise RunError(f"--name {name!r}: that is what a machine's own runs are called everywhere")
     target = published / name
     if target.exists() and not replace:
         raise RunError(f"{target}: exists already; --replace to put this run in its place")

@@ -21,7 +21,10 @@ __all__ = [
     "Json",
     "Run",
     "RunError",
+    "asks_for",
     "benchmark_path",
+    "is_own",
+    "latency_methods",
     "load_run",
     "pair_paths",
     "read_json",
@@ -107,10 +110,15 @@ def sitting_of(record: Json) -> str | None:
 
 
 def run_folder(results: Path, name: str) -> Path:
-    """Where the run ``name`` lies below ``results``: this machine's own is called local. Raises :class:`RunError`."""
+    """Where the run ``name`` lies below ``results``, an own or a published one. Raises :class:`RunError`."""
     if not _RUN_NAME.fullmatch(name):
         raise RunError(f"run {name!r}: not a name; local, or one of {results / 'published'}")
-    return results / "local" if name == "local" else results / "published" / name
+    return results / name if is_own(name) else results / "published" / name
+
+
+def is_own(name: str) -> bool:
+    """Whether a run of this name is this machine's own: ``local``, or ``local-`` and a name for another study."""
+    return name == "local" or name.startswith("local-")
 
 
 def record_paths(folder: Path, study: Json) -> list[Path]:
@@ -118,7 +126,7 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
     try:
         return [
             folder / "raw" / method / f"layer_{layer}" / f"round_{number}.json"
-            for method in study["methods"]
+            for method in latency_methods(study)
             for layer in study["layers"]
             for number in range(1, study["rounds"] + 1)
         ]
@@ -126,12 +134,17 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
         raise RunError(f"{folder / 'study.json'}: methods, layers or rounds are missing or malformed") from error
 
 
+def latency_methods(study: Json) -> list[str]:
+    """The methods whose latency over depth ``study`` asks for; of an older version all."""
+    return list(study.get("latency_methods", study["methods"]))
+
+
 def pair_paths(folder: Path, study: Json) -> list[Path]:
     """Where the records of the pairs belong under ``folder``: one of each round, if Djinn and copies by hand are run.
 
     A study of an older version has none.
     """
-    if not {"manual_offload", "djinn"} <= set(study["methods"]):
+    if not {"manual_offload", "djinn"} <= set(study["methods"]) or not asks_for(study, "pairs"):
         return []
     return [
         folder / "raw" / "pairs" / f"round_{number}.json"
@@ -144,7 +157,13 @@ def side_records(study: Json) -> list[str]:
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
     of_peers = [f"peers/{peer}.json" for peer in study.get("peers", {}).get("run", ())]
     of_djinn = ["overhead.json", "load.json"] if "djinn" in study["methods"] else []
-    return [*of_djinn, "sweep.json", *of_methods, *of_peers]
+    places = [*of_djinn, "sweep.json", *of_methods, *of_peers]
+    return [place for place in places if asks_for(study, place.partition("/")[0].removesuffix(".json"))]
+
+
+def asks_for(study: Json, experiment: str) -> bool:
+    """Whether ``experiment`` is part of ``study``; one of an older version does not list them, and has all."""
+    return experiment in study.get("experiments", [experiment])
 
 
 def benchmark_path(folder: Path, record: Path) -> Path:

@@ -30,6 +30,7 @@ from evaluation.study.keys import (
     distinct,
 )
 from evaluation.study.message import below, explain
+from evaluation.study.plan import READS
 
 _EVALUATION = Path(__file__).parents[1]
 _DEPTH, _SIZE = 20, 10_000  # of a configuration: how deep lists and maps may nest, and how many values they hold
@@ -45,16 +46,24 @@ def peers() -> list[str]:
     return sorted(path.stem for path in (_EVALUATION / "peers").glob("*.py") if not path.stem.startswith("_"))
 
 
+def experiments() -> list[str]:
+    """What can be measured besides latency over depth: the kinds of job that there are, all peers as one."""
+    return [*(kind for kind in READS if kind not in ("measure", *peers())), "peers"]
+
+
 def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in known]:
         about = {"name": repr(unknown[0]), "kind": kind, "known": ", ".join(known)}
-        raise PydanticCustomError("unknown", "{name} is not a {kind}. Allowed: {known}", about)
+        raise PydanticCustomError("unknown", "{name} is not {kind}. Allowed: {known}", about)
     return distinct(names)
 
 
 _Names = tuple[str, ...]
-_Methods = Annotated[_Names, AfterValidator(lambda names: _known("method", names, methods()))]
-_Peers = Annotated[_Names, AfterValidator(lambda names: _known("peer", names, peers()))]
+_Methods = Annotated[_Names, AfterValidator(lambda names: _known("a method", names, methods()))]
+_Peers = Annotated[_Names, AfterValidator(lambda names: _known("a peer", names, peers()))]
+_Experiments = Annotated[
+    _Names, AfterValidator(lambda names: _known("an experiment besides latency over depth", names, experiments()))
+]
 _Layers = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)]
 
 
@@ -169,10 +178,18 @@ class Config(Block):
         min_length=1,
         description="a list without repetition of methods, each a module src/evaluation/methods/benchmark_METHOD.py",
     )
-    layers: Literal["auto"] | _Layers = Field(
+    experiments: Literal["all"] | _Experiments = Field(
+        default="all",
+        description="all, or a list of rows of READS in study/plan.py, as pairs or capacity, and peers: what is "
+        "measured besides latency over depth",
+    )
+    latency_methods: Literal["all"] | _Methods = Field(
+        default="all", description="all, or a list: those of methods whose latency over depth is measured"
+    )
+    layers: Literal["auto", "three"] | _Layers = Field(
         default="auto",
-        description="auto (layer 1 and each quarter of the depth, in a functional run each half), or a list without "
-        "repetition of layers from 1",
+        description="auto (layer 1 and each quarter of the depth, in a functional run each half), three (the first, "
+        "the middle and the last but one), or a list without repetition of layers from 1",
     )
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=2, description="how often each job is repeated, from 1"
@@ -209,6 +226,11 @@ class Config(Block):
     )
     peers: PeerKeys = Field(default_factory=PeerKeys)
     functional: Functional = Functional()
+    run: str = Field(
+        default="local",
+        pattern="^local(-[a-z0-9]+)*$",
+        description="local, or local- and a name of lower-case letters, digits and dashes: results/RUN has the records",
+    )
     paper_runs: Annotated[_Names, AfterValidator(distinct)] = Field(
         default=("h100-sxm-80gb",),
         description="a list without repetition of published runs, folders of results/published/, that paper_figures/ "

@@ -124,6 +124,9 @@ class PairCounts(Block):
     blocks: Count = Field(
         description="per workload, layer and round, from 1: in each every form runs in a random order and then back"
     )
+    forms: Literal["all", "plain"] = Field(
+        default="all", description="all, or plain: those that keep nothing on the device and leave the link idle"
+    )
 
 
 @block

@@ -48,7 +48,7 @@ _SESSION = (*_MODEL, "workloads", "measurement.think_time_ms", "measurement.deco
 _TIMED = (*_SESSION, "measurement.warmup_samples", "measurement.validation_samples")
 READS = {
     "measure": (*_TIMED, "measurement.samples", "measurement.other_samples", "host_arena_gib"),
-    "pairs": (*_TIMED, "pairs.blocks", "pairs.layers", "host_arena_gib", "order_seed"),
+    "pairs": (*_TIMED, "pairs.blocks", "pairs.forms", "pairs.layers", "host_arena_gib", "order_seed"),
     "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
     "capabilities": (*_SESSION, "host_arena_gib"),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
@@ -75,6 +75,8 @@ class Study(Block):
     device: str
     model: ModelChoice
     methods: tuple[str, ...]
+    experiments: tuple[str, ...]
+    latency_methods: tuple[str, ...]
     layers: tuple[int, ...]
     rounds: int
     order_seed: int
@@ -105,7 +107,9 @@ class Study(Block):
         jobs = []
         for number in range(1, self.rounds + 1):
             of_round = [
-                Job(method=method, layer=layer, round=number) for method in self.methods for layer in self.layers
+                Job(method=method, layer=layer, round=number)
+                for method in self.latency_methods
+                for layer in self.layers
             ]
             shuffle(of_round)
             jobs += of_round

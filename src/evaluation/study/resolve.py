@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.study.architectures import LLAMA_2, Architecture
-from evaluation.study.config import Config, PairKeys, check
+from evaluation.study.config import Config, PairKeys, check, experiments
 from evaluation.study.devices import Gpu, choose_device, visible_gpu
 from evaluation.study.plan import ConfigError, Measurement, ModelChoice, Pairs, Peers, Study, Workload, architecture_of
 
@@ -28,17 +28,25 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     workloads = _workloads(wanted, functional)
     model = _model(wanted, workloads, device, gpu)
     architecture = architecture_of(model.name, model.path)
-    sizes = [
-        Workload(name=f"sweep {size.batch}x{size.tokens}", batch=size.batch, tokens=size.tokens, kv_cache=False)
-        for size in chosen.sweep.sizes
-    ]
+    asked = tuple(experiments()) if isinstance(wanted.experiments, str) else wanted.experiments
+    sizes = (
+        []
+        if "sweep" not in asked
+        else [
+            Workload(name=f"sweep {size.batch}x{size.tokens}", batch=size.batch, tokens=size.tokens, kv_cache=False)
+            for size in chosen.sweep.sizes
+        ]
+    )
     _check_fit(architecture, model.dtype, [*workloads, *sizes], device, gpu)
-    _layers(chosen.sweep.layers, architecture, parts=1, key="sweep.layers")
+    if "sweep" in asked:
+        _layers(chosen.sweep.layers, architecture, parts=1, key="sweep.layers")
     layers = _layers(wanted.layers, architecture, parts=2 if functional else 4)
     return Study(
         device=device,
         model=model,
         methods=wanted.methods,
+        experiments=asked,
+        latency_methods=_latency_methods(wanted),
         layers=layers,
         rounds=chosen.rounds,
         order_seed=wanted.order_seed,
@@ -55,13 +63,22 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
     )
 
 
+def _latency_methods(wanted: Config) -> tuple[str, ...]:
+    if isinstance(wanted.latency_methods, str):
+        return wanted.methods
+    if absent := [method for method in wanted.latency_methods if method not in wanted.methods]:
+        allowed = ", ".join(wanted.methods)
+        raise ConfigError(f"config: latency_methods: {absent[0]!r} is not among methods. Allowed: {allowed}, or all")
+    return wanted.latency_methods
+
+
 def _pairs(wanted: PairKeys, layers: tuple[int, ...], architecture: Architecture) -> Pairs:
     """The pairs, by default at ``layers`` and at the last layer that has a next one."""
     if isinstance(wanted.layers, str):
         found = tuple(sorted({*layers, max(1, architecture.layers - 1)}))
     else:
         found = _layers(wanted.layers, architecture, parts=1, key="pairs.layers")
-    return Pairs(rounds=wanted.rounds, blocks=wanted.blocks, layers=found)
+    return Pairs(rounds=wanted.rounds, blocks=wanted.blocks, forms=wanted.forms, layers=found)
 
 
 def _measurement(wanted: Config, functional: bool) -> Measurement:
@@ -102,6 +119,8 @@ def _layers(
     wanted: str | tuple[int, ...], architecture: Architecture, *, parts: int, key: str = "layers"
 ) -> tuple[int, ...]:
     depth = architecture.layers
+    if wanted == "three":
+        return tuple(sorted({1, max(1, depth // 2), max(1, depth - 1)}))
     if isinstance(wanted, str):
         return tuple(sorted({1, *(max(1, depth * part // parts) for part in range(1, parts + 1))}))
     beyond = [layer for layer in wanted if layer > depth]

@@ -12,10 +12,10 @@ from itertools import groupby
 
 from evaluation.analysis.material import Material
 from evaluation.claims.claim import Claim, Figure, printed
-from evaluation.claims.decide import decide
+from evaluation.claims.decide import OF_EVERY_RUN, PLAN, decide
 from evaluation.claims.memo import Expectation, expectations
 from evaluation.records.atomic import json_text
-from evaluation.records.runs import Json, Run
+from evaluation.records.runs import Json, Run, is_own
 from evaluation.text.latex import Latex, environment, latex, markdown, markdown_table
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
@@ -210,7 +210,8 @@ def ranged(text: str) -> Latex:
 
 def files(material: Material, workload: str) -> list[str]:
     """``claims.json``, ``claims.md`` and ``claims.tex``."""
-    claims = decide(material.run)
+    beside_another = material.leading is not None and not is_own(material.name)
+    claims = decide(material.run, OF_EVERY_RUN if beside_another else PLAN)
     memo = expectations(material.run, claims)
     written = as_markdown(material.run, claims, memo), as_latex(material.run, claims, memo)
     return [json_text(as_json(material.run, claims, memo)), *written]

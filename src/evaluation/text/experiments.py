@@ -14,7 +14,16 @@ from statistics import median
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.claims.decide import PLAN
-from evaluation.records.runs import Json, Run, RunError, benchmark_path, pair_paths, record_paths, side_records
+from evaluation.records.runs import (
+    Json,
+    Run,
+    RunError,
+    benchmark_path,
+    latency_methods,
+    pair_paths,
+    record_paths,
+    side_records,
+)
 from evaluation.text.latex import markdown
 
 _MIB = 2**20  # what Snakemake calls MB
@@ -144,11 +153,13 @@ def rows(folder: Path, study: Json) -> list[Row]:
     table = []
     for name, one in EXPERIMENTS.items():
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
+        if not own and "experiments" in study:
+            continue  # no part of this study
         outputs = (f"results/local/{one.records}", *one.made)
         command, cost = _command(folder, one.records, own), Cost.of(folder, own)
         claims = tuple(entry.statement.id for entry in PLAN if entry.statement.experiment == name)
         table.append(Row(name=name, claims=claims, what=one.what, command=command, outputs=outputs, cost=cost))
-        for method in study["methods"] if one.records == _LATENCY else ():
+        for method in latency_methods(study) if one.records == _LATENCY else ():
             of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
             command = f"python -m evaluation.methods.benchmark_{method} --layer {max(study['layers'])} --out r.json"

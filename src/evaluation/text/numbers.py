@@ -146,10 +146,10 @@ def _of_pairs(findings: Findings, workload: str) -> Iterator[Number]:
 def _measured(findings: Findings, workload: str, method: str, metric: str, variant: str | None = None) -> list[Row]:
     """Rows of ``metric`` at every layer of the run, less those where ``method`` was refused by the device.
 
-    Empty if ``method`` is not part of the run, or its other ``variant`` has no such clock. Raises TableError for a
-    gap.
+    Empty if the latency of ``method`` is not part of the run, or its other ``variant`` has no such clock. Raises
+    TableError for a gap.
     """
-    if all(row.method != method for row in findings.rows):
+    if all((row.method, row.metric) != (method, "ready_ms") for row in findings.rows):
         return []
     rows = {row.layer: row for row in findings.series(workload, method, metric, variant)}
     if variant is not None and not rows:

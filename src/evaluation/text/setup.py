@@ -18,7 +18,7 @@ from evaluation.analysis.numerals import significant
 from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, has_pairs
 from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.provenance import PINS
-from evaluation.records.runs import Json, Run, RunError, record_paths
+from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
 from evaluation.text.latex import Latex, environment, latex
 
@@ -113,7 +113,7 @@ def _plan(run: Run, study: Source) -> Facts:
     planned, found = len(record_paths(Path(), run.study)), len(run.records)
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"
-    jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(study.get('methods'))} methods at layers {layers}"
+    jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(latency_methods(run.study))} methods at layers {layers}"
     facts += [("Samples", samples), ("Think time", study.shown("measurement.think_time_ms", "", "~ms"))]
     return [*facts, ("Jobs", latex(jobs)), *_pairs_plan(run, study)]
 

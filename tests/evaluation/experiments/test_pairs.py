@@ -73,6 +73,17 @@ def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
                 assert (sample["next_token_ms"] is not None) == (cell["workload"] != "activation")
 
 
+def test_plain_forms_are_those_that_keep_nothing_and_leave_the_link_idle(subject, small):
+    """No other is measured, so that a process takes a third of the time."""
+    plain = Pairs(rounds=1, blocks=1, forms="plain", layers=(3,))
+    small = dataclasses.replace(small, workloads=small.workloads[:1], pairs=plain)
+    with torch.no_grad():
+        (cell,) = pairs.take(subject, small, 1, lambda line: None)["cells"]
+    found = {(one["method"], one["variant"]) for one in cell["forms"] if one["method"] != "recompute"}
+    by_hand = {("manual_offload", variant) for variant in ("pinned", "async", "bulk")}
+    assert found == {("djinn", "default"), *by_hand}
+
+
 def test_orders_differ_between_blocks_and_follow_from_the_seed(subject, small):
     """The same round has the same orders, another one others."""
 

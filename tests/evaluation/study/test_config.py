@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from snakemake.utils import update_config
 
+from evaluation.records.runs import side_records
 from evaluation.study.__main__ import main
+from evaluation.study.architectures import LLAMA_2
 from evaluation.study.config import check, check_paper_runs
 from evaluation.study.devices import Gpu
-from evaluation.study.plan import ConfigError, Study
+from evaluation.study.plan import ConfigError, Study, Workload
 from evaluation.study.read import load_config
-from evaluation.study.resolve import resolve
+from evaluation.study.resolve import bytes_needed, resolve
 
 ROOT = Path(__file__).parents[3]
 H100 = Gpu(index=0, name="H100", memory_bytes=80 << 30)
@@ -50,6 +53,15 @@ FAULTS = {
         {"workloads": [{"name": "a", "batch": 1, "tokens": 8}]},
         "config: workloads.0 lacks a key: 'kv_cache'",
     ),
+    "experiment": (
+        {"experiments": ["pairs", "lod"]},
+        "config: experiments: ['pairs', 'lod'] is not allowed. Allowed: all, or a list of rows of READS",
+    ),
+    "latency": (
+        {"methods": ["djinn", "vanilla"], "latency_methods": ["recompute"]},
+        "config: latency_methods: 'recompute' is not among methods. Allowed: djinn, vanilla, or all",
+    ),
+    "run": ({"run": "published"}, "config: run: 'published' should match pattern"),
     "method": ({"methods": ["jinn"]}, "config: methods: 'jinn' is not a method. Allowed: djinn, manual_offload,"),
     "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' should be 'auto', 'llama-2-70b',"),
     "type": ({"rounds": "two"}, "config: rounds: 'two' should be a valid integer. Allowed: how often each job is"),
@@ -112,6 +124,51 @@ def test_auto_takes_what_the_gpu_holds(on_gpu, config, gpu, name, layers):
     assert (study.device, study.model.name, study.layers) == ("cuda", name, layers)
     assert {workload.tokens for workload in study.workloads} == {2048}
     assert study.rounds * study.measurement.samples == 30
+
+
+def laid_over(config, name):
+    """What Snakemake makes of ``--configfile configs/NAME``."""
+    update_config(config, load_config(ROOT / "configs" / name))
+    return config
+
+
+def test_70b_is_for_a_gpu_of_141_gb(on_gpu, config):
+    """As NVML counts an H200's memory; a GPU of 80 GB is refused before anything is measured."""
+    laid_over(config, "llama-2-70b.yaml")
+    study = resolve(config, Gpu(index=0, name="H200", memory_bytes=143771 << 20))
+    assert (study.model.name, study.pairs.rounds, study.pairs.layers) == ("llama-2-70b", 6, (1, 20, 40, 60, 79, 80))
+    assert len(study.jobs()) == 18
+    with pytest.raises(ConfigError, match=r"model.name: llama-2-70b needs about 13\d GiB .* the H100 has 80 GiB"):
+        resolve(config, H100)
+
+
+@pytest.mark.parametrize(("gpu", "layers"), [(H100, (1, 20, 39)), (L4, (1, 16, 31))])
+def test_the_ten_minutes_are_three_layers_and_six_processes(on_gpu, config, gpu, layers):
+    """Of whichever model the GPU holds: recompute's line, pairs and edits, for one workload."""
+    study = resolve(laid_over(config, "ten_minutes.yaml"), gpu)
+    assert (study.layers, study.pairs.rounds, study.pairs.forms) == (layers, 6, "plain")
+    assert {job.method for job in study.jobs()} == {"recompute"}
+    assert set(layers) <= set(study.pairs.layers)
+    assert side_records(study.published()) == [f"capabilities/{method}.json" for method in study.methods]
+
+
+def test_memory_counts_the_heads_that_a_cache_has():
+    """70B's cache has 8 heads of 64: 640 MiB at 2048 tokens, three times of it, and weights of 138 GB."""
+    with_cache, without = (
+        bytes_needed(LLAMA_2["llama-2-70b"], "bfloat16", Workload(name="a", batch=1, tokens=2048, kv_cache=kept))
+        for kept in (True, False)
+    )
+    assert with_cache - without == 3 * (640 << 20)
+    assert 137.9e9 < without < 140e9
+
+
+def test_what_is_not_measured_needs_no_room(on_gpu, config):
+    """A sweep that is not part of the study may name layers and prompts that the model has no place for."""
+    config["sweep"] = {"layers": [1, 99], "samples": 6, "sizes": [{"batch": 99, "tokens": 4000}]}
+    with pytest.raises(ConfigError):
+        resolve(config, H100)
+    config["experiments"] = ["pairs"]
+    assert resolve(config, H100).experiments == ("pairs",)
 
 
 def test_a_small_gpu_is_told_so(on_gpu, config):

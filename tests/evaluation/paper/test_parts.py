@@ -1,0 +1,94 @@
+"""Studies that leave something out: what was not asked for is absent, and never a crash."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from evaluation.paper.plan import Plan
+from evaluation.paper.verdicts import lines
+from evaluation.records.publish import publish as put_among_the_published
+from evaluation.records.runs import load_run, side_records
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.papers import Results, publish
+from tests.evaluation.synthetic import EVERY, Synthetic
+
+# As configs/ten_minutes.yaml asks for it.
+TEN = Synthetic(
+    layers=(1, 20, 39),
+    samples=8,
+    pairs=SyntheticPairs(rounds=6, layers=(1, 20, 39)),
+    beside={place: cells for place, cells in EVERY.items() if place.startswith("capabilities/")},
+    asks={"latency_methods": ["recompute"], "experiments": ["pairs", "capabilities"]},
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Such a run of a GPU, drawn."""
+    results = Results.make(tmp_path_factory.mktemp("ten"), TEN)
+    assert results.draw() == 0
+    return results
+
+
+def test_a_part_of_the_study_is_drawn_and_decided(results):
+    """What needs the rest has no output; a claim that the rest would decide is undecided and says why."""
+    drawn = {path.name for path in (results.root / "figures" / "local").iterdir()}
+    assert {"claims.json", "crossover.pdf", "ratios.pdf", "pairs.tex", "setup.tex", "numbers.tex"} <= drawn
+    assert not {"memory_wall.pdf", "load.pdf", "sweep.pdf"} & drawn
+    claims = json.loads(results.drawn("claims.json"))["claims"]
+    (line, *_) = [one for one in claims if (one["id"], one["workload"]) == ("C1", "activation")]
+    assert line["verdict"] != "undecided"
+    (wall,) = [one for one in claims if one["id"] == "C6"]
+    assert (wall["verdict"], bool(wall["remark"])) == ("undecided", True)
+
+
+def test_the_page_of_costs_has_no_row_of_what_was_not_asked_for(results):
+    """It was not left undone."""
+    page = results.drawn("experiments.md").decode()
+    assert "| **E1** |" in page
+    assert "| **E2** |" not in page
+    assert "not measured" not in page
+
+
+def test_verdicts_are_a_few_lines(results):
+    """Each claim, by verdict; a word on where the reasons stand."""
+    printed = list(lines(results.material()))
+    assert printed[0] == "The run local:"
+    assert [line.split(":")[0].strip() for line in printed if line.startswith("  C")] == [f"C{n}" for n in range(1, 9)]
+    assert any(line.startswith("    supported: activation, ready") for line in printed)
+    assert "claims.md" in printed[-1]
+    assert len(printed) < 30
+
+
+def test_it_is_published_without_what_it_does_not_ask_for(results):
+    """And what it asks for is demanded."""
+    published = results.root / "results" / "published"
+    target = put_among_the_published(results.folder, published, "ten")
+    assert load_run(target).study["experiments"] == ["pairs", "capabilities"]
+    assert side_records(load_run(target).study) == [f"capabilities/{method}.json" for method in TEN.methods]
+    assert not (target / "raw" / "djinn").exists()
+    (results.folder / "raw" / "pairs" / "round_6.json").rename(results.root / "aside.json")
+    try:
+        with pytest.raises(ValueError, match=r"pairs/round_6.json: missing"):
+            put_among_the_published(results.folder, published, "second")
+    finally:
+        (results.root / "aside.json").rename(results.folder / "raw" / "pairs" / "round_6.json")
+
+
+def test_of_two_published_runs_the_second_decides_what_each_run_decides(tmp_path):
+    """C1 to C5; what needs the memory wall and edits is decided for the first, which has the folder for itself."""
+    recipe = replace(TEN, asks={}, pairs=SyntheticPairs(rounds=2, layers=(1, 39)), layers=(1, 39), samples=6)
+    results = Results.make(tmp_path, recipe)
+    for name in ("first", "second"):
+        publish(tmp_path, name, recipe)
+    assert results.draw("claims", "crossover", run="first", leading="first") == 0
+    assert results.draw("claims", "crossover", "setup", run="second", leading="first") == 0
+    decided = {
+        folder: {one["id"] for one in json.loads((tmp_path / "figures" / folder / "claims.json").read_text())["claims"]}
+        for folder in (".", "second")
+    }
+    assert decided["."] == {f"C{number}" for number in range(1, 9)}
+    assert decided["second"] == {f"C{number}" for number in range(1, 6)}
+    assert {path.name for path in (tmp_path / "figures" / "second").iterdir()} >= {"claims.md", "crossover.pdf"}
+    assert Plan.found(tmp_path / "results", "second").name == "second"
