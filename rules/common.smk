@@ -67,6 +67,10 @@ try:
 except Refusal as error:
     raise WorkflowError(str(error)) from None
 
+# A resource, because Snakemake does not compare these with those of the last run: to be strict or not decides whether
+# there is a record, and a record that is there needs no other.
+STRICT = int(STUDY.strict)
+
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = f"results/{RUN}"
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.

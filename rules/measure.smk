@@ -20,9 +20,11 @@ rule measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        strict=STRICT,
     shell:
         "python3 -m evaluation.methods.benchmark_{wildcards.method} --layer {wildcards.layer}"
-        " --round {wildcards.round} --study {input.study} --out {output} > {log} 2>&1"
+        " --round {wildcards.round} --study {input.study} --out {output}"
+        " --strict {resources.strict} > {log} 2>&1"
 
 
 # Last of what is repeated: a round of it measures all forms, layers and workloads against each other by itself.
@@ -42,9 +44,10 @@ rule pairs_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        strict=STRICT,
     shell:
         "python3 -m evaluation.experiments.pairs --round {wildcards.round} --study {input.study} --out {output}"
-        " > {log} 2>&1"
+        " --strict {resources.strict} > {log} 2>&1"
 
 
 rule side_measure:
@@ -63,8 +66,10 @@ rule side_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        strict=STRICT,
     shell:
-        "python3 -m evaluation.experiments.{wildcards.kind} --study {input.study} --out {output} > {log} 2>&1"
+        "python3 -m evaluation.experiments.{wildcards.kind} --study {input.study} --out {output}"
+        " --strict {resources.strict} > {log} 2>&1"
 
 
 rule method_measure:
@@ -85,9 +90,10 @@ rule method_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        strict=STRICT,
     shell:
         "python3 -m evaluation.experiments.{wildcards.kind} --method {wildcards.method} --study {input.study}"
-        " --out {output} > {log} 2>&1"
+        " --out {output} --strict {resources.strict} > {log} 2>&1"
 
 
 rule peer_measure:
@@ -107,5 +113,7 @@ rule peer_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        strict=STRICT,
     shell:
-        "python3 -m evaluation.peers --peer {wildcards.peer} --study {input.study} --out {output} > {log} 2>&1"
+        "python3 -m evaluation.peers --peer {wildcards.peer} --study {input.study} --out {output}"
+        " --strict {resources.strict} > {log} 2>&1"

@@ -192,6 +192,7 @@ def test_a_change_measures_again_what_reads_it(finished, planned):
         return [*(found.get(rule, 0) for rule in measuring), found["aggregate"]]
 
     assert plan(rounds=2) == [4, 0, 0, 0, 0, 1]  # the published runs have tables of their own
+    assert plan({"strict": True}) == [0, 0, 0, 0, 0, 1]
     assert plan({"layers": [2, 3]}) == [4, 0, 0, 0, 0, 1]
     assert plan(samples=3) == [4, 0, 0, 0, 0, 1]
     assert plan(pairs={"rounds": 3, "blocks": 1, "layers": [3]}) == [0, 1, 0, 0, 0, 1]

@@ -24,11 +24,14 @@ class FakeNvml:
     mig_devices: list[Card] = field(default_factory=list)
     library: bool = True
     driver: str = ""  # refused
+    running: tuple[int, ...] = (1, 2)  # processes on any card
+    answers: dict = field(default_factory=dict)  # of further functions, by name
     sessions: int = 0  # nvmlInit less nvmlShutdown
 
     NVMLError = pynvml.NVMLError
     NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
     NVML_CLOCK_MEM = pynvml.NVML_CLOCK_MEM
+    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
 
     def nvmlInit(self):  # noqa: N802
         if not self.library:
@@ -74,9 +77,12 @@ class FakeNvml:
         return 13010
 
     def nvmlDeviceGetComputeRunningProcesses(self, card):  # noqa: N802
-        return [SimpleNamespace(pid=1), SimpleNamespace(pid=2)]
+        return [SimpleNamespace(pid=pid) for pid in self.running]
 
     def __getattr__(self, name):
+        if name in self.answers:
+            return lambda *arguments: self.answers[name]
+
         def refuse(*arguments):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from evaluation import command
 from evaluation.measure.cell import Record, first_line
+from evaluation.measure.conditions import Surroundings
 from evaluation.measure.models import Subject, build, outline
 from evaluation.measure.workloads import Variants, measure
 from evaluation.records.kinds import write_record
@@ -111,6 +112,9 @@ def _parser(module: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="where the JSON record goes")
     parser.add_argument("--study", type=Path, help="a resolved study.json; default: resolve --config on this machine")
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    parser.add_argument(
+        "--strict", type=int, choices=(0, 1), help="1: stop on a throttled or shared GPU; default: as the study says"
+    )
     return parser
 
 
@@ -128,7 +132,9 @@ def _run(
     built: list[Subject] = []
 
     def job() -> None:
-        study = _study(arguments).only(kind)
+        whole = _study(arguments)
+        strict = whole.present().get("strict", False) if arguments.strict is None else bool(arguments.strict)
+        study = whole.only(kind)
 
         def subject() -> Subject:
             built.append(build_subject(study))
@@ -136,7 +142,9 @@ def _run(
 
         origin = provenance(study.device)
         with _alone(arguments.out), _Progress(title) as report, torch.no_grad():
+            surroundings = Surroundings(study.device, strict=strict)
             found = take(study, subject, report)
+            origin["conditions"] = surroundings.after(computes=bool(built))
         described = (built[0] if built else outline(study)).describe(study)
         shared = {"study": study.part(kind), "model": described, "provenance": origin}
         write_record(arguments.out, {"schema": 1, **about, **shared, **found})

@@ -9,6 +9,11 @@ from pydantic import Field
 
 from evaluation.records.fields import Count, Milliseconds, Name, Strict, Unavailable
 
+# The reasons that slow a GPU down for what is not the measurement's own: heat, or a failing supply. An idle GPU and
+# clocks that somebody has set are no throttle. Nor is the software's power cap: a large GPU that multiplies matrices
+# runs against it all the time, in each sitting alike, and to stop there would leave out what loads the GPU most.
+THROTTLES = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"})
+
 _Number = Annotated[float, Field(ge=0)] | Unavailable
 
 

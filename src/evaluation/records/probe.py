@@ -5,7 +5,6 @@ users or folders. The ceilings are measured with plain torch copies and products
 """
 
 import argparse
-import functools
 import os
 import platform
 import resource
@@ -21,22 +20,15 @@ import torch
 
 from evaluation.records.atomic import write_json
 from evaluation.records.machine import check_machine
+from evaluation.records.nvml import NO_GPU, Answer, ask, ask_of, unavailable
 from evaluation.records.provenance import git_state, source_sha256, versions
-from evaluation.records.wording import one_line, without_folders
 from evaluation.study.devices import DeviceError, Gpu, choose_device, visible_gpu
 
-Field = Any  # a JSON value, or {"unavailable": reason}
-_NO_GPU = "no GPU on this machine"
 _COPY_BYTES = 512 << 20  # long enough for the link's full rate
 _ACTIVATION_BYTES = 2048 * 5120 * 2  # the hidden states of Llama-2-13B at 2048 tokens: what a resume waits for
 
 
-def unavailable(reason: str) -> dict[str, str]:
-    """A field that could not be had."""
-    return {"unavailable": reason}
-
-
-def probe(wanted: str = "auto") -> dict[str, Field]:
+def probe(wanted: str = "auto") -> dict[str, Answer]:
     """The whole page, see :mod:`evaluation.records.machine`, for a study on device ``wanted``: auto, cuda or cpu.
 
     Raises :class:`evaluation.study.devices.DeviceError` as :func:`evaluation.study.devices.choose_device` does.
@@ -53,23 +45,13 @@ def probe(wanted: str = "auto") -> dict[str, Field]:
             "git": git_state(),
             "source_sha256": source_sha256(),
         },
-        "ceilings": _ceilings(cuda, _NO_GPU if gpu is None else "a functional run, on the CPU by the configuration"),
+        "ceilings": _ceilings(cuda, NO_GPU if gpu is None else "a functional run, on the CPU by the configuration"),
     }
 
 
-def _ask(question: Callable[[], Field]) -> Field:
-    """The answer, or why NVML or the system has none."""
-    try:
-        answer = question()
-    except (pynvml.NVMLError, OSError) as error:
-        return unavailable(one_line(without_folders(str(error))) or type(error).__name__)
-    name = answer.decode(errors="replace") if isinstance(answer, bytes) else answer
-    return (one_line(name) or unavailable("it has no name")) if isinstance(name, str) else name
-
-
-def _gpu(gpu: Gpu | None) -> dict[str, Field]:
+def _gpu(gpu: Gpu | None) -> dict[str, Answer]:
     """What NVML says of the GPU; clocks in MHz, power in watts, memory in bytes."""
-    questions: dict[str, Callable[[Any], Field]] = {
+    questions: dict[str, Callable[[Any], Answer]] = {
         "name": pynvml.nvmlDeviceGetName,
         "memory_bytes": lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
         "driver": lambda handle: pynvml.nvmlSystemGetDriverVersion(),
@@ -87,14 +69,7 @@ def _gpu(gpu: Gpu | None) -> dict[str, Field]:
         "persistence": lambda handle: bool(pynvml.nvmlDeviceGetPersistenceMode(handle)),
         "other_processes": _other_processes,
     }
-    if gpu is None:
-        return {name: unavailable(_NO_GPU) for name in questions}
-    pynvml.nvmlInit()
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)
-        return {name: _ask(functools.partial(question, handle)) for name, question in questions.items()}
-    finally:
-        pynvml.nvmlShutdown()
+    return ask_of(gpu, questions)
 
 
 def _dotted(version: int) -> str:
@@ -107,18 +82,18 @@ def _other_processes(handle: Any) -> int:
     return sum(process.pid != os.getpid() for process in running)
 
 
-def _host() -> dict[str, Field]:
+def _host() -> dict[str, Answer]:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
     return {
-        "cpu": _ask(_cpu_model),
+        "cpu": ask(_cpu_model),
         "cores": os.cpu_count(),
         "cores_usable": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "memory_lock_limit_bytes": "unlimited" if soft == resource.RLIM_INFINITY else soft,
         "numa_nodes": len(nodes) or unavailable("the kernel lists none"),
         "kernel": platform.release(),
-        "system": _ask(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]),
+        "system": ask(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]),
     }
 
 
@@ -128,10 +103,10 @@ def _cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def _ceilings(cuda: bool, why_not: str) -> dict[str, Field]:
+def _ceilings(cuda: bool, why_not: str) -> dict[str, Answer]:
     names = ("pinned_h2d", "pinned_d2h", "pageable_h2d", "pageable_d2h", "device_copy")
     host_copy = _rate(torch.empty(64 << 20, dtype=torch.uint8), torch.empty(64 << 20, dtype=torch.uint8), samples=5)
-    found: dict[str, Field] = {"host_copy_gbps": host_copy}
+    found: dict[str, Answer] = {"host_copy_gbps": host_copy}
     if not cuda:
         absent = {f"{name}_gbps": unavailable(why_not) for name in names}
         return {**found, **absent, "matrix_tflops_bf16": unavailable(why_not)}
@@ -147,7 +122,7 @@ def _ceilings(cuda: bool, why_not: str) -> dict[str, Field]:
     return found
 
 
-def _rate(source: torch.Tensor, target: torch.Tensor, *, samples: int = 15, moved: int = 1) -> dict[str, Field]:
+def _rate(source: torch.Tensor, target: torch.Tensor, *, samples: int = 15, moved: int = 1) -> dict[str, Answer]:
     """Copy rate in GB/s (1e9 bytes, ``moved`` times the size) from raw samples, host clock, device synchronised."""
     nbytes = source.numel()
 
@@ -161,12 +136,12 @@ def _rate(source: torch.Tensor, target: torch.Tensor, *, samples: int = 15, move
     return _summary([copy() for _ in range(samples + 2)][2:], nbytes)
 
 
-def _summary(samples: list[float], nbytes: int | None = None) -> dict[str, Field]:
+def _summary(samples: list[float], nbytes: int | None = None) -> dict[str, Answer]:
     size = {} if nbytes is None else {"bytes": nbytes}
     return {"median": statistics.median(samples), "samples": samples, **size}
 
 
-def _matrix_rate(device: torch.device, size: int = 8192, samples: int = 30) -> dict[str, Field]:
+def _matrix_rate(device: torch.device, size: int = 8192, samples: int = 30) -> dict[str, Answer]:
     """Rate of a bf16 product of two random ``size`` x ``size`` matrices in TFLOP/s, by device events."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (size, size)

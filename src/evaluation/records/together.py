@@ -87,7 +87,7 @@ def _check_sitting(folder: Path, records: dict[str, Json]) -> None:
     of_depth = {
         place: record["provenance"].get("sitting") for place, record in records.items() if kind_at(place) is Measured
     }
-    first = next(iter(of_depth))
+    first = next(iter(of_depth), "")
     if odd := next((place for place, sitting in of_depth.items() if sitting != of_depth[first]), None):
         raise RunError(
             f"{folder / odd}: mixed run: another sitting than {folder / first}; another GPU or boot would look like "

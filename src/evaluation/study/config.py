@@ -197,6 +197,9 @@ class Config(Block):
     order_seed: int = Field(
         default=20261123, ge=-(2**62), le=2**62, description="a whole number; seeds the order of jobs"
     )
+    strict: bool = Field(
+        default=False, description="true (a job stops on a throttled or shared GPU, and writes no record) or false"
+    )
     workloads: tuple[Row, ...] = Field(
         default=(
             Row(name="activation", batch=1, tokens=2048, kv_cache=False),

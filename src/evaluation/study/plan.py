@@ -42,7 +42,9 @@ __all__ = [
     "architecture_of",
 ]
 
-# What each kind of job reads of the study, peers by name. A change of anything else does not measure it again.
+# What each kind of job reads of the study, peers by name. A change of anything else does not measure it again. Whether
+# the study is strict is not among it, and a job is told by an option: it decides whether there is a record, not what is
+# in it.
 _MODEL = ("device", "model")
 _SESSION = (*_MODEL, "workloads", "measurement.think_time_ms", "measurement.decode_steps")
 _TIMED = (*_SESSION, "measurement.warmup_samples", "measurement.validation_samples")
@@ -80,6 +82,7 @@ class Study(Block):
     layers: tuple[int, ...]
     rounds: int
     order_seed: int
+    strict: bool
     workloads: tuple[Workload, ...]
     measurement: Measurement
     host_arena_gib: int | float

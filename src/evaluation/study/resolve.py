@@ -50,6 +50,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         layers=layers,
         rounds=chosen.rounds,
         order_seed=wanted.order_seed,
+        strict=wanted.strict,
         workloads=workloads,
         measurement=measurement,
         host_arena_gib=wanted.djinn.host_arena_gib,

@@ -20,6 +20,7 @@ from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.provenance import PINS
 from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
+from evaluation.text.conditions import beside_torch, of_sittings
 from evaluation.text.latex import Latex, environment, latex
 
 Facts = list[tuple[str, Latex]]  # what it is, and its value
@@ -89,7 +90,8 @@ def _software(machine: Source, record: Source) -> Facts:
     snakemake = record.shown("versions.snakemake") if "snakemake" in record.get("versions") else UNMEASURED
     python, transformers = record.shown("versions.python"), record.shown("versions.transformers")
     shown = f"Python {python}, PyTorch {torch} (CUDA {cuda}), Transformers {transformers}, Snakemake {snakemake}"
-    return [("Software", Latex(shown)), ("Pinned in envs", latex(_pinned(record.get("versions"))))]
+    beside = beside_torch(record.get("versions"))
+    return [("Software", Latex(shown)), *beside, ("Pinned in envs", latex(_pinned(record.get("versions"))))]
 
 
 def _pinned(measured: Json) -> str:
@@ -145,7 +147,8 @@ def setup(run: Run) -> str:
         ("Pinned D2H copy", machine.quantity("ceilings.pinned_d2h_gbps.median", "GB/s")),
         ("Matrix product", machine.quantity("ceilings.matrix_tflops_bf16.median", "TFLOP/s in bf16")),
     ]
-    groups = [_hardware(machine), _software(machine, record), ceilings, subject, _plan(run, study)]
+    groups = [_hardware(machine), _software(machine, record), of_sittings(run), ceilings, subject, _plan(run, study)]
+    groups = [group for group in groups if group]  # an older run does not tell how quiet it was
     gaps = any(UNMEASURED in value for group in groups for _, value in group)
     template = environment().get_template("setup.tex.j2")
     return template.render(run=run.name, functional=run.functional, groups=groups, gaps=gaps, unmeasured=UNMEASURED)

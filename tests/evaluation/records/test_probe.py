@@ -8,6 +8,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from evaluation.records import nvml as questions
 from evaluation.records import probe, provenance
 from evaluation.study import devices
 from evaluation.study.devices import DeviceError, Gpu, choose_device, visible_gpu
@@ -53,6 +54,7 @@ def nvml(monkeypatch):
     fake = FakeNvml()
     monkeypatch.setattr(devices, "pynvml", fake)
     monkeypatch.setattr(probe, "pynvml", fake)
+    monkeypatch.setattr(questions, "pynvml", fake)
     return fake
 
 

@@ -65,6 +65,7 @@ FAULTS = {
     "method": ({"methods": ["jinn"]}, "config: methods: 'jinn' is not a method. Allowed: djinn, manual_offload,"),
     "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' should be 'auto', 'llama-2-70b',"),
     "type": ({"rounds": "two"}, "config: rounds: 'two' should be a valid integer. Allowed: how often each job is"),
+    "switch": ({"strict": "yes"}, "config: strict: 'yes' should be a valid boolean. Allowed: true (a job stops on a"),
     "list": ({"layers": "all"}, "config: layers: 'all' is not allowed. Allowed: auto (layer 1 and each quarter"),
     "item": ({"layers": [1, 0]}, "config: layers.1: 0 should be greater than or equal to 1. Allowed: auto (layer 1"),
     "block": ({"measurement": None}, "config: measurement: None should be an object. Allowed: the keys decode_steps,"),

@@ -34,6 +34,7 @@ CHANGES = {
     "latency_methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
     "order_seed": (1, {"capacity", "load", "pairs"}),
+    "strict": (True, set()),
     "workloads": (ROWS, WITH_WORKLOADS),
     "measurement.decode_steps": (2, ALL - {"overhead"}),
     "djinn.host_arena_gib": (1, {"measure", "pairs", "capabilities", "capacity", "load"}),

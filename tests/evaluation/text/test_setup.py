@@ -185,6 +185,68 @@ def test_a_changed_probe_changes_its_row(folder, key, value, row):
     assert "host-17" not in text
 
 
+def moment(**changes):
+    """What a job finds around it on a quiet GPU."""
+    quiet = dict.fromkeys(("sm_clock_mhz", "memory_clock_mhz", "power_watts", "power_limit_watts"), 700)
+    quiet |= {"host_load": 0.5, "other_processes": 0, "temperature_celsius": 40, "clock_reasons": ["gpu_idle"]}
+    return {**quiet, "throttled_ms": {"sw_power_cap": 1.0, "hw_thermal_slowdown": 0.0}, **changes}
+
+
+def told(place, sitting="a" * 12, before=None, after=None):
+    """Put the sitting and the conditions into the record at ``place``."""
+    conditions = {"strict": False, "affinity": "0-7", "before": moment(**before or {}), "after": moment(**after or {})}
+    edit(place, lambda record: record["provenance"].update(sitting=sitting, conditions=conditions))
+
+
+def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
+    """Ranges over both ends of all jobs; throttles at an end or, by the driver's counters, between."""
+    folder = make(tmp_path, replace(GPU, pairs=SyntheticPairs(layers=(1, 40)), peers=("memory_saver",)))
+    labels = ["Sittings", "Host load", "GPU temperature", "GPU throttled", "GPU shared", "With it"]
+    assert not dict(facts(folder)).keys() & set(labels)
+    paths = sorted(path for path in folder.rglob("*.json") if path.name not in ("machine.json", "study.json"))
+    for path in paths:
+        told(path)
+    found = dict(facts(folder))
+    count = len(paths)
+    assert [found.get(label) for label in labels] == [
+        f"1 (jobs: {count})",
+        "0.500, before and after jobs",
+        r"40.0~$^\circ$C",
+        f"never seen, of {count} jobs",
+        None,
+        None,
+    ]
+    told(folder / "raw/pairs/round_2.json", "b" * 12, {"host_load": 3.25}, {"other_processes": 2})
+    told(record_path(folder, "djinn", 40), after={"temperature_celsius": 71, "clock_reasons": ["sw_power_cap"]})
+    told(folder / "load.json", after={"throttled_ms": {"sw_power_cap": 1.5, "hw_thermal_slowdown": 0.2}})
+    beside = {"tokenizers": "0.22.1", "huggingface_hub": "1.1.0", "safetensors": "0.7.0"}
+    in_records(folder, lambda record: record["provenance"]["versions"].update(beside))
+    found = dict(facts(folder))
+    assert [found[label] for label in labels] == [
+        f"2 (jobs: {count - 1}, 1)",
+        "0.500 to 3.25, before and after jobs",
+        r"40.0 to 71.0~$^\circ$C",
+        f"hw thermal slowdown (1), sw power cap (2), of {count} jobs",
+        f"in 1 of {count} jobs",
+        r"tokenizers 0.22.1, huggingface\_hub 1.1.0, safetensors 0.7.0",
+    ]
+
+
+def test_what_a_gpu_does_not_tell_has_no_row(folder):
+    """A functional run tells the host's load alone."""
+    reason = {"unavailable": "measured without a GPU"}
+    without = dict.fromkeys(moment().keys() - {"host_load"}, reason)
+    for method in GPU.methods:
+        for layer in GPU.layers:
+            told(record_path(folder, method, layer), before=without, after=without)
+    found = facts(folder)
+    assert [row for row in found if row[0] in ("Sittings", "Host load") or row[0].startswith("GPU ")] == [
+        ("GPU driver", "580.159.04"),
+        ("Sittings", "1 (jobs: 8); unknown of 11 jobs"),
+        ("Host load", "0.500, before and after jobs"),
+    ]
+
+
 def test_versions_and_model_are_those_of_the_records(folder):
     """Not the probe's; what CUDA another build of torch has is not known; a package that is not installed is --."""
 
