@@ -136,7 +136,7 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 
 def latency_methods(study: Json) -> list[str]:
     """The methods whose latency over depth ``study`` asks for; of an older version all."""
-    return list(study.get("latency_methods", study["methods"]))
+    return list(study["latency_methods"] if "latency_methods" in study else study["methods"])
 
 
 def pair_paths(folder: Path, study: Json) -> list[Path]:

@@ -140,3 +140,8 @@ def _check_machine(folder: Path, machine: Json, place: str, record: Json) -> Non
         raise RunError(f"{path}: mixed run: the records are from a {device} device, this is not")
     if device == "cuda" and not found.is_called(name):
         raise RunError(f"{path}: mixed run: a {found.gpu.name}, and {folder / place} is of a {one_line(name)}")
+    driver, probed = record["provenance"].get("driver"), found.gpu.driver
+    if isinstance(driver, str) and isinstance(probed, str) and driver != probed:
+        raise RunError(
+            f"{path}: mixed run: driver {probed}, and {folder / place} is of {one_line(driver)}; probe again"
+        )

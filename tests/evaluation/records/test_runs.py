@@ -93,6 +93,19 @@ def test_a_mixed_run_is_refused_by_name(folder, what, change):
         load_run(folder)
 
 
+def test_the_probe_is_of_the_driver_that_measured(folder):
+    """Where both say which."""
+    for path in (path for path in folder.rglob("*.json") if path.name not in ("machine.json", "study.json")):
+        edit(path, lambda record: record["provenance"].update(driver="580.1"))
+    edit(folder / "machine.json", lambda machine: machine["gpu"].update(driver="580.1"))
+    load_run(folder)
+    edit(folder / "machine.json", lambda machine: machine["gpu"].update(driver="570.2"))
+    with pytest.raises(RunError, match=r"machine.json: mixed run: driver 570.2, .*/round_1.json is of 580.1"):
+        load_run(folder)
+    edit(folder / "machine.json", lambda machine: machine["gpu"].update(driver={"unavailable": "Not Supported"}))
+    load_run(folder)
+
+
 def seat(path, sitting):
     edit(path, lambda record: record["provenance"].update(sitting=sitting))
 
