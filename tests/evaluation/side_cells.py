@@ -188,8 +188,15 @@ EVERY = {
         {
             "name": name,
             "pairs": [
-                {"passes": {"djinn_ms": [1.0 + i, 1.2 + i], "bare_ms": [1.0 + i, 1.1 + i]}, "bit_exact": True}
-                for i in range(3)
+                {
+                    "passes": {
+                        "djinn_ms": [1.0 + i, 1.2 + i],
+                        "bare_ms": [1.0 + i, 1.1 + i],
+                        "djinn_first": [i % 2 == 0, i % 2 == 1],
+                    },
+                    "bit_exact": True,
+                }
+                for i in range(4)
             ],
         }
         for name in ("prefill", "decode")

@@ -12,6 +12,7 @@ from typing import Any
 from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.crossings import Crossing, crossings
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
+from evaluation.analysis.overhead import Overhead, overheads
 from evaluation.analysis.resumes import Resumes, resumes
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import TableError, read_table, write_table
@@ -33,6 +34,7 @@ TABLES = {
     "capabilities": Table(kind=Capability, rows=capabilities),
     "sweep": Table(kind=Crossing, rows=crossings),
     "load": Table(kind=Resumes, rows=resumes),
+    "overhead": Table(kind=Overhead, rows=overheads),
     "peers": Table(kind=PeerMetric, rows=peer_metrics),
     "pairs": Table(kind=Comparison, rows=comparisons),
 }

@@ -1,5 +1,6 @@
 """The cells of what is measured besides the clocks over depth: load, overhead, the memory wall, and edits."""
 
+from itertools import zip_longest
 from statistics import median
 from typing import Annotated, Literal, Self
 
@@ -50,15 +51,18 @@ class LoadCell(Strict):
 
 
 class Passes(Strict):
-    """Milliseconds of each pass, by turns."""
+    """Milliseconds of each pass, by turns, and whether Djinn computed first in it, which older records do not say."""
 
     djinn_ms: Annotated[list[Milliseconds], Field(min_length=1)]
     bare_ms: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    djinn_first: list[bool] | None = None
 
     @model_validator(mode="after")
     def _by_turns(self) -> Self:
         if len(self.djinn_ms) != len(self.bare_ms):
             raise ValueError("one model has more passes than the other")
+        if self.djinn_first is not None and len(self.djinn_first) != len(self.djinn_ms):
+            raise ValueError("not every pass says who computed first")
         return self
 
 
@@ -88,9 +92,15 @@ class OverheadCell(Strict):
 
     @model_validator(mode="after")
     def _of_pairs(self) -> Self:
+        passes = [pair.passes for pair in self.pairs]
         if self.ratio is not None:
-            passes = [pair.passes for pair in self.pairs]
             check_bootstrap(self.ratio, [median(one.djinn_ms) / median(one.bare_ms) for one in passes])
+        orders = [one.djinn_first for one in passes]
+        if orders.count(None) not in (0, len(orders)):
+            raise ValueError("not every pair says who computed first")
+        for first, second in zip_longest(orders[::2], orders[1::2]):
+            if first is not None and (second is None or first != [not one for one in second]):
+                raise ValueError("two neighbouring pairs are not mirror images: one model had the better places")
         return self
 
 

@@ -155,7 +155,7 @@ class Functional(Block):
     warmup_samples: int = Field(default=1, ge=0, le=10**6, description="as measurement.warmup_samples")
     validation_samples: Count = Field(default=1, description="as measurement.validation_samples")
     think_time_ms: Number = Field(default=2, description="as measurement.think_time_ms")
-    overhead: Overhead = Overhead(samples=3, decode_steps=4)
+    overhead: Overhead = Overhead(samples=4, decode_steps=4)
     pairs: PairKeys = PairKeys(rounds=2, blocks=1)
     load: tuple[Load, ...] = Field(
         default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"

@@ -70,7 +70,9 @@ class Measurement(Block):
 class Overhead(Block):
     """How an uninterrupted run under Djinn is compared with the bare model."""
 
-    samples: Samples = Field(description="pairs, from 2")
+    samples: Annotated[int, Field(ge=2, le=10**6, multiple_of=2)] = Field(
+        description="pairs, an even number from 2: either model begins in half of them"
+    )
     decode_steps: Count = Field(description="greedy decode steps of either model per pair, from 1")
 
 

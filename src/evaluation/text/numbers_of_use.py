@@ -5,16 +5,15 @@ Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from evaluation.analysis.comparisons import STRONGEST, Comparison
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
+from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import Resumes, by_paused, growth
-from evaluation.analysis.statistics import ratio_interval
 from evaluation.analysis.variants import PRIMARY
-from evaluation.records.runs import Json, read_object
+from evaluation.records.runs import Json
 from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
 
@@ -32,12 +31,11 @@ class Tables:
     capabilities: Sequence[Capability] = ()
     peers: Sequence[PeerMetric] = ()
     pairs: Sequence[Comparison] = ()
-    overhead: Json | None = None
+    overhead: Sequence[Overhead] = ()
 
     @classmethod
     def of(cls, material: Material) -> "Tables":
-        """All that there is of a run; the overhead has no table, but a record."""
-        overhead = material.folder / "overhead.json"
+        """All that there is of a run."""
         return cls(
             load=material.rows("load", Resumes),
             sweep=material.rows("sweep", Crossing),
@@ -45,7 +43,7 @@ class Tables:
             capabilities=material.rows("capabilities", Capability),
             peers=material.rows("peers", PeerMetric),
             pairs=material.rows("pairs", Comparison),
-            overhead=read_object(overhead) if overhead.exists() else None,
+            overhead=material.rows("overhead", Overhead),
         )
 
 
@@ -145,15 +143,20 @@ def _of_capabilities(rows: Sequence[Capability]) -> Iterator[Number]:
         yield measured(f"{name}EditResumeMs", row.resume_ms, "ms", {**source, "column": "resume_ms"})
 
 
-def _of_overhead(record: Json | None) -> Iterator[Number]:
-    """Djinn's time over the bare model's, from the medians of the passes of each pair."""
-    for cell in record["cells"] if record else ():
-        passes = [pair["passes"] for pair in cell["pairs"]]
-        ratio = ratio_interval([(median(one["djinn_ms"]), median(one["bare_ms"])) for one in passes])
-        source = {"file": "overhead.json", "cell": cell["name"], "column": "djinn_ms / bare_ms"}
-        for ending, value in {"": ratio.median, "Low": ratio.low, "High": ratio.high}.items():
-            name = f"DjinnOverhead{camel(cell['name'])}Ratio{ending}"
-            yield Number(name=name, value=value, text=f"{value:.3f}", unit="ratio", source=[source])
+def _of_overhead(rows: Sequence[Overhead]) -> Iterator[Number]:
+    """Djinn's time over the bare model's and less that; the same of the pairs that either began, to check the order."""
+    for row in rows:
+        if row.place is not None:
+            continue
+        name = f"DjinnOverhead{camel(row.name)}{f'{camel(row.began)}First' if row.began else ''}"
+        source = {"file": "overhead.csv", **{key: getattr(row, key) for key in ("run", "name", "began", "place")}}
+        for ending, column in {"": "ratio", "Low": "ratio_low", "High": "ratio_high"}.items():
+            value, about = getattr(row, column), [{**source, "column": column}]
+            yield Number(name=f"{name}Ratio{ending}", value=value, text=f"{value:.3f}", unit="ratio", source=about)
+        for ending, column in {"": "ms", "Low": "low", "High": "high"}.items():
+            column = f"difference_{column}"
+            yield measured(f"{name}DifferenceMs{ending}", getattr(row, column), "ms", {**source, "column": column})
+        yield measured(f"{name}BareMs", row.bare_ms, "ms", {**source, "column": "bare_ms"})
 
 
 def _of_peers(rows: Sequence[PeerMetric]) -> Iterator[Number]:

@@ -54,14 +54,17 @@ def run(monkeypatch, tmp_path, study, name, take):
 
 
 def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
-    """Both cells hold pairs, with every pass of either model, and nothing that is computed from them."""
+    """Both cells hold pairs, with every pass of either model and who was first, and nothing that is computed from them.
+
+    Who begins alternates from pair to pair, and who is first from pass to pass.
+    """
     status, out = run(monkeypatch, tmp_path, study, "overhead", overhead.take)
     assert status == 0
     cells = json.loads(out.read_text())["cells"]
     assert [cell["name"] for cell in cells] == ["prefill", "decode"]
     for cell in cells:
         assert set(cell) == {"name", "tokens", "pairs"}
-        assert len(cell["pairs"]) == 2
+        assert [pair["passes"]["djinn_first"] for pair in cell["pairs"]] == [[True, False], [False, True]]
         for pair in cell["pairs"]:
             assert set(pair) == {"passes", "bit_exact"}
             for clock in ("djinn_ms", "bare_ms"):
@@ -70,24 +73,32 @@ def test_overhead_keeps_every_pair(monkeypatch, tmp_path, study):
 
 
 def test_overhead_compares_the_watched_model_with_a_bare_one(subject, study, monkeypatch):
-    """On a session's thread, one model is watched, layer by layer, and its twin is not; first goes either."""
+    """On a session's thread, one model is watched, layer by layer, and its twin is not; the record has their order."""
     seen = []
-    by_turns = overhead._by_turns
+    take = overhead._Passes.take
 
-    def look(models, times, number, forward):
+    def look(passes, models, forward):
         assert threading.current_thread().name.startswith("djinn-")
         assert not any(part._forward_hooks or "forward" in vars(part) for part in models["bare_ms"].modules())
         assert all("forward" in vars(layer) for layer in models["djinn_ms"].model.layers)
         order = []
-        logits = by_turns(models, times, number, lambda clock, model: order.append(clock) or forward(clock, model))
-        seen.append(tuple(order))
+        logits = take(passes, models, lambda clock, model: order.append(clock) or forward(clock, model))
+        seen.append(order[0] == "djinn_ms")
         return logits
 
-    monkeypatch.setattr(overhead, "_by_turns", look)
+    monkeypatch.setattr(overhead._Passes, "take", look)
     with torch.no_grad():
-        overhead.take(subject, study, lambda line: None)
-    first, second = ("djinn_ms", "bare_ms"), ("bare_ms", "djinn_ms")
-    assert seen == [first, second] * (len(seen) // 2)
+        cells = overhead.take(subject, study, lambda line: None)["cells"]
+    warmup, written = 4, [cell["pairs"][0]["passes"]["djinn_first"] + cell["pairs"][1]["passes"]["djinn_first"]
+                          for cell in cells]  # fmt: skip
+    assert [seen[warmup:8], seen[8 + warmup :]] == written
+
+
+def test_an_order_that_always_begins_with_djinn_is_refused(subject, study, monkeypatch, tmp_path, capsys):
+    """A session's first prefill is quicker than its others: whoever had it every time would seem quicker."""
+    monkeypatch.setattr(overhead, "_in_turn", lambda models, number: models)
+    with pytest.raises(ValueError, match="two neighbouring pairs are not mirror images"):
+        run(monkeypatch, tmp_path, study, "overhead", overhead.take)
 
 
 def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):

@@ -173,9 +173,23 @@ LIES = {
         "overhead.json", "does not follow", "cells", 0, "pairs", 0, "djinn_ms", to=0.5
     ),
     "overhead: a ratio from nowhere": change(
-        "overhead.json", "the samples give", "cells", 0, "ratio", to={**STATISTICS, "n": 3}
+        "overhead.json", "the samples give", "cells", 0, "ratio", to={**STATISTICS, "n": 4}
     ),
-    "overhead: a pair too few": drop("overhead.json", "2 pairs of the 3", "cells", 0, "pairs", -1),
+    "overhead: a pair too few": drop("overhead.json", "not mirror images", "cells", 0, "pairs", -1),
+    "overhead: two pairs too few": Lie(
+        at="overhead.json",
+        says="2 pairs of the 4",
+        do=lambda path: edit(path, lambda r: r["cells"][0].update(pairs=r["cells"][0]["pairs"][:2])),
+    ),
+    "overhead: Djinn begins again": change(
+        "overhead.json", "not mirror images", "cells", 0, "pairs", 1, "passes", "djinn_first", to=[True, False]
+    ),
+    "overhead: a pair that does not say who was first": drop(
+        "overhead.json", "not every pair says", "cells", 0, "pairs", 1, "passes", "djinn_first"
+    ),
+    "overhead: a pass of which nobody was first": change(
+        "overhead.json", "not every pass says", "cells", 0, "pairs", 0, "passes", "djinn_first", to=[True]
+    ),
     "overhead: a pass too few": drop("overhead.json", "more passes", "cells", 1, "pairs", 0, "passes", "bare_ms", -1),
     "overhead: a bare model that takes no time": change(
         "overhead.json", "greater than 0", "cells", 0, "pairs", 0, "passes", "bare_ms", to=[0, 0]

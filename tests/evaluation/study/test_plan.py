@@ -48,7 +48,7 @@ CHANGES = {
     "functional.validation_samples": (2, TIMED),
     "functional.think_time_ms": (3, {"sweep", *OF_SESSIONS}),
     "functional.pairs": ({"rounds": 2, "blocks": 2, "forms": "plain", "layers": [2]}, {"pairs"}),
-    "functional.overhead": ({"samples": 4, "decode_steps": 4}, {"overhead"}),
+    "functional.overhead": ({"samples": 6, "decode_steps": 4}, {"overhead"}),
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
     "functional.sweep": ({"layers": [1, 9], "samples": 2, "sizes": [{"batch": 1, "tokens": 16}]}, {"sweep"}),

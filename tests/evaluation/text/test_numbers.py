@@ -121,6 +121,9 @@ def test_what_was_measured_besides(tmp_path):
     assert (mine["DjinnProgramLines"].value, mine["DjinnEditResumeMs"].value) == (8, 2.0)
     assert mine["DjinnOverheadDecodeRatio"].value == pytest.approx(20.3 / 19)
     assert mine["DjinnOverheadDecodeRatioLow"].value < 20.3 / 19 < mine["DjinnOverheadDecodeRatioHigh"].value
+    assert mine["DjinnOverheadDecodeDifferenceMs"].value == pytest.approx(1.3)
+    assert mine["DjinnOverheadDecodeDifferenceMsLow"].value < 1.3 < mine["DjinnOverheadDecodeDifferenceMsHigh"].value
+    assert not any("First" in name for name in mine if name.startswith("DjinnOverhead"))  # nobody noted who began
     assert (mine["PeerMemorySaverSessionReadyMs"].value, mine["PeerMemorySaverSessionPauseMs"].value) == (42.0, 84.0)
     assert mine["DjinnSessions"].source == [
         {"file": "capacity.csv", "run": "local", "method": "djinn", "variant": "default", "column": "sessions"}
@@ -266,9 +269,9 @@ def test_the_command_writes_both_files_the_same_twice(tmp_path, capsys):
     assert {"DjinnSessions", "DjinnEditResumeMs", "DjinnOverheadDecodeRatio"} <= written.keys()
     assert results.draw("numbers") == 0
     assert [results.drawn(name) for name in names] == first
-    (results.folder / "overhead.json").write_text("[]")
+    results.summary.with_name("overhead.csv").unlink()
     assert results.draw("numbers") == 2
-    assert "overhead.json: not a JSON object" in capsys.readouterr().err
+    assert "overhead.csv: missing" in capsys.readouterr().err
     (results.folder / "study.json").unlink()
     assert results.draw("numbers") == 2
     assert "study.json: missing" in capsys.readouterr().err
