@@ -8,11 +8,12 @@ Json = dict[str, Any]
 GIB = 2**30
 
 
-def wall(variant, sessions, stopped_by, *, headline):
+def wall(variant, sessions, stopped_by, *, headline, arena_bytes=None):
     """A cell of a capacity record; its last figures are those of the refusal."""
     figures = [{"sessions": count, "device_bytes": (24 + count) * GIB, "host_bytes": 0} for count in range(1, sessions)]
     figures.append({"sessions": sessions, "device_bytes": 79 * GIB, "host_bytes": sessions})
     end = {"sessions": sessions, "stopped_by": stopped_by, "figures": figures, "bit_exact": True}
+    end |= {} if arena_bytes is None else {"arena_bytes": arena_bytes}
     return {"variant": variant, "headline": headline, **end}
 
 
@@ -215,7 +216,7 @@ EVERY = {
     ],
     "capacity/recompute.json": [wall("default", 8, "cap", headline=True)],
     "capacity/manual_offload.json": [wall("pinned", 6, "host_full", headline=True)],
-    "capacity/djinn.json": [wall("default", 8, "cap", headline=True)],
+    "capacity/djinn.json": [wall("default", 7, "arena", headline=True, arena_bytes=105 * GIB)],
     "capabilities/vanilla.json": [probe("default", True, True, 0, [0.1, 0.2], headline=True)],
     "capabilities/recompute.json": [probe("default", False, False, 6, [58.0, 59.0], headline=True)],
     "capabilities/manual_offload.json": [probe("pinned", True, True, 33, [0.6, 0.7], headline=True)],

@@ -15,10 +15,10 @@ from evaluation.records.runs import Json, Run
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """How many sessions of one variant stayed paused, and what stopped it: device_oom, host_full or cap.
+    """How many sessions of one variant stayed paused, and what stopped it: device_oom, host_full, arena or cap.
 
     ``device_bytes`` are in use on the whole device at that moment, weights included (None on a CPU); ``host_bytes``
-    hold the sessions' state.
+    hold the sessions' state. ``arena_bytes`` of host memory were set aside for all of them, None where nothing was.
     """
 
     run: str
@@ -28,6 +28,7 @@ class Capacity:
     stopped_by: str
     device_bytes: int | None
     host_bytes: int | None
+    arena_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ def capacities(run: Run) -> list[Capacity]:
             stopped_by=cell["stopped_by"],
             device_bytes=cell["figures"][-1].get("device_bytes"),
             host_bytes=cell["figures"][-1].get("host_bytes"),
+            arena_bytes=cell.get("arena_bytes"),
         )
         for method, cell in _cells(run, "capacity")
     ]

@@ -1,9 +1,11 @@
 """The memory wall: opens sessions and pauses them, one after another, until something refuses or a cap is reached.
 
-All stop at the deepest layer with their KV cache, and stay paused together. What refuses is the device or the host
-itself, never a computation of sizes: an out-of-memory error is caught and kept with the memory figures of that moment.
-Only a host that would be exhausted does not refuse, it kills; there the last bytes are left alone (``_LEFT_FREE``).
-Then every session is resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
+All stop at the deepest layer with their KV cache, and stay paused together. Djinn and page-locked copies by hand have the
+same arena: so many bytes of page-locked host memory, of which each session takes just what it needs. What refuses is
+that arena, the device or the host, never a computation of sizes: the error is caught and kept with the memory figures
+of that moment. Only a host that would be exhausted does not refuse, it kills; there the last bytes are left alone
+(``_LEFT_FREE``). Then every session is resumed in random order and compared bit for bit with an uninterrupted run:
+nothing may be lost.
 
 Vanilla PyTorch is run in two forms. In ``default`` sessions share the weights in one process. In ``own_process`` each
 session has a process and weights of its own, as separate notebooks do. In both torch's allocator maps memory page by
@@ -28,7 +30,7 @@ from evaluation.measure.child import Child, Ended
 from evaluation.measure.device_memory import allocated_bytes, is_out_of_memory, synchronize
 from evaluation.measure.harness import NotBitExact, check_kept
 from evaluation.measure.job import Report, run_method_job
-from evaluation.measure.method import HostFull, Method
+from evaluation.measure.method import ArenaFull, HostFull, Method
 from evaluation.measure.models import Subject, build, input_tokens
 from evaluation.measure.programs import Logits, digest, equal, generate_greedily, least_bytes_of_prefill
 from evaluation.methods.benchmark_vanilla import Vanilla
@@ -67,11 +69,13 @@ def _fill_there(connection: Connection, study: Study, workload: Workload) -> Rec
 
 def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
     """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
+    gc.collect()  # host memory of the variant before goes back
     study = study.but(host_arena_gib=_arena_gib(study, subject))
     prompts = [input_tokens(subject, study, workload, index) for index in range(_PROMPTS)]
     expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]
     least = least_bytes_of_prefill(subject.model, subject.layers[-1], prompts[0], workload.kv_cache)
     first = kind(subject, study, workload, layer=len(subject.layers), input_ids=prompts[0])
+    arena_bytes = first.share_arena()
     paused: list[Method] = []
     room = None if kind.frees_memory else _room_to_finish(first, subject.device)
     wall = _Wall(kind.variant, primary=kind.headline)
@@ -93,7 +97,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
         if not equal(digest(paused[index].finish()), expected[index % _PROMPTS]):
             raise NotBitExact(f"capacity: {kind.__name__} ({kind.variant}): session {index} of {len(paused)} differs")
     first.close()
-    return {**wall.cell(), "expandable_segments": _maps_by_page(subject.device)}
+    return {**wall.cell(), "arena_bytes": arena_bytes, "expandable_segments": _maps_by_page(subject.device)}
 
 
 def _maps_by_page(device: torch.device) -> bool:
@@ -130,7 +134,8 @@ def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[
         session.pause()
         return "cap", "", _memory(device, [*paused, session])
     except HostFull as error:
-        return "host_full", first_line(error), _memory(device, paused)
+        what = "arena" if isinstance(error, ArenaFull) else "host_full"
+        return what, first_line(error), _memory(device, paused)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -245,7 +250,7 @@ def _host_memory(paused: list[Method]) -> Record:
 
 
 def _arena_gib(study: Study, subject: Subject) -> float:
-    """What Djinn reserves: as configured for many sessions, or less where the machine has less."""
+    """What is set aside for all sessions: as configured for many, or less where the machine has less."""
     if subject.device.type != "cuda":
         return study.load_host_arena_gib
     return min(study.load_host_arena_gib, (available_bytes() - _LEFT_FREE) / 2**30)

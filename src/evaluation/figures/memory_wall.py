@@ -1,9 +1,9 @@
 """The memory wall: device memory in use against the number of paused sessions, one line per method.
 
-Each line ends where its method was stopped: by the device (a cross), by the host (a bar) or by the cap (an arrow). The
-horizontal line is all memory of the device. Drawn from the capacity records of a run, whose figures were
-read from the device after each pause; nothing in it is computed from sizes. A functional run has no device memory to
-show, and no such figure.
+Each line ends where its method was stopped: by the device (a cross), by the host or the arena that was set aside of it
+(a bar), or by the cap (an arrow). The horizontal line is all memory of the device. Drawn from the capacity records of a
+run, whose figures were read from the device after each pause; nothing in it is computed from sizes. A functional run
+has no device memory to show, and no such figure.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ from evaluation.records.runs import Run
 _GIB = 2**30
 _AXES = (0.135, 0.165, 0.385, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
 _LINES = [BY_KEY["vanilla", "own_process"], *DRAWN]
-_STOPS = {"device_oom": ("x", 5, "OOM"), "host_full": ("|", 10, "host"), "cap": (">", 5, "cap")}  # marker, size, word
+_STOPS = {  # marker, its size, word
+    "device_oom": ("x", 5, "OOM"),
+    "host_full": ("|", 10, "host"),
+    "arena": ("|", 10, "arena"),
+    "cap": (">", 5, "cap"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     for number, line in enumerate(lines):
         axes.plot(line.sessions, line.gib, clip_on=False, **{**line.style, "marker": None})
         # Lines that coincide are told apart by their markers, which stand at other sessions for each.
-        step = max(most // 2, 1)
+        step = max(most // 3, 1)
         between = slice((2 * number + 1) * step // (2 * len(lines)), -1, step)
         alone = {**line.style, "linestyle": "none", "clip_on": False, "zorder": 3}
         axes.plot(line.sessions[between], line.gib[between], **alone)

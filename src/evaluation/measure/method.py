@@ -21,6 +21,10 @@ class HostFull(ConfigError):
     """The host has no room for the state of one more session."""
 
 
+class ArenaFull(HostFull):
+    """The host memory that was set aside for all sessions has no room for the state of one more."""
+
+
 class Method(ABC):
     """One method at one breakpoint of one workload; the verbs run in the order in which they stand here.
 
@@ -126,6 +130,13 @@ class Method(ABC):
     def device_bytes_by_policy(self) -> int:
         """Bytes of the state that the paused session keeps on the device because it is meant to."""
         return 0
+
+    def share_arena(self) -> int | None:
+        """Set ``study.host_arena_gib`` of host memory aside for this session and those :meth:`beside` it.
+
+        Returns its bytes, or None: each takes from the host what it needs. Raises :class:`HostFull`.
+        """
+        return None
 
     def beside(self, input_ids: torch.Tensor) -> "Method":
         """The same method for one more session, of ``input_ids``, while this one may be paused."""

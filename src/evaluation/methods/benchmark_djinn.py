@@ -14,7 +14,7 @@ import torch
 import djinn
 from evaluation.measure.hand import Hand
 from evaluation.measure.job import run_job
-from evaluation.measure.method import Change, HostFull, Link, Method
+from evaluation.measure.method import ArenaFull, Change, Link, Method
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, generate_greedily
 from evaluation.study.plan import ConfigError, Study, Workload
@@ -81,7 +81,7 @@ class Djinn(Method):
         try:
             self._session.io_wait(keep=self.keeps)
         except djinn.HostMemoryFull as error:
-            raise HostFull(f"djinn.host_arena_gib is too small for this workload: {error}") from error
+            raise ArenaFull(f"djinn.host_arena_gib is too small for this workload: {error}") from error
 
     def edit(self, change: Change) -> None:
         """Edit through the session's view of its state, which is in host memory during IO_WAIT."""
@@ -129,6 +129,10 @@ class Djinn(Method):
     def shared(self) -> dict[str, Any]:
         """The runtime: a model has one."""
         return {"runtime": self._runtime}
+
+    def share_arena(self) -> int:
+        """That of the runtime."""
+        return self._runtime.arena.nbytes
 
     def beside(self, input_ids: torch.Tensor) -> "Djinn":
         """One more session of the same runtime."""

@@ -6,6 +6,8 @@ the streams order the computation behind the copies. ``bulk`` brings, at one tim
 :func:`form` makes those that keep the frontier on the device, or attend the link while a session is paused.
 """
 
+import copy
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,23 +19,42 @@ from evaluation.measure.device_memory import synchronize
 from evaluation.measure.method import ByHand, Keeps, Link
 from evaluation.measure.programs import Logits, Stopped
 from evaluation.methods.copies import CopiesBehind, LinkBeat, Tensors, by_layer, to_device
-from evaluation.methods.host_arena import HostArena, nbytes, total
+from evaluation.methods.host_arena import HostArena, Room, SharedArena, nbytes, total
 
 
 class Lane:
     """Between device and host: host memory, and a stream for copies behind the computation.
 
     Forms whose sessions are never paused at once may share one; then memory that was allocated for its stream serves
-    them all.
+    them all. Each of those that are has one :meth:`beside` the others', with the same stream.
     """
 
     def __init__(self, device: torch.device, *, pinned: bool = True) -> None:
-        self.arena = HostArena(device, pinned=pinned)
+        self._own = functools.partial(HostArena, device, pinned=pinned)
+        self._shared: SharedArena | None = None
+        self._device = device
+        self.arena: Room = self._own()
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
+    def share(self, nbytes: int) -> None:
+        """Take host memory from an arena of ``nbytes``, here and :meth:`beside`; raises :class:`HostFull`."""
+        self._shared = SharedArena(self._device, nbytes)
+        self.arena = self._shared.part()
+
+    def beside(self) -> "Lane":
+        """A lane for a session that is paused at the same time: other host memory, the same stream."""
+        other = copy.copy(self)
+        other.arena = self._own() if self._shared is None else self._shared.part()
+        return other
+
     def close(self) -> None:
-        """Unlock the host memory."""
+        """Unlock the host memory, but for what is shared."""
         self.arena.close()
+
+    def close_shared(self) -> None:
+        """Unlock what is shared, when nobody is paused in it any more."""
+        if self._shared is not None:
+            self._shared.close()
 
 
 class PinnedOffload(ByHand):
@@ -106,12 +127,26 @@ class PinnedOffload(ByHand):
         """Bytes of the frontier, if it is kept."""
         return self._kept_bytes
 
+    def share_arena(self) -> int | None:
+        """For page-locked memory; ordinary memory is the host's to give."""
+        if not self.pinned:
+            return None
+        nbytes = int(self.study.host_arena_gib * 2**30)
+        self._lane.share(nbytes)
+        return nbytes
+
+    def beside(self, input_ids: torch.Tensor) -> "PinnedOffload":
+        """One more session, with host memory of its own, or of what is shared."""
+        lane = self._lane.beside()
+        return type(self)(self.subject, self.study, self.workload, layer=self.layer, input_ids=input_ids, lane=lane)
+
     def close(self) -> None:
         """Stop attending the link, and unlock the memory if it is its own."""
         if self._beat is not None:
             self._beat.join()
         if self._owns_lane:
             self._lane.close()
+            self._lane.close_shared()
 
 
 class OrderedOffload(PinnedOffload):

@@ -114,15 +114,20 @@ class Figure(Strict):
 
 
 class Wall(Strict):
-    """Sessions paused one after another; the last of ``figures`` are those of the refusal, if there was one."""
+    """Sessions paused one after another; the last of ``figures`` are those of the refusal, if there was one.
+
+    ``message`` is what refused, in words. ``arena_bytes``: the host memory that was set aside for all sessions, None
+    where there was none; older records do not say, and call it host_full.
+    """
 
     variant: Name
     headline: bool
     sessions: Count
-    stopped_by: Literal["cap", "device_oom", "host_full"]
+    stopped_by: Literal["cap", "device_oom", "host_full", "arena"]
     message: str
     figures: Annotated[list[Figure], Field(min_length=1)]
     bit_exact: Literal[True]
+    arena_bytes: Positive | None = None
     expandable_segments: bool | None = None
 
     @model_validator(mode="after")
@@ -131,6 +136,12 @@ class Wall(Strict):
         counted = [figure.sessions for figure in self.figures]
         if self.sessions > len(counted) or counted != [*range(1, self.sessions + 1), *refused]:
             raise ValueError(f"{self.sessions} sessions, stopped by {self.stopped_by}, do not follow from the figures")
+        if (self.stopped_by == "cap") != (not self.message):
+            raise ValueError(f"stopped by {self.stopped_by}, and the message is {self.message!r}")
+        if self.stopped_by == "arena" and self.arena_bytes is None:
+            raise ValueError("an arena was full, and nothing says how large it was")
+        if self.arena_bytes is not None and any(figure.host_bytes > self.arena_bytes for figure in self.figures):
+            raise ValueError("the sessions hold more bytes than their arena has")
         return self
 
     def asked(self, cap: int) -> None:

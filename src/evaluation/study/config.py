@@ -221,7 +221,7 @@ class Config(Block):
         min_length=1,
         description="a list of rows {sessions, resumes}",
     )
-    capacity: Capacity = Capacity(sessions=64, processes=8)
+    capacity: Capacity = Capacity(sessions=80, processes=8)
     sweep: Sweep = Sweep(
         layers=(1, 10),
         samples=6,

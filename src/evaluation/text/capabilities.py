@@ -62,7 +62,7 @@ class Line:
     lines: str
 
 
-_STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host"}
+_STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host", "arena": "arena"}
 
 
 def label(method: str) -> tuple[Latex, Latex]:

@@ -20,7 +20,7 @@ CELLS = {
         wall("pageable", 64, "cap", headline=False),
         wall("pinned", 48, "host_full", headline=True),
     ],
-    "capacity/djinn.json": [wall("default", 64, "cap", headline=True)],
+    "capacity/djinn.json": [wall("default", 63, "arena", headline=True, arena_bytes=105 * GIB)],
     "capabilities/vanilla.json": [probe("default", True, True, 0, [0.1, 0.3, 0.2], headline=True)],
     "capabilities/recompute.json": [
         probe("replay", True, True, 12, [57.9, 58.1, 58.0], headline=False),
@@ -50,14 +50,14 @@ def test_capacity_is_tabled_headline_first(results):
     """Bytes are those of the moment of the refusal; a method without a record has no row."""
     with results.summary.with_name("capacity.csv").open() as file:
         header = file.readline().strip()
-    assert header == "run,method,variant,sessions,stopped_by,device_bytes,host_bytes"
+    assert header == "run,method,variant,sessions,stopped_by,device_bytes,host_bytes,arena_bytes"
     used = str(79 * GIB)
     assert rows(results, "capacity.csv") == [
-        ("local", "vanilla", "default", "25", "device_oom", used, "25"),
-        ("local", "vanilla", "own_process", "2", "device_oom", used, "2"),
-        ("local", "manual_offload", "pinned", "48", "host_full", used, "48"),
-        ("local", "manual_offload", "pageable", "64", "cap", used, "64"),
-        ("local", "djinn", "default", "64", "cap", used, "64"),
+        ("local", "vanilla", "default", "25", "device_oom", used, "25", ""),
+        ("local", "vanilla", "own_process", "2", "device_oom", used, "2", ""),
+        ("local", "manual_offload", "pinned", "48", "host_full", used, "48", ""),
+        ("local", "manual_offload", "pageable", "64", "cap", used, "64", ""),
+        ("local", "djinn", "default", "63", "arena", used, "63", str(105 * GIB)),
     ]
 
 
@@ -108,7 +108,7 @@ def test_plot_2_takes_its_cells_from_the_tables(results):
     assert cells["Vanilla PyTorch"] == (["25", "Yes \\\\"], [small("OOM"), small("+0") + " \\\\[2pt]"])
     assert cells["Recompute"] == (["--", "No \\\\"], [small(""), small("+7") + " \\\\[2pt]"])
     assert cells["Manual Offload"] == (["48", "Inexact \\\\"], [small("host"), small("+31") + " \\\\[2pt]"])
-    assert cells["\\sys{} (Ours)"] == (["$\\geq$\\,64", "Yes \\\\"], [small(""), small("") + " \\\\[2pt]"])
+    assert cells["\\sys{} (Ours)"] == (["63", "Yes \\\\"], [small("arena"), small("") + " \\\\[2pt]"])
     caption = " ".join(text.partition("\\caption")[2].split())
     assert "Vanilla in a process with weights of its own each: 2 (OOM)." in caption
     assert (

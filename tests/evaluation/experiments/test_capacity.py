@@ -16,6 +16,7 @@ from evaluation.measure.child import Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
+from evaluation.methods.benchmark_manual_offload import PageableOffload
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.plan import Capacity
@@ -63,6 +64,7 @@ def test_every_method_reaches_the_cap(study, subject, method, variants):
     assert [cell["variant"] for cell in cells] == variants
     for cell in cells:
         assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (10, "cap", "")
+        assert (cell["arena_bytes"] is None) == (method == "recompute" or cell["variant"] == "pageable")
         assert [figures["sessions"] for figures in cell["figures"]] == list(range(1, 11))
         held = [figures["host_bytes"] for figures in cell["figures"]]
         assert held == [0] * 10 if method == "recompute" else held == [held[0] * count for count in range(1, 11)]
@@ -117,24 +119,29 @@ def test_a_refusal_of_a_library_is_the_wall(fill, monkeypatch):
 
 
 def test_a_full_arena_is_the_wall(study, subject):
-    """Djinn stops where its arena is full; the session that found no room is given up, the others go on."""
+    """The session that found no room in it is given up, the others go on; by hand it is as large as Djinn's."""
     tight = replace(study, load_host_arena_gib=0.0004, capacity=Capacity(sessions=60, processes=1))
-    (cell,) = capacity.take("djinn", tight, lambda: subject, lambda line: None)["cells"]
-    assert cell["stopped_by"] == "host_full"
-    assert "the host arena of" in cell["message"]
-    assert 0 < cell["sessions"] < 60
-    assert cell["figures"][-1]["host_bytes"] <= 0.0004 * 2**30
+    nbytes = {}
+    for method in ("djinn", "manual_offload"):
+        *_, cell = capacity.take(method, tight, lambda: subject, lambda line: None)["cells"]
+        assert cell["stopped_by"] == "arena"
+        assert "the host arena of" in cell["message"]
+        assert 0 < cell["sessions"] < 60
+        nbytes[method] = cell["arena_bytes"]
+        held = cell["figures"][-1]["host_bytes"]
+        assert held <= nbytes[method] < held + held // cell["sessions"] + 64 * 100
+    assert abs(nbytes["djinn"] - nbytes["manual_offload"]) < 4096
 
 
-def test_pinned_memory_that_is_refused_is_the_wall(fill, monkeypatch):
-    """An offload by hand that gets no host memory stops there."""
+def test_memory_that_the_host_refuses_is_the_wall(fill, monkeypatch):
+    """Copies in ordinary memory have no arena, and stop where the host gives none."""
 
     def refuse(*args, **options):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("mmap.mmap", refuse)
-    cell = fill(PinnedOffload)
-    assert (cell["sessions"], cell["stopped_by"]) == (0, "host_full")
+    cell = fill(PageableOffload)
+    assert (cell["sessions"], cell["stopped_by"], cell["arena_bytes"]) == (0, "host_full", None)
     assert re.fullmatch(r"no host memory for \d+ bytes: Cannot allocate memory", cell["message"])
 
 

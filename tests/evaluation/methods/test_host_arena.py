@@ -5,9 +5,9 @@ import mmap
 import pytest
 import torch
 
-from evaluation.measure.method import HostFull
+from evaluation.measure.method import ArenaFull, HostFull
 from evaluation.methods import host_arena
-from evaluation.methods.host_arena import HostArena, total
+from evaluation.methods.host_arena import HostArena, SharedArena, total
 
 CPU = torch.device("cpu")
 
@@ -111,3 +111,35 @@ def test_a_lock_that_is_refused_is_a_full_host(runtime):
     runtime(refusal=2)
     with pytest.raises(HostFull, match="no page-locked memory for 64 bytes: CUDA error 2"):
         HostArena(torch.device("cuda")).views({"one": torch.zeros(1)})
+
+
+def test_parts_of_one_arena_do_not_overlap():
+    """Each of just the bytes; what they hold stays when others are paused, and again and again."""
+    arena = SharedArena(CPU, 3 * 64 * 100)
+    parts = [arena.part() for _ in range(3)]
+    for _ in range(2):
+        held = [part.views({"one": torch.zeros(1600)}) for part in parts]
+        for number, views in enumerate(held):
+            views["one"].fill_(number)
+        assert [views["one"].unique().tolist() for views in held] == [[0], [1], [2]]
+    assert len({views["one"].untyped_storage().data_ptr() for views in held}) == 1
+
+
+def test_a_full_arena_says_so():
+    """How large it is, what was asked for and what is left; nothing is taken."""
+    arena = SharedArena(CPU, 1000)
+    arena.part().views({"one": torch.zeros(200)})
+    with pytest.raises(ArenaFull, match=r"arena of 1000 bytes has no room for 256 bytes \(168 are free\)"):
+        arena.part().views({"one": torch.zeros(50)})
+    arena.part().views({"one": torch.zeros(25)})
+
+
+def test_a_shared_arena_is_locked_as_a_whole(runtime):
+    """At once and of just its bytes; a part that is closed leaves the others theirs."""
+    cuda = runtime()
+    arena = SharedArena(torch.device("cuda"), 1 << 16)
+    assert list(cuda.locked.values()) == [1 << 16]
+    arena.part().close()
+    assert cuda.locked
+    arena.close()
+    assert not cuda.locked

@@ -205,7 +205,7 @@ LIES = {
     # The memory wall.
     "capacity: a billion sessions": change("capacity/djinn.json", "from the figures", "cells", 0, "sessions", to=10**9),
     "capacity: more than the cap": Lie(
-        at="capacity/djinn.json",
+        at="capacity/recompute.json",
         says="the cap is 8",
         do=lambda path: edit(
             path,
@@ -214,7 +214,7 @@ LIES = {
         ),
     ),
     "capacity: a cap that was not reached": Lie(
-        at="capacity/djinn.json",
+        at="capacity/recompute.json",
         says="the cap is 8",
         do=lambda path: edit(
             path, lambda r: r["cells"][0].update(sessions=4, figures=r["cells"][0]["figures"][:4])
@@ -226,6 +226,13 @@ LIES = {
     "capacity: negative memory": change(
         "capacity/djinn.json", NEGATIVE, "cells", 0, "figures", 0, "device_bytes", to=-1
     ),
+    "capacity: an arena of no size": change(
+        "capacity/djinn.json", "nothing says how large", "cells", 0, "arena_bytes", to=None
+    ),
+    "capacity: more than the arena": change(
+        "capacity/djinn.json", "than their arena has", "cells", 0, "figures", 0, "host_bytes", to=10**12
+    ),
+    "capacity: nothing says what refused": change("capacity/djinn.json", "message is ''", "cells", 0, "message", to=""),
     # Edits.
     "capabilities: exact and lost": change(
         "capabilities/djinn.json", "cannot be exact", "cells", 0, "edit_survives", to=False
