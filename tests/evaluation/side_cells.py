@@ -51,11 +51,19 @@ def kind_of(place: str) -> str:
     return place.partition("/")[0].removesuffix(".json")
 
 
-def about(place: str, study: Json) -> Json:
+CONTROL = {"variant": "ordered", "sessions": 2, "host_bytes": 3 * GIB}
+
+
+def controlled(cells: list[Json]) -> bool:
+    """Whether ``cells`` of a record of load hold resumes by hand."""
+    return any("by_hand" in sample for cell in cells for sample in cell.get("samples", []))
+
+
+def about(place: str, study: Json, cells: list[Json]) -> Json:
     """What a side record holds besides its cells and what all records share."""
     kind, name = kind_of(place), Path(place).stem
     more: dict[str, Json] = {
-        "load": {"host_arena_bytes": 105 * GIB},
+        "load": {"host_arena_bytes": 105 * GIB, "by_hand": CONTROL if controlled(cells) else None},
         "capacity": {"method": name},
         "capabilities": {"method": name, "workload": _paused(study), "layer": 20},
         "peers": {
@@ -83,6 +91,9 @@ def completed(place: str, cells: list[Json], study: Json) -> list[Json]:
 
 def _load(cell: Json, study: Json) -> Json:
     samples = [{"session": 0, "bit_exact": True, **sample} for sample in cell.get("samples", [])]
+    for sample in samples:
+        if "by_hand" in sample:
+            sample["by_hand"] = {"session": 0, "bit_exact": True, **sample["by_hand"]}
     paused = cell.get("paused", cell["sessions"])
     memory = {"device_bytes_paused": 0, "host_bytes_paused": 0}
     more = {"paused": paused, "opened": paused, "outcome": "ok", "message": "", "open_seconds": 1.0}
@@ -166,7 +177,7 @@ def put_cells(folder: Path, place: str, cells: list[Json]) -> None:
     records = {path.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in paths}
     raw = next(record for name, record in records.items() if name.startswith("raw/"))
     shared = {key: raw[key] for key in ("schema", "study", "model", "provenance")}
-    records[place] = {**shared, **about(place, study), "cells": completed(place, cells, study)}
+    records[place] = {**shared, **about(place, study, cells), "cells": completed(place, cells, study)}
     beside = {name: record["cells"] for name, record in records.items() if not name.startswith("raw/")}
     study = asking(study, beside)
     write(folder / "study.json", study)
@@ -183,7 +194,17 @@ def write(path: Path, value: object) -> None:
 # One record of each kind, for a run of all four methods and the peer ``memory_saver``.
 EVERY = {
     "load.json": [
-        {"sessions": n, "samples": [{"ready_ms": 1 + i / n, "resident_ms": 30 + i} for i in range(12)]} for n in (1, 8)
+        {
+            "sessions": n,
+            "samples": [
+                {
+                    **{"ready_ms": 1 + i / n, "resident_ms": 30 + i, "djinn_first": i % 2 == 0},
+                    "by_hand": {"ready_ms": 0.9 + i / n, "resident_ms": 29 + i},
+                }
+                for i in range(12)
+            ],
+        }
+        for n in (1, 8)
     ],
     "overhead.json": [
         {

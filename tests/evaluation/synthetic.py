@@ -242,7 +242,7 @@ class Synthetic:
         for name in side_records(self.study()) if self.methods else ():
             shared = self._shared(self.record(self.methods[0], self.layers[0], 1))
             cells = completed(name, self.beside.get(name, []), self.study())
-            write(folder / name, {**shared, **about(name, self.study()), "cells": cells})
+            write(folder / name, {**shared, **about(name, self.study(), cells), "cells": cells})
         return folder
 
 

@@ -1,11 +1,11 @@
 """The memory wall: opens sessions and pauses them, one after another, until something refuses or a cap is reached.
 
-All stop at the deepest layer with their KV cache, and stay paused together. Djinn and page-locked copies by hand have the
-same arena: so many bytes of page-locked host memory, of which each session takes just what it needs. What refuses is
-that arena, the device or the host, never a computation of sizes: the error is caught and kept with the memory figures
-of that moment. Only a host that would be exhausted does not refuse, it kills; there the last bytes are left alone
-(``_LEFT_FREE``). Then every session is resumed in random order and compared bit for bit with an uninterrupted run:
-nothing may be lost.
+All stop at the deepest layer with their KV cache, and stay paused together. Djinn and page-locked copies by hand have
+the same arena: so many bytes of page-locked host memory, of which each session takes just what it needs. What refuses
+is that arena, the device or the host, never a computation of sizes: the error is caught and kept with the memory
+figures of that moment. Only a host that would be exhausted does not refuse, it kills; there the last bytes are left
+alone (``_LEFT_FREE``). Then every session is resumed in random order and compared bit for bit with an uninterrupted
+run: nothing may be lost.
 
 Vanilla PyTorch is run in two forms. In ``default`` sessions share the weights in one process. In ``own_process`` each
 session has a process and weights of its own, as separate notebooks do. In both torch's allocator maps memory page by

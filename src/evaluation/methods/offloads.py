@@ -87,6 +87,15 @@ class PinnedOffload(ByHand):
         if self._beat is not None:
             self._beat.start()
 
+    def pause_again(self, left: Stopped) -> None:
+        """Be paused as ``left``, which is what ``stopped`` was after a pause of this session that kept nothing.
+
+        No resume alters its host copies, so nothing is computed or copied; ``left`` serves any number of times.
+        """
+        shared = {id(tensor): tensor for tensor in self._host.values()}
+        self.stopped = copy.deepcopy(left, shared)  # a cache of its own, which the decode steps extend
+        self._divide(list(self.stopped.frontier()))
+
     def _divide(self, frontier: Sequence[str]) -> None:
         """Note what ``ready`` waits for, given the names of what of the frontier has left the device: everything."""
         self.floor_bytes = self.host_bytes()

@@ -14,7 +14,8 @@ from evaluation.records.atomic import write_json
 from evaluation.records.cells import Cell, check_unique
 from evaluation.records.fields import Name, Positive, Strict, Text, checked
 from evaluation.records.json_file import Json
-from evaluation.records.kinds_beside import CapabilityCell, LoadCell, OverheadCell, Wall
+from evaluation.records.kinds_beside import CapabilityCell, OverheadCell, Wall
+from evaluation.records.load import Load
 from evaluation.records.pairs import Pairs
 from evaluation.records.record import Record
 from evaluation.records.wording import without_folders
@@ -64,26 +65,6 @@ class _Beside(Record):
     @property
     def place(self) -> str:
         return f"{self.kind}.json"
-
-
-class Load(_Beside):
-    """Resumes of random sessions among many."""
-
-    needed = ("load",)
-    kind: Literal["load"]
-    host_arena_bytes: Positive
-    cells: list[LoadCell]
-
-    def _asked(self, study: Asked) -> None:
-        wanted = {row.sessions: row.resumes for row in block(study.load, "load")}
-        if self.cells and sorted(cell.sessions for cell in self.cells) != sorted(wanted):
-            raise ValueError(f"the study asks for the sessions {', '.join(map(str, sorted(wanted)))}")
-        for cell in self.cells:
-            resumes = wanted[cell.sessions] if cell.paused else 0
-            if len(cell.samples) != resumes:
-                raise ValueError(f"{cell.sessions} sessions: {len(cell.samples)} samples of {resumes}")
-            if cell.host_bytes_paused > self.host_arena_bytes:
-                raise ValueError(f"{cell.sessions} sessions: more bytes are paused than the arena has")
 
 
 class Overhead(_Beside):

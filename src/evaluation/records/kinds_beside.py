@@ -1,4 +1,4 @@
-"""The cells of what is measured besides the clocks over depth: load, overhead, the memory wall, and edits."""
+"""The cells of what is measured besides the clocks over depth: overhead, the memory wall, and edits."""
 
 from itertools import zip_longest
 from statistics import median
@@ -7,47 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from evaluation.records.fields import Count, Milliseconds, Name, Positive, Strict
-from evaluation.records.recomputed import Interval, Spread, check_bootstrap, check_median, check_spread
-
-
-class Resume(Strict):
-    """One resume under load, of the session of that number."""
-
-    session: Count
-    ready_ms: Milliseconds
-    resident_ms: Milliseconds
-    bit_exact: Literal[True]
-
-
-class LoadCell(Strict):
-    """So many paused sessions, and every resume; older records hold the spread of both clocks as well."""
-
-    sessions: Positive
-    paused: Count
-    opened: Count
-    outcome: Literal["ok", "host_full"]
-    message: str
-    open_seconds: Annotated[float, Field(ge=0)]
-    device_bytes_paused: Count | None
-    host_bytes_paused: Count
-    ready: Spread | None = None
-    resident: Spread | None = None
-    samples: list[Resume]
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if (self.outcome == "ok") != (self.paused == self.sessions) or self.paused > self.sessions:
-            raise ValueError(f"the outcome is {self.outcome}, and {self.paused} of {self.sessions} are paused")
-        if self.opened > self.paused:
-            raise ValueError("more sessions were opened than are paused")
-        if any(one.session >= self.paused for one in self.samples):
-            raise ValueError("a session was resumed that is not paused")
-        if any(one.resident_ms < one.ready_ms for one in self.samples):
-            raise ValueError("nothing is ready after all state is resident")
-        for stored, clock in ((self.ready, "ready_ms"), (self.resident, "resident_ms")):
-            if stored is not None:
-                check_spread(stored, [getattr(one, clock) for one in self.samples])
-        return self
+from evaluation.records.recomputed import Interval, check_bootstrap, check_median
 
 
 class Passes(Strict):

@@ -215,7 +215,8 @@ class Config(Block):
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     load: tuple[Load, ...] = Field(
         default=(
-            *(Load(sessions=sessions, resumes=60) for sessions in (1, 8, 16, 32)),
+            Load(sessions=1, resumes=60),
+            *(Load(sessions=sessions, resumes=12) for sessions in (8, 16, 32)),
             Load(sessions=64, resumes=500),
         ),
         min_length=1,

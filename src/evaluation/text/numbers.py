@@ -14,16 +14,20 @@ them is the strongest: \DjinnSessionOverAsyncFirstKernelRatioLayerForty, \DjinnS
 By the old protocol a PairedReadyRatio is to the offload beside the sample. Its source has the metric
 partner_ready_ratio.
 
-Under load, with so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive and
-PNinetyNine appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. Of \DjinnLoadMostSessions over
-\DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median, the figure that decides
-whether it is flat, and \DjinnLoadReadyMedianRatio the median over the median.
+Among so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive, PNinetyNineLow and so
+on appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. By hand beside them:
+\ManualOffloadLoadReadyMsSessionsSixtyFour. Djinn's over those, turn by turn, and less those:
+\DjinnLoadPairedReadyRatioSessionsSixtyFour, \DjinnLoadPairedReadyDifferenceMsSessionsSixtyFour. Of
+\DjinnLoadMostSessions over \DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median,
+the figure that decides whether it is flat, and \DjinnLoadReadyMedianRatio the median over the median.
 
 Of what Djinn holds while paused: \DjinnSessionPauseMsLayerForty and \DjinnSessionStateMbLayerForty, in 10^6 bytes.
 
 Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" where only the cap ended the count;
-\VanillaOwnProcessSessions. Of an edit: \DjinnProgramLines beyond vanilla's, \RecomputeReplayEditResumeMs. Of a run
-without a pause: \DjinnOverheadDecodeRatio, with Low and High. Of a peer: \PeerMemorySaverSessionReadyMs and PauseMs.
+\VanillaOwnProcessSessions. Of an edit: \DjinnProgramLines beyond vanilla's, \RecomputeReplayEditResumeMs. Of a peer:
+\PeerMemorySaverSessionReadyMs and PauseMs. Of a run without a pause, over the bare model and less that:
+\DjinnOverheadDecodeRatio and \DjinnOverheadDecodeDifferenceMs, with Low and High, and \DjinnOverheadDecodeBareMs. Of
+the pairs that either model began: \DjinnOverheadDecodeDjinnFirstRatio and \DjinnOverheadDecodeBareFirstRatio.
 
 Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
 ManualOffloadPinned and ManualOffloadPageable too. The depth from which recompute takes longer:

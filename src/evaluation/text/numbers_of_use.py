@@ -3,7 +3,7 @@ r"""The numbers beside latency over depth: forms in pairs, load, sizes of the pr
 Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.analysis.comparisons import STRONGEST, Comparison
@@ -11,7 +11,7 @@ from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
-from evaluation.analysis.resumes import Resumes, by_paused, growth
+from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
 from evaluation.analysis.variants import PRIMARY
 from evaluation.records.runs import Json
 from evaluation.text.latex import Latex, latex
@@ -75,13 +75,20 @@ def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
 
 
 def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
-    columns = {"": "median", "Low": "ci_low", "High": "ci_high", "PNinetyFive": "p95", "PNinetyNine": "p99"}
-    for clock in ("ready_ms", "resident_ms"):
+    median_of = {"": "median", "Low": "ci_low", "High": "ci_high"}
+    percentiles = {
+        f"PNinety{words}{ending}": f"{column}{end}"
+        for words, column in (("Five", "p95"), ("Nine", "p99"))
+        for ending, end in (("", ""), ("Low", "_low"), ("High", "_high"))
+    }
+    for clock in CLOCKS:
+        quantity = camel(clock).removesuffix("Ms")
         rows = by_paused(load, clock)
-        for row in rows:
-            for ending, column in columns.items():
-                name = f"DjinnLoad{camel(clock)}Sessions{in_words(row.paused)}{ending}"
-                yield measured(name, getattr(row, column), row.unit, _loaded(row, column))
+        yield from _each(f"DjinnLoad{quantity}Ms", rows, {**median_of, **percentiles})
+        yield from _each(f"ManualOffloadLoad{quantity}Ms", by_paused(load, clock, BY_HAND), median_of)
+        of_pairs = {"Ratio": f"paired_{clock.removesuffix('_ms')}_ratio", "DifferenceMs": f"paired_{clock}"}
+        for what, metric in of_pairs.items():
+            yield from _each(f"DjinnLoadPaired{quantity}{what}", by_paused(load, metric), median_of)
         if not rows:
             continue
         first, last = rows[0], rows[-1]
@@ -90,11 +97,19 @@ def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
                 yield plain(f"DjinnLoadResumesSessions{in_words(row.paused)}", row.n, _loaded(row, "n"))
             yield plain("DjinnLoadFewestSessions", first.paused, _loaded(first, "paused"))
             yield plain("DjinnLoadMostSessions", last.paused, _loaded(last, "paused"))
-        quantity = camel(clock).removesuffix("Ms")
         for what, column in (("Tail", "p95"), ("Median", "median")):
             if (ratio := growth(rows, column)) is not None:
                 name = f"DjinnLoad{quantity}{what}Ratio"
                 yield measured(name, ratio, "ratio", _loaded(last, column), _loaded(first, "median"))
+
+
+def _each(name: str, rows: Sequence[Resumes], columns: Mapping[str, str]) -> Iterator[Number]:
+    """Of each number of paused sessions, the ``columns`` by what is appended; none that there were too few for."""
+    for row in rows:
+        for ending, column in columns.items():
+            if (value := getattr(row, column)) is not None:
+                whole = f"{name}Sessions{in_words(row.paused)}{ending}"
+                yield measured(whole, value, row.unit, _loaded(row, column))
 
 
 def _of_sweep(sweep: Sequence[Crossing]) -> Iterator[Number]:
@@ -122,7 +137,7 @@ def _swept(row: Crossing, column: str) -> Json:
 
 
 def _loaded(row: Resumes, column: str) -> Json:
-    keys = {key: getattr(row, key) for key in ("run", "sessions", "paused", "metric")}
+    keys = {key: getattr(row, key) for key in ("run", "sessions", "paused", "method", "metric")}
     return {"file": "load.csv", **keys, "column": column}
 
 
@@ -153,8 +168,8 @@ def _of_overhead(rows: Sequence[Overhead]) -> Iterator[Number]:
         for ending, column in {"": "ratio", "Low": "ratio_low", "High": "ratio_high"}.items():
             value, about = getattr(row, column), [{**source, "column": column}]
             yield Number(name=f"{name}Ratio{ending}", value=value, text=f"{value:.3f}", unit="ratio", source=about)
-        for ending, column in {"": "ms", "Low": "low", "High": "high"}.items():
-            column = f"difference_{column}"
+        for ending in ("", "Low", "High"):
+            column = f"difference_{ending.lower() or 'ms'}"
             yield measured(f"{name}DifferenceMs{ending}", getattr(row, column), "ms", {**source, "column": column})
         yield measured(f"{name}BareMs", row.bare_ms, "ms", {**source, "column": "bare_ms"})
 

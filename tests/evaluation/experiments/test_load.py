@@ -1,4 +1,4 @@
-"""Resume under load: from the samples of a run to its rows, and to what decides whether it is flat."""
+"""Resumes among paused sessions: from the samples of a run to its rows, and to what decides whether it is flat."""
 
 import csv
 import json
@@ -15,11 +15,18 @@ from tests.evaluation.side_cells import put_cells
 from tests.evaluation.synthetic import Synthetic, write
 
 
-def cell(sessions, ready, *, paused=None, outcome="ok", count=100):
-    """A cell of ``count`` resumes around ``ready`` ms, from 0.9 to 1.1 of it, in no order; resident 40 times that."""
+def cell(sessions, ready, *, paused=None, outcome="ok", count=100, by_hand=None):
+    """A cell of ``count`` resumes around ``ready`` ms, from 0.9 to 1.1 of it, in no order; resident 40 times that.
+
+    Where ``by_hand`` is given, a resume by hand beside each takes that part of its time.
+    """
     factors = np.random.default_rng(sessions).permutation(np.linspace(0.9, 1.1, count)).tolist()
     times = [{"ready_ms": ready * factor, "resident_ms": 40 * ready * factor} for factor in factors]
     samples = [{"session": 0, "bit_exact": True, **clocks} for clocks in times]
+    if by_hand is not None:
+        for number, (sample, clocks) in enumerate(zip(samples, times, strict=True)):
+            theirs = {clock: value * by_hand for clock, value in clocks.items()}
+            sample |= {"djinn_first": number % 2 == 0, "by_hand": theirs}
     return {
         "sessions": sessions,
         "paused": sessions if paused is None else paused,
@@ -59,8 +66,8 @@ def test_rows_are_of_the_samples(shared):
     with shared.summary.with_name("load.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("run", "sessions", "paused", "outcome", "metric"),
-        *("median", "ci_low", "ci_high", "p95", "p99", "n", "unit"),
+        *("run", "sessions", "paused", "outcome", "method", "variant", "metric"),
+        *("median", "ci_low", "ci_high", "p95", "p95_low", "p95_high", "p99", "p99_low", "p99_high", "n", "unit"),
     ]
     keys = [(row["sessions"], row["paused"], row["outcome"], row["metric"], row["n"], row["unit"]) for row in rows]
     assert keys == [
@@ -72,17 +79,23 @@ def test_rows_are_of_the_samples(shared):
         for metric in ("ready_ms", "resident_ms")
     ]
     spread = np.sort(cell_values(shared, 0))
-    ready = {name: float(rows[0][name]) for name in ("median", "ci_low", "ci_high", "p95", "p99")}
+    ready = {name: float(rows[0][name]) for name in ("median", "ci_low", "ci_high", "p95", "p95_low", "p95_high")}
     assert ready == pytest.approx(
         {
             "median": 0.6,
             "ci_low": spread[39],  # of 100 values the 40th and the 61st
             "ci_high": spread[60],
             "p95": np.percentile(spread, 95),
-            "p99": np.percentile(spread, 99),
+            "p95_low": spread[90],
+            "p95_high": spread[99],
         },
         rel=1e-5,
     )
+    assert rows[0]["p99"] == rows[0]["p99_low"] == ""  # 100 resumes say nothing of it
+    many = np.sort(cell_values(shared, 1))
+    assert float(rows[2]["p99"]) == pytest.approx(np.percentile(many, 99), rel=1e-5)
+    ends = [float(rows[2][name]) for name in ("p99_low", "p99_high")]
+    assert ends == pytest.approx([many[490], many[499]], rel=1e-5)
     assert float(rows[1]["median"]) == pytest.approx(24.0)
 
 
@@ -141,7 +154,7 @@ def test_numbers_follow_from_their_rows(shared):
     """Each names the table, the row and the column; ratios name both rows, above and below."""
     rows = {(row.sessions, row.metric): row for row in rows_of(shared)}
     mine = {name: number for name, number in found(shared).items() if name.startswith("DjinnLoad")}
-    assert len(mine) == 2 * (4 * 5 + 2) + 4 + 2
+    assert len(mine) == 2 * (4 * 6 + 3 + 2) + 4 + 2
     for name, number in mine.items():
         assert {source["file"] for source in number.source} == {"load.csv"}
         values = [getattr(rows[source["sessions"], source["metric"]], source["column"]) for source in number.source]
@@ -152,6 +165,31 @@ def test_numbers_follow_from_their_rows(shared):
     assert mine["DjinnLoadResumesSessionsSixtyFour"].text == "500"
     assert mine["DjinnLoadReadyMedianRatio"].text == "1.50"
     assert (mine["DjinnLoadFewestSessions"].value, mine["DjinnLoadMostSessions"].value) == (1, 64)
+
+
+def test_copies_by_hand_have_rows_beside_djinn(results):
+    """Their clocks, and Djinn's over theirs and less theirs, turn by turn, in the table and among the numbers."""
+    add(results, [cell(1, 0.6, by_hand=0.8), cell(64, 0.9, by_hand=0.75)])
+    rows = {(row.paused, row.method, row.variant, row.metric): row for row in rows_of(results)}
+    assert {key[1:] for key in rows} == {
+        *(("djinn", "default", metric) for metric in ("ready_ms", "resident_ms")),
+        *(("manual_offload", "ordered", metric) for metric in ("ready_ms", "resident_ms")),
+        *(
+            ("djinn", "default", f"paired_{clock}_{unit}")
+            for clock in ("ready", "resident")
+            for unit in ("ms", "ratio")
+        ),
+    }
+    mine = found(results)
+    for paused, words, ready, part in ((1, "One", 0.6, 0.8), (64, "SixtyFour", 0.9, 0.75)):
+        ratio = rows[paused, "djinn", "default", "paired_ready_ratio"]
+        assert (ratio.median, ratio.n, ratio.unit) == (pytest.approx(1 / part, rel=1e-5), 100, "ratio")
+        difference = rows[paused, "djinn", "default", "paired_ready_ms"]
+        assert difference.median == pytest.approx(ready * (1 - part), rel=1e-5)
+        assert mine[f"ManualOffloadLoadReadyMsSessions{words}"].value == pytest.approx(ready * part, rel=1e-5)
+        assert mine[f"DjinnLoadPairedReadyRatioSessions{words}Low"].value == pytest.approx(1 / part, rel=1e-5)
+        assert mine[f"DjinnLoadPairedReadyDifferenceMsSessions{words}"].value == difference.median
+    assert len(by_paused(rows_of(results), "ready_ms")) == 2
 
 
 def test_a_run_without_load_has_no_such_number(results):

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import torch
 
 from djinn.memory import transfer
 from djinn.program.program import Program
-from evaluation.experiments import load, overhead
+from evaluation.experiments import crowd, load, overhead
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import build
 from evaluation.study.plan import Load
 from evaluation.study.read import load_config
 from evaluation.study.resolve import resolve
-from tests.evaluation.mutants import skip_history
+from tests.evaluation.mutants import KvLost, LeftOnTheDevice, NothingBack, skip_history
 
 SMALL = {
     "device": "cpu",
@@ -114,6 +115,31 @@ def test_load_resumes_what_was_asked_for(monkeypatch, tmp_path, study):
     assert len({sample["session"] for sample in cells[1]["samples"]}) > 1
 
 
+def test_load_has_a_resume_by_hand_beside_each(subject, study):
+    """First is either by turns; by hand there are two sessions, or one where Djinn has no more, without its hooks."""
+    with torch.no_grad():
+        record = load.take(subject, study, lambda line: None)
+    assert (record["by_hand"]["variant"], record["by_hand"]["sessions"]) == ("ordered", 2)
+    assert 0 < record["by_hand"]["host_bytes"] <= 2 * record["cells"][0]["host_bytes_paused"]
+    for cell in record["cells"]:
+        first = [sample["djinn_first"] for sample in cell["samples"]]
+        assert first == [number % 2 == 0 for number in range(len(first))]
+        assert {sample["by_hand"]["session"] for sample in cell["samples"]} <= set(range(min(2, cell["paused"])))
+
+
+def test_by_hand_nobody_pays_for_hooks(subject, study, monkeypatch):
+    """The model that Djinn follows is a twin."""
+    resume = crowd.ByHand.go_on
+
+    def look(by_hand, index):
+        assert not any("forward" in vars(part) for part in by_hand.subject.model.modules())
+        return resume(by_hand, index)
+
+    monkeypatch.setattr(crowd.ByHand, "go_on", look)
+    with torch.no_grad():
+        load.take(subject, study, lambda line: None)
+
+
 def test_an_arena_that_is_too_small_is_an_outcome(subject, study):
     """As many sessions as found room are resumed; the row says that the host was full."""
     tight = replace(study, load=(Load(sessions=40, resumes=3),), load_host_arena_gib=0.0004)
@@ -131,7 +157,33 @@ def test_a_session_that_loses_its_kv_fails_the_job(subject, study, monkeypatch, 
     status, out = run(monkeypatch, tmp_path, study, "load", load.take)
     assert status == 1
     assert not out.exists()
-    assert "not bit-exact: load: session" in capsys.readouterr().err
+    assert "not bit-exact: load: Djinn: session" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mutant", [NothingBack, KvLost])
+def test_a_control_that_restores_nothing_fails_the_job(subject, study, monkeypatch, mutant):
+    """It would be as quick as nobody by hand is."""
+    monkeypatch.setattr(crowd, "compared", lambda *args, **kwargs: [mutant])
+    with torch.no_grad(), pytest.raises(NotBitExact, match=r"load: by hand \(\w+\): session 0 of 3 differs"):
+        load.take(subject, study, lambda line: None)
+
+
+def test_a_control_that_stays_on_the_device_fails_the_job(subject, study, monkeypatch):
+    """It would resume in no time."""
+    monkeypatch.setattr(crowd, "compared", lambda *args, **kwargs: [LeftOnTheDevice])
+    with torch.no_grad(), pytest.raises(NotBitExact, match=r"load: by hand \(pinned\): the pause kept \d+ bytes"):
+        load.take(subject, study, lambda line: None)
+
+
+def test_a_control_is_paused_once(subject, study):
+    """Its host copies serve resume after resume, and no session's decode steps reach another's cache."""
+    prompts = crowd.Prompts(subject, study, 2)
+    with torch.no_grad(), closing(crowd.ByHand(subject, prompts, study, 2)) as by_hand:
+        copies = [view.clone() for session in by_hand._sessions for view in session._host.values()]
+        for index in (0, 1, 1, 0):
+            by_hand.turn(index, 0)
+        after = [view for session in by_hand._sessions for view in session._host.values()]
+    assert all(torch.equal(one, other) for one, other in zip(copies, after, strict=True))
 
 
 def take_little(ownership, walk, by_storage, **kwargs):
@@ -146,7 +198,10 @@ def take_little(ownership, walk, by_storage, **kwargs):
 def test_a_pause_that_leaves_the_state_on_the_device_fails_the_job(subject, study, monkeypatch):
     """It would resume in no time."""
     monkeypatch.setattr("djinn.state.ownership.Ownership.externally_referenced", take_little)
-    with torch.no_grad(), pytest.raises(NotBitExact, match=r"load: the pause kept \d+ bytes of a state of at least"):
+    with (
+        torch.no_grad(),
+        pytest.raises(NotBitExact, match=r"load: Djinn: the pause kept \d+ bytes of a state of at least"),
+    ):
         load.take(subject, study, lambda line: None)
 
 

@@ -167,6 +167,23 @@ LIES = {
     "load: tails from nowhere": change(
         "load.json", "median is 9, and the samples", "cells", 0, "ready", to={**STATISTICS, "p95": 9.0, "p99": 9.0}
     ),
+    "load: by hand not bit-exact": change("load.json", "bit_exact", *SAMPLE, "by_hand", "bit_exact", to=False),
+    "load: by hand resident before ready": change(
+        "load.json", "nothing is ready", *SAMPLE, "by_hand", "resident_ms", to=0
+    ),
+    "load: one has nobody by hand beside it": drop("load.json", "not every resume has one", *SAMPLE, "by_hand"),
+    "load: nobody says what is by hand": drop("load.json", "or their description", "by_hand"),
+    "load: a third session by hand": change(
+        "load.json", "by hand of more than 2", "cells", 1, "samples", 0, "by_hand", "session", to=2
+    ),
+    "load: another by hand where one is paused": change(
+        "load.json", "by hand of more than 1", *SAMPLE, "by_hand", "session", to=1
+    ),
+    "load: Djinn is always first": Lie(
+        at="load.json",
+        says="does not alternate",
+        do=lambda path: edit(path, lambda r: [one.update(djinn_first=True) for one in r["cells"][0]["samples"]]),
+    ),
     # Overhead.
     "overhead: not bit-exact": change("overhead.json", "bit_exact", "cells", 0, "pairs", 0, "bit_exact", to=False),
     "overhead: a median from nowhere": change(
