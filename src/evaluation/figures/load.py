@@ -27,10 +27,11 @@ _PANELS = {"ready_ms": (0.44, 0.54), "resident_ms": (0.145, 0.235)}  # bottom an
 _NAMES = {"ready_ms": "Resume latency, ready (ms)", "resident_ms": "Resident (ms)"}
 _LINE_OF_TEXT = 0.14  # of the axis, that a line of text takes
 _DJINN = {"linewidth": 1.0, **PRIMARY["djinn"].style}
-# Lighter than the median, and told apart by their dashes.
+# Lighter than the median, and told apart by their dashes. Not every number of sessions has one: bars show which.
+_BAR = {"marker": "_", "markersize": 6}
 _TAILS: list[tuple[str, str, dict[str, Any]]] = [
-    ("p99", "99th percentile", {"color": "0.50", "linestyle": (0, (1, 1.4)), "linewidth": 1.0}),
-    ("p95", "95th percentile", {"color": "0.50", "linestyle": (0, (4, 1.5)), "linewidth": 0.9}),
+    ("p99", "99th percentile", {"color": "0.50", "linestyle": (0, (1, 1.4)), "linewidth": 1.0, **_BAR}),
+    ("p95", "95th percentile", {"color": "0.50", "linestyle": (0, (4, 1.5)), "linewidth": 0.9, **_BAR}),
 ]
 
 
@@ -79,9 +80,7 @@ def _panel(axes: Axes, rows: Sequence[Resumes], clock: str, height: float, said:
         points = [(row.paused, float(value)) for row in found if (value := getattr(row, column)) is not None]
         if not points:
             continue
-        # A single point is no line to show; a percentile of one is drawn as a bar.
-        marker = {"marker": "_", "markersize": 6} if len(points) == 1 and column != "median" else {}
-        axes.plot(*zip(*points, strict=True), clip_on=False, **{**style, **marker})
+        axes.plot(*zip(*points, strict=True), clip_on=False, **style)
         if column == "median":
             _intervals(axes, found, style)
             lowest = min(lowest, *(row.ci_low or 0 for row in found))

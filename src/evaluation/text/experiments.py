@@ -60,9 +60,10 @@ EXPERIMENTS = {
         made=("results/capabilities.csv", "capabilities.tex"),
     ),
     "E4": Experiment(
-        what="resumes of random ones among paused sessions", records="load.json", made=("results/load.csv", "load.pdf")
+        what="resumes of random ones among paused sessions, and of copies by hand, by turns",
+        records="load.json", made=("results/load.csv", "load.pdf")
     ),
-    "E5": Experiment(what="the cost of Djinn where nothing is paused", records="overhead.json", made=("numbers.json",)),
+    "E5": Experiment(what="the cost of Djinn where nothing is paused", records="overhead.json", made=("results/overhead.csv",)),
     "E6": Experiment(
         what="prompts at which recompute and copies cross",
         records="sweep.json",

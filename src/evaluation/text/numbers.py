@@ -23,7 +23,8 @@ the figure that decides whether it is flat, and \DjinnLoadReadyMedianRatio the m
 
 Of what Djinn holds while paused: \DjinnSessionPauseMsLayerForty and \DjinnSessionStateMbLayerForty, in 10^6 bytes.
 
-Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" where only the cap ended the count;
+Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" where only the cap ended the count, and
+\DjinnSessionsEndedBy, what did;
 \VanillaOwnProcessSessions. Of an edit: \DjinnProgramLines beyond vanilla's, \RecomputeReplayEditResumeMs. Of a peer:
 \PeerMemorySaverSessionReadyMs and PauseMs. Of a run without a pause, over the bare model and less that:
 \DjinnOverheadDecodeRatio and \DjinnOverheadDecodeDifferenceMs, with Low and High, and \DjinnOverheadDecodeBareMs. Of

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from evaluation.analysis.comparisons import STRONGEST, Comparison
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import significant
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
@@ -147,6 +148,14 @@ def _of_capacity(rows: Sequence[Capacity]) -> Iterator[Number]:
         source = {"file": "capacity.csv", "run": row.run, "method": row.method, "variant": row.variant}
         text = Latex(rf"$\geq$\,{row.sessions}") if row.stopped_by == "cap" else latex(row.sessions)
         yield Number(name=name, value=row.sessions, text=text, unit="", source=[{**source, "column": "sessions"}])
+        yield plain(f"{name}EndedBy", _ended_by(row), {**source, "column": "stopped_by"})
+
+
+def _ended_by(row: Capacity) -> str:
+    """What refused one more, in words."""
+    if row.stopped_by == "arena" and row.arena_bytes is not None:
+        return f"the arena of {significant(row.arena_bytes / 2**30)} GiB"
+    return {"device_oom": "device memory", "host_full": "host memory", "cap": "the cap"}[row.stopped_by]
 
 
 def _of_capabilities(rows: Sequence[Capability]) -> Iterator[Number]:

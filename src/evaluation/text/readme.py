@@ -27,19 +27,26 @@ _COLUMNS = ("", "claims", "what", "jobs", "machine time", "one job", "peak memor
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of numbers: ``rows`` are labels and names, in which ``{}`` is the word of a column in ``columns``."""
+    """A table of numbers: ``rows`` are labels and names, in which ``{}`` is the word of a column in ``columns``.
+
+    Where ``gaps``, a cell that has no number prints a dash.
+    """
 
     label: str
     columns: Mapping[str, str]
     rows: Mapping[str, str]
+    gaps: bool = False
 
     def markdown(self, numbers: Mapping[str, str]) -> str:
         """The table with the texts of ``numbers``."""
         rows = [
-            [label, *(_text(numbers, name.format(word)) for word in self.columns.values())]
+            [label, *(self._cell(numbers, name.format(word)) for word in self.columns.values())]
             for label, name in self.rows.items()
         ]
         return _markdown([self.label, *self.columns], rows)
+
+    def _cell(self, numbers: Mapping[str, str], name: str) -> str:
+        return "--" if self.gaps and name not in numbers else _text(numbers, name)
 
 
 TABLES = {
@@ -68,17 +75,18 @@ TABLES = {
             "ready, 99th percentile (ms)": "DjinnLoadReadyMsSessions{}PNinetyNine",
             "all state resident, median (ms)": "DjinnLoadResidentMsSessions{}",
         },
+        gaps=True,
     ),
     "sessions": Table(
         label="paused sessions that one H100 and 128 GiB of host memory hold, all resumed bit for bit",
-        columns={"sessions": ""},
+        columns={"sessions": "", "ended by": "EndedBy"},
         rows={
-            "vanilla, a process with weights of its own for each": "VanillaOwnProcessSessions",
-            "vanilla, weights shared": "VanillaSessions",
-            "recompute": "RecomputeSessions",
-            "manual offload, pinned (torch rounds what it pins up to powers of two)": "ManualOffloadSessions",
-            "manual offload, pageable": "ManualOffloadPageableSessions",
-            "Djinn": "DjinnSessions",
+            "vanilla, a process with weights of its own for each": "VanillaOwnProcessSessions{}",
+            "vanilla, weights shared": "VanillaSessions{}",
+            "recompute": "RecomputeSessions{}",
+            "manual offload, pinned": "ManualOffloadSessions{}",
+            "manual offload, pageable": "ManualOffloadPageableSessions{}",
+            "Djinn": "DjinnSessions{}",
         },
     ),
 }

@@ -53,6 +53,17 @@ def test_every_number_of_a_table_stands_in_its_cell(name):
     }
 
 
+def test_a_gap_is_a_dash_only_where_there_may_be_one():
+    """Few resumes have no percentile; a number of sessions that is missing is an error."""
+    texts = {name: text for name, text in TEXTS.items() if not name.endswith("SixteenPNinetyNine")}
+    page = written("<!-- numbers: load -->\n<!-- end -->", texts, EXPERIMENTS)
+    (row,) = (line.split(" | ") for line in page.splitlines() if "99th" in line)
+    assert [cell.strip(" |") == "--" for cell in row] == [False, False, False, True, False, False]
+    del texts["DjinnSessions"]
+    with pytest.raises(Refusal, match="has no number DjinnSessions"):
+        written("<!-- numbers: sessions -->\n<!-- end -->", texts, EXPERIMENTS)
+
+
 def test_an_experiment_is_a_row_without_its_methods():
     """Claims may be none; commands and paths are left out."""
     page = written("<!-- numbers: experiments -->\n<!-- end -->", TEXTS, EXPERIMENTS)
