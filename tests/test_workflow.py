@@ -93,8 +93,12 @@ def test_main_job_measures_and_draws(finished):
     assert {row["method"] for row in rows if row["metric"] == "ready_ms"} == set(methods)
     assert any(row["metric"] == "paired_ready_ratio" for row in rows)
     with (finished / "results/load.csv").open() as file:  # has the rows, of which nothing is drawn
-        loaded = [row["metric"] for row in csv.DictReader(file) if row["run"] == "local"]
-    assert loaded == ["ready_ms", "resident_ms"]
+        loaded = [(row["method"], row["metric"]) for row in csv.DictReader(file) if row["run"] == "local"]
+    clocks = [(method, f"{clock}_ms") for method in ("djinn", "manual_offload") for clock in ("ready", "resident")]
+    assert set(loaded) >= {*clocks, ("djinn", "paired_ready_ratio"), ("djinn", "paired_ready_ms")}
+    with (finished / "results/overhead.csv").open() as file:
+        began = {row["began"] for row in csv.DictReader(file) if row["run"] == "local"}
+    assert began == {"", "djinn", "bare"}
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
     pictures = ("crossover", "clocks", "samples", "ratios")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}

@@ -28,7 +28,7 @@ class Capacity:
     stopped_by: str
     device_bytes: int | None
     host_bytes: int | None
-    arena_bytes: int | None
+    arena_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

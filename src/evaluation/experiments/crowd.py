@@ -1,7 +1,7 @@
 """Sessions that are paused at once, of Djinn or by hand, and the turn in which one of them is resumed and timed.
 
-A turn is alike for both: what is free on the device is overwritten, the session waits, is resumed, computes to its end,
-is compared bit for bit and paused anew. None computes meanwhile. Who is resumed when is the business of
+A turn is alike for both. What is free on the device is overwritten, and the session waits. It is resumed, computes to
+its end, is compared bit for bit and paused anew. None computes meanwhile. Who is resumed when is the business of
 :mod:`evaluation.experiments.load`.
 """
 

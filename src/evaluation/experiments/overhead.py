@@ -7,7 +7,7 @@ thread happened to start, which makes up to half of a token's time. A pair is of
 session. Each pass is timed between two synchronisations of the device. All logits are compared bit for bit.
 
 A session's first prefill is 3 % quicker than its later ones on an H100. So who computes first alternates from pass to
-pass, and who begins from pair to pair: two neighbours are mirror images, and each model has each place in the queue
+pass, and who begins from pair to pair. Two neighbours are mirror images, and each model has each place in the queue
 once. The record says of every pass who was first.
 """
 

@@ -1,9 +1,9 @@
 """The memory wall: device memory in use against the number of paused sessions, one line per method.
 
-Each line ends where its method was stopped: by the device (a cross), by the host or the arena that was set aside of it
-(a bar), or by the cap (an arrow). The horizontal line is all memory of the device. Drawn from the capacity records of a
-run, whose figures were read from the device after each pause; nothing in it is computed from sizes. A functional run
-has no device memory to show, and no such figure.
+Each line ends where its method was stopped: by the device (a cross), by the host or the arena (a bar), or by the cap
+(an arrow). The horizontal line is all memory of the device. Drawn from the capacity records of a run, whose figures
+were read from the device after each pause; nothing in it is computed from sizes. A functional run has no device memory
+to show, and no such figure.
 """
 
 from dataclasses import dataclass

@@ -61,9 +61,12 @@ EXPERIMENTS = {
     ),
     "E4": Experiment(
         what="resumes of random ones among paused sessions, and of copies by hand, by turns",
-        records="load.json", made=("results/load.csv", "load.pdf")
+        records="load.json",
+        made=("results/load.csv", "load.pdf"),
     ),
-    "E5": Experiment(what="the cost of Djinn where nothing is paused", records="overhead.json", made=("results/overhead.csv",)),
+    "E5": Experiment(
+        what="the cost of Djinn where nothing is paused", records="overhead.json", made=("results/overhead.csv",)
+    ),
     "E6": Experiment(
         what="prompts at which recompute and copies cross",
         records="sweep.json",
