@@ -5,10 +5,10 @@ with an uninterrupted run of the same tokens. Then a new session of these tokens
 serves all, and each number of sessions takes those of the smaller ones over.
 
 Hand-written copies are the control. For each resume of Djinn there is one by hand, in the same process, of a session
-with the same state. It has the form that is quickest at ready. Who comes first alternates: ABBA. So what the machine does meanwhile
-falls on both. The host memory of the control is set aside before Djinn's arena. It has room for no more than two
-sessions, for Djinn's fill the host. So it does not show what many sessions would cost by hand; it shows what a resume
-costs in this process where nothing knows of the others. No resume alters its copies, so it is paused but once.
+with the same state. It has the form that is quickest at ready. Who comes first alternates: ABBA. So what the machine
+does meanwhile falls on both. The host memory of the control is set aside before Djinn's arena. It has room for no more
+than two sessions, for Djinn's fill the host. So it does not show what many sessions would cost by hand; it shows what a
+resume costs in this process where nothing knows of the others. No resume alters its copies, so it is paused but once.
 """
 
 import random
