@@ -521,6 +521,9 @@ def widen(folder):
 
     in_records(folder, change)
     refuse(folder, "manual_offload", "pageable", "out_of_memory", layers=(40,))
+    reasons = ["hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_power_cap"]
+    for path in (folder / "raw").rglob("*.json"):
+        told(path, before={"host_load": 12.5}, after={"other_processes": 3, "clock_reasons": reasons})
     edit(folder / "machine.json", lambda found: put(found, "gpu.pcie_generation", 1))
     edit(folder / "machine.json", lambda found: put(found, "host.kernel", "5.15.0-1064-some-cloud-provider-lowlatency"))
 
