@@ -12,6 +12,7 @@ from evaluation.records.runs import Json, Run
 class Crossing:
     """The clock ready of one variant at one size and layer, in ms; no numbers where the device had no room.
 
+    ``ci_low`` and ``ci_high`` are empty where fewer than six samples have a range and no interval.
     ``crossover_layer`` is the depth from which recompute takes longer than this variant does on average: where the line
     through recompute's medians meets it. It may lie before layer 1. None for recompute itself.
     """
@@ -55,8 +56,8 @@ def _of_size(run: Run, cells: Sequence[Json]) -> list[Crossing]:
             run=run.name,
             **{name: cell[name] for name in ("batch", "tokens", "method", "variant", "layer")},
             ready_ms=interval.median if interval else None,
-            ci_low=interval.low if interval else None,
-            ci_high=interval.high if interval else None,
+            ci_low=interval.ends[0] if interval else None,
+            ci_high=interval.ends[1] if interval else None,
             n=len(cell["samples"]),
             crossover_layer=None
             if cell["variant"] == line
@@ -77,7 +78,8 @@ def _meeting(line: Sequence[tuple[int, float]], level: Sequence[tuple[int, float
 def orders(rows: Sequence[Crossing]) -> str:
     """Who wins at which size, in words: rows of one layer, all with numbers, as ``pinned < recompute at 128 tokens``.
 
-    ``<`` is quicker, ``~`` as quick: the intervals of the two medians overlap. Sizes of the same order come together.
+    ``<`` is quicker, ``~`` as quick: the intervals of the two medians overlap, or there are none. Sizes of the same
+    order come together.
     """
     sizes: dict[str, list[str]] = {}
     for batch, tokens in sorted({(row.batch, row.tokens) for row in rows}, key=lambda size: (size[0] * size[1], size)):
@@ -86,7 +88,8 @@ def orders(rows: Sequence[Crossing]) -> str:
         names = [row.method if row.method == "recompute" else row.variant for row in mine]
         order = names[0]
         for before, row, name in zip(mine, mine[1:], names[1:], strict=False):
-            order += f" {'<' if (before.ci_high or 0) < (row.ci_low or 0) else '~'} {name}"
+            apart = None not in (before.ci_high, row.ci_low) and (before.ci_high or 0) < (row.ci_low or 0)
+            order += f" {'<' if apart else '~'} {name}"
         sizes.setdefault(order, []).append(str(tokens) if batch == 1 else f"{batch} x {tokens}")
     if len(sizes) == 1:
         return f"{next(iter(sizes))} at every size"

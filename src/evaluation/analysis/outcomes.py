@@ -127,8 +127,8 @@ def _of_peer(run: str, peer: str, cell: Json) -> Iterable[PeerMetric]:
                 **about,
                 metric=metric,
                 median=interval.median,
-                ci_low=interval.low,
-                ci_high=interval.high,
+                ci_low=interval.ends[0],
+                ci_high=interval.ends[1],
                 n=len(values),
                 unit=unit,
             )

@@ -35,8 +35,9 @@ class Policy:
 class Form:
     """One variant of a method in one workload and layer. Bytes are the most of any process; None: not to be had.
 
-    ``device_bytes`` are in use on the device while it is paused, ``kept_bytes`` of them because they are meant to be.
-    ``times`` in ms by clock and round, which is a process: a value of each block. Only of clocks that all samples have.
+    ``device_bytes`` are in use on the device while it is paused, ``kept_bytes`` of them because they are meant to be;
+    ``host_bytes`` are in host memory. ``times`` in ms by clock and round, which is a process: a value of each block.
+    Only of clocks that all samples have. ``sittings`` by round.
     """
 
     method: str
@@ -44,7 +45,9 @@ class Form:
     policy: Policy
     device_bytes: int | None
     kept_bytes: int
+    host_bytes: int
     times: dict[str, dict[int, list[float]]]
+    sittings: dict[int, str | None]
 
     def values(self, clock: Clock) -> list[float]:
         """Of all blocks, in ms; none if it lacks the clock."""
@@ -65,6 +68,11 @@ class Pairing:
         """Those in which both were measured; a process each."""
         mine, theirs = (form.times[self.clock.name] for form in (self.djinn, self.by_hand))
         return sorted(mine.keys() & theirs.keys())
+
+    @property
+    def sittings(self) -> list[str | None]:
+        """Of each of these."""
+        return [self.djinn.sittings[number] for number in self.rounds]
 
     @cached_property
     def ratios(self) -> list[list[float]]:
@@ -117,12 +125,13 @@ class Cell:
 def ratio_of(pairings: Sequence[Pairing], resamples: int = RESAMPLES) -> Interval | None:
     """The median ratio, pooled where there are several layers; None if one has no ratios."""
     ratios = [pairing.ratios for pairing in pairings]
-    return process_median(ratios, resamples=resamples) if all(ratios) else None
+    return process_median(ratios, pairings[0].sittings, resamples=resamples) if all(ratios) else None
 
 
 def difference_of(pairings: Sequence[Pairing], resamples: int = RESAMPLES) -> Interval:
     """The median difference in ms, pooled where there are several layers."""
-    return process_median([pairing.differences for pairing in pairings], resamples=resamples)
+    differences = [pairing.differences for pairing in pairings]
+    return process_median(differences, pairings[0].sittings, resamples=resamples)
 
 
 def has_pairs(run: Run) -> bool:
@@ -138,7 +147,7 @@ def cells(run: Run) -> list[Cell]:
             grouped.setdefault((cell["workload"], cell["layer"]), {})[record["round"]] = cell
     names = [workload["name"] for workload in run.study["workloads"]]
     order = sorted(grouped, key=lambda place: (names.index(place[0]), place[1]))
-    return [_cell(*place, grouped[place]) for place in order]
+    return [_cell(*place, grouped[place], run.pair_sittings) for place in order]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +186,7 @@ def compared(run: Run) -> Iterator[Compared]:
                 yield Compared(workload=workload, policy=policy, clock=clock, layers=pairings)
 
 
-def _cell(workload: str, layer: int, rounds: dict[int, Json]) -> Cell:
+def _cell(workload: str, layer: int, rounds: dict[int, Json], sittings: dict[int, str | None]) -> Cell:
     """``rounds``: the cell of each process; one for which the device had no room has no forms."""
     places: dict[tuple[str, str], dict[int, int]] = {}  # where a form stands in the list of each process
     for number, cell in rounds.items():
@@ -186,12 +195,14 @@ def _cell(workload: str, layer: int, rounds: dict[int, Json]) -> Cell:
     return Cell(
         workload=workload,
         layer=layer,
-        forms=[_form({number: (rounds[number], index) for number, index in at.items()}) for at in places.values()],
+        forms=[
+            _form({number: (rounds[number], index) for number, index in at.items()}, sittings) for at in places.values()
+        ],
         floors=[floor for cell in rounds.values() for block in cell["blocks"] for floor in block["floor_ms"]],
     )
 
 
-def _form(found: dict[int, tuple[Json, int]]) -> Form:
+def _form(found: dict[int, tuple[Json, int]], sittings: dict[int, str | None]) -> Form:
     """Of each process its cell and the place of the form in it."""
     about = [cell["forms"][index] for cell, index in found.values()]
     used = [one["device_bytes_paused"] for one in about]
@@ -205,7 +216,9 @@ def _form(found: dict[int, tuple[Json, int]]) -> Form:
         policy=Policy(keeps=about[0]["keeps"], link=about[0]["link"]),
         device_bytes=None if None in used else max(used),
         kept_bytes=max(one["kept_bytes"] for one in about),
+        host_bytes=max(one["host_bytes_paused"] for one in about),
         times=times,
+        sittings=sittings,
     )
 
 

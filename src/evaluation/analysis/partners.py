@@ -10,16 +10,19 @@ from evaluation.analysis.metrics import Clock
 from evaluation.records.runs import Json
 
 
-def beside_partner(rounds: Sequence[Json], clock: Clock) -> list[tuple[float, float, int]]:
-    """Djinn's ``clock`` and its partner's in ms, and the round (from 0); empty without a partner.
+def partner_ratios(rounds: Sequence[Json], clock: Clock) -> list[list[float]]:
+    """Djinn's ``clock`` over its partner's, of each sample of each round; empty lists without a partner.
 
     ``rounds`` are the cells of one workload, variant and layer. The partner is the first of the clock's that was run.
+    Raises ZeroDivisionError if a partner took no time.
     """
     ran = {variant for cell in rounds for sample in cell["samples"] for variant in sample.get("paired") or {}}
     best = next((variant for variant in clock.partners if variant in ran), None)
     return [
-        (sample[clock.metric], sample["paired"][best][clock.metric], number)
-        for number, cell in enumerate(rounds)
-        for sample in cell["samples"]
-        if sample.get("paired") and clock.metric in sample["paired"].get(best, ())
+        [
+            sample[clock.metric] / sample["paired"][best][clock.metric]
+            for sample in cell["samples"]
+            if sample.get("paired") and clock.metric in sample["paired"].get(best, ())
+        ]
+        for cell in rounds
     ]

@@ -4,10 +4,10 @@ Pure functions over numbers; knows nothing of records, methods or units. Nothing
 latencies have a hard floor and a long tail. What is fitted over depth, with intervals, is in
 :mod:`evaluation.analysis.trends`.
 
-Where values come from several processes they are passed in groups, one per process. Every bootstrap draws processes
-first, and then values within each. So what was drawn once per process (addresses, clocks) is resampled as a whole. One
-process gives an interval of what varies within it; two or three give one that is too narrow, for so few draws know
-little of the rest.
+Where values come from several processes they are passed in groups, one per process. Every bootstrap draws sittings
+first, then processes of each, then values within each. So what was drawn once for a sitting or a process (clocks,
+addresses) is resampled as a whole. An interval over processes needs six, and one of a single process six samples: see
+:func:`enough`.
 """
 
 import math
@@ -18,21 +18,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+from evaluation.analysis.resampling import (
+    TAIL,
+    Groups,
+    Sittings,
+    Values,
+    draw_processes,
+    percentiles,
+    picked,
+    resampled_medians,
+    row_medians,
+)
+
 RESAMPLES = 10_000  # of every bootstrap whose numbers are published
 CONFIDENCE = 0.95  # of every interval
-
-# The values of one thing that was measured in several processes, one sequence for each.
-Groups = Sequence[Sequence[float] | Values]
+ENOUGH = 6  # processes, or samples of the only one: of fewer not even the extremes hold the median in 95 % of the cases
+_TAIL_OF_PROCESSES = 0.01  # instead of 0.025: see process_median
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A median and its confidence interval, in the unit of the values that it was made from.
 
-    ``coverage`` is the probability with which such an interval holds the true median. It is below the
-    confidence asked for where ``n`` is too small for it: that is how a caller sees that ``low`` and ``high``
-    are the mere extremes.
+    ``coverage`` is the probability with which such an interval holds the true median. It is below 95 % where the values
+    are too few for it: then ``low`` and ``high`` are the mere extremes, a range and no interval.
     """
 
     median: float
@@ -41,18 +50,48 @@ class Interval:
     n: int
     coverage: float
 
+    @property
+    def is_range(self) -> bool:
+        """Whether these are the extremes of too few values."""
+        return self.coverage < CONFIDENCE
+
+    @property
+    def ends(self) -> tuple[float, float] | tuple[None, None]:
+        """Those of the interval, for a table that leaves them empty where there is only a range."""
+        return (None, None) if self.is_range else (self.low, self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What was computed from all samples, and its bootstrap interval, in the same unit."""
+    """What was computed from all samples, and its bootstrap interval, in the same unit.
+
+    ``ends`` is None where there are too few processes or samples for an interval.
+    """
 
     value: float
-    low: float
-    high: float
+    ends: tuple[float, float] | None
+
+    @property
+    def low(self) -> float:
+        """The lower end; the caller knows that there is an interval."""
+        assert self.ends is not None
+        return self.ends[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end, likewise."""
+        assert self.ends is not None
+        return self.ends[1]
+
+    @classmethod
+    def of(cls, value: float, resampled: Values | None) -> "Estimate":
+        """``value`` with the percentile interval of its bootstrap, or without one."""
+        return cls(value=value, ends=None if resampled is None else percentiles(resampled))
 
     def times(self, factor: float) -> "Estimate":
         """This in another unit, or over another span; ``factor`` is at least 0."""
-        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+        ends = None if self.ends is None else (self.low * factor, self.high * factor)
+        return Estimate(value=self.value * factor, ends=ends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +112,7 @@ def quantile(values: Sequence[float], q: float) -> float:
     return float(np.quantile(_checked(values), q, method="linear"))
 
 
-def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def median_interval(values: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval:
     """Median of ``values`` and its nonparametric interval between two order statistics.
 
     The interval is the narrowest pair x(k), x(n+1-k) whose exact binomial coverage is at least
@@ -103,22 +142,24 @@ def _rank_coverage(n: int, rank: int) -> float:
     return max(0.0, 1 - 2 * outside / (1 << n))
 
 
+def enough(groups: Groups) -> bool:
+    """Whether there is an interval: over six processes, or over six samples of the only one."""
+    return len(groups) >= ENOUGH or (len(groups) == 1 and len(groups[0]) >= ENOUGH)
+
+
 def ratio_interval(
     pairs: Sequence[tuple[float, float]],
     groups: Sequence[int] | None = None,
     *,
-    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Median of the ratios first / second of ``pairs``, with a percentile bootstrap interval.
+    """Median of the ratios first / second of ``pairs``, with its interval, or range, as :func:`process_median` has it.
 
-    ``groups`` names the process of each pair. Samples of one process share what was drawn once for it
-    (addresses, clocks), so where there are several processes, processes are drawn first and then pairs within
-    each. The same ``seed`` gives the same interval. ``coverage`` is the nominal ``confidence``.
+    ``groups`` names the process of each pair. The same ``seed`` gives the same interval.
 
-    Raises ValueError if there are no pairs, if a value is not finite, if a second value is 0, or if
-    ``groups`` has another length.
+    Raises ValueError if there are no pairs, if a value is not finite, if a second value is 0, or if ``groups`` has
+    another length.
     """
     first, second = (_checked([pair[side] for pair in pairs]) for side in (0, 1))
     if np.any(second == 0):
@@ -128,104 +169,56 @@ def ratio_interval(
         raise ValueError(f"{len(labels)} groups for {len(pairs)} pairs")
     ratios = first / second
     groups_of_ratios = [ratios[np.array(labels) == label] for label in sorted(set(labels))]
-    return stratified_median([groups_of_ratios], confidence=confidence, resamples=resamples, seed=seed)
-
-
-def stratified_median(
-    strata: Sequence[Groups], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Median of all values of ``strata`` with a percentile bootstrap interval.
-
-    A stratum, as a layer, is not drawn but always there; what is resampled are its processes and their values. The
-    same ``seed`` gives the same interval. ``coverage`` is the nominal ``confidence``.
-
-    Raises ValueError if there are no values or if one is not finite.
-    """
-    values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
-    generator = np.random.default_rng(seed)
-    drawn = np.concatenate([_resampled(groups, resamples, generator) for groups in strata], axis=1)
-    low, high = percentiles(_medians(drawn), confidence)
-    return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=confidence)
+    return process_median([groups_of_ratios], resamples=resamples, seed=seed)
 
 
 def process_median(
-    strata: Sequence[Groups], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+    strata: Sequence[Groups], sittings: Sittings = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Median of all values of ``strata``, each of which was measured in every process, and a percentile interval.
+    """Median of all values of ``strata``, each of which was measured in every process, and its interval, or range.
 
-    Group i of each stratum, as a layer, is of process i: a process is drawn with all its strata, then values of each.
-    With fewer than six processes no interval over them reaches 95 %. Then ``low`` and ``high`` are the extremes of the
-    values, and ``coverage`` is below the confidence asked for, else it is that. Of eight processes with a value each it
-    is too narrow all the same: in a simulation it held the true median in 90 % of the cases.
+    Group i of each stratum, as a layer, is of process i, which ran in ``sittings[i]``. Sittings are drawn, then
+    processes of each with all their strata, then values of each. The interval reaches from the 1st to the 99th
+    percentile: between 2.5 and 97.5 % it held the true median in 93 % of simulated runs of eight processes. From 1 to
+    99 % it held it in 94 to 96 % with six and eight processes, normal, skewed or with outliers, and in 96 to 97 % with
+    12 and 16. Of eight processes in two sittings it held it in 98 % if sittings do not differ. If they differ half as
+    much as processes it was 94 %, and 88 % if they differ as much. In three sittings it was 98, 97 and 95 %.
 
-    Raises ValueError as :func:`stratified_median`, and for strata of different numbers of groups.
+    One process alone has the rank interval of its values. Two to five, or fewer than six values of one, have a range.
+
+    Raises ValueError if there are no values, if one is not finite, and for strata of different numbers of groups.
     """
     values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
     processes = len(strata[0])
     if any(len(groups) != processes for groups in strata):
         raise ValueError("the strata were not measured in the same processes")
-    low, high, coverage = float(values.min()), float(values.max()), _rank_coverage(processes, 1)
-    if coverage >= confidence:
-        generator, coverage = np.random.default_rng(seed), confidence
-        chosen = generator.integers(processes, size=(resamples, processes))
-        drawn = np.concatenate([_picked(groups, chosen, generator) for groups in strata], axis=1)
-        low, high = percentiles(_medians(drawn), confidence)
+    if processes == len(strata) == 1:
+        return median_interval(values)
+    low, high = float(values.min()), float(values.max())
+    coverage = _rank_coverage(processes if processes > 1 else min(len(groups[0]) for groups in strata), 1)
+    if all(enough(groups) for groups in strata):
+        generator, coverage = np.random.default_rng(seed), CONFIDENCE
+        chosen = draw_processes(processes, sittings, resamples, generator)
+        drawn = np.concatenate([picked(groups, chosen, generator) for groups in strata], axis=1)
+        low, high = percentiles(row_medians(drawn), _TAIL_OF_PROCESSES if processes > 1 else TAIL)
     return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=coverage)
 
 
-def ratio_of_medians(
-    first: Groups, second: Groups, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def ratio_of_medians(first: Groups, second: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The median of ``first`` over that of ``second``, which were measured independently, in groups by process.
 
-    The interval is of percentiles, each side resampled by itself. The same ``seed`` gives the same interval. Raises
-    ValueError if a side has no values, if one is not finite, or if one of ``second`` is not above 0.
+    The interval is of percentiles, each side resampled by itself; there is none if a side has too few processes. The
+    same ``seed`` gives the same interval. Raises ValueError if a side has no values, if one is not finite, or if one of
+    ``second`` is not above 0.
     """
     above, below = (_checked(np.concatenate([np.asarray(group) for group in side])) for side in (first, second))
     if np.any(below <= 0):
         raise ValueError("a ratio to 0 or less has no value")
-    generator = np.random.default_rng(seed)
-    ratios = resampled_medians(first, resamples, generator) / resampled_medians(second, resamples, generator)
-    low, high = percentiles(ratios, confidence)
-    return Estimate(value=float(np.median(above) / np.median(below)), low=low, high=high)
-
-
-def percentiles(resampled: Values, confidence: float) -> tuple[float, float]:
-    """The ends of the percentile interval of a bootstrap."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], method="linear")
-    return float(low), float(high)
-
-
-def resampled_medians(groups: Groups, resamples: int, generator: np.random.Generator) -> Values:
-    """Medians of ``resamples`` bootstrap samples of ``groups``: groups with replacement, then values of each."""
-    return _medians(_resampled(groups, resamples, generator))
-
-
-def _medians(drawn: Values) -> Values:
-    median = np.nanmedian if np.isnan(drawn).any() else np.median  # the former is slower by far
-    return np.asarray(median(drawn, axis=1))
-
-
-def _resampled(groups: Groups, resamples: int, generator: np.random.Generator) -> Values:
-    """``resamples`` rows, a bootstrap sample of all values each: groups with replacement, then values of each."""
-    return _picked(groups, generator.integers(len(groups), size=(resamples, len(groups))), generator)
-
-
-def _picked(groups: Groups, chosen: npt.NDArray[np.int64], generator: np.random.Generator) -> Values:
-    """A row for each of ``chosen``, indices of groups; NaN where a shorter group was drawn for a longer."""
-    sizes = np.array([len(group) for group in groups])
-    table = np.full((len(groups), sizes.max()), np.nan)
-    for row, group in zip(table, groups, strict=True):
-        row[: len(group)] = group
-    if sizes.max() == 1:  # nothing is left to draw within a group
-        return np.asarray(table[chosen, 0])
-    picks = generator.random((*chosen.shape, sizes.max()))
-    index = (picks * sizes[chosen][..., None]).astype(np.intp)
-    drawn = table[chosen[..., None], index]
-    absent = np.arange(sizes.max()) >= sizes[chosen][..., None]  # a short group gives no more than it has
-    drawn[absent] = np.nan
-    return np.asarray(drawn.reshape(len(chosen), -1))
+    ratios = None
+    if enough(first) and enough(second):
+        generator = np.random.default_rng(seed)
+        ratios = resampled_medians(first, resamples, generator) / resampled_medians(second, resamples, generator)
+    return Estimate.of(float(np.median(above) / np.median(below)), ratios)
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:

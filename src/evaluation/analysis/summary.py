@@ -1,8 +1,9 @@
 """The summary of a run: one row per workload, method, variant, layer and metric.
 
 The samples of all rounds of a cell are pooled. Pairs give ratios and differences, of Djinn and the strongest form by
-hand. The old protocol gives ratios to a partner. Their intervals are resampled over rounds, as each is a process. A
-cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no numbers.
+hand. The old protocol gives ratios to a partner. Each round is a process: intervals are over six of them or more, or
+over six samples or more of the only one. Else there is a range and no interval, and ``ci_low`` and ``ci_high`` are
+empty. A cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no numbers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 
 from evaluation.analysis.metrics import PARTNERED, UNITS
 from evaluation.analysis.pairs import Compared, compared, difference_of, ratio_of
-from evaluation.analysis.partners import beside_partner
-from evaluation.analysis.statistics import Groups, Interval, median_interval, quantile, ratio_interval
+from evaluation.analysis.partners import partner_ratios
+from evaluation.analysis.resampling import Groups
+from evaluation.analysis.statistics import Interval, process_median, quantile
 from evaluation.analysis.variants import PRIMARY
 from evaluation.records.runs import Json, Run
 
@@ -51,6 +53,17 @@ class Row:
         """The layer of a row that is of one."""
         assert self.layer is not None
         return self.layer
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it has a median, but too few processes or samples for an interval."""
+        return self.median is not None and self.ci_low is None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Those of its interval, or of the range from the least to the 95th percentile; None without a sample."""
+        low, high = (self.min, self.p95) if self.is_range else (self.ci_low, self.ci_high)
+        return None if low is None or high is None else (low, high)
 
 
 def summarise(run: Run) -> list[Row]:
@@ -99,16 +112,14 @@ def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
     measured = [cell for cell in rounds if cell["samples"]]
     if not measured:
         return [_row(place, "ready_ms", [], None)]
-    rows = {}
-    for metric in UNITS:
-        if values := _values(measured, metric, run):
-            rows[metric] = _row(place, metric, values, median_interval(values))
+    groups = {metric: _values(measured, metric, run) for metric in UNITS}
     for clock in PARTNERED:
-        if pairs := beside_partner(measured, clock):
-            ratios = [own / partner for own, partner, _ in pairs]
-            interval = ratio_interval([pair[:2] for pair in pairs], [pair[2] for pair in pairs])
-            rows[clock.partner_ratio] = _row(place, clock.partner_ratio, ratios, interval)
-    return [rows[metric] for metric in UNITS if metric in rows]
+        groups[clock.partner_ratio] = partner_ratios(measured, clock)
+    rows = []
+    for metric, values in groups.items():
+        if taken := [process for process in values if process]:  # all of one sitting
+            rows.append(_row(place, metric, _all_of([taken]), process_median([taken])))
+    return rows
 
 
 def _pair_rows(run: Run, one: Compared) -> Iterator[Row]:
@@ -140,8 +151,8 @@ def _row(place: Json, metric: str, values: list[float], interval: Interval | Non
         **place,
         metric=metric,
         median=interval.median if interval else None,
-        ci_low=interval.low if interval else None,
-        ci_high=interval.high if interval else None,
+        ci_low=interval.ends[0] if interval else None,
+        ci_high=interval.ends[1] if interval else None,
         p05=quantile(values, 0.05) if values else None,
         p95=quantile(values, 0.95) if values else None,
         min=float(min(values)) if values else None,
@@ -150,13 +161,13 @@ def _row(place: Json, metric: str, values: list[float], interval: Interval | Non
     )
 
 
-def _values(measured: Rounds, metric: str, run: Run) -> list[float]:
-    """What all rounds measured of ``metric``; empty where the method or the device has no such thing."""
+def _values(measured: Rounds, metric: str, run: Run) -> list[list[float]]:
+    """What each round measured of ``metric``; empty lists where the method or the device has no such thing."""
     if metric in _OF_CELLS:
-        return [cell[metric] for cell in measured]
-    values = [sample[metric] for cell in measured for sample in cell["samples"] if sample.get(metric) is not None]
-    if metric == "floor_ms" and not values:
-        return _recompute_floor_ms(measured, run)
+        return [[cell[metric]] for cell in measured]
+    values = [[one[metric] for one in cell["samples"] if one.get(metric) is not None] for cell in measured]
+    if metric == "floor_ms" and not any(values):
+        return [_recompute_floor_ms(measured, run)]
     return values
 
 

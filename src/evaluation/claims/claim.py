@@ -1,4 +1,4 @@
-"""What a claim is: its statement, its figures and its verdict, and the margins that were fixed before measuring.
+"""What a claim is: its statement, its figures and its verdict.
 
 A gap in what was measured raises :class:`Undecided`, which :func:`judged` alone catches: whatever lacks data is
 undecided and says why, and never passes. Decides nothing itself.
@@ -9,31 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluation.analysis.numerals import decimals, significant
-from evaluation.analysis.statistics import Estimate, Interval
-
-# The margins, fixed before measuring.
-R2_AT_LEAST = 0.99
-FLAT_WITHIN = 0.10  # of the median, over the whole depth
-AS_FAST_UP_TO = 1.05  # times the hand-written offload
-SLOWER_BY_MS = 0.1  # at most, where either keeps the frontier on the device: of such times a ratio says little
-TIMES_FASTER = 20  # than recompute, at the deepest layer
-SESSIONS = 50
-# Two points are always on a line.
-LAYERS_FOR_A_LINE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """A claim as it was fixed before measuring: its words, the rule that decides it, what the memo says of it.
-
-    ``experiment`` is the one of :mod:`evaluation.text.experiments` whose records decide it.
-    """
-
-    id: str
-    words: str
-    rule: str
-    memo: str
-    experiment: str
+from evaluation.analysis.resampling import Groups
+from evaluation.analysis.statistics import ENOUGH, Estimate, Interval
+from evaluation.claims.rules import Statement
 
 
 class Verdict(StrEnum):
@@ -52,20 +30,25 @@ class Undecided(Exception):
 class Figure:
     """A number, in ``unit`` ("" for a word or a bare count), and the ends of its 95 % interval where it has one.
 
-    ``at_least``: nothing ended the count but a cap, so that the true number may be higher.
+    ``range``: the ends are the extremes of too few values for an interval. ``at_least``: a cap ended the count, so that
+    the true number may be higher.
     """
 
     value: float | int | str
     unit: str
     low: float | None = None
     high: float | None = None
+    range: bool = False
     at_least: bool = False
 
     @classmethod
     def of(cls, estimate: Estimate | Interval, unit: str) -> "Figure":
-        """An estimate with its interval."""
-        value = estimate.median if isinstance(estimate, Interval) else estimate.value
-        return cls(value=value, unit=unit, low=estimate.low, high=estimate.high)
+        """An estimate with its interval, or its range, or neither."""
+        if isinstance(estimate, Interval):
+            ranged = estimate.is_range
+            return cls(value=estimate.median, unit=unit, low=estimate.low, high=estimate.high, range=ranged)
+        low, high = estimate.ends or (None, None)
+        return cls(value=estimate.value, unit=unit, low=low, high=high)
 
 
 def numerals(figure: Figure) -> tuple[str, str, str]:
@@ -93,7 +76,7 @@ def printed(figure: Figure) -> str:
     value, low, high = numerals(figure)
     unit = "" if figure.unit == "ratio" else figure.unit
     text = f"{'>= ' if figure.at_least else ''}{value} {unit}".strip()
-    return f"{text} ({low} to {high})" if low else text
+    return f"{text} ({'range ' if figure.range else ''}{low} to {high})" if low else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +143,13 @@ def judged(decide: Callable[[], Judgement]) -> Judgement:
         return decide()
     except Undecided as reason:
         return Judgement(verdict=Verdict.UNDECIDED, figures={}, lead="", remark=str(reason))
+
+
+def too_few(groups: Groups) -> str:
+    """Why the values of these processes have no interval."""
+    if len(groups) > 1:
+        return f"{len(groups)} processes give a range and no interval of 95 %: {ENOUGH} are needed."
+    return f"{len(groups[0])} samples of one process give a range and no interval of 95 %: {ENOUGH} are needed."
 
 
 def verdict_of(*, supported: bool, refuted: bool) -> Verdict:

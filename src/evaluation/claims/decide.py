@@ -1,35 +1,21 @@
-"""The claims C1 to C8, one entry each: the words, the rule, what the memo says, where it holds, and what decides it.
-
-Rules and margins were fixed before measuring. A claim has one verdict for each clock and workload.
+"""The claims C1 to C8, one entry each: where each holds and what decides it. A claim has one verdict for each clock and
+workload. Words, rules and margins are in :mod:`evaluation.claims.rules`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from evaluation.analysis.metrics import CLOCK, CLOCKS, CURRENT
+from evaluation.analysis.metrics import CLOCKS, CURRENT
 from evaluation.analysis.pairs import FRONTIER
 from evaluation.analysis.statistics import RESAMPLES
-from evaluation.claims import of_pairs, of_time, of_use
-from evaluation.claims.claim import (
-    AS_FAST_UP_TO,
-    FLAT_WITHIN,
-    R2_AT_LEAST,
-    SESSIONS,
-    SLOWER_BY_MS,
-    TIMES_FASTER,
-    Claim,
-    Judgement,
-    Place,
-    Statement,
-    Undecided,
-    judged,
-)
+from evaluation.claims import of_depth, of_pairs, of_recompute, of_use
+from evaluation.claims.claim import Claim, Judgement, Place, Undecided, judged
 from evaluation.claims.measurements import Measurements
+from evaluation.claims.rules import STATEMENTS, Statement
 from evaluation.records.runs import Run
 
 _NEXT_LAYER = [clock.name for clock in CURRENT if clock.waits_for == "frontier_bytes"]
-_RESUMED = [clock.name for clock in CURRENT if clock.waits_for]  # all else is the forward pass's business too
 _REPLACED = {clock.successor: clock.name for clock in CLOCKS if clock.successor}
 
 
@@ -57,20 +43,6 @@ def _timed(decider: Callable[[Measurements, Place], Judgement]) -> Callable[[Mea
     return decided
 
 
-def _by_samples(decider: Callable[[Measurements, str, str], Judgement]) -> Callable[[Measurements, Place], Judgement]:
-    """``decider`` of the samples of a workload by a clock; marked where a newer run has another clock in its place."""
-
-    def decided(measured: Measurements, place: Place) -> Judgement:
-        assert place.workload is not None
-        assert place.clock is not None
-        clock = CLOCK[place.clock]
-        if not measured.has_clock(clock.name):
-            raise Undecided(f"This run has no clock {clock.words}.")
-        return replace(decider(measured, place.workload, clock.name), old_protocol=bool(clock.successor))
-
-    return _timed(decided)
-
-
 def _of_run(decider: Callable[[Run], Judgement]) -> Callable[[Measurements, Place], Judgement]:
     return lambda measured, place: decider(measured.run)
 
@@ -83,10 +55,11 @@ def _each(clocks: list[str], **properties: bool) -> Callable[[Measurements], Ite
 
 
 def _own_clocks(measured: Measurements) -> Iterable[Place]:
-    """The clocks of what is resumed, of every workload; of a prefill also when its logits can be used."""
-    prefills = measured.workloads(prefill=True)
+    """Those of a prefill until its logits can be used, and when all state is back where there is history."""
+    prefills, with_history = measured.workloads(prefill=True), measured.workloads(kv_cache=True)
     for name in measured.workloads():
-        clocks = [clock.name for clock in CURRENT if clock.waits_for or (clock.name == "usable" and name in prefills)]
+        clocks = [*_NEXT_LAYER, "usable"] if name in prefills else []
+        clocks += ["resident"] if name in with_history else []
         yield from (Place(workload=name, clock=clock) for clock in clocks)
 
 
@@ -123,118 +96,25 @@ def _with_history(measured: Measurements) -> Iterable[Place]:
     yield Place(workload=next((one["name"] for one in study if one["kv_cache"]), study[0]["name"]))
 
 
-_FLAT = (
-    f"flat if the 95 % interval of slope x (N - 1) lies within {FLAT_WITHIN * 100:g} % of the median over all layers; "
-    "refuted if it lies wholly outside"
-)
-_FALLING = ". Usable ends a pass, which is the shorter the deeper it starts: there falling is flat"
+def _entry(
+    name: str,
+    places: Callable[[Measurements], Iterable[Place]],
+    decider: Callable[[Measurements, Place], Judgement],
+    *,
+    once: bool = False,
+) -> Entry:
+    return Entry(statement=STATEMENTS[name], places=places, decider=decider, once=once)
+
 
 PLAN = (
-    Entry(
-        statement=Statement(
-            id="C1",
-            words="Recompute grows linearly with depth",
-            rule="a line goes through the medians of the layers. It counts as linear if the 95 % interval of its slope "
-            f"is above 0 and that of R2 is not below {R2_AT_LEAST}. Refuted if the slope's interval is not above 0 at "
-            f"all, or if R2 and its interval are below {R2_AT_LEAST}",
-            memo="a diagonal line from 5 ms at layer 1 to 800 ms at layer 40",
-            experiment="E1",
-        ),
-        places=_each(_NEXT_LAYER, prefill=True),
-        decider=_by_samples(of_time.linear),
-    ),
-    Entry(
-        statement=Statement(
-            id="C2",
-            words="Manual offload of the activation is flat in depth",
-            rule=_FLAT,
-            memo="a flat line at 30 to 50 ms",
-            experiment="E1",
-        ),
-        places=_each(_NEXT_LAYER, kv_cache=False),
-        decider=_by_samples(partial(of_time.flat, "manual_offload")),
-    ),
-    Entry(
-        statement=Statement(
-            id="C3",
-            words="Djinn is O(1) in depth",
-            rule=_FLAT + _FALLING,
-            memo="a flat line at about 40 ms: O(1) resume latency",
-            experiment="E1",
-        ),
-        places=_own_clocks,
-        decider=_by_samples(partial(of_time.flat, "djinn")),
-    ),
-    Entry(
-        statement=Statement(
-            id="C4",
-            words="Djinn is as fast as the strongest hand-written offload, or faster",
-            rule="paired ratio to the form by hand that keeps the same and is the quickest by the clock, same process, "
-            "mirrored order: as fast if the upper end of its 95 % interval is at most "
-            f"{AS_FAST_UP_TO}, faster if below 1. Every layer must hold; refuted if at any layer the lower end is "
-            f"above {AS_FAST_UP_TO}. Where the frontier is kept on the device the difference decides, in the same way: "
-            f"at most {SLOWER_BY_MS} ms. The worst layer is the one whose interval decides; what is pooled over all "
-            "layers is stated beside it, and decides nothing. By the old protocol the ratio is to one hand-written "
-            "offload beside each sample, in alternating order",
-            memo="overlapping (or slightly below) manual offload",
-            experiment="E1",
-        ),
-        places=_against_copies,
-        decider=_timed(of_pairs.as_fast),
-    ),
-    Entry(
-        statement=Statement(
-            id="C5",
-            words=f"Djinn is at least {TIMES_FASTER} times faster than recompute at the deepest layer",
-            rule=f"recompute's median over Djinn's: the lower end of its 95 % interval is at least {TIMES_FASTER}; "
-            f"refuted if the upper end is below {TIMES_FASTER}",
-            memo="20 times faster for deep-layer debugging",
-            experiment="E1",
-        ),
-        places=_against_recompute,
-        decider=_by_samples(of_time.faster),
-    ),
-    Entry(
-        statement=Statement(
-            id="C6",
-            words=f"Djinn holds {SESSIONS} or more paused sessions where vanilla PyTorch, weights shared, stops at "
-            "fewer",
-            rule=f"Djinn paused {SESSIONS} sessions or more and resumed all of them in every bit; vanilla with shared "
-            f"weights was refused by the device below {SESSIONS}",
-            memo="Djinn 50+, vanilla 3 (crash)",
-            experiment="E2",
-        ),
-        places=_with_history,
-        decider=_of_run(of_use.sessions),
-        once=True,
-    ),
-    Entry(
-        statement=Statement(
-            id="C7",
-            words="Paused state can be edited; recompute loses the edit unless the program replays it",
-            rule="an edit of the paused hidden states gives the logits of an independent oracle in every bit under "
-            "vanilla, manual offload and Djinn. Under recompute it is lost, and is there in every bit if the program "
-            "replays it",
-            memo="vanilla, manual offload and Djinn: yes; recompute: no (impossible)",
-            experiment="E3",
-        ),
-        places=_with_history,
-        decider=_of_run(of_use.edits),
-        once=True,
-    ),
-    Entry(
-        statement=Statement(
-            id="C8",
-            words="No change to the user's model code",
-            rule="every definition of vanilla's example program stands unchanged in Djinn's, save the one function "
-            "that asks for the pause. The lines that differ are counted by the tool, Djinn's own calls included",
-            memo="without the user writing code (transparent)",
-            experiment="E3",
-        ),
-        places=lambda measured: [Place()],
-        decider=_of_run(of_use.lines),
-        once=True,
-    ),
+    _entry("C1", _each(_NEXT_LAYER, prefill=True), _timed(of_depth.linear)),
+    _entry("C2", _each(_NEXT_LAYER, kv_cache=False), _timed(partial(of_depth.flat, "manual_offload"))),
+    _entry("C3", _own_clocks, _timed(partial(of_depth.flat, "djinn"))),
+    _entry("C4", _against_copies, _timed(of_pairs.as_fast)),
+    _entry("C5", _against_recompute, _timed(of_recompute.faster)),
+    _entry("C6", _with_history, _of_run(of_use.sessions), once=True),
+    _entry("C7", _with_history, _of_run(of_use.edits), once=True),
+    _entry("C8", lambda measured: [Place()], _of_run(of_use.lines), once=True),
 )
 
 

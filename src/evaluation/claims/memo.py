@@ -16,7 +16,7 @@ from evaluation.analysis.summary import Row, sampled
 from evaluation.analysis.variants import plain_name
 from evaluation.claims.claim import Claim, Figure, printed
 from evaluation.claims.measurements import Measurements
-from evaluation.claims.of_use import cell_of
+from evaluation.claims.of_use import cell_of, what_ended
 from evaluation.records.runs import Json, Run
 
 _ABOUT = 0.2
@@ -141,7 +141,8 @@ def _floor(findings: Findings, row: Row) -> str:
 
 
 def _ratio(run: Run, workload: str, layer: int, figures: dict[str, Figure]) -> Expectation:
-    """Recompute over Djinn, which the claim C5 found."""
+    """Recompute over Djinn, which the claim C5 found, at the layer that it names or else ``layer``."""
+    layer = int(figures["layer"].value) if "layer" in figures else layer
     quantity = f"Recompute over Djinn, ready at layer {layer}"
     if "ratio" not in figures:
         return _compared(quantity, workload, _RATIO, None, _gap(run))
@@ -162,13 +163,14 @@ def _sessions(run: Run, method: str, variant: str | None, expected: _Range) -> I
         yield _compared(quantity, None, expected, None, _gap(run))
         return
     figure = Figure(value=cell["sessions"], unit="sessions", at_least=cell["stopped_by"] == "cap")
-    yield _compared(quantity, None, expected, figure, _why_stopped(run, cell))
+    yield _compared(quantity, None, expected, figure, _why_stopped(run, method, cell))
 
 
-def _why_stopped(run: Run, cell: Json) -> str:
+def _why_stopped(run: Run, method: str, cell: Json) -> str:
     used = cell["figures"][-1].get("device_bytes") if cell["figures"] else None
     if cell["stopped_by"] != "device_oom" or used is None:
-        return f"Stopped by: {cell['stopped_by']}."
+        ended = what_ended(run, method, cell)
+        return f"{ended[0].upper()}{ended[1:]}."
     weights = run.records[0]["model"]["parameter_bytes"]
     sizes = [significant(nbytes / _GIB) for nbytes in (used, weights)]
     return f"The device refused with {sizes[0]} GiB in use; the weights of the model are {sizes[1]} GiB."

@@ -6,13 +6,22 @@ which comes from transformers as it is. That no program ever will is not shown. 
 program than it had, the count in its record must be the count of the program here.
 """
 
-from evaluation.claims.claim import SESSIONS, Figure, Judgement, Undecided, Verdict, printed, verdict_of
+from evaluation.analysis.margins import SESSIONS
+from evaluation.analysis.numerals import significant
+from evaluation.claims.claim import Figure, Judgement, Undecided, Verdict, printed, verdict_of
 from evaluation.records.runs import Json, Run
 from evaluation.study.program_lines import IMPORTS, changed_parts, example, state_lines
 
 # The one definition of the example programs that asks for the pause. All else is the user's: model, call and edit.
 _DEBUGGING = "run"
 _EDITABLE = ("vanilla", "manual_offload", "djinn")
+_ENDED = {
+    "device_oom": "the device refused",
+    "host_full": "the host's memory refused",
+    "arena": "the host arena was full",
+    "cap": "a stated cap ended the count",
+}
+_GIB = 2**30
 
 
 def cell_of(run: Run, kind: str, method: str, variant: str | None = None) -> Json | None:
@@ -36,7 +45,7 @@ def sessions(run: Run) -> Judgement:
             at_least = cell["stopped_by"] == "cap"
             figures[f"{name}_sessions"] = Figure(value=cell["sessions"], unit="sessions", at_least=at_least)
             figures[f"{name}_stopped_by"] = Figure(value=cell["stopped_by"], unit="")
-    verdicts, remarks = zip(_holds_enough(djinn), _stops_early(vanilla), strict=True)
+    verdicts, remarks = zip(_holds_enough(run, djinn), _stops_early(vanilla), strict=True)
     return Judgement(
         verdict=verdict_of(
             supported=all(verdict is Verdict.SUPPORTED for verdict in verdicts),
@@ -52,16 +61,33 @@ def sessions(run: Run) -> Judgement:
     )
 
 
-def _holds_enough(cell: Json | None) -> tuple[Verdict, str]:
+def what_ended(run: Run, method: str, cell: Json) -> str:
+    """What ended the count of ``cell``, in words; with the arena where there was one, and how many sessions fill it.
+
+    Older records do not say how large the arena of Djinn was, but their study does.
+    """
+    ended, arena = _ENDED[cell["stopped_by"]], cell.get("arena_bytes")
+    if arena is None and method == "djinn":
+        study = run.beside[f"capacity/{method}.json"]["study"]
+        arena = int(study["load_host_arena_gib"] * _GIB) if "load_host_arena_gib" in study else None
+    used = cell["figures"][-1].get("host_bytes") if cell["figures"] else None
+    if not arena or not used or not cell["sessions"]:
+        return ended
+    room = arena / (used / cell["sessions"])
+    holds = f"{ended}; the arena of {significant(arena / _GIB)} GiB holds {significant(room)} sessions of that size"
+    bound = cell["stopped_by"] == "cap" and room < cell["sessions"] + 1
+    return f"{holds}, and would have ended it there" if bound else holds
+
+
+def _holds_enough(run: Run, cell: Json | None) -> tuple[Verdict, str]:
     if cell is None:
         return Verdict.UNDECIDED, "No capacity record of Djinn."
+    ended = f"At {cell['sessions']} sessions {what_ended(run, 'djinn', cell)}."
     if cell["sessions"] >= SESSIONS:
-        end = "; only the cap ended the count" if cell["stopped_by"] == "cap" else ""
-        return Verdict.SUPPORTED, f"Djinn's sessions were all resumed in every bit{end}."
+        return Verdict.SUPPORTED, f"Djinn's sessions were all resumed in every bit. {ended}"
     if cell["stopped_by"] == "cap":
         return Verdict.UNDECIDED, f"Djinn was not asked for {SESSIONS} sessions."
-    who = "the device" if cell["stopped_by"] == "device_oom" else "the host's memory"
-    return Verdict.REFUTED, f"Djinn was stopped by {who}."
+    return Verdict.REFUTED, ended
 
 
 def _stops_early(cell: Json | None) -> tuple[Verdict, str]:
@@ -70,7 +96,7 @@ def _stops_early(cell: Json | None) -> tuple[Verdict, str]:
     if cell["sessions"] >= SESSIONS:
         return Verdict.REFUTED, "Vanilla holds as many."
     if cell["stopped_by"] != "device_oom":
-        return Verdict.UNDECIDED, f"Vanilla was not stopped by the device but by: {cell['stopped_by']}."
+        return Verdict.UNDECIDED, f"Vanilla was not refused by the device: {_ENDED[cell['stopped_by']]}."
     return Verdict.SUPPORTED, ""
 
 

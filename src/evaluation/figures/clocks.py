@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCKS
-from evaluation.figures.crossover import Curve, curves, label, plot, scale
+from evaluation.figures.crossover import RANGED, Curve, curves, label, note, plot, scale
 from evaluation.figures.style import FONT_PT, rendered, side_by_side
 from evaluation.records.runs import Json
 
@@ -39,11 +39,13 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
         len(shown), between=0.02, right=0.845, axis="Resume latency (ms)", functional=11 if functional else None
     )
     everything = [line for panel in shown for line in panel.lines]
+    ranged = any(line.ranged for line in everything)
     for axes, panel in zip(places, shown, strict=True):
         plot(axes, panel.lines)
-        scale(axes, everything, room=1.6)
+        scale(axes, everything, room=3.2 if ranged else 1.6)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
     label(figure.axes[-1], shown[-1].lines)
+    note(places[0], [RANGED] if ranged else [])
     return figure
 
 

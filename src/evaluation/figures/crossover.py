@@ -1,8 +1,9 @@
 """Plot 1: resume latency against the depth of the breakpoint, one line per method.
 
-The clock is ready; points are medians with 95 % intervals. The link's bound is what layer L+1 needs from the host, the
-row ``frontier_bytes`` of Djinn, over the pinned host-to-device bandwidth that the probe measured. A run without a GPU
-has no link, and so no bound.
+The clock is ready; points are medians with 95 % intervals. Where there are too few processes or samples for one, a bar
+with caps reaches from the least to the 95th percentile, and the figure says so. The link's bound is what layer L+1
+needs from the host, the row ``frontier_bytes`` of Djinn, over the pinned host-to-device bandwidth that the probe
+measured. A run without a GPU has no link, and so no bound.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ _AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a figure: times in ms over breakpoint layers, or ratios. ``style`` is for ``Axes.plot``."""
+    """One line of a figure: times in ms over breakpoint layers, or ratios. ``style`` is for ``Axes.plot``.
+
+    ``ranged``: the ends of its points are those of ranges and not of intervals.
+    """
 
     label: str
     style: dict[str, Any]
@@ -45,8 +49,10 @@ class Curve:
     medians: Sequence[float]
     lows: Sequence[float] = field(default_factory=list)
     highs: Sequence[float] = field(default_factory=list)
+    ranged: bool = False
 
 
+RANGED = "with caps: least to 95th percentile"
 _BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
 
 
@@ -72,15 +78,12 @@ def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready
 
 
 def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
-    points = [
-        (row.breakpoint, row.median, row.ci_low, row.ci_high)
-        for row in rows
-        if row.median is not None and row.ci_low is not None and row.ci_high is not None
-    ]
+    points = [(row.breakpoint, row.median, *row.ends) for row in rows if row.median is not None and row.ends]
     if not points:
         return None
     layers, medians, lows, highs = zip(*points, strict=True)
-    return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs)
+    ranged = any(row.is_range for row in rows)
+    return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)
 
 
 def _link_bound(sizes: Sequence[Row], machine: Json) -> list[Curve]:
@@ -97,13 +100,13 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
     lines, notes = _apart(lines)
+    notes += [RANGED] if any(line.ranged for line in lines) else []
     plot(axes, lines)
     axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
     axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
-    scale(axes, lines, room=3.2 if notes else 1.6)
+    scale(axes, lines, room=1.6 * 2.2 ** len(notes))
     label(axes, lines)
-    for text in notes:
-        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
+    note(axes, notes)
     if functional:
         mark_functional(axes)
     return figure
@@ -123,9 +126,18 @@ def plot(axes: Axes, lines: Sequence[Curve]) -> None:
                 (below, above),
                 fmt="none",
                 ecolor=colour,
-                elinewidth=0.8,
+                elinewidth=0.5 if line.ranged else 0.8,
+                capsize=1.5 if line.ranged else 0,
+                capthick=0.5,
                 zorder=1.5,
             )
+
+
+def note(axes: Axes, texts: Sequence[str]) -> None:
+    """Say ``texts`` at the foot of ``axes``, a line each."""
+    if texts:
+        said = "\n".join(texts)
+        axes.text(0.98, 0.02, said, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
 
 
 def _apart(lines: Sequence[Curve]) -> tuple[list[Curve], list[str]]:

@@ -1,8 +1,8 @@
 """Where recompute and hand-written copies cross: resume latency against the size of the prompt, a panel for each depth.
 
-The clock is ready; points are medians with 95 % intervals over batch x tokens, both axes logarithmic and the same in
-all panels. Which is the quicker at each size is in :mod:`evaluation.text.numbers`. Drawn from ``sweep.csv`` alone. A
-functional run's times mean nothing, and it has no such figure.
+The clock is ready; points are medians with 95 % intervals, of fewer than six samples without, over batch x tokens, both
+axes logarithmic and the same in all panels. Which is the quicker at each size is in :mod:`evaluation.text.numbers`.
+Drawn from ``sweep.csv`` alone. A functional run's times mean nothing, and it has no such figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,13 +81,18 @@ def _panel(axes: Axes, rows: Sequence[Crossing]) -> None:
     for key, (_, style) in _LINES.items():
         if line := _line(rows, key):
             sizes = [row.batch * row.tokens for row in line]
-            medians, lows, highs = (
-                [float(getattr(row, column)) for row in line] for column in ("ready_ms", "ci_low", "ci_high")
-            )
+            medians = [row.ready_ms or 0.0 for row in line]
             axes.plot(sizes, medians, clip_on=False, **{"linewidth": 1.0, **style})
-            below = [median - low for median, low in zip(medians, lows, strict=True)]
-            above = [high - median for median, high in zip(medians, highs, strict=True)]
-            axes.errorbar(sizes, medians, (below, above), fmt="none", ecolor=style["color"], elinewidth=0.8, zorder=1.5)
+            bars = [
+                (size, median, median - row.ci_low, row.ci_high - median)
+                for size, median, row in zip(sizes, medians, line, strict=True)
+                if row.ci_low is not None and row.ci_high is not None
+            ]
+            if bars:
+                at, middles, below, above = zip(*bars, strict=True)
+                axes.errorbar(
+                    at, middles, (below, above), fmt="none", ecolor=style["color"], elinewidth=0.8, zorder=1.5
+                )
 
 
 def _scale(axes: Axes, rows: Sequence[Crossing], limits: tuple[float, float]) -> None:

@@ -65,6 +65,12 @@ def source(material: Material) -> str:
             raise PreviewError(f"the text needs \\{name}, which {folder / 'numbers.json'} does not have")
         return Latex(rf"\{name}{{}}")
 
+    def ends(name: str) -> Latex:
+        """Those of its interval, in brackets behind it; nothing where there is only a range."""
+        if f"{name}Low" not in values:
+            return Latex("")
+        return Latex(f" ({number(f'{name}Low')} to {number(f'{name}High')})")
+
     return (
         environment()
         .get_template("preview.tex.j2")
@@ -79,6 +85,7 @@ def source(material: Material) -> str:
             peers=list(_peers(study, values)),
             files=files,
             number=number,
+            ends=ends,
             has=values.__contains__,
             in_words=in_words,
             camel=camel,

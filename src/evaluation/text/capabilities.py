@@ -23,9 +23,6 @@ _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth
 _IN_A_COLUMN = 3  # workloads; more take the width of the page
 
 
-_SAMPLES_FOR_95 = 6
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A latency as the table prints it."""
@@ -39,11 +36,12 @@ class Cell:
         """The cell of ``row``: ``--`` if there is none, OOM if the device had no room."""
         if row is None:
             return cls(workload=workload, median=UNMEASURED, interval="")
-        if row.median is None or row.ci_low is None or row.ci_high is None:
+        if row.median is None or row.ends is None:
             return cls(workload=workload, median=REFUSED, interval="")
         shown = min(decimals(row.median), _MOST_DECIMALS)
         places = max(shown, 1)  # the ends as fine as the median, and never 118--118
-        interval = Latex(f"{row.ci_low:.{places}f}--{row.ci_high:.{places}f}")
+        low, high = row.ends
+        interval = Latex(f"{low:.{places}f}--{high:.{places}f}")
         return cls(workload=workload, median=f"{row.median:.{shown}f}", interval=interval)
 
 
@@ -122,12 +120,13 @@ def table(
     ]
     own_process = of(capacity, "vanilla", "own_process")
     replay, plain = of(capability, "recompute", "replay"), of(capability, "recompute")
-    counts = {
-        row.n
+    measured = [
+        row
         for name in workloads
         for method in findings.methods
         if (row := findings.at(name, method, "ready_ms", layer)) and row.n
-    }
+    ]
+    counts, ranges = {row.n for row in measured}, any(row.is_range for row in measured)
     return (
         environment()
         .get_template("capabilities.tex.j2")
@@ -146,8 +145,7 @@ def table(
             gaps=any(UNMEASURED in (line.sessions, line.editing, *(c.median for c in line.cells)) for line in lines),
             ordered=[cell for name in ORDERED for cell in cells("manual_offload", name) if cell.interval],
             kept=[(cell, _kept_mb(findings, cell.workload, layer)) for cell in cells("djinn", KEPT) if cell.interval],
-            # Fewer than six values have no rank interval of 95 %: the rows hold their extremes.
-            spread=Latex(r"95\,\% interval" if min(counts, default=0) >= _SAMPLES_FOR_95 else "range"),
+            spread=Latex("range (least to 95th percentile)" if ranges else r"95\,\% interval"),
             samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
             out_of_memory=any(cell.median == REFUSED for line in lines for cell in line.cells),
             unmeasured=UNMEASURED,

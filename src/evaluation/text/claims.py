@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from evaluation.analysis.material import Material
+from evaluation.analysis.statistics import ENOUGH
 from evaluation.claims.claim import Claim, Figure, printed
 from evaluation.claims.decide import OF_EVERY_RUN, PLAN, decide
 from evaluation.claims.memo import Expectation, expectations
+from evaluation.claims.rules import FIXED, KEY, digest
 from evaluation.records.atomic import json_text
 from evaluation.records.runs import Json, Run, is_own
 from evaluation.text.latex import Latex, environment, latex, markdown, markdown_table
@@ -26,7 +28,7 @@ _OLD_PROTOCOL = (
     "the device, stood where usable stands now."
 )
 _NOT_COMPARED = "--"
-_LINES_OF_A_COLUMN = 64  # in the letters of the claims' tables, with room for the caption
+_LINES_OF_A_COLUMN = 57  # in the letters of the claims' tables, with room for the caption
 _LINES_OF_A_HEAD = 2
 
 
@@ -38,13 +40,35 @@ def expected(claim: Claim) -> str | None:
 def processes(run: Run) -> str:
     """What the intervals of ``run`` hold, by how often each layer was measured in a process of its own."""
     rounds, pairs = run.study["rounds"], run.study.get("pairs")
-    beside = f" Pairs have {pairs['rounds']} processes, each over all of their layers." if pairs else ""
+    beside = ""
+    if pairs:
+        beside = (
+            f" Pairs have {pairs['rounds']} processes, each over all of their layers, in {_sittings(run)}; "
+            "intervals resample sittings, then processes."
+        )
     if rounds == 1:
         return (
             "Each layer was measured in one process: intervals hold what varies within it, not what differs between "
             f"processes, which may look like depth.{beside}"
         )
+    if rounds < ENOUGH:
+        return f"Each layer was measured in {rounds} processes: that is a range and no interval.{beside}"
     return f"Each layer was measured in {rounds} processes, which the intervals resample.{beside}"
+
+
+def _sittings(run: Run) -> str:
+    count = len(set(run.pair_sittings.values()))
+    return "one sitting" if count == 1 else f"{count} sittings"
+
+
+def rules_of(run: Run) -> str:
+    """Since when the rules stand, and whether those of the study of ``run`` are the ones that decided here."""
+    here, then = digest(), run.study.get(KEY)
+    if then is None:
+        return f"{FIXED} This run is older and has no digest of its rules; those here have {here[:12]}."
+    if then == here:
+        return f"{FIXED} The digest of this run, {here[:12]}, is of the rules that decided here."
+    return f"{FIXED} The digest of this run, {then[:12]}, is of other rules than those that decided here, {here[:12]}."
 
 
 def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> Json:
@@ -53,6 +77,7 @@ def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> J
         "run": run.name,
         "functional": run.functional,
         "intervals": processes(run),
+        "rules": {"sha256": digest(), "of_the_study": run.study.get(KEY)},
         "claims": [
             {
                 "id": claim.id,
@@ -86,7 +111,7 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) 
     page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
-    page += ["Written by `evaluation.paper`; do not edit. Intervals are of 95 %.", processes(run), ""]
+    page += ["Written by `evaluation.paper`; do not edit. Intervals are of 95 %.", processes(run), rules_of(run), ""]
     claims = list(claims)
     if any(claim.judgement.old_protocol for claim in claims):
         page += [_OLD_PROTOCOL, ""]
@@ -151,6 +176,7 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
             run=run.name,
             functional=_FUNCTIONAL if run.functional else "",
             processes=processes(run),
+            rules=rules_of(run).removeprefix(f"{FIXED} "),
             old_protocol=_OLD_PROTOCOL if any(claim.judgement.old_protocol for claim in claims) else "",
             tables=[[_entry(group) for group in table] for table in _tables(groups)],
             workloads=[
@@ -191,7 +217,7 @@ def _entry(group: Sequence[Claim]) -> Json:
     rows = [
         {
             "workload": claim.workload or "",
-            "clock": claim.place.clock_words,
+            "clock": claim.place.clock_words.replace(f"{claim.place.keeps} kept", "kept"),
             "figure": ranged(claim.judgement.lead),
             "verdict": str(claim.verdict),
             "old": claim.judgement.old_protocol,

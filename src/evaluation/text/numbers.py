@@ -8,11 +8,11 @@ compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeA
 \SamplesPerCell.
 
 Djinn over the strongest form by hand, and less that: PairedReadyRatio and PairedReadyDifferenceMs, and so on. With Low
-and High appended these are the ends of the 95 % interval. With Pooled in place of the layer they are of all layers.
-With the frontier kept: \DjinnKeptSessionPairedReadyDifferenceMsLayerForty. Djinn over each form by hand, and which of
-them is the strongest: \DjinnSessionOverAsyncFirstKernelRatioLayerForty, \DjinnSessionStrongestFirstKernelLayerForty.
-By the old protocol a PairedReadyRatio is to the offload beside the sample. Its source has the metric
-partner_ready_ratio.
+and High appended these are the ends of the 95 % interval; a range has no such macros. With Pooled in place of the layer
+they are of all layers. With the frontier kept: \DjinnKeptSessionPairedReadyDifferenceMsLayerForty. Djinn over each form
+by hand, and which of them is the strongest: \DjinnSessionOverAsyncFirstKernelRatioLayerForty,
+\DjinnSessionStrongestFirstKernelLayerForty. By the old protocol a PairedReadyRatio is to the offload beside the sample.
+Its source has the metric partner_ready_ratio.
 
 Among so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive, PNinetyNineLow and so
 on appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. By hand beside them:
@@ -119,6 +119,8 @@ def _of_series(
     for row in _measured(findings, workload, method, metric, variant):
         name = f"{camel(method)}{camel(variant or '')}{camel(workload)}{quantity}Layer{in_words(row.breakpoint)}"
         for ending, column in columns.items():
+            if column.startswith("ci_") and row.is_range:
+                continue
             value, unit = _value(row, column), row.unit
             if unit == "bytes":
                 value, unit = value / 1e6, "MB"
@@ -145,6 +147,8 @@ def _of_pairs(findings: Findings, workload: str) -> Iterator[Number]:
                 place = "Pooled" if row.layer is None else f"Layer{in_words(row.layer)}"
                 name = f"Djinn{form}{camel(workload)}Paired{camel(clock.name)}{metrics[row.metric]}{place}"
                 for ending, column in _WITH_INTERVAL.items():
+                    if column.startswith("ci_") and row.is_range:
+                        continue
                     yield measured(name + ending, _value(row, column), row.unit, _source(row, column))
 
 

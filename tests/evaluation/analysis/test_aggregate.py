@@ -63,7 +63,7 @@ def test_the_tables_hold_the_rows(results, command):
         assert row.median == pytest.approx(wanted.median, rel=1e-5)
     text = (results / "tables" / "local" / "summary.csv").read_text()
     state = FRONTIER_BYTES + 10 * HISTORY_BYTES_PER_LAYER
-    assert f"session,djinn,default,10,state_bytes,true,{state},{state},{state}" in text
+    assert f"session,djinn,default,10,state_bytes,true,{state},,,{state},{state},{state},1,bytes" in text
     assert f"session,djinn,default,10,frontier_bytes,true,{FRONTIER_BYTES}," in text
 
 

@@ -108,6 +108,28 @@ def test_processes_are_resampled_with_all_their_layers(tmp_path):
     assert (single.n, both.n) == (6, 12)
 
 
+def test_processes_are_drawn_by_sitting(tmp_path):
+    """Three slow processes of another sitting are drawn or left out as a whole, so that the interval is the wider."""
+
+    def ready(which):
+        return 0.6 + which.round / 100 + (0.3 if which.round > 5 else 0) if which.method == "djinn" else 0.6
+
+    ends = {}
+    for other in ("a", "b"):
+        at = replace(RECIPE, pairs=replace(RECIPE.pairs, rounds=8, ready=ready)).write(tmp_path / other / "local")
+        for number in range(1, 9):
+            sitting = 12 * ("a" if number < 6 else other)
+            edit(
+                at / "raw" / "pairs" / f"round_{number}.json",
+                lambda record, sitting=sitting: record["provenance"].update(sitting=sitting),
+            )
+        ratio = ratio_of(one(load_run(at)).pairings(Policy(), READY)[:1])
+        ends[other] = ratio.low, ratio.high
+    assert ends["b"][0] <= ends["a"][0]
+    assert ends["b"][1] >= ends["a"][1]
+    assert ends["b"] != ends["a"]
+
+
 def test_a_time_of_zero_has_a_difference_and_no_ratio(tmp_path):
     """What is there at once may be there at the very request."""
     run = run_with(tmp_path, ready=lambda which: 0.0 if which.method != "djinn" else 0.1)

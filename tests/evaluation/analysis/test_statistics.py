@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evaluation.analysis.resampling import draw_processes
 from evaluation.analysis.statistics import (
     Estimate,
     linear_fit,
@@ -11,7 +12,6 @@ from evaluation.analysis.statistics import (
     quantile,
     ratio_interval,
     ratio_of_medians,
-    stratified_median,
 )
 
 
@@ -75,27 +75,30 @@ def test_ratios_are_paired():
 
 
 def test_ratio_interval_depends_on_the_seed_only():
-    """The same seed gives the same interval, another seed another one."""
+    """The same seed gives the same interval, another seed another one; of a single process it needs no seed."""
     pairs = [(float(1 + i * i % 17), 2.0 + i % 3) for i in range(30)]
-    assert ratio_interval(pairs, seed=3) == ratio_interval(pairs, seed=3)
-    few = [ratio_interval(pairs, seed=seed, resamples=50) for seed in range(5)]
+    processes = [i % 10 for i in range(30)]
+    assert ratio_interval(pairs, processes, seed=3) == ratio_interval(pairs, processes, seed=3)
+    few = [ratio_interval(pairs, processes, seed=seed, resamples=50) for seed in range(5)]
     assert len({(interval.low, interval.high) for interval in few}) > 1
+    assert ratio_interval(pairs) == median_interval([first / second for first, second in pairs])
 
 
-@pytest.mark.parametrize("sizes", [(30, 30, 30), (30, 30, 20)])
+@pytest.mark.parametrize("sizes", [(30,) * 6, (30, 30, 20, 30, 30, 25)])
 def test_processes_are_resampled_as_a_whole(sizes):
-    """Three processes that differ by more than their samples do. The interval reaches the outer ones only if
-    the processes are drawn. Among 90 single pairs the median would stay near the middle one.
+    """Six processes that differ by more than their samples do. The interval reaches the outer ones only if
+    the processes are drawn. Among 180 single pairs the median would stay near the middle ones.
     """
     pairs, groups = [], []
     for group, size in enumerate(sizes):
         pairs += [(1 + group + 0.001 * i, 1.0) for i in range(size)]
         groups += [group] * size
     by_process = ratio_interval(pairs, groups)
-    assert by_process.low < 1.1
-    assert by_process.high > 2.9
+    assert by_process.low < 2.1
+    assert by_process.high > 4.9
     by_pair = ratio_interval(pairs)
-    assert by_pair.low > 1.5 or by_pair.high < 2.5
+    assert by_pair.low > 2.5
+    assert by_pair.high < 4.5
 
 
 def test_ratio_interval_covers_as_often_as_it_says():
@@ -104,7 +107,7 @@ def test_ratio_interval_covers_as_often_as_it_says():
     hits = 0
     for _ in range(300):
         pairs = list(zip(generator.lognormal(size=30), generator.lognormal(size=30), strict=True))
-        interval = ratio_interval(pairs, resamples=400)
+        interval = ratio_interval(pairs)
         hits += interval.low <= 1 <= interval.high
     assert 0.91 <= hits / 300 <= 0.99
 
@@ -120,7 +123,7 @@ def test_a_ratio_to_zero_and_unequal_lengths_are_refused():
 def test_ratio_of_medians_by_hand():
     """Medians 6 and 2, whatever the order of the values and how they are grouped; constants leave no interval."""
     assert ratio_of_medians([[9, 6], [3]], [[2, 2, 2]]).value == 3
-    assert ratio_of_medians([[6] * 5], [[2] * 7, [2] * 4]) == Estimate(value=3, low=3, high=3)
+    assert ratio_of_medians([[6] * 6], [[2] * 7]) == Estimate(value=3, ends=(3, 3))
 
 
 def test_ratio_of_medians_covers_as_often_as_it_says():
@@ -135,24 +138,13 @@ def test_ratio_of_medians_covers_as_often_as_it_says():
 
 
 def test_ratio_of_medians_draws_processes():
-    """Three processes far apart on one side: the interval reaches the outer ones."""
-    far = ratio_of_medians([[1.0] * 30, [2.0] * 30, [3.0] * 30], [[1.0] * 30])
-    assert (far.low, far.value, far.high) == (1, 2, 3)
+    """Six processes far apart on one side: the interval is as wide as they are; five have none."""
+    six = [[float(number)] * 30 for number in range(1, 7)]
+    far = ratio_of_medians(six, [[1.0] * 30])
+    assert (far.value, far.low <= 2, far.high >= 5) == (3.5, True, True)
+    assert ratio_of_medians(six[:5], [[1.0] * 30]) == Estimate(value=3, ends=None)
     with pytest.raises(ValueError, match="a ratio to 0 or less"):
         ratio_of_medians([[1]], [[1, 0]])
-
-
-def test_strata_are_not_drawn():
-    """Two layers at 1 and 3, 10 values of which each always gives: their common median stays between them, where
-    groups that are drawn would reach either end.
-    """
-    low, high = [1.0] * 10, [3.0] * 10
-    layers = stratified_median([[low], [high]])
-    assert (layers.low, layers.median, layers.high, layers.n) == (2, 2, 2, 20)
-    processes = stratified_median([[low, high]])
-    assert (processes.low, processes.high) == (1, 3)
-    with pytest.raises(ValueError, match="no values"):
-        stratified_median([])
 
 
 def test_linear_fit_by_hand():
@@ -182,8 +174,26 @@ def test_a_process_is_drawn_with_all_its_strata():
     one, both = process_median([processes]), process_median([processes, processes])
     assert (one.low, one.median, one.high) == (both.low, both.median, both.high)
     assert (one.n, both.n, one.coverage) == (6, 12, 0.95)
-    apart = stratified_median([processes, processes])
-    assert apart.high - apart.low < both.high - both.low
+    assert both.high - both.low > 3
+
+
+def test_a_sitting_is_drawn_with_its_processes():
+    """Eight processes in two sittings that differ: the interval reaches either. Of one sitting it would not."""
+    generator = np.random.default_rng(11)
+    processes = [[shift + 0.01 * generator.normal()] for shift in (1, 1, 1, 1, 1, 2, 2, 2)]
+    apart = process_median([processes], ["a"] * 5 + ["b"] * 3)
+    assert (apart.low, apart.high) == pytest.approx((1, 2), abs=0.05)
+    mixed = [processes[at] for at in (0, 5, 1, 6, 2, 7, 3, 4)]
+    assert process_median([mixed], ["a", "b", "a", "b", "a", "b", "a", "a"]) != process_median([mixed])
+    assert process_median([mixed], ["one"] * 8) == process_median([mixed], [None] * 8) == process_median([mixed])
+
+
+def test_sittings_of_other_sizes_keep_theirs():
+    """Where the larger of two is drawn twice it gives all of its processes each time, the smaller only what it has."""
+    drawn = draw_processes(5, ["a", "a", "a", "b", "b"], 200, np.random.default_rng(0))
+    of_a = np.isin(drawn, (0, 1, 2)).sum(axis=1)
+    of_b = np.isin(drawn, (3, 4)).sum(axis=1)
+    assert {tuple(counts) for counts in zip(of_a.tolist(), of_b.tolist(), strict=True)} == {(6, 0), (3, 2), (0, 4)}
 
 
 def test_a_process_median_covers_as_often_as_it_says():
@@ -201,5 +211,16 @@ def test_below_six_processes_there_is_a_range():
     """With the exact coverage of the extremes of five; strata of other processes are a mistake of the caller."""
     five = process_median([[[1.0, 9.0], [2.0], [3.0], [4.0], [5.0]]])
     assert (five.low, five.median, five.high, five.coverage) == (1, 3.5, 9, 1 - 2 / 32)
+    assert five.is_range
+    assert five.ends == (None, None)
     with pytest.raises(ValueError, match="not measured in the same processes"):
         process_median([[[1.0]], [[1.0], [2.0]]])
+
+
+def test_one_process_needs_six_samples():
+    """Then it has their rank interval, and over several layers a resampled one; five samples have a range."""
+    assert process_median([[[3, 1, 2, 5, 4, 6]]]) == median_interval([1, 2, 3, 4, 5, 6])
+    assert not median_interval([1, 2, 3, 4, 5, 6]).is_range
+    assert process_median([[[3, 1, 2, 5, 4]]]).is_range
+    assert not process_median([[range(6)], [range(6)]]).is_range
+    assert process_median([[range(6)], [range(5)]]).is_range

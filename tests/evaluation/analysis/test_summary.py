@@ -124,25 +124,34 @@ def test_floors(rows):
 
 
 def test_bytes_are_those_of_the_cells(rows):
-    """Each cell of each round once."""
+    """Each cell of each round once: one value, of which there is no interval."""
     for metric, nbytes in (
         ("state_bytes", FRONTIER_BYTES + 10 * HISTORY_BYTES_PER_LAYER),
         ("frontier_bytes", FRONTIER_BYTES),
     ):
         row = find(rows, workload="session", method="djinn", variant="default", layer=10, metric=metric)
-        assert (row.median, row.ci_low, row.ci_high, row.n) == (nbytes, nbytes, nbytes, 1)
+        assert (row.median, row.ci_low, row.ci_high, row.ends, row.n) == (nbytes, None, None, (nbytes, nbytes), 1)
 
 
-def test_rounds_are_pooled(tmp_path):
-    """Three rounds of 10 samples make n = 30, and the state was seen three times."""
-    folder = Synthetic(layers=(1,), rounds=3, samples=10).write(tmp_path / "local")
-    edit(
-        record_path(folder, "djinn", 1, 3),
-        lambda record: [s.update(clocks(1.0)) for s in record["cells"][0]["samples"]],
-    )
+@pytest.mark.parametrize("rounds", [3, 6])
+def test_rounds_are_processes(tmp_path, rounds):
+    """All samples make n. Three have a range and no interval; an interval of six reaches the slow half of them."""
+    folder = Synthetic(layers=(1,), rounds=rounds, samples=10).write(tmp_path / "local")
+    for number in range(rounds // 2 + 1, rounds + 1):
+        edit(
+            record_path(folder, "djinn", 1, number),
+            lambda record: [s.update(clocks(1.0)) for s in record["cells"][0]["samples"]],
+        )
     found = {row.metric: row for row in rows_of(folder) if (row.workload, row.method) == ("activation", "djinn")}
-    assert (found["ready_ms"].n, found["state_bytes"].n) == (30, 3)
-    assert found["partner_ready_ratio"].ci_high > 1.5  # two of three drawn processes may be the slow one
+    assert (found["ready_ms"].n, found["state_bytes"].n) == (10 * rounds, rounds)
+    for metric in ("ready_ms", "partner_ready_ratio"):
+        row = found[metric]
+        if rounds == 3:
+            assert (row.is_range, row.ci_low, row.ci_high, row.ends) == (True, None, None, (row.min, row.p95))
+        else:
+            assert not row.is_range
+            assert row.ci_low < 1.01
+            assert row.ends[1] == row.ci_high > 0.99
 
 
 def test_a_functional_run_has_no_device_bytes_and_no_recompute_floor(tmp_path):

@@ -11,8 +11,8 @@ LOG2 = np.log(2)  # the median of an exponential variable
 
 
 def exactly(line):
-    """Three equal values at each layer."""
-    return {layer: [[line(layer)] * 3] for layer in LAYERS}
+    """Six equal values at each layer."""
+    return {layer: [[line(layer)] * 6] for layer in LAYERS}
 
 
 def noisy(generator, line, size=30, scale=1.0):
@@ -22,7 +22,7 @@ def noisy(generator, line, size=30, scale=1.0):
 
 def same(value):
     """An estimate without scatter."""
-    return Estimate(value=pytest.approx(value), low=pytest.approx(value), high=pytest.approx(value))
+    return Estimate(value=pytest.approx(value), ends=pytest.approx((value, value)))
 
 
 def share_inside(truth, intervals):
@@ -99,6 +99,28 @@ def test_processes_widen_the_interval_to_what_differs_between_them():
         single.append(trend(pooled, resamples=200).slope)
     assert 0.85 <= share_inside(0, grouped) <= 1
     assert share_inside(0, single) < share_inside(0, grouped) - 0.1
+
+
+def test_processes_that_measure_all_layers_are_drawn_with_all_of_them():
+    """Six processes apart by a millisecond, each level in itself: together no slope but 0 is drawn, apart many are."""
+    series = {layer: [[float(number)] for number in range(6)] for layer in LAYERS}
+    together, apart = trend(series, together=True).slope, trend(series).slope
+    assert together.ends == pytest.approx((0, 0))
+    assert apart.low < -0.01
+    assert apart.high > 0.01
+
+
+@pytest.mark.parametrize("groups", [[[1.0] * 5], [[1.0] * 30] * 2, [[1.0] * 30] * 5])
+def test_too_few_samples_or_processes_make_no_interval(groups):
+    """Five samples of one process, or up to five processes: the line is there, and no word of how sure it is."""
+    series = {layer: [[layer * value for value in group] for group in groups] for layer in LAYERS}
+    fit = trend(series)
+    assert (fit.slope, fit.rise(39)) == (
+        Estimate(value=pytest.approx(1), ends=None),
+        Estimate(value=pytest.approx(39), ends=None),
+    )
+    found = crossover(("a", series), ("b", exactly(lambda layer: 20)))
+    assert (found.depth, found.certain) == (Estimate(value=pytest.approx(20), ends=None), None)
 
 
 def test_crossover_by_hand():

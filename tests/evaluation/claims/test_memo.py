@@ -7,10 +7,10 @@ import pytest
 from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
 from evaluation.records.runs import load_run
-from tests.evaluation.claims.decided import BESIDE, FEW, GOOD, entries, with_ready
+from tests.evaluation.claims.decided import BESIDE, FEW, GOOD, OLD, entries, with_ready
 from tests.evaluation.synthetic import Synthetic, wall
 
-ENDS = replace(GOOD, layers=(1, 40))
+ENDS = replace(OLD, layers=(1, 40))
 
 
 def compared(folder, recipe):
@@ -22,7 +22,7 @@ def compared(folder, recipe):
 def test_what_the_memo_expected_is_met(tmp_path):
     """5 and 800 ms, 30 to 50, about 40, 20 times, 3 and 50+: where all are measured, no sentence."""
     times = {"vanilla": lambda _: 0.1, "recompute": lambda layer: 5 + (layer - 1) * 795 / 39}
-    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: 40.0)(layer))
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: 40.0)(layer), OLD)
     cells = {
         "capacity/vanilla.json": [wall("default", 3, "device_oom", headline=True)],
         "capacity/recompute.json": [wall("default", 64, "cap", headline=True)],
@@ -40,11 +40,11 @@ def test_what_the_memo_expected_is_met(tmp_path):
 def test_about_is_within_a_fifth(tmp_path, off, differ):
     """Of 5, 800 and 40 ms and of 20 times, on either side."""
     times = {"recompute": lambda layer: (5 if layer == 1 else 800) * off, "djinn": lambda _: 40 * off}
-    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: None)(layer))
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: None)(layer), OLD)
     found = compared(tmp_path / "times" / "local", replace(recipe, layers=(1, 40), samples=2))
     of_times = ("Recompute, ready at layer 1", "Recompute, ready at layer 40", "Djinn, ready at layer 40")
     assert [found[quantity, "activation"].differs for quantity in of_times] == [differ] * 3
-    ratio = with_ready(lambda method, variant, workload, layer: {"recompute": 20 * off, "djinn": 1.0}.get(method))
+    ratio = with_ready(lambda method, variant, workload, layer: {"recompute": 20 * off, "djinn": 1.0}.get(method), OLD)
     found = compared(tmp_path / "ratio" / "local", replace(ratio, layers=(1, 40), samples=2))
     assert found["Recompute over Djinn, ready at layer 40", "activation"].differs == differ
 
@@ -85,6 +85,13 @@ def test_what_differs_is_said_with_what_bounds_it(tmp_path):
     assert "refused with 79.0 GiB in use; the weights of the model are 24.2 GiB" in vanilla.sentence
     own = found["Vanilla, weights of its own per session: paused sessions", None]
     assert (own.differs, own.measured.value) == (True, 2)
+
+
+def test_the_ratio_of_pairs_is_at_the_layer_that_leads(tmp_path):
+    """The last one that has a next layer: a second over 0.6 ms."""
+    one = compared(tmp_path / "local", GOOD)["Recompute over Djinn, ready at layer 39", "activation"]
+    assert one.measured.value == pytest.approx(1000 / 0.6)
+    assert one.sentence.endswith("Recompute took 1000 ms, Djinn 0.600 ms.")
 
 
 def test_what_was_not_measured_is_not_compared(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from evaluation.claims import of_use
+from evaluation.records.runs import load_run
 from evaluation.study.program_lines import example, state_lines
 from tests.evaluation.claims.decided import LINES, beside, decided, entries, others_stand, verdicts
 from tests.evaluation.synthetic import probe, wall
@@ -34,6 +35,56 @@ def test_c6(tmp_path, name):
     assert verdicts(found, "C6") == {verdict}
     assert others_stand(found, "C6")
     assert found["C6", "session", None].judgement.remark
+
+
+ENDS = {
+    (
+        "cap",
+        64,
+        105,
+    ): "At 64 sessions a stated cap ended the count; the arena of 105 GiB holds 64.6 sessions of that size, "
+    "and would have ended it there.",
+    (
+        "cap",
+        64,
+        130,
+    ): "At 64 sessions a stated cap ended the count; the arena of 130 GiB holds 80.0 sessions of that size.",
+    (
+        "arena",
+        64,
+        105,
+    ): "At 64 sessions the host arena was full; the arena of 105 GiB holds 64.6 sessions of that size.",
+    (
+        "arena",
+        24,
+        40,
+    ): "At 24 sessions the host arena was full; the arena of 40.0 GiB holds 24.6 sessions of that size.",
+    (
+        "device_oom",
+        40,
+        105,
+    ): "At 40 sessions the device refused; the arena of 105 GiB holds 64.6 sessions of that size.",
+    ("host_full", 40, None): "At 40 sessions the host's memory refused.",
+}
+
+
+@pytest.mark.parametrize(("ended", "by_study"), [(ended, by) for ended in ENDS for by in (True, False)])
+def test_c6_names_what_ended_the_count(tmp_path, ended, by_study):
+    """Also that the arena would have, where the cap did: its size is in the record, or in the study of an older one."""
+    stopped_by, sessions, arena_gib = ended
+    run = load_run(beside().write(tmp_path / "local"))
+    record = run.beside["capacity/djinn.json"]
+    record["study"].pop("load_host_arena_gib", None)
+    (cell,) = record["cells"]
+    cell.update(stopped_by=stopped_by, sessions=sessions)
+    cell["figures"][-1]["host_bytes"] = int(sessions * 1.625 * 2**30)
+    if arena_gib and by_study:
+        record["study"]["load_host_arena_gib"] = arena_gib
+    elif arena_gib:
+        cell["arena_bytes"] = arena_gib * 2**30
+    judgement = of_use.sessions(run)
+    assert judgement.remark.endswith(ENDS[ended])
+    assert str(judgement.verdict) == ("supported" if sessions >= 50 else "refuted")
 
 
 C7 = {

@@ -158,7 +158,10 @@ def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
     assert "\nRecompute & 0.0081 & 0.0081 & -- & -- \\\\\n & {" in text
 
 
-@pytest.mark.parametrize(("taken", "words"), [(5, "median and range of 5"), (6, "median and 95\\,\\% interval of 6")])
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [(5, "median and range (least to 95th percentile) of 5"), (6, "median and 95\\,\\% interval of 6")],
+)
 def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
     """Five values have no rank interval of 95 %; six do."""
     few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))

@@ -9,6 +9,7 @@ import pytest
 from evaluation.claims.claim import Figure, numerals, printed
 from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
+from evaluation.claims.rules import FIXED, KEY, digest
 from evaluation.records.runs import load_run
 from evaluation.text.claims import as_json, as_latex, as_markdown, ranged
 from tests.evaluation.claims.decided import FEW, GOOD, OLD
@@ -84,10 +85,10 @@ def test_what_the_frontier_is_kept_for_is_named(findings):
     run, claims, memo = findings
     kept = [entry for entry in as_json(run, claims, memo)["claims"] if entry.get("keeps")]
     assert {(entry["id"], entry["keeps"]) for entry in kept} == {("C4", "frontier")}
-    assert "| activation | ready, frontier kept | **supported** | 0.00 ms (0.00 to 0.00) at L1 |" in as_markdown(
+    assert "| activation | ready, frontier kept | **supported** | 0.00 ms (0.00 to 0.00) at L39 |" in as_markdown(
         *findings
     )
-    assert "activation & ready, frontier kept & " in as_latex(*findings)
+    assert "activation & ready, kept & " in as_latex(*findings)
 
 
 def test_the_old_protocol_is_marked_where_it_decides(tmp_path, findings):
@@ -96,15 +97,33 @@ def test_the_old_protocol_is_marked_where_it_decides(tmp_path, findings):
     claims = decide(run, resamples=FEW)
     old = run, claims, expectations(run, claims)
     marked = {(entry["id"], entry["clock"]) for entry in as_json(*old)["claims"] if entry.get("protocol") == "old"}
-    assert marked == {("C4", "ready"), ("C4", "first_kernel"), ("C4", "resident"), ("C5", "result")}
+    timed = {("C2", clock) for clock in ("ready", "first_kernel")}
+    timed |= {(name, clock) for name in ("C3", "C4", "C5") for clock in ("ready", "first_kernel", "resident")}
+    assert marked == {*timed, ("C5", "result")}
     page, tables = as_markdown(*old), as_latex(*old)
-    assert page.count("** (old protocol) |") == tables.count(r"$^{\dagger}$ \\") == 7
+    assert page.count("** (old protocol) |") == tables.count(r"$^{\dagger}$ \\") == 20
     assert "By the old protocol Djinn was compared with one hand-written offload" in page
     assert r"$\dagger$: old protocol. By the old protocol Djinn" in tables
     assert "Pairs have 6 processes" in as_markdown(*findings)
     for text in (as_markdown(*findings), as_latex(*findings)):
         assert "dagger" not in text
         assert "(old protocol)" not in text
+
+
+def test_the_page_says_whether_the_rules_are_those_of_the_study(findings):
+    """By their digest, in all three files; an older run has none."""
+    run, claims, memo = findings
+    for then, words in (
+        (None, "This run is older"),
+        (digest(), "is of the rules that"),
+        ("0" * 64, "is of other rules"),
+    ):
+        asked = replace(run, study={**run.study, KEY: then})
+        told = as_json(asked, claims, memo)["rules"]
+        assert told == {"sha256": digest(), "of_the_study": then}
+        assert FIXED in as_markdown(asked, claims, memo)
+        for text in (as_markdown(asked, claims, memo), as_latex(asked, claims, memo)):
+            assert words in text
 
 
 def test_numbers_show_what_their_interval_needs():
@@ -114,6 +133,7 @@ def test_numbers_show_what_their_interval_needs():
     assert printed(Figure(value=1.06, unit="ratio", low=1.06, high=1.06)) == "1.060 (1.060 to 1.060)"
     assert printed(Figure(value=-0.5, unit="%", low=-1.5, high=0.5)) == "-0.50 % (-1.50 to 0.50)"
     assert printed(Figure(value=1e-17, unit="%", low=-0.2, high=0.25)) == "0.000 % (-0.200 to 0.250)"
+    assert printed(Figure(value=1.5, unit="ms", low=1, high=2, range=True)) == "1.50 ms (range 1.00 to 2.00)"
     assert printed(Figure(value=64, unit="sessions", at_least=True)) == ">= 64 sessions"
     assert printed(Figure(value="exact", unit="")) == "exact"
 
@@ -123,7 +143,7 @@ def test_latex_prints_ranges_and_caps(findings):
     text = as_latex(*findings)
     assert r"$R^2$ 1.0000 (1.0000--1.0000)" in text
     assert r"vanilla 25, djinn $\geq$\,64" in text
-    assert r" \% ($-$0." in text
+    assert r" \% ($-$" in text
     assert "unctional" not in text
 
 

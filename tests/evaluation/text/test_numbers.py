@@ -161,8 +161,6 @@ def test_a_changed_record_changes_its_numbers_and_no_others(results):
     assert {name for name in before if before[name].value != after[name].value} == {
         "DjinnActivationReadyMsLayerForty",
         "DjinnActivationPairedReadyRatioLayerForty",
-        "DjinnActivationPairedReadyRatioLayerFortyLow",
-        "DjinnActivationPairedReadyRatioLayerFortyHigh",
         "RecomputeOverDjinnActivationReadyRatioLayerForty",
     }
 

@@ -92,7 +92,7 @@ def test_what_the_frontier_is_kept_for_has_a_row_of_its_own(reproduce):
 
 def test_ratios_of_two_protocols_are_not_compared(reproduce):
     """This machine's are of its own samples' partners, the authors' of pairs."""
-    _, page = reproduce(replace(SMALL, pairs=None))
+    _, page = reproduce(replace(SMALL, pairs=None, samples=6))
     assert not rows(page, "Ratios of pairs")
     of_ready = [row for row in rows(page, "Claims") if (row[0], row[2]) == ("C4", "ready")]
     assert {row[3] for row in of_ready} == {"supported (old protocol)"}

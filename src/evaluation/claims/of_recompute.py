@@ -1,0 +1,141 @@
+"""Decides C5, recompute beside Djinn: from pairs, or for a run of the old protocol from the samples of either.
+
+The rules stand in :mod:`evaluation.claims.rules`. From which depth on Djinn is ahead is read from the samples of both,
+and decides nothing.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from evaluation.analysis.margins import TIMES_FASTER
+from evaluation.analysis.metrics import CLOCK
+from evaluation.analysis.pairs import Pairing, Policy
+from evaluation.analysis.resampling import Groups
+from evaluation.analysis.statistics import Interval, enough, process_median, ratio_of_medians
+from evaluation.analysis.trends import crossover
+from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
+from evaluation.claims.measurements import Measurements
+
+
+def faster(measured: Measurements, place: Place) -> Judgement:
+    """C5 in one workload, by one clock."""
+    return _by_samples(measured, place) if measured.old_protocol else _by_pairs(measured, place)
+
+
+def _by_pairs(measured: Measurements, place: Place) -> Judgement:
+    """Beside recompute's quickest form, at the last layer and the one before it."""
+    found = _at_the_last_layers(measured, place)
+    ratios = {layer: _times_faster(pairings[0], measured.resamples) for layer, pairings in found.items()}
+    leading = measured.leading(found)
+    first = found[leading][0]
+    decisive = Figure.of(ratios[leading], "times")
+    crossing, remark = _crossing(measured, place)
+    others = {one.by_hand.variant: _times_faster(one, measured.resamples) for one in found[leading][1:]}
+    figures = {
+        "ratio": decisive,
+        "recompute": Figure(value=float(np.median(first.by_hand.values(first.clock))), unit="ms"),
+        "djinn": Figure(value=float(np.median(first.djinn.values(first.clock))), unit="ms"),
+        "layer": Figure(value=leading, unit=""),
+        **{f"ratio_layer_{layer}": Figure.of(one, "times") for layer, one in ratios.items()},
+        **{f"quickest_layer_{layer}": Figure(value=one[0].by_hand.variant, unit="") for layer, one in found.items()},
+        **crossing,
+        **{f"ratio_{variant}": Figure.of(one, "times") for variant, one in others.items()},
+    }
+    lead = printed(decisive)
+    if any(one.is_range for one in ratios.values()):
+        remark = f"{too_few(first.ratios)} {remark}".strip()
+        return Judgement(verdict=Verdict.UNDECIDED, figures=figures, lead=lead, remark=remark)
+    return Judgement(
+        verdict=verdict_of(
+            supported=all(one.low >= TIMES_FASTER for one in ratios.values()),
+            refuted=any(one.high < TIMES_FASTER for one in ratios.values()),
+        ),
+        figures=figures,
+        lead=lead,
+        remark=remark,
+    )
+
+
+def _at_the_last_layers(measured: Measurements, place: Place) -> dict[int, list[Pairing]]:
+    """Djinn beside recompute's forms, the quickest first, by layer; raises :class:`Undecided` for a gap."""
+    assert place.clock is not None
+    cells = measured.paired_cells(place)
+    found = {}
+    for layer in (measured.depth - 1, measured.depth):
+        if layer not in cells:
+            raise Undecided(f"No pairs at layer {layer}.")
+        pairings = cells[layer].pairings(Policy(), CLOCK[place.clock], method="recompute")
+        if not pairings:
+            raise Undecided(f"No pairs of Djinn and recompute have this clock at layer {layer}.")
+        measured.in_every_round(pairings[0].rounds, layer)
+        forms = [form for one in pairings for form in (one.djinn, one.by_hand)]
+        if any(value == 0 for form in forms for value in form.values(CLOCK[place.clock])):
+            raise Undecided(f"A time at layer {layer} is 0 ms, to which there is no ratio.")
+        found[layer] = pairings
+    return found
+
+
+def _times_faster(pairing: Pairing, resamples: int) -> Interval:
+    """Recompute's time over Djinn's, block by block."""
+    inverse = [[1 / ratio for ratio in process] for process in pairing.ratios]
+    return process_median([inverse], pairing.sittings, resamples=resamples)
+
+
+def _by_samples(measured: Measurements, place: Place) -> Judgement:
+    """The medians of either method's samples at the deepest layer."""
+    deepest = measured.layers[-1]
+    recompute, djinn = (measured.samples(method, place, deepest) for method in ("recompute", "djinn"))
+    if min(min(group) for group in djinn) <= 0:
+        raise Undecided("Djinn took 0 ms, to which there is no ratio.")
+    ratio = ratio_of_medians(recompute, djinn, resamples=measured.resamples)
+    crossing, remark = _crossing(measured, place)
+    beside = {
+        variant: ratio_of_medians(groups, djinn, resamples=measured.resamples)
+        for variant, groups in measured.other_variants("recompute", place, deepest).items()
+    }
+    figures = {
+        "ratio": Figure.of(ratio, "times"),
+        "recompute": Figure(value=float(np.median(np.concatenate(recompute))), unit="ms"),
+        "djinn": Figure(value=float(np.median(np.concatenate(djinn))), unit="ms"),
+        "layer": Figure(value=deepest, unit=""),
+        **crossing,
+        **{f"ratio_{variant}": Figure.of(other, "times") for variant, other in beside.items()},
+    }
+    supported = refuted = False
+    if ratio.ends is None:
+        few = next(groups for groups in (recompute, djinn) if not enough(groups))
+        remark = f"{too_few(few)} {remark}".strip()
+    else:
+        supported, refuted = ratio.low >= TIMES_FASTER, ratio.high < TIMES_FASTER
+        if slower := [name for name, one in beside.items() if one.ends and one.low < TIMES_FASTER <= ratio.low]:
+            remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
+    return Judgement(
+        verdict=verdict_of(supported=supported, refuted=refuted),
+        figures=figures,
+        lead=printed(figures["ratio"]),
+        remark=remark,
+        old_protocol=True,
+    )
+
+
+def _crossing(measured: Measurements, place: Place) -> tuple[dict[str, Figure], str]:
+    """Where the lines of recompute and Djinn cross, as a figure or as the sentence that they do not."""
+    try:
+        series = {name: measured.samples_over_depth(name, place).series for name in ("recompute", "djinn")}
+    except Undecided:
+        return {}, ""
+    return _of_lines(series, measured.resamples) if len(measured.layers) > 1 else ({}, "")
+
+
+def _of_lines(series: Mapping[str, dict[int, Groups]], resamples: int) -> tuple[dict[str, Figure], str]:
+    layers = sorted(series["djinn"])
+    found = crossover(("recompute", series["recompute"]), ("Djinn", series["djinn"]), resamples=resamples)
+    if found.depth is not None:
+        doubt = " By its interval it may lie beyond the layers that were measured." if found.certain is False else ""
+        return {"crossover_layer": Figure.of(found.depth, "layer")}, f"Their lines cross: see crossover_layer.{doubt}"
+    if found.lower is None:
+        return {}, "No crossover: their lines are one."
+    sure = ", though not in 95 % of the resamples" if found.certain is False else ""
+    winner = "recompute" if found.lower == "recompute" else "Djinn"
+    return {}, f"No crossover: by their lines {winner} is faster from layer {layers[0]} to {layers[-1]}{sure}."

@@ -1,0 +1,154 @@
+"""C5: recompute's quickest form beside Djinn, from pairs, and by the old protocol from samples."""
+
+from dataclasses import replace
+
+import pytest
+
+from evaluation.claims.claim import Verdict
+from tests.evaluation.claims.decided import GOOD, OLD, PAIRS, decided, entries, others_stand, paired, taking
+from tests.evaluation.synthetic import edit, record_path
+
+C5 = entries("C5")
+
+
+def c5(folder, recipe, change=None, clock="ready"):
+    """What was decided of C5 without history."""
+    return decided(folder / "local", recipe, change, C5)["C5", "activation", clock]
+
+
+def rerun(ms, **about):
+    """A recipe in which recompute's ``graphed`` form takes ``ms(layer)``, and its other half as long again."""
+
+    def ready(which):
+        if which.method != "recompute":
+            return 0.5
+        return ms(which.layer) * (1 if which.variant == "graphed" else 1.5)
+
+    return paired(ready, **about)
+
+
+@pytest.mark.parametrize(
+    ("ms", "verdict"),
+    [
+        (lambda layer: 10.1, "supported"),
+        (lambda layer: 9.9, "refuted"),
+        (lambda layer: 9.9 if layer == 40 else 12.0, "refuted"),
+        (lambda layer: 9.9 if layer == 39 else 12.0, "refuted"),
+    ],
+)
+def test_the_quickest_form_at_both_layers_decides(tmp_path, ms, verdict):
+    """20 times 0.5 ms is 10; layer 39 leads, and a form that takes half as long again decides nothing."""
+    claim = c5(tmp_path, rerun(ms))
+    assert str(claim.verdict) == verdict
+    figures = claim.judgement.figures
+    assert [figures[f"ratio_layer_{layer}"].value for layer in (39, 40)] == pytest.approx([ms(39) / 0.5, ms(40) / 0.5])
+    assert figures["ratio"].value == pytest.approx(ms(39) / 0.5)
+    assert (figures["layer"].value, figures["quickest_layer_40"].value) == (39, "graphed")
+    assert figures["ratio_compiled"].value == pytest.approx(1.5 * ms(39) / 0.5)
+    assert not claim.judgement.old_protocol
+
+
+def test_it_is_decided_clock_by_clock(tmp_path):
+    """12 ms is 24 times 0.5; the logits, 2 ms later on either side, are 5.6 times as late."""
+    found = decided(tmp_path / "local", rerun(lambda layer: 12.0))
+    assert str(found["C5", "activation", "ready"].verdict) == "supported"
+    assert str(found["C5", "activation", "usable"].verdict) == "refuted"
+    assert others_stand(found, "C3", "C4", "C5")
+
+
+def test_processes_on_both_sides_decide_nothing(tmp_path):
+    """Half at 18 times and half at 22; of five there is no interval at all."""
+
+    def ready(which):
+        return 0.5 if which.method != "recompute" else 9.0 if which.round % 2 else 11.0
+
+    assert c5(tmp_path / "six", paired(ready)).verdict is Verdict.UNDECIDED
+    few = c5(tmp_path / "five", rerun(lambda layer: 100.0, rounds=5))
+    assert few.verdict is Verdict.UNDECIDED
+    assert few.judgement.remark.startswith("5 processes give a range and no interval of 95 %: 6 are needed.")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "remark"),
+    [
+        (replace(GOOD, pairs=replace(PAIRS, layers=(1, 40))), "No pairs at layer 39."),
+        (rerun(lambda layer: 0.0), "A time at layer 39 is 0 ms, to which there is no ratio."),
+    ],
+)
+def test_a_gap_decides_nothing(tmp_path, recipe, remark):
+    """With the reason."""
+    claim = c5(tmp_path, recipe)
+    assert (claim.verdict, claim.judgement.remark) == (Verdict.UNDECIDED, remark)
+
+
+def test_pairs_without_recompute_decide_nothing(tmp_path):
+    """Not even where the samples of the layers have it."""
+
+    def drop(folder):
+        for number in range(1, PAIRS.rounds + 1):
+            edit(
+                folder / "raw" / "pairs" / f"round_{number}.json", lambda record: [_without(c) for c in record["cells"]]
+            )
+
+    def _without(cell):
+        kept = [at for at, form in enumerate(cell["forms"]) if form["method"] != "recompute"]
+        cell["forms"] = [cell["forms"][at] for at in kept]
+        for block in cell["blocks"]:
+            block["samples"] = [
+                {**sample, "form": kept.index(sample["form"])} for sample in block["samples"] if sample["form"] in kept
+            ]
+
+    claim = c5(tmp_path, GOOD, drop)
+    assert (claim.verdict, claim.judgement.remark) == (
+        Verdict.UNDECIDED,
+        "No pairs of Djinn and recompute have this clock at layer 39.",
+    )
+
+
+def test_an_older_run_is_decided_by_its_samples_and_marked(tmp_path):
+    """By the end of the pass in place of usable; two rounds are two processes, of which there is no interval."""
+    found = decided(tmp_path / "local", OLD, plan=C5)
+    for clock in ("ready", "result"):
+        judgement = found["C5", "activation", clock].judgement
+        assert (judgement.verdict, judgement.old_protocol) == (Verdict.SUPPORTED, True)
+    assert found["C5", "activation", "ready"].judgement.figures["ratio"].value == pytest.approx(121 / 0.63)
+    assert ("C5", "activation", "usable") not in found
+    lacking = found["C5", "session", "next_token"].judgement
+    assert (lacking.verdict, lacking.remark) == (Verdict.UNDECIDED, "This run has no clock next token.")
+    two = c5(tmp_path / "two", replace(OLD, rounds=2)).judgement
+    assert (two.verdict, two.figures["ratio"].low) == (Verdict.UNDECIDED, None)
+    assert two.remark.startswith("2 processes give a range")
+
+
+def test_an_older_run_straddles_the_margin(tmp_path):
+    """12.6 is 20 times 0.63, give or take the scatter."""
+    recipe = replace(taking("recompute", lambda layer: 0.315 * layer, OLD), scatter=0.3)
+    assert c5(tmp_path, recipe).verdict is Verdict.UNDECIDED
+
+
+def test_an_older_run_tells_the_ratios_to_other_variants(tmp_path):
+    """Said where they would decide otherwise; one that lacks the clock has none."""
+
+    def with_variants(folder):
+        for layer in OLD.layers:
+            edit(record_path(folder, "recompute", layer), lambda record: record["cells"].extend(
+                {**record["cells"][0], "variant": variant, "headline": False,
+                 "samples": [{**sample, "ready_ms": sample["ready_ms"] / by, "resident_ms": None}
+                             for sample in record["cells"][0]["samples"]]}
+                for variant, by in (("compiled", 2), ("tiny", 100))))  # fmt: skip
+
+    found = decided(tmp_path / "local", OLD, with_variants, C5)
+    ready, resident = (found["C5", "activation", clock].judgement for clock in ("ready", "resident"))
+    value = {name: figure.value for name, figure in ready.figures.items()}
+    assert value["ratio_compiled"] == pytest.approx(value["ratio"] / 2)
+    assert ready.verdict is Verdict.SUPPORTED
+    assert ready.remark.endswith("It would not be supported over recompute's variant tiny: see there.")
+    assert not [name for name in resident.figures if name.startswith("ratio_")]
+
+
+def test_the_crossover_is_stated(tmp_path):
+    """0.1 + 0.1 L reaches 0.63 at layer 5.3; recompute that stays below is said to win throughout."""
+    crossing = c5(tmp_path / "one", taking("recompute", lambda layer: 0.1 + 0.1 * layer)).judgement
+    assert crossing.figures["crossover_layer"].value == pytest.approx(5.3)
+    below = c5(tmp_path / "other", taking("recompute", lambda layer: 0.001 * layer)).judgement
+    assert below.remark == "No crossover: by their lines recompute is faster from layer 1 to 40."
