@@ -15,16 +15,23 @@ MADE_WITH := $(shell cat $(VENV)/torch 2>/dev/null)
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures ten_minutes published_figures test test-pythons preview trained check clean another-torch
+.PHONY: paper_figures ten_minutes continue published_figures test test-pythons preview trained check clean another-torch
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
 
 # A smaller study, in results/local-ten-minutes: configs/ten_minutes.yaml says what it measures and how long that takes.
 ten_minutes: $(VENV)/installed
-	@echo "expected: 8 minutes on one H100, 3 as a functional run on two CPU cores"
+	@echo "expected: 8 minutes on one H100, 2 as a functional run on two CPU cores"
 	@began=$$(date +%s); $(RUN) snakemake --cores 1 verdicts --configfile configs/ten_minutes.yaml && \
 		echo "taken: $$((($$(date +%s) - began + 30) / 60)) minutes"
+
+# Before the next piece of a run, on a machine that comes bare: FROM=a copy of results/local of the former piece.
+# Of another study also CONFIG=configs/llama-2-70b.yaml and NAME=local-70b, its run.
+continue: $(VENV)/installed
+	@[ -n "$(FROM)" ] || { echo "error: FROM=FOLDER make continue, with a copy of results/local of the former piece"; exit 1; }
+	$(RUN) snakemake --cores 1 studies $(if $(CONFIG),--configfile $(CONFIG))
+	$(RUN) python -m evaluation.records.carry --from "$(FROM)" --run $(or $(NAME),local)
 
 # The authors' set alone, from their records: measures nothing.
 published_figures: $(VENV)/installed

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -34,9 +35,14 @@ TINY = {
         "sweep": {"layers": [1, 3], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
     },
 }
+# The same for configs/ten_minutes.yaml, which names its own layers.
+QUICK = {key: TINY["functional"][key] for key in ("samples", "other_samples", "warmup_samples", "think_time_ms")} | {
+    "tokens": 16
+}
 PARTS = (
     "Snakefile",
     "config.yaml",
+    "configs",
     "rules",
     "src",
     "examples",
@@ -281,6 +287,61 @@ def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path
     assert "paper_figures/claims.json" in text
     assert "paper_figures/h100-sxm-80gb/claims.json" in text
     assert "results/local/raw" not in text
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A new checkout: of measuring files nothing but a copy of the former run, and all sources are newer than it."""
+
+    def checkout(folder):
+        target = tmp_path / "fresh"
+        shutil.copytree(
+            folder, target, ignore=shutil.ignore_patterns(".snakemake", "local*", "tables", "*.csv", "logs")
+        )
+        shutil.copytree(folder / "results/local", target / "former")
+        for path in (target / "former").rglob("*"):
+            os.utime(path, (10**9, 10**9))
+        return target
+
+    return checkout
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_a_fresh_checkout(finished, fresh, warm, snakemake, planned):
+    """What a former piece measured is not planned again, what it left is; what an interrupted job left is not taken."""
+    folder = fresh(finished)
+    for place in ("load.json", "raw/pairs/round_2.json"):
+        (folder / "former" / place).unlink()
+    (folder / "former" / "capacity" / "djinn.json").write_text('{"kind": "capa')
+    done = snakemake(folder, "studies", "--configfile", "tiny.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    source = str(folder / "src")
+    done = warm.run("-m", "evaluation.records.carry", "--from", "former", folder=folder, PYTHONPATH=source)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "16 records taken, 0 here already, 1 refused"
+    assert "refused former/capacity/djinn.json: not readable as JSON" in done.stdout
+    plan = planned(folder, "paper_figures", "--configfile", "tiny.yaml")
+    measuring = {rule: plan.get(rule, 0) for rule in ("probe", "measure", "peer_measure", "study", "job_study")}
+    assert measuring == dict.fromkeys(measuring, 0)
+    assert (plan["pairs_measure"], plan["side_measure"], plan["method_measure"], plan["aggregate"]) == (1, 1, 1, 2)
+    assert (folder / "results/local/benchmarks/raw/pairs/round_1.tsv").exists()
+
+
+@pytest.mark.slow
+def test_ten_minutes_are_a_run_of_their_own(finished, snakemake, planned):
+    """Measured, drawn and decided by the same rules; afterwards neither run is to be measured again."""
+    (finished / "quick.yaml").write_text(yaml.safe_dump({"device": "cpu", "functional": {**QUICK}}))
+    settings = ("verdicts", "--configfile", "configs/ten_minutes.yaml", "quick.yaml")
+    done = snakemake(finished, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    assert "The run local-ten-minutes (functional CPU run: not a performance result):" in printed
+    assert "    supported: activation" in printed  # the edits
+    assert "9 of 9 jobs took" in printed
+    assert (finished / "paper_figures/local-ten-minutes/crossover.pdf").exists()
+    for again in (settings, ("paper_figures", "--configfile", "tiny.yaml")):
+        plan = planned(finished, *again)
+        assert not [rule for rule in plan if rule.endswith("measure") or rule in ("study", "job_study", "probe")]
 
 
 @pytest.mark.slow

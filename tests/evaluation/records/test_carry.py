@@ -1,0 +1,147 @@
+"""What a former piece of a run measured is taken if it belongs here, and refused by name if not."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from evaluation.records.carry import carry, main
+from evaluation.records.json_file import RunError
+from evaluation.records.provenance import source_sha256
+from evaluation.records.runs import benchmark_path, load_run
+from evaluation.study.plan import Study
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.synthetic import EVERY, Synthetic, edit, record_path, write
+
+PAIRS = SyntheticPairs(rounds=2, layers=(1, 40))
+KINDS = ("measure", "pairs", "capabilities", "capacity")
+HERE, BEFORE = "0123456789ab", "ba9876543210"  # sittings
+
+
+class Whole(Synthetic):
+    """A run whose records were measured by the sources here, each with its part of the study."""
+
+    def study(self):
+        study = super().study()
+        study["host_arena_gib"] = 4
+        study["pairs"]["forms"] = "all"
+        return {**study, "experiments": list(KINDS[1:]), "latency_methods": list(self.methods)}
+
+    def write(self, folder):
+        super().write(folder)
+        whole = Study.from_json(json.loads((folder / "study.json").read_text()))
+        write(folder / "study.json", whole.published())
+        for kind in KINDS:
+            write(folder / "studies" / f"{kind}.json", whole.for_job(kind))
+        for path in [*folder.rglob("raw/**/*.json"), *folder.glob("cap*/*.json")]:
+            edit(path, lambda record: self._measured(record, whole))
+        return folder
+
+    @staticmethod
+    def _measured(record, whole):
+        record["study"] = whole.part(record.get("kind", "measure"))
+        record["provenance"].update(source_sha256=source_sha256(), sitting=BEFORE)
+
+
+@pytest.fixture
+def former(tmp_path):
+    """A whole run, measured in another sitting."""
+    recipe = Whole(layers=(1, 40), samples=6, pairs=PAIRS, beside=EVERY)
+    return recipe.write(tmp_path / "former")
+
+
+@pytest.fixture
+def here(tmp_path, former):
+    """A fresh checkout's run, which says what is to be measured, later than anything that was."""
+    folder = tmp_path / "results" / "local"
+    for path in [former / "study.json", *(former / "studies").iterdir()]:
+        write(folder / path.relative_to(former), json.loads(path.read_text()))
+    return folder
+
+
+def test_a_whole_run_is_taken_and_newer_than_what_it_was_measured_by(former, here):
+    """Records, what their jobs took, and the probe; it can be read, and nothing of it is stale."""
+    for path in former.rglob("*.json"):
+        os.utime(path, (1, 1))
+    cost = benchmark_path(former, record_path(former, "djinn", 40))
+    cost.parent.mkdir(parents=True)
+    cost.write_text("s\tmax_rss\n1\t2\n")
+    carried = carry(former, here, now=HERE)
+    assert (len(carried.taken), carried.kept, carried.refused) == (4 * 2 + 2 + 8, [], {})
+    assert len(load_run(here).records) == 8
+    assert benchmark_path(here, record_path(here, "djinn", 40)).read_text() == cost.read_text()
+    asked = max(path.stat().st_mtime_ns for path in (here / "studies").iterdir())
+    assert min((here / place).stat().st_mtime_ns for place in [*carried.taken, "machine.json"]) >= asked
+
+
+def test_what_is_here_is_kept(former, here):
+    """A second time there is nothing to take."""
+    carry(former, here, now=HERE)
+    before = record_path(here, "djinn", 1).stat()
+    again = carry(former, here, now=HERE)
+    assert (again.taken, len(again.kept)) == ([], 18)
+    assert record_path(here, "djinn", 1).stat() == before
+
+
+REFUSED = {
+    "sources": (lambda record: record["provenance"].update(source_sha256="0" * 64), "measured by other sources"),
+    "study": (lambda record: record["study"]["measurement"].update(think_time_ms=7), "measured for another study"),
+    "schema": (lambda record: record.update(round=0), "round"),
+    "place": (lambda record: record.update(round=2), "holds the record of raw/pairs/round_2.json"),
+    "device": (lambda record: record["provenance"].update(device_name="Other"), "mixed run: another device name"),
+    "inexact": (lambda record: record["cells"][0]["blocks"][0]["samples"][0].update(bit_exact=False), "bit_exact"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_does_not_belong_is_refused_with_the_reason(former, here, fault):
+    """One record; the others are taken."""
+    change, reason = REFUSED[fault]
+    edit(former / "raw" / "pairs" / "round_1.json", change)
+    carried = carry(former, here, now=HERE)
+    assert list(carried.refused) == ["raw/pairs/round_1.json"]
+    assert reason in carried.refused["raw/pairs/round_1.json"]
+    assert not (here / "raw" / "pairs" / "round_1.json").exists()
+    assert len(carried.taken) == 17
+
+
+def test_a_piece_without_latency_over_depth_is_taken(former, here):
+    """As one of pairs alone, which lie in several sittings."""
+    for method in ("vanilla", "recompute", "manual_offload", "djinn"):
+        for layer in (1, 40):
+            record_path(former, method, layer).unlink()
+    edit(former / "raw" / "pairs" / "round_2.json", lambda record: record["provenance"].update(sitting=HERE))
+    carried = carry(former, here, now=HERE)
+    assert (len(carried.taken), carried.refused) == (10, {})
+
+
+def test_latency_over_depth_is_of_one_sitting(former, here):
+    """A part of it is taken in the sitting that measured it, where the rest follows, and in no other."""
+    record_path(former, "djinn", 40).unlink()
+    carried = carry(former, here, now=HERE)
+    assert len(carried.refused) == 7
+    reason = carried.refused["raw/djinn/layer_1/round_1.json"]
+    assert "1 of the 8 records of raw/METHOD are left, which need one" in reason
+    assert len(carried.taken) == 10
+    assert carry(former, here, now=BEFORE).refused == {}
+    assert record_path(here, "djinn", 1).exists()
+
+
+def test_of_two_sittings_one_is_taken(former, here):
+    """What does not belong to the others is named."""
+    edit(record_path(former, "djinn", 40), lambda record: record["provenance"].update(sitting=HERE))
+    refused = carry(former, here, now=HERE).refused
+    assert list(refused) == ["raw/djinn/layer_40/round_1.json"]
+    assert "another sitting" in refused["raw/djinn/layer_40/round_1.json"]
+
+
+def test_a_folder_that_is_no_run_or_a_run_that_asks_for_nothing_is_refused(former, here, tmp_path, capsys, monkeypatch):
+    """With one message and status 2."""
+    with pytest.raises(RunError, match="name a copy of a folder results/RUN"):
+        carry(tmp_path, here, now=None)
+    with pytest.raises(RunError, match="snakemake --cores 1 studies"):
+        carry(former, tmp_path / "other", now=None)
+    monkeypatch.setattr(sys, "argv", ["carry", "--from", str(former), "--run", "h100-sxm-80gb"])
+    assert main() == 2
+    assert "published runs are never added to" in capsys.readouterr().err
