@@ -33,6 +33,8 @@ TINY = {
         "load": [{"sessions": 2, "resumes": 2}],
         "capacity": {"sessions": 2, "processes": 1},
         "sweep": {"layers": [1, 3], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
+        "thinking": {"waits": [{"think_time_ms": 0, "blocks": 1}]},
+        "neighbour": {"blocks": 1, "tokens": 2, "swaps": 1},
     },
 }
 # The same for configs/ten_minutes.yaml, which names its own layers.
@@ -92,7 +94,8 @@ def test_main_job_measures_and_draws(finished):
     pairs = [f"pairs/round_{number}.json" for number in (1, 2)]
     assert records == sorted([*(f"{method}/layer_3/round_1.json" for method in methods), *pairs])
     of_methods = [f"{kind}/{method}" for kind in ("capacity", "capabilities") for method in methods]
-    for name in ("overhead", "load", "sweep", "peers/memory_saver", "peers/process_checkpoint", *of_methods):
+    of_peers = ("peers/memory_saver", "peers/process_checkpoint")
+    for name in ("overhead", "load", "sweep", "thinking", "neighbour", *of_peers, *of_methods):
         assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]
@@ -106,9 +109,9 @@ def test_main_job_measures_and_draws(finished):
         began = {row["began"] for row in csv.DictReader(file) if row["run"] == "local"}
     assert began == {"", "djinn", "bare"}
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    pictures = ("crossover", "clocks", "samples", "ratios")
+    pictures = ("crossover", "clocks", "samples", "ratios", "thinking")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
-    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers", "pairs")}
+    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers", "pairs", "neighbour")}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
     assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
     assert "no benchmark file" not in (finished / "paper_figures/local/experiments.md").read_text()

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.evaluation.usage_cells import USAGE, asked
+
 Json = dict[str, Any]
 GIB = 2**30
 
@@ -72,6 +74,8 @@ def about(place: str, study: Json, cells: list[Json]) -> Json:
             "package": {"name": name, "version": "1.0"},
             "configuration": "its best",
         },
+        "thinking": {"seed": 1},
+        "neighbour": {"seed": 1, "workload": _paused(study), "layer": 20},
     }
     return {"kind": kind, **more.get(kind, {})}
 
@@ -160,6 +164,7 @@ def asking(study: Json, beside: dict[str, list[Json]]) -> Json:
             "samples": max(len(cell["samples"]) for cell in cells) or 1,
             "sizes": [{"batch": batch, "tokens": tokens} for batch, tokens in sizes],
         }
+    found |= {kind_of(place): asked(place, beside[place]) for place in USAGE if beside.get(place)}
     walls = [cell for place, cells in beside.items() if kind_of(place) == "capacity" for cell in cells]
     for key, own in (("sessions", False), ("processes", True)):
         ends = [c["sessions"] + (c["stopped_by"] != "cap") for c in walls if (c["variant"] == "own_process") == own]
@@ -245,4 +250,5 @@ EVERY = {
     "peers/memory_saver.json": [
         {"workload": "session", "samples": [{"ready_ms": 2.0 + i} for i in range(4)]},
     ],
+    **USAGE,
 }

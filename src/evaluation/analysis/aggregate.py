@@ -11,11 +11,13 @@ from typing import Any
 
 from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.crossings import Crossing, crossings
+from evaluation.analysis.neighbours import Disturbance, disturbances
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
 from evaluation.analysis.overhead import Overhead, overheads
 from evaluation.analysis.resumes import Resumes, resumes
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import TableError, read_table, write_table
+from evaluation.analysis.waits import Wait, waits
 from evaluation.command import parser, run
 from evaluation.records.runs import Run, load_run, run_folder
 
@@ -37,6 +39,8 @@ TABLES = {
     "overhead": Table(kind=Overhead, rows=overheads),
     "peers": Table(kind=PeerMetric, rows=peer_metrics),
     "pairs": Table(kind=Comparison, rows=comparisons),
+    "thinking": Table(kind=Wait, rows=waits),
+    "neighbour": Table(kind=Disturbance, rows=disturbances),
 }
 
 

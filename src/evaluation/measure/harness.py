@@ -49,13 +49,17 @@ class Seen:
 
 
 class Harness:
-    """Takes the samples of one ``workload`` at breakpoint ``layer``."""
+    """Takes the samples of one ``workload`` at breakpoint ``layer``.
+
+    ``think_time_ms`` is the wait between pause and resume; whoever compares waits changes it between samples.
+    """
 
     def __init__(self, subject: Subject, study: Study, workload: Workload, layer: int) -> None:
         self._subject = subject
         self._study = study
         self._workload = workload
         self._layer = layer
+        self.think_time_ms = study.measurement.think_time_ms
         self.input_ids = input_tokens(subject, study, workload)
         self._least_bytes = 0  # that a pause must keep, if it keeps the state
         self._reference, self._frontier = self._uninterrupted()
@@ -193,7 +197,7 @@ class Harness:
         return record, sizes
 
     def _think(self) -> None:
-        time.sleep(self._study.measurement.think_time_ms / 1000)
+        time.sleep(self.think_time_ms / 1000)
 
     def floor_ms(self, nbytes: int) -> float:
         """Time of one raw pinned copy of ``nbytes`` to the device, after the same wait."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from evaluation.measure.device_memory import synchronize
 from evaluation.measure.method import ByHand, Keeps, Link
 from evaluation.measure.programs import Logits, Stopped
 from evaluation.methods.copies import CopiesBehind, LinkBeat, Tensors, by_layer, to_device
@@ -81,7 +80,7 @@ class PinnedOffload(ByHand):
         self._kept_bytes = total(frontier.values()) if kept else 0
         views = self._lane.arena.views(tensors)
         self._host = {name: views[name].copy_(tensor, non_blocking=True) for name, tensor in tensors.items()}
-        synchronize(self.subject.device)
+        self._drain()
         self.stopped.put(self._host)
         self._divide([] if kept else list(frontier))
         if self._beat is not None:
@@ -113,7 +112,12 @@ class PinnedOffload(ByHand):
 
     def _wait(self) -> None:
         """Wait for what the compute stream copies, if anything."""
-        if self.floor_bytes and self.subject.device.type == "cuda":
+        if self.floor_bytes:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Wait for the compute stream, and for no other's."""
+        if self.subject.device.type == "cuda":
             torch.cuda.current_stream(self.subject.device).synchronize()
 
     def finish(self) -> Logits:

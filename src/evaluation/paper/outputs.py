@@ -86,6 +86,10 @@ def _counted(plan: Plan) -> bool:
     return not plan.functional and all(f"capacity/{method}.json" in plan.beside for method in plan.study["methods"])
 
 
+def _has(record: str) -> Callable[[Plan], bool]:
+    return lambda plan: record in plan.beside
+
+
 def _paired(plan: Plan) -> bool:
     """Whether all forms of a resume are among its records, run in one process; older runs have partners."""
     return any(path in plan.records for path in pair_paths(plan.folder, plan.study))
@@ -137,6 +141,22 @@ OUTPUTS = (
         caption="sweep.rst",
         reads=("sweep",),
         wanted=_on_a_gpu("sweep.json"),
+    ),
+    Output(
+        name="thinking",
+        module="figures.thinking",
+        files=("thinking.pdf", "thinking.png"),
+        caption="thinking.rst",
+        reads=("thinking",),
+        wanted=_has("thinking.json"),
+    ),
+    Output(
+        name="neighbour",
+        module="text.neighbour",
+        files=("neighbour.tex",),
+        caption="neighbour.rst",
+        reads=("neighbour",),
+        wanted=_has("neighbour.json"),
     ),
     Output(
         name="samples",

@@ -15,7 +15,7 @@ from evaluation.records.runs import (
     side_records,
 )
 
-TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "overhead", "peers", "pairs")
+TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "overhead", "peers", "pairs", "thinking", "neighbour")
 
 
 @dataclass(frozen=True, kw_only=True)

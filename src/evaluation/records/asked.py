@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.records.fields import Count, Name, Positive, Text
+from evaluation.records.fields import Count, Milliseconds, Name, Positive, Text
 from evaluation.records.json_file import Json
 
 Block = TypeVar("Block")
@@ -87,6 +87,28 @@ class Sweep(_Block):
     sizes: list[Size]
 
 
+class Wait(_Block):
+    """Between pause and resume, and the blocks in which it is measured."""
+
+    think_time_ms: Milliseconds
+    blocks: Positive
+
+
+class Thinking(_Block):
+    """Breakpoints and waits."""
+
+    layers: Annotated[list[Positive], Field(min_length=1)]
+    waits: Annotated[list[Wait], Field(min_length=1)]
+
+
+class Neighbour(_Block):
+    """Blocks of windows, the neighbour's tokens in each, and the swaps where nobody else computes."""
+
+    blocks: Positive
+    tokens: Positive
+    swaps: Positive
+
+
 class Peers(BaseModel):
     """Which peers are run; other keys are their numbers of samples."""
 
@@ -116,6 +138,8 @@ class Asked(_Block):
     load: list[Load] | None = None
     capacity: Capacity | None = None
     sweep: Sweep | None = None
+    thinking: Thinking | None = None
+    neighbour: Neighbour | None = None
     peers: Peers | None = None
 
     @model_validator(mode="after")
@@ -129,6 +153,12 @@ class Asked(_Block):
     def paused(self) -> Workload:
         """The workload that is paused where only one is: the first with a KV cache, or the first of all."""
         return next((one for one in self.workloads if one.kv_cache), self.workloads[0])
+
+    @property
+    def with_and_without_cache(self) -> list[Workload]:
+        """The first workload without a KV cache and the first with one, as far as there are such."""
+        first = {one.kv_cache: one for one in reversed(self.workloads)}
+        return [first[kv_cache] for kv_cache in (False, True) if kv_cache in first]
 
     def workload(self, name: str) -> Workload:
         """The one of that name; raises ValueError if there is none."""

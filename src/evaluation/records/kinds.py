@@ -16,8 +16,10 @@ from evaluation.records.fields import Name, Positive, Strict, Text, checked
 from evaluation.records.json_file import Json
 from evaluation.records.kinds_beside import CapabilityCell, OverheadCell, Wall
 from evaluation.records.load import Load
+from evaluation.records.neighbour import Neighbour
 from evaluation.records.pairs import Pairs
 from evaluation.records.record import Record
+from evaluation.records.thinking import Thinking
 from evaluation.records.wording import without_folders
 
 
@@ -198,6 +200,8 @@ _KINDS: dict[str, type[Record]] = {
     "load.json": Load,
     "overhead.json": Overhead,
     "sweep.json": Sweep,
+    "thinking.json": Thinking,
+    "neighbour.json": Neighbour,
     "capacity": Capacity,
     "capabilities": Capabilities,
     "peers": Peer,

@@ -39,6 +39,7 @@ __all__ = [
 
 CHECKSUMS = "SHA256SUMS"
 _RUN_NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
+_PAIRED = {"manual_offload", "djinn"}  # what is compared in one process
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -144,7 +145,7 @@ def pair_paths(folder: Path, study: Json) -> list[Path]:
 
     A study of an older version has none.
     """
-    if not {"manual_offload", "djinn"} <= set(study["methods"]) or not asks_for(study, "pairs"):
+    if not set(study["methods"]) >= _PAIRED or not asks_for(study, "pairs"):
         return []
     return [
         folder / "raw" / "pairs" / f"round_{number}.json"
@@ -153,11 +154,16 @@ def pair_paths(folder: Path, study: Json) -> list[Path]:
 
 
 def side_records(study: Json) -> list[str]:
-    """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers."""
+    """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers.
+
+    Waits and neighbours, which an older study does not have either, compare Djinn with copies by hand.
+    """
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
     of_peers = [f"peers/{peer}.json" for peer in study.get("peers", {}).get("run", ())]
     of_djinn = ["overhead.json", "load.json"] if "djinn" in study["methods"] else []
-    places = [*of_djinn, "sweep.json", *of_methods, *of_peers]
+    of_both = ("thinking", "neighbour") if set(study["methods"]) >= _PAIRED else ()
+    together = [f"{kind}.json" for kind in of_both if kind in study]
+    places = [*of_djinn, "sweep.json", *together, *of_methods, *of_peers]
     return [place for place in places if asks_for(study, place.partition("/")[0].removesuffix(".json"))]
 
 

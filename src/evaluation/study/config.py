@@ -19,6 +19,7 @@ from evaluation.study.keys import (
     Load,
     Measurement,
     ModelChoice,
+    Neighbour,
     Number,
     Overhead,
     PairCounts,
@@ -26,6 +27,7 @@ from evaluation.study.keys import (
     Size,
     Sweep,
     Tokens,
+    Wait,
     Workload,
     distinct,
 )
@@ -56,6 +58,11 @@ def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ..
         about = {"name": repr(unknown[0]), "kind": kind, "known": ", ".join(known)}
         raise PydanticCustomError("unknown", "{name} is not {kind}. Allowed: {known}", about)
     return distinct(names)
+
+
+def _different(rows: tuple[Wait, ...]) -> tuple[Wait, ...]:
+    distinct(tuple(row.think_time_ms for row in rows))
+    return rows
 
 
 _Names = tuple[str, ...]
@@ -145,6 +152,18 @@ class PairKeys(PairCounts):
 
 
 @block
+class ThinkingKeys(Block):
+    """The clocks over the wait between pause and resume."""
+
+    layers: Literal["auto"] | _Layers = Field(
+        default="auto", description="auto (the middle of the depth), or a list without repetition of layers from 1"
+    )
+    waits: Annotated[tuple[Wait, ...], AfterValidator(_different)] = Field(
+        min_length=1, description="a list of rows {think_time_ms, blocks}"
+    )
+
+
+@block
 class Functional(Block):
     """What replaces the rest on a machine without a GPU: everything works, whatever the speed."""
 
@@ -162,6 +181,8 @@ class Functional(Block):
     )
     capacity: Capacity = Capacity(sessions=4, processes=1)
     sweep: Sweep = Sweep(layers=(1, 10), samples=2, sizes=(Size(batch=1, tokens=16), Size(batch=2, tokens=16)))
+    thinking: ThinkingKeys = ThinkingKeys(waits=(Wait(think_time_ms=0, blocks=1), Wait(think_time_ms=10, blocks=1)))
+    neighbour: Neighbour = Neighbour(blocks=1, tokens=4, swaps=2)
     peers: PeerCounts = Field(default_factory=PeerCounts)
 
 
@@ -228,6 +249,13 @@ class Config(Block):
         samples=6,
         sizes=(*(Size(batch=1, tokens=tokens) for tokens in (128, 512, 2048)), Size(batch=4, tokens=2048)),
     )
+    thinking: ThinkingKeys = ThinkingKeys(
+        waits=(
+            *(Wait(think_time_ms=wait, blocks=3) for wait in (0, 5, 25, 100, 200)),
+            *(Wait(think_time_ms=wait, blocks=1) for wait in (1000, 4000)),
+        )
+    )
+    neighbour: Neighbour = Neighbour(blocks=4, tokens=64, swaps=8)
     peers: PeerKeys = Field(default_factory=PeerKeys)
     functional: Functional = Functional()
     run: str = Field(

@@ -119,6 +119,31 @@ class Sweep(Block):
 
 
 @block
+class Wait(Block):
+    """A wait between pause and resume, and how often it is measured."""
+
+    think_time_ms: Number = Field(description="milliseconds between pause and resume, from 0")
+    blocks: Count = Field(description="from 1: each runs every form twice, in a random order and back")
+
+
+@block
+class Thinking(Block):
+    """Over which waits between pause and resume the clocks are taken, at which breakpoints."""
+
+    layers: tuple[Count, ...]
+    waits: tuple[Wait, ...]
+
+
+@block
+class Neighbour(Block):
+    """How a session that decodes is disturbed by another one, which is swapped out and in meanwhile."""
+
+    blocks: Count = Field(description="from 1: each has every window twice, in a random order and back")
+    tokens: Samples = Field(description="decode steps of the neighbour in a window, from 2")
+    swaps: Count = Field(description="swaps in a window in which nobody else computes, from 1")
+
+
+@block
 class PairCounts(Block):
     """How often forms of resumes are compared in one process: ``rounds`` processes, each with ``blocks`` a cell."""
 

@@ -15,11 +15,14 @@ from evaluation.study.keys import (
     Load,
     Measurement,
     ModelChoice,
+    Neighbour,
     Overhead,
     Pairs,
     Peers,
     Size,
     Sweep,
+    Thinking,
+    Wait,
     Workload,
 )
 from evaluation.study.message import Json
@@ -32,12 +35,15 @@ __all__ = [
     "Load",
     "Measurement",
     "ModelChoice",
+    "Neighbour",
     "Overhead",
     "Pairs",
     "Peers",
     "Size",
     "Study",
     "Sweep",
+    "Thinking",
+    "Wait",
     "Workload",
     "architecture_of",
 ]
@@ -56,6 +62,11 @@ READS = {
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
     "overhead": (*_MODEL, "workloads", "overhead"),
     "sweep": (*(key for key in _TIMED if key != "workloads"), "sweep"),
+    "thinking": (
+        *(key for key in _TIMED if key != "measurement.think_time_ms"),
+        *("thinking", "host_arena_gib", "order_seed"),
+    ),
+    "neighbour": (*_MODEL, "workloads", "measurement.decode_steps", "neighbour", "host_arena_gib", "order_seed"),
     "memory_saver": (*_TIMED, "peers.memory_saver_samples"),
     "process_checkpoint": (*_SESSION, "measurement.warmup_samples", "peers.process_checkpoint_samples"),
 }
@@ -92,6 +103,8 @@ class Study(Block):
     load_host_arena_gib: int | float
     capacity: Capacity
     sweep: Sweep
+    thinking: Thinking
+    neighbour: Neighbour
     peers: Peers
 
     @property

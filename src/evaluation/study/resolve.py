@@ -9,9 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.study.architectures import LLAMA_2, Architecture
-from evaluation.study.config import Config, PairKeys, check, experiments
+from evaluation.study.config import Config, PairKeys, ThinkingKeys, check, experiments
 from evaluation.study.devices import Gpu, choose_device, visible_gpu
-from evaluation.study.plan import ConfigError, Measurement, ModelChoice, Pairs, Peers, Study, Workload, architecture_of
+from evaluation.study.plan import (
+    ConfigError,
+    Measurement,
+    ModelChoice,
+    Pairs,
+    Peers,
+    Study,
+    Thinking,
+    Workload,
+    architecture_of,
+)
 
 
 def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
@@ -60,6 +70,8 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         load_host_arena_gib=wanted.djinn.host_arena_gib if functional else wanted.djinn.load_host_arena_gib,
         capacity=chosen.capacity,
         sweep=chosen.sweep,
+        thinking=_thinking(chosen.thinking, architecture),
+        neighbour=chosen.neighbour,
         peers=Peers(run=wanted.peers.run, samples=chosen.peers.samples),
     )
 
@@ -80,6 +92,16 @@ def _pairs(wanted: PairKeys, layers: tuple[int, ...], architecture: Architecture
     else:
         found = _layers(wanted.layers, architecture, parts=1, key="pairs.layers")
     return Pairs(rounds=wanted.rounds, blocks=wanted.blocks, forms=wanted.forms, layers=found)
+
+
+def _thinking(wanted: ThinkingKeys, architecture: Architecture) -> Thinking:
+    """The waits, by default in the middle of the depth."""
+    if isinstance(wanted.layers, str):
+        return Thinking(layers=(max(1, architecture.layers // 2),), waits=wanted.waits)
+    return Thinking(
+        layers=_layers(wanted.layers, architecture, parts=1, key="thinking.layers"),
+        waits=wanted.waits,
+    )
 
 
 def _measurement(wanted: Config, functional: bool) -> Measurement:

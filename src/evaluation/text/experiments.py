@@ -75,6 +75,16 @@ EXPERIMENTS = {
     "E7": Experiment(
         what="what a user would pick instead, at the deepest layer", records="peers/", made=("results/peers.csv",)
     ),
+    "E8": Experiment(
+        what="resume latency over the wait between pause and resume",
+        records="thinking.json",
+        made=("results/thinking.csv", "thinking.pdf"),
+    ),
+    "E9": Experiment(
+        what="what a swap costs another session that computes",
+        records="neighbour.json",
+        made=("results/neighbour.csv", "neighbour.tex"),
+    ),
 }
 
 

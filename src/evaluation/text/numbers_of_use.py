@@ -1,4 +1,4 @@
-r"""The numbers beside latency over depth: forms in pairs, load, sizes of the prompt, capacity, edits, overhead, peers.
+r"""The numbers beside latency over depth: of the forms in pairs, and of all that is measured besides.
 
 Part of :mod:`evaluation.text.numbers`, whose docstring tells the names.
 """
@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from evaluation.analysis.comparisons import STRONGEST, Comparison
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.material import Material
+from evaluation.analysis.neighbours import Disturbance
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
 from evaluation.analysis.variants import PRIMARY
+from evaluation.analysis.waits import Wait
 from evaluation.records.runs import Json
 from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
 
 _HEADLINES = {variant.name for variant in PRIMARY.values()}
+_ENDS = {"": "median", "Low": "ci_low", "High": "ci_high"}
 _OF_A_PEER = ("ready_ms", "pause_ms")
 
 
@@ -32,6 +35,8 @@ class Tables:
     capabilities: Sequence[Capability] = ()
     peers: Sequence[PeerMetric] = ()
     pairs: Sequence[Comparison] = ()
+    thinking: Sequence[Wait] = ()
+    neighbour: Sequence[Disturbance] = ()
     overhead: Sequence[Overhead] = ()
 
     @classmethod
@@ -44,6 +49,8 @@ class Tables:
             capabilities=material.rows("capabilities", Capability),
             peers=material.rows("peers", PeerMetric),
             pairs=material.rows("pairs", Comparison),
+            thinking=material.rows("thinking", Wait),
+            neighbour=material.rows("neighbour", Disturbance),
             overhead=material.rows("overhead", Overhead),
         )
 
@@ -57,6 +64,8 @@ def numbers_of_use(tables: Tables) -> Iterator[Number]:
     yield from _of_capabilities(tables.capabilities)
     yield from _of_overhead(tables.overhead)
     yield from _of_peers(tables.peers)
+    yield from _of_waits(tables.thinking)
+    yield from _of_neighbours(tables.neighbour)
 
 
 def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
@@ -189,3 +198,25 @@ def _of_peers(rows: Sequence[PeerMetric]) -> Iterator[Number]:
             name = f"Peer{camel(row.peer)}{camel(row.workload)}{camel(row.metric)}"
             keys = {key: getattr(row, key) for key in ("run", "peer", "workload", "metric")}
             yield measured(name, row.median, row.unit, {"file": "peers.csv", **keys, "column": "median"})
+
+
+def _of_waits(rows: Sequence[Wait]) -> Iterator[Number]:
+    """Each clock of each form after each wait; of the raw copy the name is ``Floor``."""
+    for row in rows:
+        form = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}"
+        name = f"{form}{camel(row.workload)}Wait{camel(f'{row.think_time_ms:g}')}{camel(row.metric)}"
+        name += f"Layer{in_words(row.layer)}"
+        keys = ("run", "workload", "layer", "method", "variant", "think_time_ms", "metric")
+        source = {"file": "thinking.csv", **{key: getattr(row, key) for key in keys}}
+        for ending, column in _ENDS.items():
+            yield measured(f"{name}{ending}", getattr(row, column), row.unit, {**source, "column": column})
+
+
+def _of_neighbours(rows: Sequence[Disturbance]) -> Iterator[Number]:
+    """Of a session that decodes, and of the one that is swapped beside it: by method, window and metric."""
+    for row in rows:
+        name = f"Neighbour{camel(row.method)}{camel(row.window)}{camel(row.metric)}"
+        keys = ("run", "method", "variant", "window", "metric")
+        source = {"file": "neighbour.csv", **{key: getattr(row, key) for key in keys}}
+        for ending, column in _ENDS.items():
+            yield measured(f"{name}{ending}", getattr(row, column), row.unit, {**source, "column": column})

@@ -19,8 +19,8 @@ ROWS = [
     {"name": "session", "batch": 1, "tokens": 8, "kv_cache": True},
 ]
 OF_SESSIONS = {"measure", "pairs", "capabilities", "load", "memory_saver", "process_checkpoint"}
-TIMED = {"measure", "pairs", "sweep", "memory_saver"}
-WITH_WORKLOADS = {"capacity", "overhead", *OF_SESSIONS}
+TIMED = {"measure", "pairs", "sweep", "thinking", "memory_saver"}
+WITH_WORKLOADS = {"capacity", "overhead", "thinking", "neighbour", *OF_SESSIONS}
 ALL = {"sweep", *WITH_WORKLOADS}
 
 # Each key of config.yaml that reaches a functional study: another value, and whom it concerns.
@@ -33,11 +33,11 @@ CHANGES = {
     "experiments": (["capacity"], set()),
     "latency_methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
-    "order_seed": (1, {"capacity", "load", "pairs"}),
+    "order_seed": (1, {"capacity", "load", "pairs", "thinking", "neighbour"}),
     "strict": (True, set()),
     "workloads": (ROWS, WITH_WORKLOADS),
     "measurement.decode_steps": (2, ALL - {"overhead"}),
-    "djinn.host_arena_gib": (1, {"measure", "pairs", "capabilities", "capacity", "load"}),
+    "djinn.host_arena_gib": (1, {"measure", "pairs", "capabilities", "capacity", "load", "thinking", "neighbour"}),
     "djinn.load_host_arena_gib": (1, set()),
     "peers.run": ([], set()),
     "functional.rounds": (2, set()),
@@ -52,6 +52,8 @@ CHANGES = {
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
     "functional.sweep": ({"layers": [1, 9], "samples": 2, "sizes": [{"batch": 1, "tokens": 16}]}, {"sweep"}),
+    "functional.thinking": ({"waits": [{"think_time_ms": 1, "blocks": 1}]}, {"thinking"}),
+    "functional.neighbour": ({"blocks": 2, "tokens": 4, "swaps": 2}, {"neighbour"}),
     "functional.peers.memory_saver_samples": (3, {"memory_saver"}),
     "functional.peers.process_checkpoint_samples": (3, {"process_checkpoint"}),
     "run": ("local-b", set()),
@@ -83,6 +85,7 @@ def test_a_change_concerns_the_jobs_that_read_it(study, key):
 OF_A_GPU = {
     *(f"measurement.{name}_samples" for name in ("other", "warmup", "validation")),
     *("measurement.samples", "measurement.think_time_ms", "rounds", "pairs", "overhead", "load", "capacity", "sweep"),
+    *("thinking", "neighbour"),
     *("peers.memory_saver_samples", "peers.process_checkpoint_samples", "device", "model.path"),
 }
 
@@ -101,8 +104,9 @@ def test_every_key_of_the_shipped_file_is_among_them():
 
 
 def test_each_kind_of_job_has_its_row(study):
-    """The seven kinds and every peer that there is."""
-    assert READS.keys() == {"measure", "pairs", "capacity", "capabilities", "load", "overhead", "sweep", *peers()}
+    """The nine kinds and every peer that there is."""
+    assert READS.keys() == {"measure", "pairs", "capacity", "capabilities", "load", "overhead", "sweep", "thinking",
+                            "neighbour", *peers()}  # fmt: skip
 
 
 def test_a_study_survives_json(study):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluation.experiments import capabilities, capacity, load, overhead, pairs, sweep
+from evaluation.experiments import capabilities, capacity, load, neighbour, overhead, pairs, sweep, thinking
 from evaluation.measure.models import build
 from evaluation.measure.workloads import measure
 from evaluation.methods import benchmark_djinn, benchmark_manual_offload
@@ -33,6 +33,8 @@ SMALL = {
         "load": [{"sessions": 1, "resumes": 2}],
         "capacity": {"sessions": 1, "processes": 1},
         "sweep": {"layers": [1, 2], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
+        "thinking": {"waits": [{"think_time_ms": 0, "blocks": 1}]},
+        "neighbour": {"blocks": 1, "tokens": 2, "swaps": 1},
     },
 }
 
@@ -101,6 +103,8 @@ def run(kind, study, monkeypatch):
         "load": lambda: load.take(build(study), study, quiet),
         "overhead": lambda: overhead.take(build(study), study, quiet),
         "sweep": lambda: sweep.take(build(study), study, quiet),
+        "thinking": lambda: thinking.take(build(study), study, quiet),
+        "neighbour": lambda: neighbour.take(build(study), study, quiet),
         "memory_saver": lambda: memory_saver.measured(build(study), study, Saver(), quiet),
         "process_checkpoint": lambda: process_checkpoint_of(study),
     }

@@ -12,13 +12,14 @@ from evaluation.text.experiments import EXPERIMENTS, rows
 from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.usage_cells import USAGE
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 MIB = 2**20
 SECONDS = {"vanilla": (1, 2), "recompute": (10, 20), "manual_offload": (3, 4), "djinn": (5, 7)}  # at layers 1 and 10
 
 
-SMALL = Synthetic(layers=(1, 10), samples=2, peers=("memory_saver", "process_checkpoint"))
+SMALL = Synthetic(layers=(1, 10), samples=2, peers=("memory_saver", "process_checkpoint"), beside=USAGE)
 
 
 def row_of(seconds, rss="1024.00"):
@@ -92,8 +93,8 @@ def test_times_are_the_sums_and_medians_of_the_files(local):
         cost = found["E1", method]
         assert (cost.jobs, cost.seconds, cost.median_seconds) == (2, sum(times), sum(times) / 2)
     expected = {"E1": (8, 52, 4.5), "E2": (4, 400, 100), "E3": (4, 400, 100)}
-    expected |= dict.fromkeys(("E4", "E5", "E6"), (1, 100, 100))
-    expected |= {"E7": (2, 200, 100), "total": (21, 1352, 100)}
+    expected |= dict.fromkeys(("E4", "E5", "E6", "E8", "E9"), (1, 100, 100))
+    expected |= {"E7": (2, 200, 100), "total": (23, 1552, 100)}
     assert {
         name: (cost.jobs, cost.seconds, cost.median_seconds) for (name, method), cost in found.items() if not method
     } == expected
@@ -165,7 +166,7 @@ def test_the_page_prints_the_rows(local):
     assert [jobs, time, one, memory] == ["8", "52.0 s", "4.50 s", "17.3 GiB"]
     assert disk.endswith(" kB")
     assert float(disk.removesuffix(" kB")) == pytest.approx(kilobytes, rel=0.005)
-    assert line_of(page, "total")[:4] == ["21", "22.5 min", "100 s", "17.3 GiB"]
+    assert line_of(page, "total")[:4] == ["23", "25.9 min", "100 s", "17.3 GiB"]
     assert cells(page)["", "of these, recompute"][:3] == ["2", "30.0 s", "15.0 s"]
     assert "missing" not in page
     assert "not measured" not in page
@@ -180,7 +181,7 @@ def test_records_without_benchmark_files_have_no_times(tmp_path):
         assert jobs.isdigit()
         assert times == ["--"] * 3
         assert disk.endswith(" kB")
-    assert "Times and memory are missing for 21 of 21 jobs" in page
+    assert "Times and memory are missing for 23 of 23 jobs" in page
 
 
 def test_a_sum_over_some_jobs_says_of_how_many(local):
@@ -189,9 +190,9 @@ def test_a_sum_over_some_jobs_says_of_how_many(local):
     (local / "sweep.json").unlink()
     _, page = written(local)
     assert line_of(page, "E1")[:3] == ["8", "32.0 s (7 jobs)", "4.00 s"]
-    assert line_of(page, "total")[:2] == ["20 of 21", "20.5 min (19 jobs)"]
+    assert line_of(page, "total")[:2] == ["22 of 23", "23.9 min (21 jobs)"]
     assert line_of(page, "E2")[1] == "6.67 min"
-    assert "Times and memory are missing for 1 of 20 jobs" in page
+    assert "Times and memory are missing for 1 of 22 jobs" in page
 
 
 def test_what_was_not_measured_is_said(local):
@@ -201,20 +202,20 @@ def test_what_was_not_measured_is_said(local):
     _, page = written(local)
     assert line_of(page, "E4") == ["not measured", "--", "--", "--", "--"]
     assert line_of(page, "E2")[:2] == ["3 of 4", "5.00 min"]
-    assert line_of(page, "total")[:2] == ["19 of 21", "19.2 min"]
-    assert "2 of the 21 jobs of the study were not measured" in page
+    assert line_of(page, "total")[:2] == ["21 of 23", "22.5 min"]
+    assert "2 of the 23 jobs of the study were not measured" in page
     assert "missing" not in page
 
 
 def test_the_page_says_which_sources_measured_what(local):
     """One line for each state of them, with the days."""
     _, page = written(local)
-    assert f"`{'a' * 8}`, 2026-01-01: E1, E2, E3, E4, E5, E6, E7." in page
+    assert f"`{'a' * 8}`, 2026-01-01: E1, E2, E3, E4, E5, E6, E7, E8, E9." in page
     for name in ("memory_saver", "process_checkpoint"):
         edit(local / f"peers/{name}.json", lambda record: record["provenance"].update(source_sha256="b" * 64))
     edit(local / "load.json", lambda record: record["provenance"].update(started="2026-01-03T23:00:00Z"))
     _, page = written(local)
-    assert f"`{'a' * 8}`, 2026-01-01 to 2026-01-03: E1, E2, E3, E4, E5, E6." in page
+    assert f"`{'a' * 8}`, 2026-01-01 to 2026-01-03: E1, E2, E3, E4, E5, E6, E8, E9." in page
     assert f"`{'b' * 8}`, 2026-01-01: E7." in page
 
 
@@ -318,7 +319,7 @@ def test_a_command_names_the_records_of_its_row(local):
     """The shell makes of it the very paths that the rules write; those of latency are a rule's."""
     found = {row.name: row for row in rows(local, study_of(local)) if not row.method}
     targets = []
-    for name in ("E2", "E3", "E4", "E5", "E6", "E7"):
+    for name in ("E2", "E3", "E4", "E5", "E6", "E7", "E8", "E9"):
         echo = subprocess.run(["bash", "-c", f"echo {found[name].command}"], capture_output=True, text=True, check=True)
         command, made = echo.stdout.split(" results/", 1)
         assert command == "snakemake --cores 1"
