@@ -33,7 +33,7 @@ from evaluation.analysis.resampling import (
 RESAMPLES = 10_000  # of every bootstrap whose numbers are published
 CONFIDENCE = 0.95  # of every interval
 ENOUGH = 6  # processes, or samples of the only one: of fewer not even the extremes hold the median in 95 % of the cases
-_TAIL_OF_PROCESSES = 0.01  # instead of 0.025: see process_median
+TAIL_OF_PROCESSES = 0.01  # instead of 0.025: see process_median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,7 @@ def process_median(
         generator, coverage = np.random.default_rng(seed), CONFIDENCE
         chosen = draw_processes(processes, sittings, resamples, generator)
         drawn = np.concatenate([picked(groups, chosen, generator) for groups in strata], axis=1)
-        low, high = percentiles(row_medians(drawn), _TAIL_OF_PROCESSES if processes > 1 else TAIL)
+        low, high = percentiles(row_medians(drawn), TAIL_OF_PROCESSES if processes > 1 else TAIL)
     return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=coverage)
 
 

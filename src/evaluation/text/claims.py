@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from evaluation.analysis.material import Material
+from evaluation.analysis.power import HEAD, Power, powers, shown
 from evaluation.analysis.statistics import ENOUGH
 from evaluation.claims.claim import Claim, Figure, printed
 from evaluation.claims.decide import OF_EVERY_RUN, PLAN, decide
@@ -26,6 +27,10 @@ _OLD_PROTOCOL = (
     "By the old protocol Djinn was compared with one hand-written offload that ran beside each of its samples in "
     "alternating order, not with the strongest of all in mirrored blocks; and the clock result, the end of the pass on "
     "the device, stood where usable stands now."
+)
+_POWER = (
+    "Shares of simulated runs that would decide, from the spreads which the pairs measured: supported at a true ratio "
+    "of 1 at every layer, refuted at 1.12. The spread is a process's, the interval the widest of a run."
 )
 _NOT_COMPARED = "--"
 _LINES_OF_A_COLUMN = 57  # in the letters of the claims' tables, with room for the caption
@@ -106,8 +111,8 @@ def _figure(figure: Figure) -> Json:
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in kept.items()}
 
 
-def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
-    """A page: one table for each claim, one of the memo's expectations, and a sentence for each that differs."""
+def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation], power: Sequence[Power] = ()) -> str:
+    """A page: a table for each claim, one of ``power``, one of the memo's values, and a sentence where one differs."""
     page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
@@ -117,6 +122,9 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) 
         page += [_OLD_PROTOCOL, ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
+    if power:
+        page += ["## What so many processes decide of C4", "", _POWER, ""]
+        page += [*markdown_table(HEAD, [shown(row) for row in power]), ""]
     page += [
         "## What the memo expected",
         "",
@@ -239,5 +247,6 @@ def files(material: Material, workload: str) -> list[str]:
     beside_another = material.leading is not None and not is_own(material.name)
     claims = decide(material.run, OF_EVERY_RUN if beside_another else PLAN)
     memo = expectations(material.run, claims)
-    written = as_markdown(material.run, claims, memo), as_latex(material.run, claims, memo)
+    power = [] if material.run.functional else powers(material.run)
+    written = as_markdown(material.run, claims, memo, power), as_latex(material.run, claims, memo)
     return [json_text(as_json(material.run, claims, memo)), *written]
