@@ -42,22 +42,23 @@ def recomputed(decode_step: int) -> list[Json]:
     return [{"method": "recompute", "variant": name, "keeps": "nothing", "link": "idle"} for name in names]
 
 
-def forms(kv_cache: bool) -> list[Json]:
+def forms(kv_cache: bool, *, attended: bool = True) -> list[Json]:
     """Djinn's and those by hand of a workload by ``method``, ``variant``, ``keeps``, ``link``, as the job names them.
 
-    Recompute's come after them at the last layers.
+    The job has the ``attended`` ones at one layer, a synthetic record at all. Recompute's come at the last layers.
     """
     found = []
     for keeps in KEEPS:
-        for link in LINKS:
+        for link in LINKS if attended else ("idle",):
             parts = [name for name, has in (("kept", keeps == "frontier"), ("attended", link == "attended")) if has]
-            for base in ("ordered" if kv_cache else "pinned", "async"):
+            waiting = ["ordered" if kv_cache else "pinned"]
+            for base in waiting if keeps == "frontier" and not kv_cache else [*waiting, "async"]:
                 variant = "_".join([base, *parts])
                 found.append({"method": "manual_offload", "variant": variant, "keeps": keeps, "link": link})
             variant = "_".join(parts) or "default"
             found.append({"method": "djinn", "variant": variant, "keeps": keeps, "link": link})
     bulk = {"method": "manual_offload", "variant": "bulk", "keeps": "nothing", "link": "idle"}
-    return [*found, bulk]
+    return [*found, bulk] if kv_cache else found
 
 
 @dataclass(frozen=True, kw_only=True)

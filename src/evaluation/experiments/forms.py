@@ -14,7 +14,7 @@ from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, twin
 from evaluation.methods import benchmark_djinn
 from evaluation.methods.benchmark_djinn import make_runtime
-from evaluation.methods.offloads import Lane
+from evaluation.methods.offloads import Lane, PinnedOffload
 from evaluation.study.plan import Study, Workload
 
 _OF_A_FORM = ("host_bytes_paused", "device_bytes_paused")  # the same in each of its samples, but for what torch rounds
@@ -31,8 +31,10 @@ class Shared:
 
     def method(self, harness: Harness, kind: type[Method]) -> Method:
         """``kind`` as it is measured here."""
-        if not issubclass(kind, benchmark_djinn.Djinn):
+        if issubclass(kind, PinnedOffload):
             return harness.method(kind, lane=self._lane)
+        if not issubclass(kind, benchmark_djinn.Djinn):
+            return harness.method(kind)
         if kind.link not in self._runtimes:
             subject = twin(self.subject)
             self._runtimes[kind.link] = subject, make_runtime(subject, self.study, link=kind.link)
@@ -103,12 +105,13 @@ class Forms:
         """Each form that was sampled, as a record keeps it."""
         return [
             {
-                "method": "djinn" if isinstance(method, benchmark_djinn.Djinn) else "manual_offload",
+                "method": _name(method),
                 "variant": method.variant,
                 "keeps": method.keeps,
                 "link": method.link,
                 "state_bytes": sum(found.sizes),
                 "kept_bytes": method.device_bytes_by_policy(),
+                "reserved_bytes": method.reserved_bytes(),
                 **size,
             }
             for method, found, size in zip(self._methods, self._seen, self._sizes, strict=True)
@@ -125,6 +128,12 @@ class Forms:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _name(method: Method) -> str:
+    if isinstance(method, benchmark_djinn.Djinn):
+        return "djinn"
+    return "manual_offload" if method.keeps_state else "recompute"
 
 
 def there_and_back(count: int, chance: Random) -> tuple[list[int], list[int]]:

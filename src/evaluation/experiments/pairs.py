@@ -1,4 +1,7 @@
-"""The pairs: Djinn's variants and hand-written offloads against each other, in one process over all layers.
+"""The pairs: Djinn's variants, hand-written offloads and recompute against each other, in one process over all layers.
+
+Recompute stands beside the others at the last layer and the one before. The forms that attend the link stand at the
+deepest layer with a next one alone, for what they save does not depend on depth.
 
 At each workload and layer every form is validated and warmed up. Then come the blocks. A block runs all forms once in a
 random order, and once more in the reverse order, so that whatever drifts falls on all alike. Before either half the
@@ -11,6 +14,7 @@ record.
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -20,44 +24,68 @@ from evaluation.measure.cell import Record, first_line
 from evaluation.measure.job import Report, run_round_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject
-from evaluation.methods import benchmark_djinn, benchmark_manual_offload
+from evaluation.methods import benchmark_djinn, benchmark_manual_offload, benchmark_recompute
 from evaluation.study.plan import Study, Workload
 
-Kinds = Callable[[Workload], list[type[Method]]]
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """A cell to be measured: ``deep`` in the model, where recompute is compared; ``leading`` among the layers."""
+
+    workload: Workload
+    layer: int
+    device: torch.device
+    deep: bool
+    leading: bool
 
 
-def forms(workload: Workload) -> list[type[Method]]:
-    """Djinn's variants, and for each the hand-written forms that keep the same and have the link in the same state."""
-    ours = benchmark_djinn.compared()
-    by_hand = [
-        kind for mine in ours for kind in benchmark_manual_offload.compared(workload, keeps=mine.keeps, link=mine.link)
+Kinds = Callable[[Where], list[type[Method]]]
+
+
+def places(study: Study, device: torch.device) -> list[Where]:
+    """Every workload at every layer of the pairs."""
+    depth = study.architecture.layers
+    leading = max(study.pairs.layers, key=lambda layer: (layer < depth, layer))
+    return [
+        Where(workload=workload, layer=layer, device=device, deep=layer >= depth - 1, leading=layer == leading)
+        for workload in study.workloads
+        for layer in study.pairs.layers
     ]
-    return [*ours, *by_hand]
+
+
+def forms(where: Where) -> list[type[Method]]:
+    """Djinn's variants, for each the hand-written forms of its policy, and what recompute has."""
+    ours = [kind for kind in benchmark_djinn.compared() if where.leading or kind.link == "idle"]
+    by_hand = [
+        kind
+        for mine in ours
+        for kind in benchmark_manual_offload.compared(where.workload, keeps=mine.keeps, link=mine.link)
+    ]
+    again = benchmark_recompute.compared(where.workload, where.device) if where.deep else []
+    return [*ours, *by_hand, *again]
 
 
 def take(subject: Subject, study: Study, number: int, report: Report, forms: Kinds = forms) -> Record:
     """The cells of round ``number``, in the order in which they were measured, and the seed of all orders."""
     seed = study.order_seed + number
     chance = Random(seed)
-    places = [(workload, layer) for workload in study.workloads for layer in study.pairs.layers]
-    chance.shuffle(places)
+    to_come = places(study, subject.device)
+    chance.shuffle(to_come)
 
-    def asked(workload: Workload) -> list[type[Method]]:
+    def asked(where: Where) -> list[type[Method]]:
         plain = study.pairs.forms == "plain"
-        return [kind for kind in forms(workload) if not plain or (kind.keeps, kind.link) == ("nothing", "idle")]
+        return [kind for kind in forms(where) if not plain or (kind.keeps, kind.link) == ("nothing", "idle")]
 
     with Shared(subject, study) as shared:
-        cells = [_cell(shared, workload, layer, asked(workload), chance, report) for workload, layer in places]
+        cells = [_cell(shared, where, asked(where), chance, report) for where in to_come]
     return {"seed": seed, "cells": cells}
 
 
-def _cell(
-    shared: Shared, workload: Workload, layer: int, kinds: list[type[Method]], chance: Random, report: Report
-) -> Record:
+def _cell(shared: Shared, where: Where, kinds: list[type[Method]], chance: Random, report: Report) -> Record:
     """All ``kinds`` at one workload and layer; running out of device memory is an outcome."""
-    about = {"workload": workload.name, "layer": layer}
+    about = {"workload": where.workload.name, "layer": where.layer}
     try:
-        with Forms(shared, workload, layer, kinds, report) as there:
+        with Forms(shared, where.workload, where.layer, kinds, report) as there:
             blocks = [_block(there, len(kinds), chance) for _ in range(shared.study.pairs.blocks)]
             found = {"frontier_bytes": there.frontier_bytes, "forms": there.described(), "blocks": blocks}
         return {**about, "outcome": "ok", "message": "", **found}

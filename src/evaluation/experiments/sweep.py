@@ -10,17 +10,21 @@ import sys
 
 import torch
 
+from evaluation.measure import fused_layers
 from evaluation.measure.cell import Record
 from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject
 from evaluation.measure.workloads import measure
 from evaluation.methods.benchmark_manual_offload import PageableOffload
-from evaluation.methods.benchmark_recompute import Recompute
 from evaluation.methods.offloads import PinnedOffload
+from evaluation.methods.reruns import CompiledRecompute, GraphedRecompute, Recompute
 from evaluation.study.plan import Study, Workload
 
-_KINDS: dict[str, list[type[Method]]] = {"recompute": [Recompute], "manual_offload": [PinnedOffload, PageableOffload]}
+_KINDS: dict[str, list[type[Method]]] = {
+    "recompute": [Recompute, CompiledRecompute, GraphedRecompute],
+    "manual_offload": [PinnedOffload, PageableOffload],
+}
 
 
 def take(subject: Subject, study: Study, report: Report) -> Record:
@@ -42,6 +46,7 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
             cells += [{**about, "method": method_of[cell["variant"]], **cell} for cell in found]
         if subject.device.type == "cuda":
             torch.cuda.empty_cache()  # blocks of one size are of little use to the next
+            fused_layers.forget()  # and so is code for it: for other sizes too it would be slower
     return {"cells": cells}
 
 

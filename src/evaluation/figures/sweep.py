@@ -1,8 +1,9 @@
 """Where recompute and hand-written copies cross: resume latency against the size of the prompt, a panel for each depth.
 
 The clock is ready; points are medians with 95 % intervals, of fewer than six samples without, over batch x tokens, both
-axes logarithmic and the same in all panels. Which is the quicker at each size is in :mod:`evaluation.text.numbers`.
-Drawn from ``sweep.csv`` alone. A functional run's times mean nothing, and it has no such figure.
+axes logarithmic and the same in all panels. Recompute's point is that of its quickest variant at this size and layer.
+Which is the quicker at each size is in :mod:`evaluation.text.numbers`. Drawn from ``sweep.csv`` alone. A functional
+run's times mean nothing, and it has no such figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from evaluation.analysis.crossings import Crossing
+from evaluation.analysis.crossings import Crossing, quickest
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BY_KEY, PRIMARY
@@ -21,9 +22,9 @@ from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered, spr
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
 _BETWEEN = 0.03
 _PAGEABLE = BY_KEY["manual_offload", "pageable"]
-# By method and variant. Manual offload is drawn thinner than where Djinn must show through it.
-_LINES: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {
-    ("recompute", "default"): (PRIMARY["recompute"].label, PRIMARY["recompute"].style),
+# By method and variant, or the quickest. Manual offload is drawn thinner than where Djinn must show through it.
+_LINES: dict[tuple[str, str | None], tuple[str, Mapping[str, Any]]] = {
+    ("recompute", None): (PRIMARY["recompute"].label, PRIMARY["recompute"].style),
     ("manual_offload", "pageable"): (_PAGEABLE.label, _PAGEABLE.style),
     ("manual_offload", "pinned"): (
         "Manual, pinned",
@@ -33,12 +34,12 @@ _LINES: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {
 
 
 def measured(material: Material) -> list[Crossing]:
-    """The rows of ``sweep.csv`` that have numbers; raises :class:`TableError` if they cannot be drawn."""
+    """The rows of ``sweep.csv`` that are drawn, all with numbers; raises :class:`TableError` if there are none."""
     run = material.name
     if material.functional:
         raise TableError(f"run {run} is functional: made without a GPU, its size sweep is not drawn")
-    rows = [row for row in material.rows("sweep", Crossing) if row.ready_ms is not None]
-    if not any((row.method, row.variant) in _LINES for row in rows):
+    rows = quickest([row for row in material.rows("sweep", Crossing) if row.ready_ms is not None])
+    if not any(_line(rows, key) for key in _LINES):
         raise TableError(f"sweep.csv: run {run!r} has no ready_ms of recompute or of a copy by hand")
     return rows
 
@@ -72,8 +73,8 @@ def _ends(rows: Sequence[Crossing]) -> list[float]:
     return [value for row in rows for value in (row.ci_low, row.ready_ms, row.ci_high) if value is not None]
 
 
-def _line(rows: Sequence[Crossing], key: tuple[str, str]) -> list[Crossing]:
-    mine = [row for row in rows if (row.method, row.variant) == key]
+def _line(rows: Sequence[Crossing], key: tuple[str, str | None]) -> list[Crossing]:
+    mine = [row for row in rows if row.method == key[0] and key[1] in (row.variant, None)]
     return sorted(mine, key=lambda row: (row.batch * row.tokens, row.batch))
 
 

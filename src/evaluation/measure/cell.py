@@ -17,11 +17,13 @@ def cell(
     *,
     variant: str = "default",
     primary: bool = True,
+    drawn: bool = True,
     outcome: str = "ok",
     message: str = "",
     frontier_bytes: int = 0,
     state_bytes: int = 0,
     recompute_flops: float | None = None,
+    reserved_bytes: int = 0,
     validation_samples: int = 0,
     samples: Sequence[Record] = (),
 ) -> Record:
@@ -30,11 +32,13 @@ def cell(
         "workload": workload.name,
         "variant": variant,
         "headline": primary,  # the format's word for it
+        "drawn": drawn,
         "outcome": outcome,
         "message": message,
         "frontier_bytes": frontier_bytes,
         "state_bytes": state_bytes,
         "recompute_flops": recompute_flops,
+        "reserved_bytes": reserved_bytes,
         "validation_samples": validation_samples,
         "samples": list(samples),
     }

@@ -4,7 +4,7 @@ A method that never moved its state could find it again in memory that nobody ha
 every byte that torch's allocator holds free is overwritten, without asking the method where its state was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -66,6 +66,14 @@ def _overwrite_of_stream(device: torch.device) -> int:
         taken += [torch.empty(size, dtype=torch.uint8, device=device).fill_(0xFF) for size in sizes]
     torch.cuda.synchronize(device)
     return sum(block.numel() for block in taken)
+
+
+def overwrite_tensors(tensors: Iterable[torch.Tensor]) -> int:
+    """Fill the storages of ``tensors``, each once, with 0xFF bytes, and return how many were filled."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    for storage in storages.values():
+        torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).fill_(0xFF)
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def overwrite_driver_memory(device: torch.device) -> None:

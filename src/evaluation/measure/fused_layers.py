@@ -58,6 +58,12 @@ def _compiled(part: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     return torch.compile(part, fullgraph=True, options={"compile_threads": 1})
 
 
+def forget() -> None:
+    """Drop what was compiled: the next prompt's layers are compiled for its own size."""
+    _compiled.cache_clear()
+    torch._dynamo.reset()
+
+
 def _forward(
     layer: LlamaDecoderLayer,
     hidden_states: torch.Tensor,

@@ -18,7 +18,7 @@ from torch import nn
 from evaluation.command import Refusal
 from evaluation.measure.cell import Record
 from evaluation.measure.clocks import Clocks
-from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.device_memory import overwrite_free_memory, overwrite_tensors, synchronize
 from evaluation.measure.hand import Hand
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, input_tokens
@@ -187,12 +187,19 @@ class Harness:
         pause_ms = now_ms() - start
         check_kept(method, self._least_bytes, self._where(method))
         after = method.device_bytes()
-        kept = None if before is None or after is None else max(after - before, 0)
+        reserved = method.reserved_bytes()
+        kept = None if before is None or after is None else max(after - before, 0) + reserved
+        own = overwrite_tensors(method.rewritten())
+        if reserved and own < sum(sizes):
+            raise NotBitExact(
+                f"{self._where(method)}: it keeps {reserved} bytes of its own on the device, of which {own} were "
+                f"overwritten, and has a state of {sum(sizes)}"
+            )
         record = {
             "pause_ms": pause_ms,
             "device_bytes_paused": kept,
             "host_bytes_paused": method.host_bytes(),
-            "overwritten_bytes": overwrite_free_memory(device, freed, method.streams()),
+            "overwritten_bytes": own + overwrite_free_memory(device, freed, method.streams()),
         }
         return record, sizes
 

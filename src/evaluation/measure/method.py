@@ -33,6 +33,7 @@ class Method(ABC):
 
     variant: str
     headline: bool  # whether it is the primary variant of its method, by the format's word
+    drawn: bool = False  # whether the paper draws it beside the primary one: then it takes as many samples
     frees_memory: bool = True
     own_reference: bool = False  # whether its arithmetic has bits of its own: compared with its own run, unpaused
     keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
@@ -89,6 +90,10 @@ class Method(ABC):
         if self.hand is not None:
             self.hand.give(logits)
 
+    def rewritten(self) -> list[torch.Tensor]:
+        """Memory of its own on the device into which ``resume`` puts the state anew: overwritten while it is paused."""
+        return []
+
     @abstractmethod
     def frontier(self) -> dict[str, torch.Tensor]:
         """What layer L+1 needs besides its own KV, by name, as the device holds it now."""
@@ -122,6 +127,10 @@ class Method(ABC):
 
     def overwrite_given_back(self) -> None:
         """Overwrite what ``pause`` gave back to the driver, where torch's allocator cannot; in validations only."""
+
+    def reserved_bytes(self) -> int:
+        """Bytes of the device that are its own whether it is paused or not; known from ``pause`` on."""
+        return 0
 
     def host_bytes(self) -> int:
         """Host memory that the paused session takes, in bytes."""

@@ -13,7 +13,7 @@ from evaluation.measure.cell import Record, cell, first_line
 from evaluation.measure.harness import Harness
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject
-from evaluation.study.plan import Study, Workload
+from evaluation.study.plan import Measurement, Study, Workload
 
 Variants = Callable[[Workload], Sequence[type[Method]]]
 
@@ -72,7 +72,7 @@ def _measure_workload(
             report(f"{workload.name}: validation")
         for index in range(-counts.warmup_samples, counts.samples):
             for method in methods:
-                if not _has_turn(index, counts.samples if method.headline else counts.other_samples, counts.samples):
+                if not _has_turn(index, _wanted(method, counts), counts.samples):
                     continue
                 taken = harness.sample_beside_floor(method)
                 report(f"{workload.name}: {'samples' if index >= 0 else 'warm-up'}")
@@ -89,6 +89,7 @@ def _measure_workload(
             frontier_bytes=found.frontier_bytes,
             state_bytes=sum(found.sizes),
             recompute_flops=method.flops(),
+            reserved_bytes=method.reserved_bytes(),
             validation_samples=counts.validation_samples,
             samples=samples[method.variant],
         )
@@ -98,7 +99,12 @@ def _measure_workload(
 
 def _cell(workload: Workload, kind: Method | type[Method], **known: Any) -> Record:
     """The cell of a variant."""
-    return cell(workload, variant=kind.variant, primary=kind.headline, **known)
+    return cell(workload, variant=kind.variant, primary=kind.headline, drawn=kind.headline or kind.drawn, **known)
+
+
+def _wanted(method: Method, counts: Measurement) -> int:
+    """How many samples ``method`` takes."""
+    return counts.samples if method.headline or method.drawn else counts.other_samples
 
 
 def _has_turn(index: int, wanted: int, rounds: int) -> bool:

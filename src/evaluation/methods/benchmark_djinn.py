@@ -158,6 +158,7 @@ class KeptDjinn(Djinn):
 
     variant = "kept"
     headline = False
+    drawn = True
     keeps = "frontier"
 
 

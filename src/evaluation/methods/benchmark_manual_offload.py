@@ -91,12 +91,15 @@ def variants(workload: Workload) -> list[type[Method]]:
 def compared(workload: Workload, *, keeps: Keeps, link: Link) -> list[type[PinnedOffload]]:
     """The quickest forms for ``workload`` that keep the same on the device and have the link in the same state.
 
-    ``bulk`` is for the clock resident, and moves all that Djinn moves.
+    ``bulk`` is for the clock resident, and moves all that Djinn moves; without history the frontier is all that there
+    is to move, and ready tells when it is there. A frontier that is kept, without history, leaves nothing to copy, and
+    so nothing to order: one form is enough.
     """
     waiting = OrderedOffload if workload.kv_cache else PinnedOffload
+    bases = [waiting] if keeps == "frontier" and not workload.kv_cache else [waiting, AsyncOffload]
     if (keeps, link) == ("nothing", "idle"):
-        return [waiting, AsyncOffload, BulkOffload]
-    return [form(base, keeps=keeps, link=link) for base in (waiting, AsyncOffload)]
+        return [*bases, BulkOffload] if workload.kv_cache else bases
+    return [form(base, keeps=keeps, link=link) for base in bases]
 
 
 if __name__ == "__main__":

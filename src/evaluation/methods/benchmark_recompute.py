@@ -1,9 +1,10 @@
 """Stateless recompute: pause deletes every intermediate, resume runs the model from the embedding to layer L again.
 
-Variants: ``default`` runs the prompt again, and before a decode step all tokens. ``compiled`` has the model's small
-operators fused, the quickest form in a prefill. ``kv_offloaded``, for a decode step, keeps the KV cache in page-locked
-memory and runs one token again. An edit of the hidden states is lost with them. ``replay`` stores the edit and makes it
-again; it is asked what survives, and not timed as a method.
+Variants: ``default`` runs the prompt again, and before a decode step all tokens. In a prefill ``compiled`` has the
+model's small operators fused, and ``graphed`` launches these as one CUDA graph. ``kv_offloaded``, for a decode step,
+keeps the KV cache in page-locked memory and runs one token again. Which is the quickest the records tell. An edit of
+the hidden states is lost with them. ``replay`` stores the edit and makes it again; it is asked what survives, and not
+timed as a method.
 """
 
 import sys
@@ -13,49 +14,15 @@ from typing import Any
 
 import torch
 
-from evaluation.measure import fused_layers
 from evaluation.measure.device_memory import synchronize
 from evaluation.measure.job import run_job
-from evaluation.measure.method import ByHand, Change, Method
+from evaluation.measure.method import Change, Method
 from evaluation.measure.programs import Logits, kv_tensors, stop_at_layer
 from evaluation.methods.copies import CopiesBehind, Tensors, by_layer
 from evaluation.methods.host_arena import total
 from evaluation.methods.offloads import PinnedOffload
+from evaluation.methods.reruns import CompiledRecompute, GraphedRecompute, Recompute
 from evaluation.study.plan import Workload
-
-
-class Recompute(ByHand):
-    """Deletes everything, and runs it again."""
-
-    variant = "default"
-    headline = True
-    keeps_state = False
-
-    def pause(self) -> None:
-        """Drop the state."""
-        del self.stopped
-
-    def resume(self) -> None:
-        """Run up to the breakpoint again and wait for the device."""
-        self.prepare()
-        synchronize(self.subject.device)
-
-    def flops(self) -> float:
-        """Operations from the embedding to layer L: the floor of this method is these over the matrix rate.
-
-        Two per weight and token in the matrix products, and the attention's two products: their causal half in the
-        prefill. Before a decode step all layers run for the prompt and the tokens before it.
-        """
-        config, workload = self.subject.model.config, self.workload
-        layer = self.subject.layers[0]
-        weights = sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() == 2)
-        pairs = config.num_attention_heads * config.head_dim  # multiplied for each query and key, in either product
-        prefill = 2 * weights * workload.tokens + 2 * pairs * workload.tokens**2
-        token = 2 * weights + 4 * pairs * workload.tokens
-        depth = len(self.subject.layers)
-        if not workload.decode_step:
-            return float(workload.batch * self.layer * prefill)
-        return float(workload.batch * (depth * (prefill + (workload.decode_step - 1) * token) + self.layer * token))
 
 
 class Replay(Recompute):
@@ -86,24 +53,6 @@ class Replay(Recompute):
         return super().finish()
 
 
-class CompiledRecompute(Recompute):
-    """Runs the prefill up to the breakpoint by fused layers, at first and again; the rest is the model's own."""
-
-    variant = "compiled"
-    headline = False
-    own_reference = True
-
-    @classmethod
-    def unsupported(cls, device: torch.device) -> str:
-        """Why layers cannot be compiled for ``device``; empty if they can."""
-        return fused_layers.unsupported(device)
-
-    def prepare(self) -> None:
-        """Run the program up to the breakpoint."""
-        with fused_layers.fused(self.subject):
-            super().prepare()
-
-
 class KvOffload(PinnedOffload):
     """Moves the KV cache of the tokens before a decode step to page-locked memory, and runs the token again.
 
@@ -112,6 +61,7 @@ class KvOffload(PinnedOffload):
 
     variant = "kv_offloaded"
     headline = False
+    drawn = True
     keeps_state = False
     restores_behind = True
 
@@ -188,7 +138,17 @@ class KvOffload(PinnedOffload):
 
 def variants(workload: Workload) -> list[type[Method]]:
     """The variants that make sense for ``workload``: before a decode step the KV cache can be kept apart."""
-    return [Recompute, KvOffload if workload.decode_step else CompiledRecompute]
+    return [Recompute, *([KvOffload] if workload.decode_step else [CompiledRecompute, GraphedRecompute])]
+
+
+def compared(workload: Workload, device: torch.device) -> list[type[Method]]:
+    """Those that may be the quickest on ``device`` at depth, where a rerun is bound by its operations.
+
+    The model as it is stands in E1 alone. At the last layer it took 1.26 times as long as its fused layers, and before
+    a decode step 2.75 times as long as the rerun of one token (LOG.md).
+    """
+    kinds = variants(workload)[1:]
+    return [kind for kind in kinds if not kind.unsupported(device)] or [Recompute]
 
 
 def probed(workload: Workload) -> list[type[Method]]:

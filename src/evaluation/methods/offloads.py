@@ -167,6 +167,7 @@ class OrderedOffload(PinnedOffload):
 
     variant = "ordered"
     headline = False
+    drawn = True
     restores_behind = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

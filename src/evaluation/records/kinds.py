@@ -58,7 +58,7 @@ class Measured(Record):
         for cell in self.cells:
             study.workload(cell.workload)
             others = counts.other_samples or counts.samples
-            cell.asked(counts.samples if cell.headline else others, counts.validation_samples)
+            cell.asked(counts.samples if cell.headline or cell.drawn else others, counts.validation_samples)
 
 
 class _Beside(Record):

@@ -54,9 +54,9 @@ class Workload(Block):
 class Measurement(Block):
     """How often and under which conditions samples are taken."""
 
-    samples: Samples = Field(default=15, description="timed samples per workload, variant and round, from 2")
+    samples: Samples = Field(default=8, description="timed samples per workload, variant and round, from 2")
     other_samples: Samples = Field(
-        default=3, description="the same for variants that the paper does not lead with, from 2 to samples"
+        default=2, description="the same for variants that the paper does not draw, from 2 to samples"
     )
     warmup_samples: int = Field(default=1, ge=0, le=10**6, description="samples run first and thrown away, from 0")
     validation_samples: Count = Field(

@@ -64,7 +64,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         workloads=workloads,
         measurement=measurement,
         host_arena_gib=wanted.djinn.host_arena_gib,
-        pairs=_pairs(chosen.pairs, () if functional else layers, architecture),
+        pairs=_pairs(chosen.pairs, layers[-2:] if functional else layers, architecture),
         overhead=chosen.overhead,
         load=chosen.load,
         load_host_arena_gib=wanted.djinn.host_arena_gib if functional else wanted.djinn.load_host_arena_gib,
@@ -145,7 +145,8 @@ def _layers(
     if wanted == "three":
         return tuple(sorted({1, max(1, depth // 2), max(1, depth - 1)}))
     if isinstance(wanted, str):
-        return tuple(sorted({1, *(max(1, depth * part // parts) for part in range(1, parts + 1))}))
+        shares = (depth * part // parts for part in range(1, parts + 1))
+        return tuple(sorted({1, *(max(1, layer) for layer in (*shares, depth - 1))}))
     beyond = [layer for layer in wanted if layer > depth]
     if beyond:
         raise ConfigError(f"config: {key}: {beyond[0]} is beyond {architecture.name}; allowed: 1 to {depth}, or auto")

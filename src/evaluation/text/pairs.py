@@ -1,8 +1,8 @@
 """The tables of pairs: Djinn beside the strongest form by hand, a line per workload and clock, a column per layer.
 
-There is one for each of Djinn's forms. Of what swaps everything it prints ratios. Where the frontier is kept on the
-device, times are so short that it prints differences in ms. LaTeX that needs booktabs, across both columns. Everything
-comes from ``pairs.csv``.
+There is one for each of Djinn's forms, with the layers at which it was measured. Of what swaps everything it prints
+ratios. Where the frontier is kept on the device, times are so short that it prints differences in ms. LaTeX that needs
+booktabs, across both columns. Everything comes from ``pairs.csv``.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The table of one of Djinn's forms: what it is compared by, and under which conditions."""
+    """The table of one of Djinn's forms: what it is compared by, under which conditions, and at which ``layers``."""
 
     variant: str
     heading: str
     label: Latex
+    layers: list[int]
     lines: list[Line]
 
 
@@ -56,19 +57,15 @@ def groups(rows: Sequence[Comparison]) -> list[Group]:
     if not rows:
         raise TableError("pairs.csv: the run has no pairs")
     strongest = [row for row in rows if row.strongest]
-    layers = _layers(rows)
     found = []
     for variant in dict.fromkeys(row.variant for row in strongest):
         own = [row for row in strongest if row.variant == variant]
+        layers = sorted({row.layer for row in own if row.layer is not None})
         lines = [_line(list(line), layers) for _, line in groupby(own, key=lambda row: (row.workload, row.clock))]
         label = "tab:pairs" if (own[0].keeps, own[0].link) == (NOTHING, IDLE) else f"tab:pairs-{variant}"
         label = Latex(label.replace("_", "-"))
-        found.append(Group(variant=variant, heading=_heading(own[0]), label=label, lines=lines))
+        found.append(Group(variant=variant, heading=_heading(own[0]), label=label, layers=layers, lines=lines))
     return found
-
-
-def _layers(rows: Sequence[Comparison]) -> list[int]:
-    return sorted({row.layer for row in rows if row.layer is not None})
 
 
 def _heading(row: Comparison) -> str:
@@ -129,7 +126,6 @@ def table(rows: Sequence[Comparison], *, functional: bool) -> str:
         .render(
             run=rows[0].run,
             functional=functional,
-            layers=[str(layer) for layer in _layers(rows)],
             groups=shown,
             processes=processes,
             spread=Latex(r"95\,\% interval" if processes >= _ENOUGH else "range"),

@@ -41,13 +41,13 @@ def test_the_ratio_is_to_the_strongest_form_of_the_clock_and_layer(tmp_path):
         return 0.5 if (which.variant, which.layer) == ("bulk", 40) else None
 
     found = decide_c4(tmp_path, paired(ready))
-    figures = found["C4", "activation", "ready"].judgement.figures
+    figures = found["C4", "session", "ready"].judgement.figures
     assert [figures[f"ratio_layer_{layer}"].value for layer in (1, 39, 40)] == pytest.approx([1.05, 1.05, 1.26])
-    assert [figures[f"strongest_layer_{layer}"].value for layer in (1, 39, 40)] == ["pinned", "pinned", "bulk"]
+    assert [figures[f"strongest_layer_{layer}"].value for layer in (1, 39, 40)] == ["ordered", "ordered", "bulk"]
     assert (figures["worst_layer"].value, figures["worst_ratio"].value) == (40, pytest.approx(1.26))
     assert figures["pooled_ratio"].value == pytest.approx(1.05)
     assert figures["difference_layer_40"].value == pytest.approx(0.13)
-    assert found["C4", "activation", "ready"].verdict is Verdict.REFUTED
+    assert found["C4", "session", "ready"].verdict is Verdict.REFUTED
 
 
 def test_a_form_that_waits_for_nothing_counts_for_the_clocks_that_it_has(tmp_path):

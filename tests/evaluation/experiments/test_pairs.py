@@ -20,7 +20,7 @@ from evaluation.study.plan import Pairs
 from evaluation.study.resolve import resolve
 from tests.evaluation import mutants
 from tests.evaluation.measuring import CONFIG, LAYERS, shallow, study, subject
-from tests.evaluation.paired import forms
+from tests.evaluation.paired import forms, recomputed
 
 __all__ = ["shallow", "study", "subject"]
 
@@ -37,13 +37,14 @@ def take(subject, study, *kinds, workload="session"):
     one = tuple(one for one in study.workloads if one.name == workload)
     study = dataclasses.replace(study, workloads=one, pairs=Pairs(rounds=1, blocks=1, layers=(3,)))
     with torch.no_grad():
-        (cell,) = pairs.take(subject, study, 1, lambda line: None, lambda workload: [Djinn, *kinds])["cells"]
+        (cell,) = pairs.take(subject, study, 1, lambda line: None, lambda where: [Djinn, *kinds])["cells"]
     return cell
 
 
 def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
     """One record with all workloads and layers, in the order of its seed, that passes its schema."""
-    small = dataclasses.replace(small, workloads=small.workloads[:2], pairs=Pairs(rounds=2, blocks=1, layers=(3,)))
+    layers = (3, LAYERS)
+    small = dataclasses.replace(small, workloads=small.workloads[:2], pairs=Pairs(rounds=2, blocks=1, layers=layers))
     (tmp_path / "study.json").write_text(json.dumps(small.to_json()))
     out = tmp_path / "round_2.json"
     command = ["pairs", "--round", "2", "--study", str(tmp_path / "study.json"), "--out", str(out)]
@@ -59,12 +60,16 @@ def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
     for cell in record["cells"]:
         found = {one["variant"]: one for one in cell["forms"]}
         named = [{key: one[key] for key in ("method", "variant", "keeps", "link")} for one in cell["forms"]]
-        described = forms(cell["workload"] == "session")  # that of which synthetic records are made
+        deep = [] if cell["layer"] == 3 else [one for one in recomputed(0) if one["variant"] != "graphed"]  # no GPU
+        # Those of which synthetic records are made; the link is attended at the deepest layer with a next one.
+        described = [*forms(cell["workload"] == "session", attended=cell["layer"] == 3), *deep]
         assert sorted(named, key=str) == sorted(described, key=str)
-        assert found["bulk"]["state_bytes"] == found["default"]["state_bytes"]
+        if cell["workload"] == "session":
+            assert found["bulk"]["state_bytes"] == found["default"]["state_bytes"]
         for one in found.values():
             assert one["kept_bytes"] == (cell["frontier_bytes"] if one["keeps"] == "frontier" else 0)
-            assert one["host_bytes_paused"] == one["state_bytes"] - one["kept_bytes"]
+            left = 0 if one["method"] == "recompute" else one["state_bytes"] - one["kept_bytes"]
+            assert one["host_bytes_paused"] == left
         assert len(cell["blocks"]) == 1
         for block in cell["blocks"]:
             for sample in block["samples"]:
@@ -80,7 +85,7 @@ def test_plain_forms_are_those_that_keep_nothing_and_leave_the_link_idle(subject
     with torch.no_grad():
         (cell,) = pairs.take(subject, small, 1, lambda line: None)["cells"]
     found = {(one["method"], one["variant"]) for one in cell["forms"] if one["method"] != "recompute"}
-    by_hand = {("manual_offload", variant) for variant in ("pinned", "async", "bulk")}
+    by_hand = {("manual_offload", variant) for variant in ("pinned", "async")}
     assert found == {("djinn", "default"), *by_hand}
 
 
@@ -91,7 +96,7 @@ def test_orders_differ_between_blocks_and_follow_from_the_seed(subject, small):
         kinds = [Djinn, PinnedOffload, OrderedOffload, AsyncOffload, BulkOffload]
         one = dataclasses.replace(small, workloads=small.workloads[:1])
         with torch.no_grad():
-            found = pairs.take(subject, one, number, lambda line: None, lambda workload: kinds)
+            found = pairs.take(subject, one, number, lambda line: None, lambda where: kinds)
         return [[sample["form"] for sample in block["samples"]] for block in found["cells"][0]["blocks"]]
 
     first = orders(1)
@@ -101,11 +106,14 @@ def test_orders_differ_between_blocks_and_follow_from_the_seed(subject, small):
 
 def test_each_of_djinn_s_variants_has_hand_written_forms_of_its_kind(study):
     """They keep the same and have the link in the same state; one waits, one does not."""
-    for workload in study.workloads:
-        kinds = pairs.forms(workload)
-        for mine in compared():
+    for where in pairs.places(study, torch.device("cpu")):
+        kinds = [kind for kind in pairs.forms(where) if kind.keeps_state]
+        ours = [kind for kind in kinds if issubclass(kind, Djinn)]
+        assert ours == [kind for kind in compared() if where.leading or kind.link == "idle"]
+        for mine in ours:
             alike = [one for one in kinds if (one.keeps, one.link) == (mine.keeps, mine.link) and one is not mine]
-            assert {one.waits_ready for one in alike} == {True, False}
+            something = where.workload.kv_cache or mine.keeps == "nothing"
+            assert {one.waits_ready for one in alike} == ({True, False} if something else {True})
             assert not any(issubclass(one, Djinn) for one in alike)
 
 
@@ -160,7 +168,7 @@ def test_no_memory_is_an_outcome_of_its_cell(subject, small):
             super().prepare()
 
     with torch.no_grad():
-        found = pairs.take(subject, small, 1, lambda line: None, lambda workload: [Djinn, Refused])
+        found = pairs.take(subject, small, 1, lambda line: None, lambda where: [Djinn, Refused])
     outcomes = {cell["workload"]: (cell["outcome"], cell["message"]) for cell in found["cells"]}
     refused = ("out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB.")
     assert outcomes == {"activation": ("ok", ""), "session": refused, "decode": refused}
@@ -182,7 +190,7 @@ def test_a_session_that_failed_leaves_the_runtime_to_the_next_cell(subject, smal
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with torch.no_grad():
-        found = pairs.take(subject, small, 1, lambda line: None, lambda workload: [Refused, PinnedOffload])
+        found = pairs.take(subject, small, 1, lambda line: None, lambda where: [Refused, PinnedOffload])
     assert [cell["outcome"] for cell in found["cells"]] == ["out_of_memory"] * 3
     assert seen == [0] * 3
 
@@ -201,6 +209,22 @@ def test_hand_written_forms_compute_on_a_model_without_hooks_of_djinn(subject, s
     assert not any(any(layers) for layers in seen)
 
 
-def test_the_methods_of_the_pairs_are_two(study):
-    """Nothing else is compared: a form that keeps everything on the device has nothing to bring back."""
-    assert not any(issubclass(kind, Vanilla) for one in study.workloads for kind in pairs.forms(one))
+def test_vanilla_is_not_among_the_pairs(study):
+    """A form that keeps everything on the device has nothing to bring back."""
+    everywhere = pairs.places(study, torch.device("cpu"))
+    assert not any(issubclass(kind, Vanilla) for where in everywhere for kind in pairs.forms(where))
+
+
+@pytest.mark.parametrize(
+    ("layers", "deep", "leading"),
+    [((1, 3, LAYERS - 1, LAYERS), [LAYERS - 1, LAYERS], LAYERS - 1), ((1, 3), [], 3), ((LAYERS,), [LAYERS], LAYERS)],
+)
+def test_recompute_is_compared_at_the_last_layers_and_the_link_is_attended_at_one(study, layers, deep, leading):
+    """At N-1, the deepest with a next layer, if it is measured; whatever layers are asked for, one leads."""
+    found = pairs.places(
+        dataclasses.replace(study, pairs=Pairs(rounds=1, blocks=1, layers=layers)), torch.device("cpu")
+    )
+    for where in found:
+        kinds = pairs.forms(where)
+        assert where.deep == (where.layer in deep) == any(not kind.keeps_state for kind in kinds)
+        assert where.leading == (where.layer == leading) == any(kind.link == "attended" for kind in kinds)

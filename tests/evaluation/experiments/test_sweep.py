@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from evaluation.analysis.crossings import crossings, orders, quickest
 from evaluation.experiments import sweep
 from evaluation.measure.job import run_side_job
+from evaluation.records.runs import load_run
 from evaluation.study.plan import ConfigError
 from evaluation.study.resolve import resolve
 from tests.evaluation.papers import Results
@@ -31,7 +33,11 @@ def test_every_size_layer_and_variant_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["sweep", "--study", str(tmp_path / "study.json"), "--out", str(out)])
     assert run_side_job("sweep", "", sweep.take) == 0
     cells = json.loads(out.read_text())["cells"]
-    variants = [("recompute", "default"), ("manual_offload", "pinned"), ("manual_offload", "pageable")]
+    variants = [
+        ("recompute", "graphed"),  # unsupported here
+        *[("recompute", "default"), ("recompute", "compiled")],
+        *[("manual_offload", "pinned"), ("manual_offload", "pageable")],
+    ]
     assert [(c["batch"], c["tokens"], c["layer"], c["method"], c["variant"]) for c in cells] == [
         (batch, tokens, layer, *variant)
         for batch, tokens in ((1, 8), (2, 16))
@@ -39,6 +45,9 @@ def test_every_size_layer_and_variant_is_measured(monkeypatch, tmp_path):
         for variant in variants
     ]
     for cell in cells:
+        if cell["variant"] == "graphed":
+            assert (cell["outcome"], cell["message"]) == ("unsupported", "a CUDA graph needs a GPU")
+            continue
         assert [sample["bit_exact"] for sample in cell["samples"]] == [True, True]
         assert cell["frontier_bytes"] == cell["batch"] * cell["tokens"] * 64 * 2 + cell["tokens"] * (2 * 16 * 2 + 8)
 
@@ -62,7 +71,7 @@ def test_what_cannot_be_measured_is_refused(change, message):
 def cell(variant, layer, ready, *, tokens=128):
     """A cell whose samples lie around ``ready`` ms; none where that is None."""
     samples = [] if ready is None else [{"ready_ms": ready + shift} for shift in (-0.1, 0, 0.1)]
-    method = "recompute" if variant == "default" else "manual_offload"
+    method = "recompute" if variant in ("default", "graphed") else "manual_offload"
     return {"batch": 1, "tokens": tokens, "layer": layer, "method": method, "variant": variant, "samples": samples}
 
 
@@ -102,3 +111,16 @@ def test_where_they_cross(tmp_path):
         ("512", "pinned", "1"): ("1", ""),
         ("512", "pinned", "11"): ("", ""),
     }
+
+
+def test_recompute_is_its_quickest_variant_at_each_size_and_layer(tmp_path):
+    """Whichever that is: the line through 2 ms at layer 1 and 12 at layer 11 meets 5 ms at layer 4."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    cells = [cell("default", 1, 3.0), cell("graphed", 1, 2.0), cell("default", 11, 12.0), cell("graphed", 11, 14.0)]
+    cells += [cell("pinned", 1, 5.0), cell("pinned", 11, 5.0)]
+    put_cells(results.folder, "sweep.json", cells)
+    rows = crossings(load_run(results.folder))
+    assert [row.crossover_layer for row in rows if row.variant == "pinned"] == pytest.approx([4, 4])
+    drawn = [(row.variant, row.layer) for row in quickest(rows) if row.method == "recompute"]
+    assert drawn == [("graphed", 1), ("default", 11)]
+    assert orders([row for row in rows if row.layer == 1]) == "recompute < pinned at every size"

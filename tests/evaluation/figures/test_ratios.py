@@ -37,7 +37,7 @@ def test_each_panel_holds_the_ratios_of_its_clock(results):
     found = {panel.title: {line.label: line for line in panel.lines} for panel in shown(results)}
     assert list(found) == ["Ready", "First kernel", "Usable", "Next token", "Resident"]
     assert list(found["Next token"]) == ["Session"]
-    line = found["Ready"]["Activation"]
+    line = found["Ready"]["Session"]
     assert line.medians == pytest.approx([1.05, 1.05, 1.05, 1.26])
     assert [round(place) for place in line.layers] == [0, 1, 2, 3]
     assert [panel.layers for panel in shown(results)] == [[1, 20, 39, 40]] * 5

@@ -9,16 +9,18 @@ WORKLOAD = Workload(name="session", batch=1, tokens=8, kv_cache=True)
 
 
 def test_a_cell_that_was_not_measured_has_no_samples():
-    """The format's ten keys, with a reason."""
+    """The format's keys, with a reason."""
     assert cell(WORKLOAD, outcome="unsupported", message="it needs a GPU") == {
         "workload": "session",
         "variant": "default",
         "headline": True,
+        "drawn": True,
         "outcome": "unsupported",
         "message": "it needs a GPU",
         "frontier_bytes": 0,
         "state_bytes": 0,
         "recompute_flops": None,
+        "reserved_bytes": 0,
         "validation_samples": 0,
         "samples": [],
     }

@@ -14,21 +14,24 @@ from evaluation.measure.job import run_job
 from evaluation.measure.workloads import _has_turn, measure
 from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.benchmark_manual_offload import variants
-from evaluation.methods.benchmark_recompute import CompiledRecompute
+from evaluation.methods.benchmark_recompute import variants as recomputes
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.methods.offloads import AsyncOffload, form
+from evaluation.methods.reruns import CompiledRecompute
 from evaluation.records.kinds import check_record
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, run
 from tests.evaluation.mutants import OF_THE_RUNTIME, NothingBack
 
 
-def test_variants_that_lead_nothing_take_fewer_samples(subject, study):
-    """They are spread over the job, and are warmed up like the others."""
+def test_variants_that_are_not_drawn_take_fewer_samples(subject, study):
+    """They are spread over the job, and are warmed up like the others; what is drawn beside the primary takes all."""
     counts = dataclasses.replace(study.measurement, samples=5, other_samples=2)
     study = dataclasses.replace(study, measurement=counts, workloads=study.workloads[:1])
     cells = measure(subject, study, 3, variants=variants)
     assert {cell["variant"]: len(cell["samples"]) for cell in cells} == {"pinned": 5, "pageable": 2}
+    more = measure(subject, study, 3, variants=recomputes)
+    assert {cell["variant"]: len(cell["samples"]) for cell in more} == {"default": 5, "compiled": 5, "graphed": 0}
     assert [index for index in range(30) if _has_turn(index, 12, 30)] == [2, 4, 7, 9, 12, 14, 17, 19, 22, 24, 27, 29]
 
 

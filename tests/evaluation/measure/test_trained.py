@@ -11,9 +11,9 @@ from evaluation.measure import trained
 from evaluation.measure.models import build, outline
 from evaluation.measure.workloads import measure
 from evaluation.methods.benchmark_djinn import Djinn
-from evaluation.methods.benchmark_recompute import Recompute
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.methods.offloads import PinnedOffload
+from evaluation.methods.reruns import Recompute
 from evaluation.study.resolve import resolve
 from tests.programs import equal, greedy, spoil
 

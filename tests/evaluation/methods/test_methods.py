@@ -10,9 +10,10 @@ from evaluation.measure.harness import NotBitExact
 from evaluation.measure.models import build
 from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.benchmark_manual_offload import OffloadedCache, PageableOffload
-from evaluation.methods.benchmark_recompute import CompiledRecompute, KvOffload, Recompute
+from evaluation.methods.benchmark_recompute import KvOffload
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.methods.offloads import OrderedOffload, PinnedOffload
+from evaluation.methods.reruns import CompiledRecompute, Recompute
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, LAYERS, run
 from tests.evaluation.mutants import (

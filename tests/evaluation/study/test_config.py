@@ -66,7 +66,7 @@ FAULTS = {
     "model": ({"model": {"name": "gpt-5"}}, "config: model.name: 'gpt-5' should be 'auto', 'llama-2-70b',"),
     "type": ({"rounds": "two"}, "config: rounds: 'two' should be a valid integer. Allowed: how often each job is"),
     "switch": ({"strict": "yes"}, "config: strict: 'yes' should be a valid boolean. Allowed: true (a job stops on a"),
-    "list": ({"layers": "all"}, "config: layers: 'all' is not allowed. Allowed: auto (layer 1 and each quarter"),
+    "list": ({"layers": "all"}, "config: layers: 'all' is not allowed. Allowed: auto (layer 1, each quarter"),
     "item": ({"layers": [1, 0]}, "config: layers.1: 0 should be greater than or equal to 1. Allowed: auto (layer 1"),
     "block": ({"measurement": None}, "config: measurement: None should be an object. Allowed: the keys decode_steps,"),
     "name": (
@@ -117,14 +117,16 @@ def test_model_that_does_not_fit_is_refused(on_gpu, config):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "name", "layers"), [(H100, "llama-2-13b", (1, 10, 20, 30, 40)), (L4, "llama-2-7b", (1, 8, 16, 24, 32))]
+    ("gpu", "name", "layers"),
+    [(H100, "llama-2-13b", (1, 10, 20, 30, 39, 40)), (L4, "llama-2-7b", (1, 8, 16, 24, 31, 32))],
 )
 def test_auto_takes_what_the_gpu_holds(on_gpu, config, gpu, name, layers):
-    """13B on an H100, 7B on an L4; layer 1 and the quarters of the depth."""
+    """13B on an H100, 7B on an L4; layer 1, the quarters of the depth and the last but one."""
     study = resolve(config, gpu)
     assert (study.device, study.model.name, study.layers) == ("cuda", name, layers)
     assert {workload.tokens for workload in study.workloads} == {2048}
-    assert study.rounds * study.measurement.samples == 30
+    assert study.pairs.layers == study.layers
+    assert (study.rounds, study.measurement.samples, study.pairs.rounds) == (1, 8, 8)
 
 
 def laid_over(config, name):
@@ -184,7 +186,7 @@ def test_functional_run_takes_the_functional_values(config):
     study = resolve(config)
     assert study.functional
     assert study.model.name == "llama-2-tiny"
-    assert study.layers == (1, 20, 40)
+    assert study.layers == (1, 20, 39, 40)
     assert {workload.tokens for workload in study.workloads} == {config["functional"]["tokens"]}
     assert study.measurement.samples == config["functional"]["samples"]
     assert study.measurement.decode_steps == config["measurement"]["decode_steps"]
@@ -203,9 +205,9 @@ def test_jobs_are_shuffled_reproducibly(config):
     config.update(device="cpu")
     config["functional"]["rounds"] = 2
     jobs = resolve(config).jobs()
-    assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 3 * 2
+    assert len({(job.method, job.layer, job.round) for job in jobs}) == len(jobs) == 4 * 4 * 2
     assert jobs == resolve(config).jobs()
-    first, second = jobs[:12], jobs[12:]
+    first, second = jobs[:16], jobs[16:]
     assert ({job.round for job in first}, {job.round for job in second}) == ({1}, {2})
     for jobs_of_round in (first, second):
         assert jobs_of_round != sorted(jobs_of_round, key=lambda job: (job.method, job.layer))

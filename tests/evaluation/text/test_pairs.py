@@ -48,11 +48,22 @@ def test_each_form_of_djinn_has_its_lines(tmp_path):
         assert lines == [("activation", clock) for clock in clocks if clock != "next token"] + [
             ("session", clock) for clock in clocks
         ]
-    swapped, kept = found[0].lines[0], found[2].lines[0]
+    swapped, kept = found[0].lines[4], found[2].lines[4]
     assert [value.middle for value in swapped.values] == ["1.050", "1.260"]
-    assert (swapped.pooled.middle, swapped.by_hand) == ("1.155", "pinned (1), bulk (40)")
-    assert (kept.values[0].middle, kept.pooled.ends, kept.by_hand) == ("0.010", "0.010 to 0.010", "pinned\\_kept")
+    assert (swapped.pooled.middle, swapped.by_hand) == ("1.155", "ordered (1), bulk (40)")
+    assert (kept.values[0].middle, kept.pooled.ends, kept.by_hand) == ("0.010", "0.010 to 0.010", "ordered\\_kept")
     assert (swapped.device, kept.device) == ("0 / 0", "22.0 / 22.0")
+
+
+def test_a_form_has_the_columns_of_its_layers(tmp_path):
+    """What was measured at one layer does not print a row of gaps."""
+    found = [row for row in rows(tmp_path) if row.link == "idle" or row.layer == 40]
+    assert {group.variant: group.layers for group in groups(found)} == {
+        "default": [1, 40],
+        "attended": [40],
+        "kept": [1, 40],
+        "kept_attended": [40],
+    }
 
 
 def test_a_range_is_called_so(tmp_path):

@@ -479,7 +479,7 @@ def test_the_forms_of_pairs_are_rows_and_the_attended_ones_a_sentence(tmp_path):
     found, text = rows(folder), methods(load_run(folder))
     samples = {name.split()[-1]: row[-1] for name, row in found.items()}
     assert samples["ordered"] == "3 $\\times$ 2, 4 $\\times$ 2 in pairs"
-    assert samples["bulk"] == "4 $\\times$ 4 in pairs"
+    assert samples["bulk"] == "4 $\\times$ 2 in pairs"
     assert samples["kept"] == "3 $\\times$ 4, 4 $\\times$ 4 in pairs"
     assert not any("attended" in name for name in found)
     kept, attended = (text.partition(start)[2].split(".")[0].replace(r"\allowbreak{}", "") for start in
