@@ -146,7 +146,7 @@ class PairKeys(PairCounts):
 
     layers: Literal["auto"] | _Layers = Field(
         default="auto",
-        description="auto (the study's and the last but one, in a functional run the last two of these), or a list "
+        description="auto (the study's and the last but one, in a functional run the model's last two), or a list "
         "without repetition of layers from 1",
     )
 
@@ -209,8 +209,8 @@ class Config(Block):
     )
     layers: Literal["auto", "three"] | _Layers = Field(
         default="auto",
-        description="auto (layer 1, each quarter of the depth and the last but one; in a functional run each half), three "
-        "(the first, the middle and the last but one), or a list without repetition of layers from 1",
+        description="auto (layer 1, each quarter of the depth and the last but one; in a functional run each half), "
+        "three (the first, the middle and the last but one), or a list without repetition of layers from 1",
     )
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1, description="how often each job is repeated, from 1"
