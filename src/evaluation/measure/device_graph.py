@@ -1,8 +1,8 @@
 """Work on a GPU that is recorded once, as a CUDA graph, and then launched as a whole.
 
-A graph reads and writes fixed memory. What the work allocates lies in a pool of the graph's own, which nobody else is
-served from while the graph lives; so its result is always at the same place, and each replay writes it anew. Knows
-nothing of models.
+A graph reads and writes fixed memory. What the work allocates lies in a pool of the graph's own. Nobody else is served
+from it while the graph lives. So the result is always at the same place, and each replay writes it anew. Knows nothing
+of models.
 """
 
 from collections.abc import Callable
