@@ -61,7 +61,7 @@ rule side_measure:
     benchmark:
         f"{LOCAL}/benchmarks/{{kind}}.tsv"
     wildcard_constraints:
-        kind="overhead|load|sweep|thinking|neighbour",
+        kind="overhead|load|sweep|thinking|neighbour|editing",
     conda:
         ENVIRONMENT
     resources:

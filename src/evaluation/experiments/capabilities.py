@@ -20,18 +20,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 
 import torch
-from torch import nn
 
 from evaluation.measure.cell import Record
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.edits import edited_workload, middle, steer, uninterrupted
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens
-from evaluation.measure.programs import Logits, equal, generate_greedily
+from evaluation.measure.programs import Logits, equal
 from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import Study, Workload
 from evaluation.study.program_lines import example, state_lines
@@ -39,24 +38,15 @@ from evaluation.study.program_lines import example, state_lines
 _SAMPLES = 5
 
 
-def steer(hidden_states: torch.Tensor) -> None:
-    """The edit: the last token's state is scaled, and pushed aside by a ramp, which no norm undoes."""
-    last = hidden_states[:, -1]
-    ramp = torch.linspace(-1, 1, last.shape[-1], device="cpu")  # there always: devices may round it differently
-    last *= 1.5
-    last += ramp.to(last)
-
-
 def take(method: str, study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
     """One cell for each variant that the method's module offers as ``probed``, or as ``variants``."""
     module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
-    workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
-    subject = make_subject()
+    workload, subject = edited_workload(study), make_subject()
     probe = _Probe(
         subject=subject,
         study=study,
         workload=workload,
-        layer=max(1, len(subject.layers) // 2),
+        layer=middle(subject),
         input_ids=input_tokens(subject, study, workload),
     )
     report("uninterrupted runs")
@@ -86,24 +76,8 @@ class _Probe:
     input_ids: torch.Tensor
 
     def uninterrupted(self, change: Change | None = None) -> Logits:
-        """Logits of a run that never stops; a hook makes ``change`` in the pass in which the others are paused."""
-        passes = count()
-
-        def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
-            if change is not None and next(passes) == self.workload.decode_step:
-                change(output)
-
-        handle = self.subject.layers[self.layer - 1].register_forward_hook(hook)
-        try:
-            return generate_greedily(
-                self.subject.model,
-                self.input_ids,
-                self.workload.kv_cache,
-                self.workload.decode_step + self.study.measurement.decode_steps,
-                whole_prefill=not self.workload.decode_step,
-            )
-        finally:
-            handle.remove()
+        """Logits of a run that never stops, with ``change`` made by a plain hook."""
+        return uninterrupted(self.subject, self.study, self.workload, self.layer, self.input_ids, change)
 
     def verdict(self, kind: type[Method], plain: Logits, oracle: Logits) -> Record:
         """What becomes of the edit under ``kind``."""

@@ -7,6 +7,7 @@ Variants: ``default``, the primary one, swaps everything. ``kept`` leaves the fr
 import copy
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,12 +46,16 @@ def _program(hand: Hand | None, *arguments: Any, **options: Any) -> Logits:
 
 
 class Djinn(Method):
-    """The user's call, unmodified, on a session of ``runtime``, its own unless given."""
+    """The user's call, unmodified, on a session of ``runtime``, its own unless given.
+
+    ``program`` is that call; one of other code is another site, where the runtime has not yet looked for owners.
+    """
 
     variant = "default"
     headline = True
     restores_behind = True
     computes_aside = True
+    program: Callable[..., Logits] = staticmethod(_program)
 
     def __init__(self, *args: Any, runtime: djinn.Runtime | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +66,7 @@ class Djinn(Method):
         """Start the program and wait until it is parked."""
         self._session = self._runtime.open(breakpoint=self.layer, visit=1 + self.workload.decode_step)
         self._session.start(
-            _program,
+            self.program,
             self.hand,
             self.subject.model,
             self.input_ids,

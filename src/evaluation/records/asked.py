@@ -49,6 +49,12 @@ class Overhead(_Block):
     decode_steps: Positive
 
 
+class Editing(_Block):
+    """Blocks of a debugger's round trips."""
+
+    blocks: Positive
+
+
 class Pairs(_Block):
     """Processes that compare forms of resumes, the blocks of each cell, and the breakpoints."""
 
@@ -135,6 +141,7 @@ class Asked(_Block):
     measurement: Measurement
     pairs: Pairs | None = None
     overhead: Overhead | None = None
+    editing: Editing | None = None
     load: list[Load] | None = None
     capacity: Capacity | None = None
     sweep: Sweep | None = None

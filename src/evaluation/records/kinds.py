@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from evaluation.records.asked import Asked, block
 from evaluation.records.atomic import write_json
 from evaluation.records.cells import Cell, check_unique
+from evaluation.records.editing import Editing
 from evaluation.records.fields import Name, Positive, Strict, Text, checked
 from evaluation.records.json_file import Json
 from evaluation.records.kinds_beside import CapabilityCell, OverheadCell, Wall
@@ -202,6 +203,7 @@ _KINDS: dict[str, type[Record]] = {
     "sweep.json": Sweep,
     "thinking.json": Thinking,
     "neighbour.json": Neighbour,
+    "editing.json": Editing,
     "capacity": Capacity,
     "capabilities": Capabilities,
     "peers": Peer,

@@ -163,6 +163,8 @@ def side_records(study: Json) -> list[str]:
     of_djinn = ["overhead.json", "load.json"] if "djinn" in study["methods"] else []
     of_both = ("thinking", "neighbour") if set(study["methods"]) >= _PAIRED else ()
     together = [f"{kind}.json" for kind in of_both if kind in study]
+    if of_djinn and "editing" in study:
+        together.append("editing.json")
     places = [*of_djinn, "sweep.json", *together, *of_methods, *of_peers]
     return [place for place in places if asks_for(study, place.partition("/")[0].removesuffix(".json"))]
 

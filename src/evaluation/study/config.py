@@ -16,6 +16,7 @@ from evaluation.study.keys import (
     SAMPLES,
     Capacity,
     Count,
+    Editing,
     Load,
     Measurement,
     ModelChoice,
@@ -175,6 +176,7 @@ class Functional(Block):
     validation_samples: Count = Field(default=1, description="as measurement.validation_samples")
     think_time_ms: Number = Field(default=2, description="as measurement.think_time_ms")
     overhead: Overhead = Overhead(samples=4, decode_steps=4)
+    editing: Editing = Editing(blocks=1)
     pairs: PairKeys = PairKeys(rounds=2, blocks=1)
     load: tuple[Load, ...] = Field(
         default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"
@@ -234,6 +236,7 @@ class Config(Block):
     djinn: Djinn = Djinn()
     pairs: PairKeys = PairKeys(rounds=8, blocks=1)
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
+    editing: Editing = Editing(blocks=3)
     load: tuple[Load, ...] = Field(
         default=(
             Load(sessions=1, resumes=60),

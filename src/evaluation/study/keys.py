@@ -77,6 +77,15 @@ class Overhead(Block):
 
 
 @block
+class Editing(Block):
+    """How often a debugger's round trip is timed, method beside method."""
+
+    blocks: Count = Field(
+        description="from 1: in each every form runs in a random order and then back, Djinn's at known and new sites"
+    )
+
+
+@block
 class Load(Block):
     """Resumes of random ones among ``sessions`` that are paused at once."""
 

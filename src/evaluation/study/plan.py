@@ -12,6 +12,7 @@ from evaluation.study.architectures import LLAMA_2, Architecture, from_checkpoin
 from evaluation.study.block import Block, ConfigError, block, plain
 from evaluation.study.keys import (
     Capacity,
+    Editing,
     Load,
     Measurement,
     ModelChoice,
@@ -31,6 +32,7 @@ __all__ = [
     "READS",
     "Capacity",
     "ConfigError",
+    "Editing",
     "Job",
     "Load",
     "Measurement",
@@ -59,6 +61,7 @@ READS = {
     "pairs": (*_TIMED, "pairs.blocks", "pairs.forms", "pairs.layers", "host_arena_gib", "order_seed"),
     "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
     "capabilities": (*_SESSION, "host_arena_gib"),
+    "editing": (*_SESSION, "editing", "host_arena_gib", "order_seed"),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
     "overhead": (*_MODEL, "workloads", "overhead"),
     "sweep": (*(key for key in _TIMED if key != "workloads"), "sweep"),
@@ -99,6 +102,7 @@ class Study(Block):
     host_arena_gib: int | float
     pairs: Pairs
     overhead: Overhead
+    editing: Editing
     load: tuple[Load, ...]
     load_host_arena_gib: int | float
     capacity: Capacity

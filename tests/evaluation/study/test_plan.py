@@ -18,7 +18,7 @@ ROWS = [
     {"name": "activation", "batch": 1, "tokens": 8, "kv_cache": False},
     {"name": "session", "batch": 1, "tokens": 8, "kv_cache": True},
 ]
-OF_SESSIONS = {"measure", "pairs", "capabilities", "load", "memory_saver", "process_checkpoint"}
+OF_SESSIONS = {"measure", "pairs", "capabilities", "editing", "load", "memory_saver", "process_checkpoint"}
 TIMED = {"measure", "pairs", "sweep", "thinking", "memory_saver"}
 WITH_WORKLOADS = {"capacity", "overhead", "thinking", "neighbour", *OF_SESSIONS}
 ALL = {"sweep", *WITH_WORKLOADS}
@@ -33,11 +33,14 @@ CHANGES = {
     "experiments": (["capacity"], set()),
     "latency_methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
-    "order_seed": (1, {"capacity", "load", "pairs", "thinking", "neighbour"}),
+    "order_seed": (1, {"capacity", "editing", "load", "pairs", "thinking", "neighbour"}),
     "strict": (True, set()),
     "workloads": (ROWS, WITH_WORKLOADS),
     "measurement.decode_steps": (2, ALL - {"overhead"}),
-    "djinn.host_arena_gib": (1, {"measure", "pairs", "capabilities", "capacity", "load", "thinking", "neighbour"}),
+    "djinn.host_arena_gib": (
+        1,
+        {"measure", "pairs", "capabilities", "editing", "capacity", "load", "thinking", "neighbour"},
+    ),
     "djinn.load_host_arena_gib": (1, set()),
     "peers.run": ([], set()),
     "functional.rounds": (2, set()),
@@ -49,6 +52,7 @@ CHANGES = {
     "functional.think_time_ms": (3, {"sweep", *OF_SESSIONS}),
     "functional.pairs": ({"rounds": 2, "blocks": 2, "forms": "plain", "layers": [2]}, {"pairs"}),
     "functional.overhead": ({"samples": 6, "decode_steps": 4}, {"overhead"}),
+    "functional.editing": ({"blocks": 2}, {"editing"}),
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
     "functional.sweep": ({"layers": [1, 9], "samples": 2, "sizes": [{"batch": 1, "tokens": 16}]}, {"sweep"}),
@@ -85,7 +89,7 @@ def test_a_change_concerns_the_jobs_that_read_it(study, key):
 OF_A_GPU = {
     *(f"measurement.{name}_samples" for name in ("other", "warmup", "validation")),
     *("measurement.samples", "measurement.think_time_ms", "rounds", "pairs", "overhead", "load", "capacity", "sweep"),
-    *("thinking", "neighbour"),
+    *("thinking", "neighbour", "editing"),
     *("peers.memory_saver_samples", "peers.process_checkpoint_samples", "device", "model.path"),
 }
 
@@ -104,9 +108,20 @@ def test_every_key_of_the_shipped_file_is_among_them():
 
 
 def test_each_kind_of_job_has_its_row(study):
-    """The nine kinds and every peer that there is."""
-    assert READS.keys() == {"measure", "pairs", "capacity", "capabilities", "load", "overhead", "sweep", "thinking",
-                            "neighbour", *peers()}  # fmt: skip
+    """Every kind, and every peer that there is."""
+    kinds = {
+        "measure",
+        "pairs",
+        "capacity",
+        "capabilities",
+        "editing",
+        "load",
+        "overhead",
+        "sweep",
+        "thinking",
+        "neighbour",
+    }
+    assert READS.keys() == kinds | set(peers())
 
 
 def test_a_study_survives_json(study):
