@@ -30,6 +30,7 @@ TINY = {
         "think_time_ms": 0,
         "pairs": {"rounds": 2, "blocks": 1, "layers": [3]},
         "overhead": {"samples": 2, "decode_steps": 1},
+        "editing": {"blocks": 1},
         "load": [{"sessions": 2, "resumes": 2}],
         "capacity": {"sessions": 2, "processes": 1},
         "sweep": {"layers": [1, 3], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
@@ -95,7 +96,7 @@ def test_main_job_measures_and_draws(finished):
     assert records == sorted([*(f"{method}/layer_3/round_1.json" for method in methods), *pairs])
     of_methods = [f"{kind}/{method}" for kind in ("capacity", "capabilities") for method in methods]
     of_peers = ("peers/memory_saver", "peers/process_checkpoint")
-    for name in ("overhead", "load", "sweep", "thinking", "neighbour", *of_peers, *of_methods):
+    for name in ("overhead", "load", "sweep", "thinking", "neighbour", "editing", *of_peers, *of_methods):
         assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]
@@ -109,9 +110,10 @@ def test_main_job_measures_and_draws(finished):
         began = {row["began"] for row in csv.DictReader(file) if row["run"] == "local"}
     assert began == {"", "djinn", "bare"}
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    pictures = ("crossover", "clocks", "samples", "ratios", "thinking")
+    pictures = ("crossover", "clocks", "latency_memory", "samples", "ratios", "thinking")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
-    tables = {f"{name}.tex" for name in ("capabilities", "setup", "methods", "numbers", "pairs", "neighbour")}
+    written = ("capabilities", "setup", "methods", "numbers", "pairs", "neighbour", "editing", "latency_memory")
+    tables = {f"{name}.tex" for name in written}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
     assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
     assert "no benchmark file" not in (finished / "paper_figures/local/experiments.md").read_text()

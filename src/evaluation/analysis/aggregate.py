@@ -15,6 +15,7 @@ from evaluation.analysis.neighbours import Disturbance, disturbances
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
 from evaluation.analysis.overhead import Overhead, overheads
 from evaluation.analysis.resumes import Resumes, resumes
+from evaluation.analysis.round_trips import RoundTrip, round_trips
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import TableError, read_table, write_table
 from evaluation.analysis.waits import Wait, waits
@@ -41,6 +42,7 @@ TABLES = {
     "pairs": Table(kind=Comparison, rows=comparisons),
     "thinking": Table(kind=Wait, rows=waits),
     "neighbour": Table(kind=Disturbance, rows=disturbances),
+    "editing": Table(kind=RoundTrip, rows=round_trips),
 }
 
 

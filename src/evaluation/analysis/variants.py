@@ -38,6 +38,7 @@ class Variant:
 
 
 ORDERED = ("ordered", "pinned_ordered")  # the best hand-written offload where there is history, and its older name
+BULK = ("pinned", "bulk")  # all of the state by hand at once: the least that there is, or all that Djinn moves
 KEPT = "kept"  # Djinn with the frontier kept on the device
 FUSED = "compiled"  # recompute with its small operators fused, in a prefill
 GRAPHED = "graphed"  # the same, launched as one CUDA graph

@@ -119,6 +119,14 @@ OUTPUTS = (
         drawn=lambda plan: plan.workloads(kv_cache=True, decode=True),
     ),
     Output(
+        name="latency_memory",
+        module="text.held",
+        files=("latency_memory.pdf", "latency_memory.png", "latency_memory.tex"),
+        caption="latency_memory.rst",
+        reads=("summary", "peers", "records"),
+        drawn=lambda plan: plan.workloads(kv_cache=True, decode=False),
+    ),
+    Output(
         name="memory_wall",
         module="figures.memory_wall",
         files=("memory_wall.pdf", "memory_wall.png"),
@@ -170,7 +178,15 @@ OUTPUTS = (
         module="text.capabilities",
         files=("capabilities.tex",),
         caption="capabilities.rst",
-        reads=("summary", "capacity", "capabilities"),
+        reads=("summary", "capacity", "capabilities", "records"),
+    ),
+    Output(
+        name="editing",
+        module="text.editing",
+        files=("editing.tex",),
+        caption="editing.rst",
+        reads=("editing",),
+        wanted=lambda plan: "editing.json" in plan.beside,
     ),
     Output(
         name="pairs",

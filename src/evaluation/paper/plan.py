@@ -15,7 +15,19 @@ from evaluation.records.runs import (
     side_records,
 )
 
-TABLES = ("summary", "capacity", "capabilities", "sweep", "load", "overhead", "peers", "pairs", "thinking", "neighbour")
+TABLES = (
+    "summary",
+    "capacity",
+    "capabilities",
+    "sweep",
+    "load",
+    "overhead",
+    "peers",
+    "pairs",
+    "thinking",
+    "neighbour",
+    "editing",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

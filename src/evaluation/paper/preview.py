@@ -83,6 +83,7 @@ def source(material: Material) -> str:
             paused=[values[name] for name in ("DjinnLoadFewestSessions", "DjinnLoadMostSessions") if name in values],
             sweep_layers=study.get("sweep", {}).get("layers", []),
             peers=list(_peers(study, values)),
+            held="".join(map(camel, plan.workloads(kv_cache=True, decode=False)[:1])),
             files=files,
             number=number,
             ends=ends,

@@ -1,24 +1,25 @@
 """Plot 2: the capabilities table, as LaTeX that needs booktabs. With three workloads it fits one column.
 
-Resume latency is the clock ready at the deepest breakpoint, for the primary variant of each method, one
-column per workload. Concurrent sessions are those that stayed paused until something refused; state editing is what
-the probe found. Every number comes from the summary and the two tables beside it; what was not measured prints ``--``.
+Resume latency is the clock ready at the layer that leads, one column per workload, from
+:mod:`evaluation.analysis.leading`. Hand-written copies have two rows: all of the state at once, and in the order of
+need. So has Djinn: all swapped, and with the frontier kept on the device. Concurrent sessions are those that stayed
+paused until something refused; state editing is what the probe found. What was not measured prints ``--``.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-from evaluation.analysis.findings import Findings
+from evaluation.analysis.leading import Leading, Resume
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
-from evaluation.analysis.summary import Row
-from evaluation.analysis.variants import KEPT, ORDERED, PRIMARY, plain_name
+from evaluation.analysis.variants import BULK, KEPT, ORDERED, PRIMARY, plain_name
 from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
+_SAME = Latex(r"\emph{same}")  # as the row above: there is nothing to order
 _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
 _IN_A_COLUMN = 3  # workloads; more take the width of the page
 
@@ -27,27 +28,25 @@ _IN_A_COLUMN = 3  # workloads; more take the width of the page
 class Cell:
     """A latency as the table prints it."""
 
-    workload: str
     median: str
-    interval: str
+    interval: str = ""
 
     @classmethod
-    def of(cls, workload: str, row: Row | None) -> "Cell":
-        """The cell of ``row``: ``--`` if there is none, OOM if the device had no room."""
-        if row is None:
-            return cls(workload=workload, median=UNMEASURED, interval="")
-        if row.median is None or row.ends is None:
-            return cls(workload=workload, median=REFUSED, interval="")
-        shown = min(decimals(row.median), _MOST_DECIMALS)
+    def of(cls, resume: Resume | None) -> "Cell":
+        """The cell of ``resume``: ``--`` if there is none, OOM if the device had no room."""
+        if resume is None:
+            return cls(median=UNMEASURED)
+        if resume.median is None or resume.low is None or resume.high is None:
+            return cls(median=REFUSED)
+        shown = min(decimals(resume.median), _MOST_DECIMALS)
         places = max(shown, 1)  # the ends as fine as the median, and never 118--118
-        low, high = row.ends
-        interval = Latex(f"{low:.{places}f}--{high:.{places}f}")
-        return cls(workload=workload, median=f"{row.median:.{shown}f}", interval=interval)
+        interval = Latex(f"{resume.low:.{places}f}--{resume.high:.{places}f}")
+        return cls(median=f"{resume.median:.{shown}f}", interval=interval)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method of the table; ``below`` is the rest of its name, ``stopped_by`` and ``lines`` what stands under sessions
+    """A row of the table; ``below`` is the rest of its name, ``stopped_by`` and ``lines`` what stands under sessions
     and editing.
     """
 
@@ -61,6 +60,11 @@ class Line:
 
 
 _STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host", "arena": "arena"}
+_LED_BY = {"manual_offload": BULK, "djinn": (PRIMARY["djinn"].name,)}  # the first that a run has
+_BESIDE = {
+    "manual_offload": (ORDERED, (Latex("Manual,"), Latex("ordered"))),
+    "djinn": ((KEPT,), (Latex(r"\sys{},"), Latex("kept"))),
+}
 
 
 def label(method: str) -> tuple[Latex, Latex]:
@@ -90,78 +94,125 @@ def _lines(row: Capability | None) -> str:
     return "" if row is None or row.state_lines is None else f"+{row.state_lines}"
 
 
+OfVariant = TypeVar("OfVariant", Capacity, Capability)
+
+
+def _first(rows: Mapping[str, Sequence[OfVariant]], method: str, variants: Sequence[str] = ()) -> OfVariant | None:
+    """The row of the first of ``variants`` that there is; without any, the primary variant's."""
+    of_method = rows.get(method, ())
+    return next((row for row in of_method if not variants or row.variant in variants), None)
+
+
 def table(
-    findings: Findings,
+    leading: Leading,
+    methods: Sequence[str],
+    workloads: Mapping[str, bool],
     capacity: Mapping[str, Sequence[Capacity]],
     capability: Mapping[str, Sequence[Capability]],
     *,
+    run: str,
     functional: bool,
 ) -> str:
-    """The table of ``findings`` as LaTeX source; the other two by method, primary variant first."""
-    workloads, layer = findings.workloads, findings.deepest
+    """The table as LaTeX source: ``methods`` down, ``workloads`` across, each with whether it has a KV cache.
 
-    def cells(method: str, variant: str | None = None) -> list[Cell]:
-        return [Cell.of(name, findings.at(name, method, "ready_ms", layer, variant)) for name in workloads]
+    The last two are by method, primary variant first.
+    """
+    found: list[Resume] = []
 
-    def of(rows: Mapping[str, Sequence[Any]], method: str, variant: str | None = None) -> Any:
-        return next((row for row in rows.get(method, ()) if variant in (None, row.variant)), None)
-
-    lines = [
-        Line(
-            label=label(method)[0],
-            below=label(method)[1],
-            cells=cells(method),
-            sessions=_sessions(row := of(capacity, method)),
-            stopped_by=_STOPS[row.stopped_by] if row else "",
-            editing=_editing(probed := of(capability, method)),
-            lines=_lines(probed),
+    def line(name: tuple[Latex, Latex], method: str, variants: Sequence[str], beside: Sequence[str] = ()) -> Line:
+        resumes = {workload: leading.of(workload, method, *variants) for workload in workloads}
+        found.extend(filter(None, resumes.values()))
+        kept, edited = _first(capacity, method, beside), _first(capability, method, beside)
+        ordered = variants == ORDERED
+        return Line(
+            label=name[0],
+            below=name[1],
+            cells=[
+                Cell(median=_SAME) if ordered and not workloads[workload] and one is None else Cell.of(one)
+                for workload, one in resumes.items()
+            ],
+            sessions=_sessions(kept),
+            stopped_by=_STOPS[kept.stopped_by] if kept else "",
+            editing=_editing(edited),
+            lines=_lines(edited),
         )
-        for method in findings.methods
-    ]
-    own_process = of(capacity, "vanilla", "own_process")
-    replay, plain = of(capability, "recompute", "replay"), of(capability, "recompute")
-    measured = [
-        row
-        for name in workloads
-        for method in findings.methods
-        if (row := findings.at(name, method, "ready_ms", layer)) and row.n
-    ]
-    counts, ranges = {row.n for row in measured}, any(row.is_range for row in measured)
+
+    lines = []
+    for method in methods:
+        lines.append(line(label(method), method, _LED_BY.get(method, ())))
+        if method in _BESIDE:
+            variants, name = _BESIDE[method]
+            second = line(name, method, variants, variants)
+            lines += [second] if any(cell.interval for cell in second.cells) else []
+    own_process = _first(capacity, "vanilla", ("own_process",))
+    replay, plain = _first(capability, "recompute", ("replay",)), _first(capability, "recompute")
+    cells = [cell for one in lines for cell in one.cells]
     return (
         environment()
         .get_template("capabilities.tex.j2")
         .render(
-            run=findings.run,
+            run=run,
             functional=functional,
             float="table" if len(workloads) <= _IN_A_COLUMN else "table*",
-            workloads=workloads,
-            layer=layer,
+            workloads=list(workloads),
+            layer=leading.layer,
             lines=lines,
             own_process=own_process and {"sessions": _sessions(own_process), "by": _STOPS[own_process.stopped_by]},
             replay=replay and {"editing": _editing(replay), "lines": _lines(replay)},
             replay_ms=[significant(replay.resume_ms), significant(plain.resume_ms)] if replay and plain else None,
-            edited=any(line.editing != UNMEASURED for line in lines),
-            counted=any(line.sessions != UNMEASURED for line in lines),
-            gaps=any(UNMEASURED in (line.sessions, line.editing, *(c.median for c in line.cells)) for line in lines),
-            ordered=[cell for name in ORDERED for cell in cells("manual_offload", name) if cell.interval],
-            kept=[(cell, _kept_mb(findings, cell.workload, layer)) for cell in cells("djinn", KEPT) if cell.interval],
-            spread=Latex("range (least to 95th percentile)" if ranges else r"95\,\% interval"),
-            samples=" to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "",
-            out_of_memory=any(cell.median == REFUSED for line in lines for cell in line.cells),
+            edited=any(one.editing != UNMEASURED for one in lines),
+            counted=any(one.sessions != UNMEASURED for one in lines),
+            gaps=any(UNMEASURED in (one.sessions, one.editing, *(c.median for c in one.cells)) for one in lines),
+            ordered=any(one.label == _BESIDE["manual_offload"][1][0] for one in lines),
+            same=any(cell.median == _SAME for cell in cells),
+            kept=[
+                (workload, Latex(f"{significant(one.held_bytes / 1e6)}~MB"))
+                for workload in workloads
+                if (one := leading.of(workload, "djinn", KEPT)) and one.median is not None
+            ],
+            counts=_counts(found),
+            elsewhere=sorted({one.layer for one in found} - {leading.layer}),
+            out_of_memory=any(cell.median == REFUSED for cell in cells),
             unmeasured=UNMEASURED,
             refused=REFUSED,
         )
     )
 
 
-def _kept_mb(findings: Findings, workload: str, layer: int) -> Latex:
-    """What stays on the device while Djinn keeps the frontier there, in 10^6 bytes."""
-    row = findings.at(workload, "djinn", "device_bytes_paused", layer, KEPT)
-    return UNMEASURED if row is None or row.median is None else Latex(f"{significant(row.median / 1e6)}~MB")
+def _counts(resumes: Sequence[Resume]) -> Latex:
+    """How many times stand behind a median, and what the row below it is: intervals, or else a range."""
+    paired = [one for one in resumes if one.processes is not None]
+    alone = [one for one in resumes if one.processes is None and one.n]
+    parts = []
+    if paired:
+        fewest = min(one.processes or 0 for one in paired)
+        parts.append(f"{_spread(paired, 'range')} over {fewest} processes that run the forms side by side")
+    if alone:
+        counts = [one.n for one in alone]
+        samples = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        parts.append(f"{_spread(alone, 'range (least to 95th percentile)')} of {samples} samples")
+    return Latex("; where these lack a form, ".join(parts))
+
+
+def _spread(resumes: Sequence[Resume], otherwise: str) -> str:
+    return otherwise if any(one.is_range for one in resumes) else r"95\,\% interval"
 
 
 def files(material: Material, workload: str) -> list[str]:
     """``capabilities.tex``."""
+    leading = Leading(material.findings, material.run)
+    kv_cache = {one["name"]: bool(one["kv_cache"]) for one in material.study["workloads"]}
+    workloads = {name: kv_cache[name] for name in material.findings.workloads}
     capacity = by_method(material.rows("capacity", Capacity))
     capability = by_method(material.rows("capabilities", Capability))
-    return [table(material.findings, capacity, capability, functional=material.functional)]
+    return [
+        table(
+            leading,
+            material.findings.methods,
+            workloads,
+            capacity,
+            capability,
+            run=material.name,
+            functional=material.functional,
+        )
+    ]

@@ -85,6 +85,11 @@ EXPERIMENTS = {
         records="neighbour.json",
         made=("results/neighbour.csv", "neighbour.tex"),
     ),
+    "E10": Experiment(
+        what="a debugger's round trip: pause, first pause at a site, edit, resume, usable",
+        records="editing.json",
+        made=("results/editing.csv", "editing.tex"),
+    ),
 }
 
 
@@ -166,6 +171,8 @@ def rows(folder: Path, study: Json) -> list[Row]:
     records = [*raw, *(folder / name for name in side_records(study))]
     table = []
     for name, one in EXPERIMENTS.items():
+        if one.records.endswith(".json") and one.records.removesuffix(".json") not in study:
+            continue  # an older study knows of no such experiment
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
         if not own and "experiments" in study:
             continue  # no part of this study

@@ -29,6 +29,7 @@ Of the memory wall: \DjinnSessions, \VanillaSessions and so on, with "at least" 
 \PeerMemorySaverSessionReadyMs and PauseMs. Of a run without a pause, over the bare model and less that:
 \DjinnOverheadDecodeRatio and \DjinnOverheadDecodeDifferenceMs, with Low and High, and \DjinnOverheadDecodeBareMs. Of
 the pairs that either model began: \DjinnOverheadDecodeDjinnFirstRatio and \DjinnOverheadDecodeBareFirstRatio.
+Of a round trip: \DjinnEditingPausedMs, \DjinnEditingFirstPausedMs at a first site, EditMs, TotalMs and so on.
 
 Of the size sweep, for each prompt: \RecomputeSweepReadyMsBatchFourTokensOneHundredTwentyEightLayerTen, of
 ManualOffloadPinned and ManualOffloadPageable too. The depth from which recompute takes longer:

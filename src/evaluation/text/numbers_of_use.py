@@ -14,6 +14,7 @@ from evaluation.analysis.numerals import significant
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
+from evaluation.analysis.round_trips import FIRST, RoundTrip
 from evaluation.analysis.variants import PRIMARY
 from evaluation.analysis.waits import Wait
 from evaluation.records.runs import Json
@@ -37,6 +38,7 @@ class Tables:
     pairs: Sequence[Comparison] = ()
     thinking: Sequence[Wait] = ()
     neighbour: Sequence[Disturbance] = ()
+    editing: Sequence[RoundTrip] = ()
     overhead: Sequence[Overhead] = ()
 
     @classmethod
@@ -51,6 +53,7 @@ class Tables:
             pairs=material.rows("pairs", Comparison),
             thinking=material.rows("thinking", Wait),
             neighbour=material.rows("neighbour", Disturbance),
+            editing=material.rows("editing", RoundTrip),
             overhead=material.rows("overhead", Overhead),
         )
 
@@ -62,6 +65,7 @@ def numbers_of_use(tables: Tables) -> Iterator[Number]:
     yield from _of_sweep(tables.sweep)
     yield from _of_capacity(tables.capacity)
     yield from _of_capabilities(tables.capabilities)
+    yield from _of_editing(tables.editing)
     yield from _of_overhead(tables.overhead)
     yield from _of_peers(tables.peers)
     yield from _of_waits(tables.thinking)
@@ -174,6 +178,14 @@ def _of_capabilities(rows: Sequence[Capability]) -> Iterator[Number]:
         if row.state_lines is not None:
             yield plain(f"{name}ProgramLines", row.state_lines, {**source, "column": "state_lines"})
         yield measured(f"{name}EditResumeMs", row.resume_ms, "ms", {**source, "column": "resume_ms"})
+
+
+def _of_editing(rows: Sequence[RoundTrip]) -> Iterator[Number]:
+    for row in rows:
+        variant, site = "" if row.variant in _HEADLINES else camel(row.variant), "First" if row.site == FIRST else ""
+        keys = {key: getattr(row, key) for key in ("run", "method", "variant", "site", "metric")}
+        name = f"{camel(row.method)}{variant}Editing{site}{camel(row.metric)}"
+        yield measured(name, row.median, "ms", {"file": "editing.csv", **keys, "column": "median"})
 
 
 def _of_overhead(rows: Sequence[Overhead]) -> Iterator[Number]:

@@ -6,13 +6,22 @@ from dataclasses import replace
 import pytest
 
 from evaluation.analysis.findings import Findings
+from evaluation.analysis.leading import Leading
 from evaluation.analysis.outcomes import Capability, Capacity
-from evaluation.text.capabilities import table
+from evaluation.text import capabilities
 from tests.evaluation.layout import compiled
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, clocks, edit, record_path, refused
 
 GPU = Synthetic(layers=(1, 40), samples=30)
+
+
+def table(findings, run, capacity, capability, *, functional):
+    """The table of ``findings``, which a test may have changed, and of the pairs of ``run``."""
+    workloads = {name: name != "activation" for name in findings.workloads}
+    found = {"run": findings.run, "functional": functional}
+    return capabilities.table(Leading(findings, run), findings.methods, workloads, capacity, capability, **found)
 
 
 def rows_of(text):
@@ -32,12 +41,13 @@ def results(tmp_path_factory):
 
 def test_rows_and_cells(results):
     """The memo's rows; ready at the deepest layer; what is not measured is --."""
-    rows = rows_of(table(results.findings(), {}, {}, functional=False))
+    rows = rows_of(table(results.findings(), results.run(), {}, {}, functional=False))
     dash = ["--", "--"]
-    assert list(rows) == ["Vanilla PyTorch", "Recompute", "Manual Offload", "\\sys{} (Ours)"]
+    assert list(rows) == ["Vanilla PyTorch", "Recompute", "Manual Offload", "Manual, ordered", "\\sys{} (Ours)"]
     assert rows["Vanilla PyTorch"][0] == ["0.0100", "0.0100", *dash]
     assert rows["Recompute"][0] == ["121", "121", *dash]
     assert rows["Manual Offload"][0] == ["0.640", "31.0", *dash]
+    assert rows["Manual, ordered"][0] == ["\\emph{same}", "0.640", *dash]
     assert rows["\\sys{} (Ours)"][0] == ["0.630", "0.630", *dash]
     assert rows["\\sys{} (Ours)"][1] == ["{\\scriptsize 0.629--0.631}"] * 2
     assert rows["Recompute"][1] == ["{\\scriptsize 120.8--121.2}"] * 2
@@ -45,10 +55,10 @@ def test_rows_and_cells(results):
 
 def test_headings_and_caption(results):
     """The memo's columns, the workloads, the deepest layer, the clock, the count and the best manual form."""
-    text = table(results.findings(), {}, {}, functional=False)
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
     for part in (
         "Resume Latency", "Layer 40", "activation & session", "Concurrent", "Sessions", "Supports", "Editing",
-        "\\emph{ready}", "30 samples", "0.640~ms (0.639--0.641) for session", "--: not measured", "\\toprule",
+        "\\emph{ready}", "30 samples", "without a KV cache there is nothing to order", "--: not measured", "\\toprule",
         "\\providecommand{\\sys}{Djinn}",
     ):  # fmt: skip
         assert part in text
@@ -58,7 +68,7 @@ def test_headings_and_caption(results):
 
 def test_a_functional_run_is_marked_in_the_caption(results):
     """In bold, before anything else is explained."""
-    caption = table(results.findings(), {}, {}, functional=True).partition("\\caption")[2]
+    caption = table(results.findings(), results.run(), {}, {}, functional=True).partition("\\caption")[2]
     assert "\\textbf{Functional CPU run: not a performance result.}" in caption
 
 
@@ -72,7 +82,7 @@ def test_a_missing_method_and_a_refused_cell(tmp_path):
 
     edit(record_path(results.folder, "vanilla", 40), refuse)
     results.aggregate()
-    text = table(results.findings(), {}, {}, functional=False)
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
     rows = rows_of(text)
     assert rows["Recompute"] == (["--"] * 4, ["{\\scriptsize }"] * 2)
     assert rows["Vanilla PyTorch"][0][:2] == ["0.0100", "OOM"]
@@ -83,7 +93,7 @@ def test_text_from_records_is_escaped(results):
     """A workload named by LaTeX's own characters prints as it is spelled and runs nothing."""
     findings = results.findings()
     hostile = [replace(row, workload=row.workload.replace("session", r"50%_{x}\input&#$~^")) for row in findings.rows]
-    text = table(Findings(run="a_b", rows=hostile), {}, {}, functional=False)
+    text = table(Findings(run="a_b", rows=hostile), results.run(), {}, {}, functional=False)
     assert r"50\%\_\{x\}\textbackslash{}input\&\#\$\textasciitilde{}\textasciicircum{}" in text
     assert r"run a\_b." in text
 
@@ -98,7 +108,7 @@ def test_the_command_marks_a_functional_run(tmp_path, capsys):
     assert results.drawn("capabilities.tex") == first
     edit(results.machine, lambda machine: machine.pop("functional"))
     assert results.draw("capabilities") == 2
-    assert "machine.json: does not say whether the run is functional" in capsys.readouterr().err
+    assert "machine.json: not a valid probe: functional" in capsys.readouterr().err
     results.machine.unlink()
     assert results.draw("capabilities") == 2
     assert "machine.json: missing" in capsys.readouterr().err
@@ -115,7 +125,7 @@ def test_a_changed_record_changes_the_cell(tmp_path):
 
     edit(record_path(results.folder, "djinn", 40), slower)
     results.aggregate()
-    cells = rows_of(table(results.findings(), {}, {}, functional=False))["\\sys{} (Ours)"][0]
+    cells = rows_of(table(results.findings(), results.run(), {}, {}, functional=False))["\\sys{} (Ours)"][0]
     assert cells == ["7.00", "0.630", "--", "--"]
 
 
@@ -132,7 +142,8 @@ def test_it_fits_where_it_stands(tmp_path, names, small_ms):
     """As wide as the times of a functional run make it: no overfull box in a column of USENIX, or across its page."""
     times = {"vanilla": small_ms, "recompute": 1234.5, "manual_offload": 113.1, "djinn": small_ms}
     recipe = Synthetic(layers=(1, 40), samples=6, ready=lambda method, *rest: times[method])
-    found = Results.make(tmp_path, recipe).findings()
+    results = Results.make(tmp_path, recipe)
+    found, run = results.findings(), results.run()
     rows = [replace(row, workload=name) for name in names for row in found.rows if row.workload == "session"]
     capacity = Capacity(
         run="local", method="djinn", variant="default", sessions=64, stopped_by="cap", device_bytes=1, host_bytes=1
@@ -141,9 +152,8 @@ def test_it_fits_where_it_stands(tmp_path, names, small_ms):
         run="local", method="manual_offload", variant="pinned", edit_survives=True, edit_exact=False, state_lines=33,
         resume_ms=1.0, n=1,
     )  # fmt: skip
-    text = table(
-        Findings(run="local", rows=rows), {"djinn": [capacity]}, {"manual_offload": [capability]}, functional=True
-    )
+    found = Findings(run="local", rows=rows)
+    text = table(found, run, {"djinn": [capacity]}, {"manual_offload": [capability]}, functional=True)
     assert "Overfull" not in compiled(tmp_path, table=text)
     assert ("table*" in text) == (len(names) > 3)
 
@@ -151,7 +161,8 @@ def test_it_fits_where_it_stands(tmp_path, names, small_ms):
 def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
     """8.12 us is 0.0081 ms; a name of one word leaves the row below it free."""
     recipe = replace(GPU, ready=lambda method, *rest: 0.00812)
-    text = table(Results.make(tmp_path, recipe).findings(), {}, {}, functional=False)
+    results = Results.make(tmp_path, recipe)
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
     rows = rows_of(text)
     assert rows["Vanilla PyTorch"] == (["0.0081"] * 2 + ["--"] * 2, ["{\\scriptsize 0.0081--0.0081}"] * 2)
     assert "\nPyTorch & {" in text
@@ -165,4 +176,43 @@ def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
 def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
     """Five values have no rank interval of 95 %; six do."""
     few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))
-    assert words in table(few.findings(), {}, {}, functional=False)
+    assert words in table(few.findings(), few.run(), {}, {}, functional=False)
+
+
+def paired(which):
+    """By hand 30 ms at once and 0.6 in order, Djinn 0.7; what keeps the frontier 0.1, and recompute 100."""
+    if which.method == "recompute":
+        return 100.0
+    if which.variant.startswith("async"):
+        return None
+    return 0.1 if which.keeps == "frontier" else {"bulk": 30.0, "default": 0.7}.get(which.variant, 0.6)
+
+
+def test_pairs_lead_where_a_run_has_them(tmp_path):
+    """At the last layer with a next one; every form has its row, and what no pair holds comes from its own job."""
+    pairs = SyntheticPairs(rounds=6, layers=(39,), ready=paired)
+    recipe = replace(GPU, layers=(39, 40), samples=3, pairs=pairs, scatter=0)
+    results = Results.make(tmp_path, recipe)
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
+    rows = {name: cells[:2] for name, (cells, _) in rows_of(text).items()}
+    assert rows == {
+        "Vanilla PyTorch": ["0.0100", "0.0100"],
+        "Recompute": ["100", "100"],
+        "Manual Offload": ["0.600", "30.0"],
+        "Manual, ordered": ["\\emph{same}", "0.600"],
+        "\\sys{} (Ours)": ["0.700", "0.700"],
+        "\\sys{}, kept": ["0.100", "0.100"],
+    }
+    assert "(Layer 39)" in text
+    assert "interval over 6 processes that run the forms side by side; where these lack a form, range" in text
+    assert "95th percentile) of 3 samples" in text
+    assert "leaves the frontier on the device:\n22.0~MB (activation), 22.0~MB (session)." in text
+
+
+def test_a_job_that_lacks_the_leading_layer_says_so(tmp_path):
+    """Pairs are at the last layer but one, and vanilla was measured at the last alone."""
+    pairs = SyntheticPairs(rounds=2, layers=(39,), ready=paired)
+    results = Results.make(tmp_path, replace(GPU, layers=(40,), samples=3, pairs=pairs))
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
+    assert "What was not measured after layer 39 is that of layer 40." in text
+    assert rows_of(text)["Vanilla PyTorch"][0][0] == "0.0100"

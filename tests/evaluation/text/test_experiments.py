@@ -227,6 +227,15 @@ def test_a_study_without_peers_has_no_command_for_them(tmp_path):
     assert line_of(written(folder)[1], "E7")[0] == "not measured"
 
 
+def test_an_experiment_that_an_older_study_does_not_know_has_no_row(local):
+    """One that the study asks for has; here nothing was measured of it."""
+    study = study_of(local)
+    assert "E10" not in {row.name for row in rows(local, study)}
+    row = next(row for row in rows(local, {**study, "editing": {"blocks": 1}}) if row.name == "E10")
+    assert (row.cost.asked, row.cost.jobs) == (1, 0)
+    assert row.command == "snakemake --cores 1 results/local/editing.json"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,60 @@
+r"""The figure of latency against memory held, and its caption: what it saves to hold a session on the device.
+
+``latency_memory.tex`` defines a macro that is named after the workload, for ``\caption{\LatencyMemorySession}``. Its
+numbers are those of the marks.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from evaluation.analysis.leading import Leading
+from evaluation.analysis.material import Material
+from evaluation.analysis.numerals import significant
+from evaluation.analysis.outcomes import PeerMetric
+from evaluation.figures.held import DJINN, KEPT_DJINN, VANILLA, Mark, draw, in_unit, marks_of
+from evaluation.figures.style import rendered
+from evaluation.text.latex import latex
+from evaluation.text.macro import camel
+
+
+def caption(marks: Sequence[Mark], *, workload: str, layer: int, run: str, functional: bool) -> str:
+    """LaTeX that defines the macro."""
+    said = [
+        "Resume latency against the device memory that a paused session holds:",
+        f"workload {latex(workload)}, paused after layer {layer}, run {latex(run)}.",
+        *([r"\textbf{Functional CPU run: not a performance result.}"] if functional else []),
+        *_sentences(marks),
+    ]
+    lines = [
+        f"% Written by evaluation.paper from the run {latex(run)}; do not edit.",
+        r"\providecommand{\sys}{Djinn}",
+        rf"\newcommand{{\LatencyMemory{camel(workload)}}}{{%",
+        *said,
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sentences(marks: Sequence[Mark]) -> Iterator[str]:
+    yield "Ready after, and held:\n" + ";\n".join(map(_stands, marks)) + "."
+    by_label = {mark.label: mark for mark in marks}
+    djinn = by_label.get(DJINN)
+    for label, words in ((VANILLA, "To keep all state on the device"), (KEPT_DJINN, "To keep the frontier there")):
+        other = by_label.get(label)
+        if djinn is not None and other is not None and other.median < djinn.median:
+            saved = djinn.median - other.median
+            yield rf"{words} makes a resume {saved:.3f}~ms shorter than with all swapped by \sys{{}}."
+
+
+def _stands(mark: Mark) -> str:
+    size, unit = in_unit(mark.held_bytes)
+    holds = f"{significant(size)}~{unit}" if size else "nothing"
+    return f"{latex(mark.label)} {significant(mark.median)}~ms and {holds}"
+
+
+def files(material: Material, workload: str) -> list[str | bytes]:
+    """The figure as PDF and PNG, and ``latency_memory.tex``."""
+    leading = Leading(material.findings, material.run)
+    marks = marks_of(leading, material.rows("peers", PeerMetric), workload)
+    functional = material.functional
+    text = caption(marks, workload=workload, layer=leading.layer, run=material.name, functional=functional)
+    return [*rendered(lambda: draw(marks, functional=functional)), text]
