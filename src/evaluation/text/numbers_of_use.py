@@ -130,7 +130,7 @@ def _of_sweep(sweep: Sequence[Crossing]) -> Iterator[Number]:
     for row in sweep:
         size = f"Batch{in_words(row.batch)}Tokens{in_words(row.tokens)}"
         if row.ready_ms is not None:
-            variant = "" if row.method == "recompute" else camel(row.variant)
+            variant = "" if row.variant == "default" else camel(row.variant)
             name = f"{camel(row.method)}{variant}SweepReadyMs{size}Layer{in_words(row.layer)}"
             yield measured(name, row.ready_ms, "ms", _swept(row, "ready_ms"))
         # It stands in the row of each layer, and is of the size and the variant.

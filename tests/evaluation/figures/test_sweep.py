@@ -149,3 +149,13 @@ def test_numbers_follow_from_their_rows(results):
     assert crossover.value == pytest.approx(1 + (1.023 - 1.2) / ((5.1 - 1.2) / 9), rel=1e-4)
     assert mine["SweepOrderLayerOne"].text.startswith("pinned $<$ pageable $<$ recompute at 128 tokens; pinned $<$ re")
     assert r"recompute $\approx$ pageable" in mine["SweepOrderLayerOne"].text
+
+
+def test_each_form_of_recompute_has_numbers_of_its_own(results):
+    """Where several were measured: fused layers and a graph beside the model as it is."""
+    run, table = results.run(), results.material().rows("sweep", Crossing)
+    more = [replace(row, variant="graphed") for row in table if row.method == "recompute"]
+    found = numbers(results.findings(), run.machine, run.study, Tables(sweep=[*table, *more]))
+    names = [one.name for one in found if one.name.startswith("Recompute") and "Sweep" in one.name]
+    assert len(names) == len(set(names)) == 2 * len(more)
+    assert "RecomputeGraphedSweepReadyMsBatchOneTokensTwoThousandFortyEightLayerTen" in names
