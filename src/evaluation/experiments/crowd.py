@@ -171,7 +171,7 @@ class ByHand(Sessions):
         session.resume()
 
         def wait_resident() -> Callable[[], Logits]:
-            ending: Future[Logits] = self._aside.submit(lambda: digest(session.finish()))
+            ending: Future[Logits] = self._aside.submit(torch.no_grad()(lambda: digest(session.finish())))
             session.wait_resident()
             return ending.result
 
