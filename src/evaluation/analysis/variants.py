@@ -102,7 +102,7 @@ VARIANTS = (
         label="Fused layers",
         style={"color": _RED, "marker": "<", "linestyle": (0, (5, 1.2)), "markersize": 3.5, "mfc": "white"},
         drawn=2,
-        deeds=(_RERUN[0], f"{_RERUN[1]}, small operators fused by torch.compile", _RERUN[2]),
+        deeds=(_RERUN[0], f"{_RERUN[1]}, small operators fused by TorchInductor", _RERUN[2]),
     ),
     Variant(
         method="recompute",

@@ -46,7 +46,7 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
             cells += [{**about, "method": method_of[cell["variant"]], **cell} for cell in found]
         if subject.device.type == "cuda":
             torch.cuda.empty_cache()  # blocks of one size are of little use to the next
-            fused_layers.forget()  # and so is code for it: for other sizes too it would be slower
+            fused_layers.forget()  # and so is code for it
     return {"cells": cells}
 
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from djinn.state.compiled import compiles
 from evaluation.experiments import pairs
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_round_job
@@ -76,6 +77,18 @@ def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
                 waits = not cell["forms"][sample["form"]]["variant"].startswith("async")
                 assert (sample["ready_ms"] is not None) == waits
                 assert (sample["next_token_ms"] is not None) == (cell["workload"] != "activation")
+
+
+def test_recompute_leaves_nothing_that_changes_djinn_beside_it(subject, small):
+    """After a round with fused layers no code counts as compiled, so Djinn still waits only for what is read."""
+    torch._dynamo.reset()
+    small = dataclasses.replace(
+        small, workloads=small.workloads[:2], pairs=Pairs(rounds=1, blocks=1, forms="plain", layers=(LAYERS,))
+    )
+    with torch.no_grad():
+        cells = pairs.take(subject, small, 1, lambda line: None)["cells"]
+    assert all("compiled" in {one["variant"] for one in cell["forms"]} for cell in cells)
+    assert not compiles()
 
 
 def test_plain_forms_are_those_that_keep_nothing_and_leave_the_link_idle(subject, small):
