@@ -231,7 +231,7 @@ def test_edits_rerun_what_depends_on_them(finished, planned):
 
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
         plan = planned_after_edit("djinn/memory/transfer.py", target)
-        assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (4, 3, 8)
+        assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (4, 6, 8)
     drawing = planned_after_edit("evaluation/figures/crossover.py")
     assert "measure" not in drawing
     assert (drawing["crossover"], drawing["clocks"]) == (2, 2)  # of either run; clocks draws its lines with it
@@ -323,7 +323,7 @@ def test_a_run_goes_on_in_a_fresh_checkout(finished, fresh, warm, snakemake, pla
     source = str(folder / "src")
     done = warm.run("-m", "evaluation.records.carry", "--from", "former", folder=folder, PYTHONPATH=source)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "16 records taken, 0 here already, 1 refused"
+    assert done.stdout.splitlines()[0] == "19 records taken, 0 here already, 1 refused"
     assert "refused former/capacity/djinn.json: not readable as JSON" in done.stdout
     plan = planned(folder, "paper_figures", "--configfile", "tiny.yaml")
     measuring = {rule: plan.get(rule, 0) for rule in ("probe", "measure", "peer_measure", "study", "job_study")}
