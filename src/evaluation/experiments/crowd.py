@@ -152,6 +152,8 @@ class ByHand(Sessions):
             prompts.check_kept(self.who, session.host_bytes())
         self.count = count
         self._left = [session.stopped for session in self._sessions]
+        for index in range(count):
+            self.pause(index)  # so that a resume fills a copy, and what is left stays in host memory
         self._aside = ThreadPoolExecutor(max_workers=1)  # the caller waits for resident while the program computes
         self._aside.submit(int).result()
 

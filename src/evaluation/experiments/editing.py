@@ -34,11 +34,11 @@ from evaluation.measure.clocks import Clocks, Reading
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.edits import edited_workload, middle, steer, uninterrupted
 from evaluation.measure.hand import Hand
-from evaluation.measure.harness import NotBitExact
+from evaluation.measure.harness import NotBitExact, check_kept
 from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, input_tokens, twin
-from evaluation.measure.programs import Logits, equal
+from evaluation.measure.programs import Logits, equal, least_bytes_of_prefill
 from evaluation.measure.stopwatch import now_ms
 from evaluation.methods.benchmark_djinn import Djinn, KeptDjinn, make_runtime
 from evaluation.methods.benchmark_recompute import Replay
@@ -117,6 +117,8 @@ class _Desk:
         self._oracle = uninterrupted(*place, steer)
         if equal(uninterrupted(*place), self._oracle):
             raise NotBitExact(f"editing: the edit after layer {self.layer} changes nothing, which decides nothing")
+        layer = subject.layers[self.layer - 1]
+        self._least_bytes = least_bytes_of_prefill(subject.model, layer, self._input_ids, self.workload.kv_cache)
         self._hand = Hand(self._oracle[0], 2 if self.workload.kv_cache else 1)
         ours = twin(subject)
         self._clocks = {id(one.model): Clocks(one, self.layer) for one in (subject, ours)}
@@ -138,6 +140,14 @@ class _Desk:
 
         ``sleeper`` is watched from the breakpoint until the session is paused.
         """
+        gc.collect()
+        gc.disable()  # a collection would fall on whoever is being timed
+        try:
+            return self._round_trip(form, sleeper)
+        finally:
+            gc.enable()
+
+    def _round_trip(self, form: _Form, sleeper: Sleeper | None) -> Record:
         method, device = form.method, form.method.subject.device
         arrival = self._arrivals[id(method.subject.model)]
         arrival.arm(sleeper)
@@ -151,6 +161,7 @@ class _Desk:
         pause_ms = now_ms() - start
         if sleeper is not None:
             sleeper.end()
+        check_kept(method, self._least_bytes, f"editing: {type(method).__name__} ({method.variant})")
         overwrite_free_memory(device, freed, method.streams())
         if method.keeps_state:
             edit_ms = _edit(method)
@@ -160,18 +171,14 @@ class _Desk:
         return {**times, "ready_ms": reading.ready_ms, "usable_ms": reading.usable_ms, "bit_exact": True}
 
     def _resume(self, method: Method) -> tuple[Reading, Logits]:
-        gc.disable()  # a collection would fall on whoever is being timed
-        try:
-            return self._clocks[id(method.subject.model)].time_resume(
-                think=lambda: time.sleep(self._study.measurement.think_time_ms / 1000),
-                resume=method.resume,
-                wait_resident=method.wait_resident if method.restores_behind else None,
-                aside=method.computes_aside,
-                hand=self._hand,
-                finish=method.finish,
-            )
-        finally:
-            gc.enable()
+        return self._clocks[id(method.subject.model)].time_resume(
+            think=lambda: time.sleep(self._study.measurement.think_time_ms / 1000),
+            resume=method.resume,
+            wait_resident=method.wait_resident if method.restores_behind else None,
+            aside=method.computes_aside,
+            hand=self._hand,
+            finish=method.finish,
+        )
 
     def _compare(self, form: _Form, logits: Logits) -> None:
         where = f"{form.about['method']} ({form.about['variant']}), layer {self.layer}, workload {self.workload.name}"

@@ -48,12 +48,12 @@ def overwrite_free_memory(device: torch.device, freed: Sequence[int], streams: S
         filled = [torch.full((nbytes,), 0xFF, dtype=torch.uint8) for nbytes in freed]
         return sum(block.numel() for block in filled)
     overwritten = _overwrite_of_stream(device)
-    for stream in streams:
-        with torch.cuda.stream(stream):
-            overwritten += _overwrite_of_stream(device)
     if overwritten < sum(freed):
         used = torch.cuda.memory_allocated(device)
         raise RuntimeError(f"only {overwritten} of {sum(freed)} freed bytes could be overwritten; {used} are in use")
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            overwritten += _overwrite_of_stream(device)
     return overwritten
 
 

@@ -140,9 +140,11 @@ def _run(
             built.append(build_subject(study))
             return built[0]
 
-        origin = provenance(study.device)
         with _alone(arguments.out), _Progress(title) as report, torch.no_grad():
-            surroundings = Surroundings(study.device, strict=strict)
+            surroundings = Surroundings(
+                study.device, strict=strict
+            )  # before this process uses the GPU
+            origin = provenance(study.device)
             found = take(study, subject, report)
             origin["conditions"] = surroundings.after(computes=bool(built))
         described = (built[0] if built else outline(study)).describe(study)

@@ -14,7 +14,7 @@ from evaluation.measure.models import build
 from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import LAYERS
-from tests.evaluation.mutants import NothingBack
+from tests.evaluation.mutants import LeftOnTheDevice, NothingBack
 
 SMALL = {
     "device": "cpu",
@@ -108,6 +108,13 @@ def test_a_lost_edit_and_a_resume_that_restores_nothing_fail_the_job(monkeypatch
     """By the name of the form, and no times are handed out."""
     monkeypatch.setattr(editing, "PinnedOffload", mutant)
     with torch.no_grad(), pytest.raises(NotBitExact, match=r"manual_offload \(pinned\), layer 5, workload session: "):
+        editing.take(subject, study.only("editing"), lambda line: None)
+
+
+def test_a_pause_that_leaves_the_state_on_the_device_fails_the_job(monkeypatch, subject, study):
+    """It would be ready at once, and every bit would be right."""
+    monkeypatch.setattr(editing, "PinnedOffload", LeftOnTheDevice)
+    with torch.no_grad(), pytest.raises(NotBitExact, match=r"the pause kept \d+ bytes of a state of at least"):
         editing.take(subject, study.only("editing"), lambda line: None)
 
 

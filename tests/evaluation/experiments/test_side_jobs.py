@@ -183,6 +183,9 @@ def test_a_control_is_paused_once(subject, study):
         for index in (0, 1, 1, 0):
             by_hand.turn(index, 0)
         after = [view for session in by_hand._sessions for view in session._host.values()]
+        for session in by_hand._sessions:  # paused sessions hold nothing on the device: no turn has filled what is left
+            held = [*session.stopped.frontier().values(), *session.stopped.history().values()]
+            assert {id(tensor) for tensor in held} == {id(tensor) for tensor in session._host.values()}
     assert all(torch.equal(one, other) for one, other in zip(copies, after, strict=True))
 
 
