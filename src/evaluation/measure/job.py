@@ -141,9 +141,7 @@ def _run(
             return built[0]
 
         with _alone(arguments.out), _Progress(title) as report, torch.no_grad():
-            surroundings = Surroundings(
-                study.device, strict=strict
-            )  # before this process uses the GPU
+            surroundings = Surroundings(study.device, strict=strict)  # before this process uses the GPU
             origin = provenance(study.device)
             found = take(study, subject, report)
             origin["conditions"] = surroundings.after(computes=bool(built))
