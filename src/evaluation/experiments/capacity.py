@@ -3,9 +3,9 @@
 All stop at the deepest layer with their KV cache, and stay paused together. Djinn and page-locked copies by hand have
 the same arena: so many bytes of page-locked host memory, of which each session takes just what it needs. What refuses
 is that arena, the device or the host, never a computation of sizes: the error is caught and kept with the memory
-figures of that moment. Only a host that would be exhausted does not refuse, it kills; there the last bytes are left
-alone (``_LEFT_FREE``). Then every session is resumed in random order and compared bit for bit with an uninterrupted
-run: nothing may be lost.
+figures of that moment. Only a host that would be exhausted does not refuse, it kills. So the last bytes are left alone
+(``_LEFT_FREE``): an arena is made without them, and sessions without an arena stop before them. Then every session is
+resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
 
 Vanilla PyTorch is run in two forms. In ``default`` sessions share the weights in one process. In ``own_process`` each
 session has a process and weights of its own, as separate notebooks do. In both torch's allocator maps memory page by
@@ -37,7 +37,7 @@ from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.study.plan import Study, Workload
 
 _WITHOUT_GAPS = "expandable_segments:True"  # as it is by default, 0.5 GiB of them beside each session of 1.6 GiB
-_LEFT_FREE = 6 << 30  # bytes of host memory under which no session is opened
+_LEFT_FREE = 6 << 30  # bytes of host memory on a GPU machine
 _PROMPTS = 8  # sessions take these by turns: one that got another's state would differ
 
 
@@ -82,7 +82,7 @@ def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload
     while wall.stopped_by == "cap" and len(paused) < study.capacity.sessions:
         report(f"{kind.variant}: pausing")
         session = first.beside(prompts[len(paused) % _PROMPTS])
-        if wall.met(*_open(session, subject.device, paused)):
+        if wall.met(*_open(session, subject.device, paused, in_arena=arena_bytes is not None)):
             session.abandon()
             gc.collect()  # the error's traceback held what had been made
         else:
@@ -121,13 +121,15 @@ def _room_to_finish(session: Method, device: torch.device) -> torch.Tensor:
     return torch.empty(taken, dtype=torch.uint8, device=device)
 
 
-def _open(session: Method, device: torch.device, paused: list[Method]) -> tuple[str, str, Record]:
+def _open(session: Method, device: torch.device, paused: list[Method], *, in_arena: bool) -> tuple[str, str, Record]:
     """Run ``session`` to its breakpoint and pause it beside ``paused``.
 
-    Returns "cap", or what refused and its message; and the memory figures of that moment.
+    In an arena it takes nothing more of the host. Returns "cap", or what refused and its message; and the memory
+    figures of that moment.
     """
-    if device.type == "cuda" and available_bytes() < _LEFT_FREE:
-        return "host_full", f"less than {_LEFT_FREE} bytes of host memory are available", _memory(device, paused)
+    left = _left_free(device)
+    if not in_arena and available_bytes() < left:
+        return "host_full", f"less than {left} bytes of host memory are available", _memory(device, paused)
     try:
         session.prepare()
         synchronize(device)
@@ -208,7 +210,7 @@ def _alone(connection: Connection, study: Study, workload: Workload, index: int)
         prompt = input_tokens(subject, study, workload, index)
         expected = _uninterrupted(subject, study, workload, prompt)
         session = Vanilla(subject, study, workload, layer=len(subject.layers), input_ids=prompt)
-        opened = _open(session, subject.device, [])
+        opened = _open(session, subject.device, [], in_arena=False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -251,9 +253,12 @@ def _host_memory(paused: list[Method]) -> Record:
 
 def _arena_gib(study: Study, subject: Subject) -> float:
     """What is set aside for all sessions: as configured for many, or less where the machine has less."""
-    if subject.device.type != "cuda":
-        return study.load_host_arena_gib
-    return min(study.load_host_arena_gib, (available_bytes() - _LEFT_FREE) / 2**30)
+    return min(study.load_host_arena_gib, (available_bytes() - _left_free(subject.device)) / 2**30)
+
+
+def _left_free(device: torch.device) -> int:
+    """Bytes of host memory that are left alone; a functional run takes too little to need any."""
+    return _LEFT_FREE if device.type == "cuda" else 0
 
 
 if __name__ == "__main__":

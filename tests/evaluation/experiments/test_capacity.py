@@ -16,6 +16,7 @@ from evaluation.measure.child import Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
+from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.benchmark_manual_offload import PageableOffload
 from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.methods.offloads import PinnedOffload
@@ -143,6 +144,38 @@ def test_memory_that_the_host_refuses_is_the_wall(fill, monkeypatch):
     cell = fill(PageableOffload)
     assert (cell["sessions"], cell["stopped_by"], cell["arena_bytes"]) == (0, "host_full", None)
     assert re.fullmatch(r"no host memory for \d+ bytes: Cannot allocate memory", cell["message"])
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """A host that has 16 MiB available, of which 4 MiB are left alone."""
+    available = [16 << 20]
+    monkeypatch.setattr(capacity, "available_bytes", lambda: available[0])
+    monkeypatch.setattr(capacity, "_left_free", lambda device: 4 << 20)
+    return available
+
+
+@pytest.mark.parametrize("kind", [PinnedOffload, Djinn])
+def test_an_arena_of_all_that_the_host_can_spare_is_filled(fill, scarce, monkeypatch, kind):
+    """Sessions in it need no more of the host, where less is available than must be left alone."""
+    share = kind.share_arena
+
+    def touched(session):
+        nbytes = share(session)
+        scarce[0] -= nbytes + 4096
+        return nbytes
+
+    monkeypatch.setattr(kind, "share_arena", touched)
+    cell = fill(kind)
+    assert (cell["sessions"], cell["stopped_by"], cell["arena_bytes"]) == (10, "cap", 12 << 20)
+
+
+def test_without_an_arena_the_last_host_memory_is_left_alone(fill, scarce):
+    """A host that would be exhausted kills."""
+    scarce[0] = (4 << 20) - 1
+    cell = fill(PageableOffload)
+    assert (cell["sessions"], cell["stopped_by"]) == (0, "host_full")
+    assert cell["message"] == f"less than {4 << 20} bytes of host memory are available"
 
 
 class SharedBuffers(PinnedOffload):
