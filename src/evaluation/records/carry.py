@@ -13,6 +13,7 @@ is planned again. What is here already is kept.
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,15 @@ from evaluation.records.fields import checked
 from evaluation.records.json_file import Json, RunError, read_object
 from evaluation.records.kinds import Measured, kind_at
 from evaluation.records.provenance import sitting, source_sha256
-from evaluation.records.runs import benchmark_path, is_own, pair_paths, record_paths, run_folder, side_records
+from evaluation.records.runs import (
+    benchmark_path,
+    is_own,
+    pair_paths,
+    record_paths,
+    run_folder,
+    side_records,
+    sitting_of,
+)
 from evaluation.records.together import asked_by, check_together
 from evaluation.study.devices import visible_gpu
 from evaluation.study.plan import Study
@@ -54,9 +63,7 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
     places += side_records(study)
     kept = {place: read_object(run / place) for place in places if (run / place).exists()}
     found, refused = _found(former, run, [place for place in places if place not in kept])
-    for place, reason in _torn(places, kept, found, now).items():
-        refused[place] = reason
-        del found[place]
+    found = _whole(places, kept, found, now, refused)
     machine = read_object((run if (run / _MACHINE).exists() else former) / _MACHINE)
     together = dict(kept)
     for place, record in found.items():
@@ -68,14 +75,15 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
             refused[place] = _reason(error, former, place)
         else:
             together[place] = record
-    taken = [place for place in together if place not in kept]
+    # Once more, for one that was refused here has left the others of its sitting incomplete.
+    taken = _whole(places, kept, {place: one for place, one in together.items() if place not in kept}, now, refused)
     if taken and not (run / _MACHINE).exists():
         _copy(former / _MACHINE, run / _MACHINE)
     for place in taken:
         if (cost := benchmark_path(former, former / place)).exists():
             _copy(cost, benchmark_path(run, run / place))
         _copy(former / place, run / place)
-    return Carried(taken=taken, kept=list(kept), refused=refused)
+    return Carried(taken=list(taken), kept=list(kept), refused=refused)
 
 
 def _found(former: Path, run: Path, places: list[str]) -> tuple[dict[str, Json], dict[str, str]]:
@@ -103,16 +111,23 @@ def _part(run: Path, kind: str) -> Json:
     return Study.from_json(read_object(run / "studies" / f"{kind}.json")).part(kind)
 
 
-def _torn(places: list[str], kept: dict[str, Json], found: dict[str, Json], now: str | None) -> dict[str, str]:
-    """Of ``found`` what would leave latency over depth in two sittings: of another one than ``now``, and not whole."""
+def _whole(
+    places: list[str], kept: dict[str, Json], found: dict[str, Json], now: str | None, refused: dict[str, str]
+) -> dict[str, Json]:
+    """``found`` without what would leave latency over depth in two sittings, which is added to ``refused``.
+
+    That is what is of another sitting than ``now``, if not all is of that one.
+    """
     of_depth = [place for place in places if kind_at(place) is Measured]
-    there = {place: record for place, record in {**kept, **found}.items() if place in of_depth}
-    others = [place for place, record in there.items() if record["provenance"].get("sitting") != now]
-    if len(there) == len(of_depth) or not others:
-        return {}
-    left = len(of_depth) - len(there)
-    reason = f"of another sitting, and {left} of the {len(of_depth)} records of raw/METHOD are left, which need one"
-    return {place: reason for place in others if place in found}
+    sittings = {place: sitting_of(record) for place, record in {**kept, **found}.items() if place in of_depth}
+    count = Counter(sittings.values())
+    torn = {
+        place: f"of another sitting, which has {count[its]} of the {len(of_depth)} records of raw/METHOD; all need one"
+        for place, its in sittings.items()
+        if place in found and its != now and count[its] < len(of_depth)
+    }
+    refused.update(torn)
+    return {place: record for place, record in found.items() if place not in torn}
 
 
 def _reason(error: ValueError, former: Path, place: str) -> str:

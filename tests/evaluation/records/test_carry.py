@@ -122,18 +122,31 @@ def test_latency_over_depth_is_of_one_sitting(former, here):
     carried = carry(former, here, now=HERE)
     assert len(carried.refused) == 7
     reason = carried.refused["raw/djinn/layer_1/round_1.json"]
-    assert "1 of the 8 records of raw/METHOD are left, which need one" in reason
+    assert "which has 7 of the 8 records of raw/METHOD; all need one" in reason
     assert len(carried.taken) == 10
     assert carry(former, here, now=BEFORE).refused == {}
     assert record_path(here, "djinn", 1).exists()
 
 
-def test_of_two_sittings_one_is_taken(former, here):
-    """What does not belong to the others is named."""
+def test_of_two_sittings_this_one_is_taken(former, here):
+    """The rest would be measured in it, so what the other one has is incomplete."""
     edit(record_path(former, "djinn", 40), lambda record: record["provenance"].update(sitting=HERE))
-    refused = carry(former, here, now=HERE).refused
-    assert list(refused) == ["raw/djinn/layer_40/round_1.json"]
-    assert "another sitting" in refused["raw/djinn/layer_40/round_1.json"]
+    carried = carry(former, here, now=HERE)
+    assert len(carried.refused) == 7
+    reason = carried.refused["raw/djinn/layer_1/round_1.json"]
+    assert reason == "of another sitting, which has 7 of the 8 records of raw/METHOD; all need one"
+    assert record_path(here, "djinn", 40).exists()
+
+
+def test_one_that_is_refused_leaves_the_others_of_its_sitting_incomplete(former, here):
+    """All of latency over depth is there, but one record of it does not belong; none of it is taken."""
+    edit(record_path(former, "djinn", 40), lambda record: record["provenance"].update(device_name="Other"))
+    carried = carry(former, here, now=HERE)
+    assert len(carried.refused) == 8
+    assert "another device name" in carried.refused["raw/djinn/layer_40/round_1.json"]
+    assert "which has 7 of the 8 records" in carried.refused["raw/djinn/layer_1/round_1.json"]
+    assert len(carried.taken) == 10
+    assert not (here / "raw" / "djinn").exists()
 
 
 def test_a_folder_that_is_no_run_or_a_run_that_asks_for_nothing_is_refused(former, here, tmp_path, capsys, monkeypatch):
