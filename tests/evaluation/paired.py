@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -59,6 +60,17 @@ def forms(kv_cache: bool, *, attended: bool = True) -> list[Json]:
             found.append({"method": "djinn", "variant": variant, "keeps": keeps, "link": link})
     bulk = {"method": "manual_offload", "variant": "bulk", "keeps": "nothing", "link": "idle"}
     return [*found, bulk] if kv_cache else found
+
+
+def pairs_path(folder: Path, number: int) -> Path:
+    """Of the record of round ``number``."""
+    return folder / "raw" / "pairs" / f"round_{number}.json"
+
+
+def without_room(record: Json, workload: str, layer: int) -> None:
+    """Make a ``record`` of pairs say that the device had no room there."""
+    (cell,) = (one for one in record["cells"] if (one["workload"], one["layer"]) == (workload, layer))
+    cell.update(outcome="out_of_memory", message="no room", forms=[], blocks=[])
 
 
 @dataclass(frozen=True, kw_only=True)

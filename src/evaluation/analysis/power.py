@@ -46,14 +46,14 @@ class Power:
 
 
 def powers(run: Run, processes: Sequence[int] = PROCESSES) -> list[Power]:
-    """By workload and clock; none of a run whose pairs have too few processes to tell their spread."""
+    """By workload and clock; none of pairs of too few processes to tell their spread, or that a process lacks."""
     return [row for one in compared(run) if one.policy == Policy() for row in _of_place(one, processes)]
 
 
 def _of_place(one: Compared, processes: Sequence[int]) -> Iterator[Power]:
-    pairings = one.pooled or one.strongest
+    pairings = one.strongest if len(one.layers) == 1 else one.pooled
     ratios = [pairing.ratios for pairing in pairings]
-    if len(pairings) != len(one.layers) or not all(len(layer) >= ENOUGH for layer in ratios):
+    if not ratios or not all(len(layer) >= ENOUGH for layer in ratios):
         return
     if any(value <= 0 for layer in ratios for process in layer for value in process):
         return

@@ -9,6 +9,8 @@ from evaluation.analysis.power import median_ends, powers, simulated
 from evaluation.analysis.statistics import process_median
 from evaluation.records.runs import load_run
 from tests.evaluation.claims.decided import GOOD, paired
+from tests.evaluation.paired import pairs_path, without_room
+from tests.evaluation.synthetic import edit
 
 
 @pytest.mark.parametrize("processes", [6, 7, 8, 12])
@@ -48,3 +50,12 @@ def test_a_run_gives_its_own_spread(tmp_path):
         ("old", replace(GOOD, pairs=None)),
     ):
         assert powers(load_run(recipe.write(tmp_path / name / "local"))) == []
+
+
+def test_a_layer_without_room_in_one_process_gives_no_row_of_its_workload(tmp_path):
+    """Layers of unequal numbers of processes have no covariance; the other workloads have theirs."""
+    recipe = replace(GOOD, pairs=replace(GOOD.pairs, rounds=8))
+    folder = recipe.write(tmp_path / "local")
+    edit(pairs_path(folder, 2), lambda record: without_room(record, "session", 39))
+    run = load_run(folder)
+    assert {one.workload for one in powers(run, [8])} == {one["name"] for one in run.study["workloads"]} - {"session"}
