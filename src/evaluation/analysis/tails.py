@@ -1,7 +1,8 @@
 """Percentiles of raw values with intervals between order statistics, where there are enough values for one.
 
 Of too few values the largest is what stands in a percentile's place, and it is not given: the 95th needs 59 values, the
-99th needs 299.
+99th needs 299. The intervals treat values as independent: where slow ones come in bursts, as slow resumes do, the true
+ones are wider.
 """
 
 import math
