@@ -4,7 +4,7 @@ A gap in what was measured raises :class:`Undecided`, which :func:`judged` alone
 undecided and says why, and never passes. Decides nothing itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,10 +51,11 @@ class Figure:
         return cls(value=estimate.value, unit=unit, low=low, high=high)
 
 
-def numerals(figure: Figure) -> tuple[str, str, str]:
+def numerals(figure: Figure, apart_from: float | None = None) -> tuple[str, str, str]:
     """The value and the ends of the interval ("" where there is none), with as many decimals each.
 
-    Three digits of the largest of them, or up to five if that tells the ends apart; four of a ratio.
+    Three digits of the largest of them, or up to five if that tells the ends apart; four of a ratio. Up to six if that
+    tells them from the margin ``apart_from``.
     """
     if isinstance(figure.value, (int, str)):
         return str(figure.value), "", ""
@@ -67,13 +68,23 @@ def numerals(figure: Figure) -> tuple[str, str, str]:
         places = decimals(largest, 4)
     elif width:
         places = max(places, min(decimals(width, 1), decimals(largest, 5)))
-    value, low, high = (f"{number:.{places}f}" for number in (figure.value, figure.low, figure.high))
+    numbers = figure.value, figure.low, figure.high
+    if apart_from is not None:
+        most = decimals(largest, 6)
+        while places < most and any(_looks_like(apart_from, number, places) for number in numbers):
+            places += 1
+    value, low, high = (f"{number:.{places}f}" for number in numbers)
     return value, low, high
 
 
-def printed(figure: Figure) -> str:
-    """The figure as plain text: ``0.829 ms (0.790 to 0.860)``, ``>= 64 sessions``."""
-    value, low, high = numerals(figure)
+def _looks_like(margin: float, number: float, places: int) -> bool:
+    """Whether ``number`` is another one and is printed as the margin is, which would hide on which side it lies."""
+    return number != margin and f"{number:.{places}f}" == f"{margin:.{places}f}"
+
+
+def printed(figure: Figure, apart_from: float | None = None) -> str:
+    """The figure as plain text: ``0.829 ms (0.790 to 0.860)``, ``>= 64 sessions``; see :func:`numerals`."""
+    value, low, high = numerals(figure, apart_from)
     unit = "" if figure.unit == "ratio" else figure.unit
     text = f"{'>= ' if figure.at_least else ''}{value} {unit}".strip()
     return f"{text} ({'range ' if figure.range else ''}{low} to {high})" if low else text
@@ -150,6 +161,11 @@ def too_few(groups: Groups) -> str:
     if len(groups) > 1:
         return f"{len(groups)} processes give a range and no interval of 95 %: {ENOUGH} are needed."
     return f"{len(groups[0])} samples of one process give a range and no interval of 95 %: {ENOUGH} are needed."
+
+
+def at(word: str, layers: Sequence[int]) -> str:
+    """Where a remark's ``word`` holds: ``Slower at layers 1, 40``."""
+    return f"{word} at layer{'s' if len(layers) > 1 else ''} {', '.join(str(layer) for layer in layers)}"
 
 
 def verdict_of(*, supported: bool, refuted: bool) -> Verdict:

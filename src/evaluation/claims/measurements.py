@@ -95,6 +95,11 @@ class Measurements:
             raise Undecided(f"No record of the pairs of round {missing[0]}.")
         return {layer: self._pairs[place.workload, layer] for layer in sorted(asked["layers"])}
 
+    def had_room(self, cell: PairedCell) -> None:
+        """Raise :class:`Undecided` if the device had no room for ``cell`` in any round."""
+        if not cell.forms:
+            raise Undecided(f"The device had no room for the pairs of any round at layer {cell.layer}.")
+
     def in_every_round(self, rounds: Collection[int], layer: int) -> None:
         """Raise :class:`Undecided` unless ``rounds`` are all of the pairs."""
         if len(rounds) < self.run.study["pairs"]["rounds"]:
@@ -109,6 +114,7 @@ class Measurements:
         host_bytes: dict[int, int] = {}
         sittings: list[str | None] = []
         for layer, cell in self.paired_cells(place).items():
+            self.had_room(cell)
             wanted = (method, PRIMARY[method].name, Policy())
             form = next((one for one in cell.forms if (one.method, one.variant, one.policy) == wanted), None)
             times = form.times.get(place.clock, {}) if form is not None else {}

@@ -13,7 +13,7 @@ from evaluation.analysis.pairs import Pairing, Policy, alike, difference_of, rat
 from evaluation.analysis.partners import partner_ratios
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval, process_median
-from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
+from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, at, printed, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
 
@@ -61,6 +61,7 @@ def _strongest(measured: Measurements, place: Place) -> dict[int, Pairing]:
     policy = Policy(keeps=place.keeps) if place.keeps else Policy()
     found = {}
     for layer, cell in measured.paired_cells(place).items():
+        measured.had_room(cell)
         pairings = cell.pairings(policy, CLOCK[place.clock])
         if not pairings:
             raise Undecided(f"No form of Djinn and by hand that keep {policy.keeps} have this clock at layer {layer}.")
@@ -122,7 +123,7 @@ def _judged(
     worst = max(layers, key=lambda layer: layers[layer].low if slower else layers[layer].high)
     verdict = verdict_of(supported=not slower and not unclear, refuted=bool(slower))
     found = {"Faster": faster, "As fast": fast, "Slower": slower, "Undecided": unclear}
-    remark = f"{'; '.join(_at(word, where) for word, where in found.items() if where)}."
+    remark = f"{'; '.join(at(word, where) for word, where in found.items() if where)}."
     alike = next(where for where in (slower, unclear, [*fast, *faster]) if where)
     if any(one.is_range for one in layers.values()):
         verdict, alike, remark = Verdict.UNDECIDED, [leading], too_few(processes)
@@ -138,7 +139,7 @@ def _judged(
             "worst_layer": Figure(value=worst, unit=""),
             **figures,
         },
-        lead=f"{printed(Figure.of(layers[shown], scale.unit))} at L{shown}",
+        lead=f"{printed(Figure.of(layers[shown], scale.unit), apart_from=scale.margin)} at L{shown}",
         remark=remark,
         old_protocol=old_protocol,
     )
@@ -149,9 +150,5 @@ def _why_unclear(layers: Mapping[int, Interval], scale: Scale) -> str:
     narrow = [layer for layer, one in layers.items() if one.high - one.low < scale.narrow]
     wide = [layer for layer in layers if layer not in narrow]
     width = f"{scale.narrow * 100:g} %" if scale.unit == "ratio" else f"{scale.narrow:g} {scale.unit}"
-    said = f" {_at('Fairly undecided', narrow)}: the interval is narrower than {width}." if narrow else ""
-    return said + (f" {_at('More processes are needed', wide)}: it is wider than {width}." if wide else "")
-
-
-def _at(word: str, layers: list[int]) -> str:
-    return f"{word} at layer{'s' if len(layers) > 1 else ''} {', '.join(str(layer) for layer in layers)}"
+    said = f" {at('Fairly undecided', narrow)}: the interval is narrower than {width}." if narrow else ""
+    return said + (f" {at('More processes are needed', wide)}: it is wider than {width}." if wide else "")

@@ -14,7 +14,7 @@ from evaluation.analysis.pairs import Pairing, Policy
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval, enough, process_median, ratio_of_medians
 from evaluation.analysis.trends import crossover
-from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
+from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, at, printed, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
 
@@ -24,16 +24,18 @@ def faster(measured: Measurements, place: Place) -> Judgement:
 
 
 def _by_pairs(measured: Measurements, place: Place) -> Judgement:
-    """Beside recompute's quickest form, at the last layer and the one before it."""
+    """Beside recompute's quickest form, at the last layer and the one before it, of which the one that decides leads.
+
+    Where both say the same it is the last layer that has a next one, as everywhere.
+    """
     found = _at_the_last_layers(measured, place)
     ratios = {layer: _times_faster(pairings[0], measured.resamples) for layer, pairings in found.items()}
     leading = measured.leading(found)
     first = found[leading][0]
-    decisive = Figure.of(ratios[leading], "times")
     crossing, remark = _crossing(measured, place)
     others = {one.by_hand.variant: _times_faster(one, measured.resamples) for one in found[leading][1:]}
     figures = {
-        "ratio": decisive,
+        "ratio": Figure.of(ratios[leading], "times"),
         "recompute": Figure(value=float(np.median(first.by_hand.values(first.clock))), unit="ms"),
         "djinn": Figure(value=float(np.median(first.djinn.values(first.clock))), unit="ms"),
         "layer": Figure(value=leading, unit=""),
@@ -42,18 +44,20 @@ def _by_pairs(measured: Measurements, place: Place) -> Judgement:
         **crossing,
         **{f"ratio_{variant}": Figure.of(one, "times") for variant, one in others.items()},
     }
-    lead = printed(decisive)
+    below = [layer for layer, one in ratios.items() if one.high < TIMES_FASTER]
+    unclear = [layer for layer, one in ratios.items() if one.low < TIMES_FASTER <= one.high]
+    verdict = verdict_of(supported=not below and not unclear, refuted=bool(below))
+    deciding = below or unclear or list(ratios)
+    said = [at(word, where) for word, where in ((f"Below {TIMES_FASTER}", below), ("Undecided", unclear)) if where]
+    why = f"{'; '.join(said)}." if said else ""
     if any(one.is_range for one in ratios.values()):
-        remark = f"{too_few(first.ratios)} {remark}".strip()
-        return Judgement(verdict=Verdict.UNDECIDED, figures=figures, lead=lead, remark=remark)
+        verdict, deciding, why = Verdict.UNDECIDED, [leading], too_few(first.ratios)
+    shown = leading if leading in deciding else deciding[0]
     return Judgement(
-        verdict=verdict_of(
-            supported=all(one.low >= TIMES_FASTER for one in ratios.values()),
-            refuted=any(one.high < TIMES_FASTER for one in ratios.values()),
-        ),
+        verdict=verdict,
         figures=figures,
-        lead=lead,
-        remark=remark,
+        lead=f"{printed(Figure.of(ratios[shown], 'times'), apart_from=TIMES_FASTER)} at L{shown}",
+        remark=f"{why} {remark}".strip(),
     )
 
 
@@ -65,6 +69,7 @@ def _at_the_last_layers(measured: Measurements, place: Place) -> dict[int, list[
     for layer in (measured.depth - 1, measured.depth):
         if layer not in cells:
             raise Undecided(f"No pairs at layer {layer}.")
+        measured.had_room(cells[layer])
         pairings = cells[layer].pairings(Policy(), CLOCK[place.clock], method="recompute")
         if not pairings:
             raise Undecided(f"No pairs of Djinn and recompute have this clock at layer {layer}.")
@@ -113,7 +118,7 @@ def _by_samples(measured: Measurements, place: Place) -> Judgement:
     return Judgement(
         verdict=verdict_of(supported=supported, refuted=refuted),
         figures=figures,
-        lead=printed(figures["ratio"]),
+        lead=printed(figures["ratio"], apart_from=TIMES_FASTER),
         remark=remark,
         old_protocol=True,
     )

@@ -1,8 +1,8 @@
-"""The claims C1 to C8 as they are stated: words, rule, margins, and what the memo says; their digest is in
-``study.json``.
+"""The claims C1 to C8 as they are stated: words, rule, margins, and what the memo says; their digest, which holds what
+fixes an interval too, is in ``study.json``.
 
 The rules stand in the design since before the first run. Earlier runs of the same experiment were seen before the later
-ones were made. The digest says that no rule or margin was changed after the study of a run was written. Decides
+ones were made. The digest says that none of these was changed after the study of a run was written. Decides
 nothing: :mod:`evaluation.claims.decide` does.
 """
 
@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 
-from evaluation.analysis import margins
+from evaluation.analysis import margins, resampling, statistics
 from evaluation.analysis.margins import (
     AS_FAST_UP_TO,
     FLAT_WITHIN,
@@ -24,10 +24,7 @@ from evaluation.analysis.margins import (
 )
 
 KEY = "rules_sha256"  # of study.json
-FIXED = (
-    "The rules stand in the design since before the first run. Earlier runs of the same experiment were seen. The "
-    "digest of rules and margins is in study.json."
-)
+FIXED = "The rules stand in the design since before the first run. Earlier runs of the same experiment were seen."
 _FLAT = (
     f"flat, which includes falling, if the upper end of the 95 % interval of the rise, slope x (N - 1), is at most "
     f"{FLAT_WITHIN * 100:g} % of the median over all layers; refuted if the lower end is above that"
@@ -95,8 +92,8 @@ STATEMENTS = {
             words=f"Djinn is at least {TIMES_FASTER} times faster than recompute at the last two layers",
             rule="paired ratio of recompute's quickest form to Djinn, same process, mirrored order, at the last layer "
             f"and the one before it: the lower end of its 95 % interval is at least {TIMES_FASTER} at both; refuted if "
-            f"the upper end is below {TIMES_FASTER} at either. By the old protocol recompute's median over Djinn's, at "
-            "the last layer alone",
+            f"the upper end is below {TIMES_FASTER} at either. The layer before the last leads, or else the one that "
+            "decides. By the old protocol recompute's median over Djinn's, at the last layer alone",
             memo="20 times faster for deep-layer debugging",
             experiment="E1",
         ),
@@ -132,9 +129,15 @@ STATEMENTS = {
 
 
 def digest() -> str:
-    """SHA-256 of all statements and margins, in hexadecimal."""
+    """SHA-256 of all statements and margins, and of what fixes an interval, in hexadecimal."""
     numbers = {name: value for name, value in vars(margins).items() if name.isupper()}
-    stated = {"margins": numbers, "statements": [asdict(one) for one in STATEMENTS.values()]}
+    intervals = {
+        "confidence": statistics.CONFIDENCE,
+        "enough": statistics.ENOUGH,
+        "tail": resampling.TAIL,
+        "tail_of_processes": statistics.TAIL_OF_PROCESSES,
+    }
+    stated = {"intervals": intervals, "margins": numbers, "statements": [asdict(one) for one in STATEMENTS.values()]}
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 

@@ -32,6 +32,7 @@ _POWER = (
     "Shares of simulated runs that would decide, from the spreads which the pairs measured: supported at a true ratio "
     "of 1 at every layer, refuted at 1.12. The spread is a process's, the interval the widest of a run."
 )
+_DIGEST = "The digest of rules, margins and what fixes an interval is in study.json."
 _NOT_COMPARED = "--"
 _LINES_OF_A_COLUMN = 57  # in the letters of the claims' tables, with room for the caption
 _LINES_OF_A_HEAD = 2
@@ -72,8 +73,10 @@ def rules_of(run: Run) -> str:
     if then is None:
         return f"{FIXED} This run is older and has no digest of its rules; those here have {here[:12]}."
     if then == here:
-        return f"{FIXED} The digest of this run, {here[:12]}, is of the rules that decided here."
-    return f"{FIXED} The digest of this run, {then[:12]}, is of other rules than those that decided here, {here[:12]}."
+        return f"{FIXED} {_DIGEST} That of this run, {here[:12]}, is of the rules that decided here."
+    return (
+        f"{FIXED} {_DIGEST} That of this run, {then[:12]}, is of other rules than those that decided here, {here[:12]}."
+    )
 
 
 def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> Json:

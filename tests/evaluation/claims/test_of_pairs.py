@@ -17,6 +17,7 @@ from tests.evaluation.claims.decided import (
     verdicts,
     with_ready,
 )
+from tests.evaluation.paired import pairs_path, without_room
 from tests.evaluation.synthetic import edit, record_path
 
 C4 = entries("C4")
@@ -158,11 +159,7 @@ def test_a_full_device_decides_nothing(tmp_path):
     """With the reason; the rest stands."""
 
     def full(folder):
-        def refuse(record):
-            (cell,) = (one for one in record["cells"] if (one["workload"], one["layer"]) == ("session", 39))
-            cell.update(outcome="out_of_memory", message="no room", forms=[], blocks=[])
-
-        edit(folder / "raw" / "pairs" / "round_2.json", refuse)
+        edit(pairs_path(folder, 2), lambda record: without_room(record, "session", 39))
 
     found = decide_c4(tmp_path, GOOD, full)
     assert verdicts(found, "C4") == {"supported", "undecided"}
@@ -170,6 +167,20 @@ def test_a_full_device_decides_nothing(tmp_path):
         "The device had no room for the pairs of every round at layer 39."
     )
     assert found["C4", "activation", "ready"].verdict is Verdict.SUPPORTED
+
+
+def test_a_layer_for_which_no_process_had_room_is_told_as_such(tmp_path):
+    """By every claim that pairs decide; it is not that no form has the clock."""
+
+    def full(folder):
+        for number in range(1, PAIRS.rounds + 1):
+            edit(pairs_path(folder, number), lambda record: without_room(record, "activation", 39))
+
+    found = decided(tmp_path / "local", GOOD, full, entries("C2", "C3", "C4", "C5"))
+    told = {key[0]: claim.judgement.remark for key, claim in found.items() if key[1:3] == ("activation", "ready")}
+    assert told == dict.fromkeys(
+        ("C2", "C3", "C4", "C5"), "The device had no room for the pairs of any round at layer 39."
+    )
 
 
 def test_the_old_protocol_is_decided_by_partners_and_marked(tmp_path):

@@ -48,6 +48,44 @@ def test_the_quickest_form_at_both_layers_decides(tmp_path, ms, verdict):
     assert not claim.judgement.old_protocol
 
 
+@pytest.mark.parametrize(
+    ("ms", "layer", "remark"),
+    [
+        (lambda layer: 12.0, 39, ""),
+        (lambda layer: 9.9 if layer == 40 else 12.0, 40, "Below 20 at layer 40."),
+        (lambda layer: 9.9 if layer == 39 else 12.0, 39, "Below 20 at layer 39."),
+        (lambda layer: 9.9, 39, "Below 20 at layers 39, 40."),
+    ],
+)
+def test_the_layer_that_decides_leads(tmp_path, ms, layer, remark):
+    """By its name. What is refuted by one layer never shows the ratio of the other; its number says where it was."""
+    judgement = c5(tmp_path, rerun(ms)).judgement
+    ratio = f"{ms(layer) / 0.5:.1f}"
+    assert judgement.lead == f"{ratio} times ({ratio} to {ratio}) at L{layer}"
+    assert judgement.remark.startswith(remark)
+    assert ("Below" in judgement.remark) == bool(remark)
+
+
+def test_an_undecided_layer_leads_and_is_named(tmp_path):
+    """Processes at 18 and 22 times at layer 40 alone, while layer 39 is at 24."""
+
+    def ready(which):
+        if which.method != "recompute":
+            return 0.5
+        return 12.0 if which.layer == 39 else 9.0 if which.round % 2 else 11.0
+
+    judgement = c5(tmp_path, paired(ready)).judgement
+    assert judgement.lead.endswith("(18.0 to 22.0) at L40")
+    assert judgement.remark.startswith("Undecided at layer 40.")
+
+
+def test_what_is_below_the_margin_is_not_printed_as_the_margin(tmp_path):
+    """9.99 ms is 19.98 times 0.5, which three digits would make 20.0."""
+    claim = c5(tmp_path, rerun(lambda layer: 9.99))
+    assert claim.verdict is Verdict.REFUTED
+    assert claim.judgement.lead == "19.98 times (19.98 to 19.98) at L39"
+
+
 def test_it_is_decided_clock_by_clock(tmp_path):
     """12 ms is 24 times 0.5; the logits, 2 ms later on either side, are 5.6 times as late."""
     found = decided(tmp_path / "local", rerun(lambda layer: 12.0))

@@ -3,9 +3,22 @@
 import json
 from dataclasses import replace
 
-from evaluation.analysis import margins
+import pytest
+
+from evaluation.analysis import margins, resampling, statistics
 from evaluation.claims import rules
 from evaluation.claims.decide import PLAN
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(statistics, "CONFIDENCE"), (statistics, "ENOUGH"), (statistics, "TAIL_OF_PROCESSES"), (resampling, "TAIL")],
+)
+def test_the_digest_changes_with_what_fixes_an_interval(monkeypatch, module, name):
+    """A wider or narrower interval decides otherwise, as another margin does."""
+    first = rules.digest()
+    monkeypatch.setattr(module, name, getattr(module, name) / 2)
+    assert rules.digest() != first
 
 
 def test_the_digest_changes_with_any_word_or_margin(monkeypatch):

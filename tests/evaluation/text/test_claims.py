@@ -122,6 +122,7 @@ def test_the_page_says_whether_the_rules_are_those_of_the_study(findings):
         told = as_json(asked, claims, memo)["rules"]
         assert told == {"sha256": digest(), "of_the_study": then}
         assert FIXED in as_markdown(asked, claims, memo)
+        assert ("is in study.json" in as_markdown(asked, claims, memo)) == (then is not None)
         for text in (as_markdown(asked, claims, memo), as_latex(asked, claims, memo)):
             assert words in text
 
