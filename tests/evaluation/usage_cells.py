@@ -51,18 +51,31 @@ def _kept(keeps: str) -> Json:
 
 
 def neighbour_of(method: str, variant: str, *, slower: float = 1.0, blocks: int = 1) -> Json:
-    """A cell of the neighbour: a token takes 10 ms, beside steps 20, beside swaps 30; all times ``slower``."""
+    """A cell of the neighbour: a token takes 10 ms, beside steps 20, beside swaps 30; all times ``slower``.
+
+    The last step and the last swap beside it end after its last token.
+    """
     took = {"undisturbed": 10.0, "steps": 20.0, "swaps": 30.0}
-    steps = {"undisturbed": 0, "steps": 4, "swaps": 2, "alone": 3}
+    ends = {
+        "undisturbed": [],
+        "steps": [4.0, 5.0, 6.0, 7.0, 500.0],
+        "swaps": [5.0, 10.0, 500.0],
+        "alone": [1.0, 2.0, 3.0],
+    }
+    times = {"swaps": [(5.0, 2.0), (5.0, 2.0), (70.0, 90.0)], "alone": [(5.0, 1.0)] * 3}
     windows = [
         {
             "window": window,
             "token_ms": [took[window] * slower] * 8 if window in took else [],
-            "steps": steps[window],
-            "resumes": [{"pause_ms": 5.0, "ready_ms": 1.0 + (window == "swaps")}] * (steps[window] * (number > 1)),
+            "steps": len(ends[window]),
+            "step_ends_ms": ends[window],
+            "resumes": [
+                {"pause_ms": pause, "ready_ms": ready, "ended_ms": end}
+                for (pause, ready), end in zip(times.get(window, []), ends[window], strict=False)
+            ],
             "bit_exact": True,
         }
-        for number, window in enumerate(WINDOWS)
+        for window in WINDOWS
     ]
     block = [*windows, *windows[::-1]]
     return {"method": method, "variant": variant, "state_bytes": 5, "blocks": [block] * blocks}

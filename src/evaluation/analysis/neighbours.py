@@ -3,6 +3,9 @@
 ``tokens_per_s`` is the neighbour's rate in a window. ``relative_rate`` is over that of the undisturbed window of the
 same half of a block. ``cost_ms`` is what the neighbour's tokens took longer than in that one, for each step of the
 other session. ``pause_ms`` and ``ready_ms`` are the other session's swaps.
+
+Where the neighbour decodes, a step or a swap counts if it ended no later than the neighbour's last token. An older
+record does not say when they ended: there none counts.
 """
 
 from collections.abc import Iterable
@@ -71,12 +74,19 @@ def _of_cell(run: str, cell: Json) -> Iterable[Disturbance]:
 
 def _of_window(window: Json, undisturbed_ms: float) -> dict[str, list[float]]:
     """By metric; of a window in which the neighbour did not compute, the swaps alone."""
-    swaps = {metric: [one[metric] for one in window["resumes"]] for metric in ("pause_ms", "ready_ms")}
-    if not window["token_ms"]:
+    took, alone = fsum(window["token_ms"]), not window["token_ms"]
+    counted = [one for one in window["resumes"] if alone or _by(took, one.get("ended_ms"))]
+    swaps = {metric: [one[metric] for one in counted] for metric in ("pause_ms", "ready_ms")}
+    if alone:
         return swaps
-    took = fsum(window["token_ms"])
     rates = {"tokens_per_s": [len(window["token_ms"]) * 1000 / took]}
     if window["steps"]:
         rates["relative_rate"] = [undisturbed_ms / took]
-        rates["cost_ms"] = [(took - undisturbed_ms) / window["steps"]]
+    if steps := sum(_by(took, end) for end in window.get("step_ends_ms") or ()):
+        rates["cost_ms"] = [(took - undisturbed_ms) / steps]
     return {**rates, **swaps}
+
+
+def _by(last_token_ms: float, ended_ms: float | None) -> bool:
+    """Whether what ended after ``ended_ms`` had ended by the neighbour's last token."""
+    return ended_ms is not None and ended_ms <= last_token_ms

@@ -10,11 +10,16 @@ The neighbour decodes, and hands each token to its caller, who reads the clock. 
 So what swaps cost is told from what computing by turns costs. Under Djinn both are sessions of one runtime, which take
 turns on the device. The neighbour gives up its turn while its caller takes a token, and the other one goes on then. By
 hand each has a thread and a stream of its own, and the quickest copies are used. A block has each window of either
-twice: in a random order, and then all in the reverse one. The tokens of both sessions are compared bit for bit.
+twice: in a random order, and then all in the reverse one.
+
+After each window the tokens of both sessions are compared bit for bit, and each swap-out must have moved the whole
+state. Within a window nobody overwrites the memory that a swap-out frees. So each side swaps once more before the first
+block and after the last one, untimed. There that memory is overwritten before the resume, and the tokens are compared.
 """
 
 import gc
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from random import Random
@@ -28,7 +33,7 @@ from evaluation.experiments.windows import Reference, Side, Windows
 from evaluation.measure.cell import Record
 from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.models import Subject, input_tokens, twin
-from evaluation.measure.programs import least_bytes, stop_at_layer
+from evaluation.measure.programs import Logits, least_bytes, stop_at_layer
 from evaluation.methods.benchmark_djinn import make_runtime
 from evaluation.methods.offloads import Lane
 from evaluation.methods.stepped_offload import SteppedOffload
@@ -56,7 +61,7 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
                 method="djinn",
                 variant="default",
                 model=ours.model,
-                start=lambda program: runtime.open().start(program).result,
+                start=lambda program: _closing(runtime.open().start(program)),
                 aside=djinn.waiting,
                 other=lambda: OtherByDjinn(runtime, ours.model, other.input_ids, layer),
             ),
@@ -80,6 +85,17 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
     return {"seed": study.order_seed, "workload": workload.name, "layer": layer, "cells": cells}
 
 
+def _closing(session: djinn.Session) -> Callable[[], Logits]:
+    """Waits for the result of ``session``, and closes it: an open session holds its result on the device."""
+
+    def wait() -> Logits:
+        with session:
+            found: Logits = session.result()
+            return found
+
+    return wait
+
+
 def _state_bytes(subject: Subject, layer: int, input_ids: torch.Tensor) -> int:
     """Bytes of frontier and KV cache in the first decode step."""
     model = subject.model
@@ -89,7 +105,10 @@ def _state_bytes(subject: Subject, layer: int, input_ids: torch.Tensor) -> int:
 
 
 def _cells(windows: list[Windows], study: Study, device: torch.device, report: Report) -> list[Record]:
-    """Validate and warm up, then take the blocks: in each half either side by turns, in the second all in reverse."""
+    """Validate and warm up, take the blocks, and validate again.
+
+    In each half of a block the sides take turns, in the second one all in reverse.
+    """
     state_bytes = []
     for one in windows:
         report(f"{one.side.method}: validation")
@@ -108,6 +127,9 @@ def _cells(windows: list[Windows], study: Study, device: torch.device, report: R
                     taken[number].append(windows[number].take(WINDOWS[kind]))
         for mine, found in zip(blocks, taken, strict=True):
             mine.append(found)
+    for one in windows:
+        report(f"{one.side.method}: validation")
+        one.validate(device)
     return [
         {"method": one.side.method, "variant": one.side.variant, "state_bytes": nbytes, "blocks": mine}
         for one, nbytes, mine in zip(windows, state_bytes, blocks, strict=True)

@@ -1,7 +1,9 @@
 """The windows of one way to let two sessions share a device: who computes in each, what is timed and compared.
 
-A window begins when the neighbour's caller has its first token, and ends with its last one. What a prefill takes, and
-what becomes of the other session behind the window, is not timed. See :mod:`evaluation.experiments.neighbour`.
+A window begins when the neighbour's caller has its first token, and ends with its last one. The other session is told
+so at once, and comes to its next stop. Every swap and step has the time of its end, by which is told whether it fell in
+the window. What a prefill takes, and what becomes of either session behind the window, is not timed. Both are compared
+when neither computes any more. See :mod:`evaluation.experiments.neighbour`.
 """
 
 import gc
@@ -97,7 +99,10 @@ class Windows:
         self._thread.shutdown()
 
     def validate(self, device: torch.device) -> int:
-        """Swap once, untimed, and overwrite the memory that was freed; returns the bytes of the state."""
+        """Swap once, untimed, overwrite the memory that was freed, and compare; returns the bytes of the state.
+
+        A resume that copied nothing is only found here: in a window it finds what nobody has overwritten.
+        """
 
         def swap() -> int:
             with torch.no_grad(), other.current():
@@ -127,20 +132,32 @@ class Windows:
         other, begin, over = self.side.other(), threading.Event(), threading.Event()
         self._thread.submit(self._prepare, other, window).result()
         going = self._thread.submit(self._go_on, other, window, begin, over)
-        token_ms: list[float] = []
+        stamps: list[float] = []
         try:
-            if window != "alone":
-                token_ms = self._decode(begin)
+            logits = self._decode(stamps, begin, over) if window != "alone" else []
         finally:
             over.set()
             begin.set()
-        resumes = going.result()
+        start, ends, resumes = going.result()
+        if window != "alone":
+            self._neighbour.check(logits, 1 + self._counts.tokens, f"the neighbour ({self.side.method})")
+            start = stamps[0]
         steps = other.steps - 1
         self._end(other)
-        return {"window": window, "token_ms": token_ms, "steps": steps, "resumes": resumes, "bit_exact": True}
+        return {
+            "window": window,
+            "token_ms": [after - before for before, after in pairwise(stamps)],
+            "steps": steps,
+            "step_ends_ms": [end - start for end in ends],
+            "resumes": [{**swap, "ended_ms": swap["ended_ms"] - start} for swap in resumes],
+            "bit_exact": True,
+        }
 
-    def _decode(self, begin: threading.Event) -> list[float]:
-        """Let the neighbour decode; milliseconds of each token after the first, with which the window begins."""
+    def _decode(self, stamps: list[float], begin: threading.Event, over: threading.Event) -> Logits:
+        """Let the neighbour decode, from ``begin`` with its first token until it is ``over`` with its last one.
+
+        Puts the time in ms of each token into ``stamps``, and returns what was computed.
+        """
         tokens = Tokens(self.side.aside)
 
         def program() -> Logits:
@@ -157,12 +174,12 @@ class Windows:
                 tokens.end()
 
         wait = self.side.start(program)
-        stamps = []
         for stamp in tokens.stamps():
-            begin.set()
             stamps.append(stamp)
-        self._neighbour.check(wait(), 1 + self._counts.tokens, f"the neighbour ({self.side.method})")
-        return [after - before for before, after in pairwise(stamps)]
+            begin.set()
+            if len(stamps) > self._counts.tokens:
+                over.set()  # before the program's end, which the other session must not disturb
+        return wait()
 
     def _prepare(self, other: Other, window: str) -> None:
         with torch.no_grad(), other.current():
@@ -170,10 +187,17 @@ class Windows:
             if window == "undisturbed":
                 self._pause(other)
 
-    def _go_on(self, other: Other, window: str, begin: threading.Event, over: threading.Event) -> list[Record]:
-        """The other session's steps from the beginning of the window to its end; the times of its swaps."""
+    def _go_on(
+        self, other: Other, window: str, begin: threading.Event, over: threading.Event
+    ) -> tuple[float, list[float], list[Record]]:
+        """The other session's steps from ``begin`` until it is ``over``; on the clock, in ms.
+
+        Returns when it began, when each step came to its stop, and the swaps.
+        """
+        ends: list[float] = []
         resumes: list[Record] = []
         begin.wait()
+        began = now_ms()
         with torch.no_grad(), other.current():
             while window != "undisturbed":
                 start = now_ms()
@@ -185,11 +209,12 @@ class Windows:
                 other.resume()
                 ready = now_ms()
                 other.step()
+                ends.append(now_ms())
                 if window != "steps":
-                    resumes.append({"pause_ms": paused - start, "ready_ms": ready - asked})
+                    resumes.append({"pause_ms": paused - start, "ready_ms": ready - asked, "ended_ms": ready})
                 if other.steps > self._counts.swaps if window == "alone" else over.is_set():
                     break
-        return resumes
+        return began, ends, resumes
 
     def _pause(self, other: Other) -> None:
         """Swap ``other`` out; raises :class:`NotBitExact` if that moved less than its state."""

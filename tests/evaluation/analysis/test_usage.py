@@ -1,5 +1,8 @@
 """The tables of waits and of neighbours hold what the raw samples say."""
 
+import copy
+import dataclasses
+
 import pytest
 
 from evaluation.analysis.neighbours import disturbances
@@ -39,7 +42,10 @@ def test_the_floor_of_a_wait_is_the_raw_copy_after_it(run):
 
 
 def test_what_a_neighbour_loses_is_told_by_the_half_s_undisturbed_window(run):
-    """Rates, shares of them, and milliseconds for each step; the times of swaps by who computes."""
+    """Rates, shares of them, and milliseconds for each step; the times of swaps by who computes.
+
+    A step or a swap that ended after the neighbour's last token does not count.
+    """
     rows = {(row.method, row.window, row.metric): row for row in disturbances(run)}
     djinn = {key[1:]: row.median for key, row in rows.items() if key[0] == "djinn"}
     assert djinn == pytest.approx(
@@ -66,3 +72,16 @@ def test_an_older_run_has_no_rows(tmp_path):
     """It is readable all the same."""
     old = Results.make(tmp_path, Synthetic(layers=(20,), samples=2, methods=METHODS)).run()
     assert waits(old) == disturbances(old) == []
+
+
+def test_what_may_have_ended_after_the_neighbour_does_not_count(run):
+    """Of a record that does not say when; what happened alone does."""
+    cells = copy.deepcopy(run.beside["neighbour.json"]["cells"])
+    for window in (window for cell in cells for block in cell["blocks"] for window in block):
+        del window["step_ends_ms"]
+        for swap in window["resumes"]:
+            del swap["ended_ms"]
+    older = dataclasses.replace(run, beside={"neighbour.json": {"cells": cells}})
+    found = {(row.window, row.metric) for row in disturbances(older)}
+    rates = {(window, metric) for window in ("steps", "swaps") for metric in ("tokens_per_s", "relative_rate")}
+    assert found == rates | {("undisturbed", "tokens_per_s"), ("alone", "pause_ms"), ("alone", "ready_ms")}

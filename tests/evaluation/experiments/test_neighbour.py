@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+import djinn
 from djinn.memory import transfer
 from djinn.memory.transfer import TransferEngine
 from evaluation.experiments import neighbour, others, windows
@@ -64,6 +65,9 @@ def test_each_window_holds_what_was_computed_and_swapped(monkeypatch, tmp_path, 
             assert (window["steps"] > 0) == (window["window"] != "undisturbed")
             swapped = window["window"] in ("swaps", "alone")
             assert len(window["resumes"]) == (window["steps"] if swapped else 0)
+            assert len(window["step_ends_ms"]) == window["steps"]
+            swaps = [swap["ended_ms"] for swap in window["resumes"]]
+            assert all(swap <= step for swap, step in zip(swaps, window["step_ends_ms"], strict=False))
 
 
 def corrupted(*args, **kwargs):
@@ -134,6 +138,60 @@ def test_a_swap_that_moves_nothing_fails_the_job(monkeypatch, subject, small, si
     monkeypatch.setattr(side, "host_bytes", 7)
     with pytest.raises(NotBitExact, match=rf"\({name}\): the pause kept 7 bytes of a state of at least"):
         take(subject, small)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant", "method"),
+    [
+        (transfer, "_copy_in", mutants.copy_nothing, "djinn"),
+        (SteppedOffload, "_submit", nothing_back, "manual_offload"),
+    ],
+)
+def test_a_swap_that_comes_to_copy_nothing_fails_the_job(monkeypatch, subject, small, owner, name, mutant, method):
+    """Though it finds its state again wherever nobody has overwritten it."""
+    copy, take_window, overwrite = getattr(owner, name), windows.Windows.take, windows.overwrite_free_memory
+    warm, lost = threading.Event(), threading.Event()
+
+    def taken(self, window):
+        if self.side.method == method:
+            warm.set()
+        lost.clear()
+        return take_window(self, window)
+
+    def overwritten(*args):
+        if warm.is_set():
+            lost.set()
+        return overwrite(*args)
+
+    def copies(*args, **kwargs):
+        return (mutant if lost.is_set() else copy)(*args, **kwargs)
+
+    monkeypatch.setattr(windows.Windows, "take", taken)
+    monkeypatch.setattr(windows, "overwrite_free_memory", overwritten)
+    monkeypatch.setattr(owner, name, copies)
+    with pytest.raises(NotBitExact, match=rf"the other session \({method}\) computed something else"):
+        take(subject, small)
+
+
+def test_no_window_leaves_a_session_open(monkeypatch, subject, small):
+    """An open session holds its result on the device."""
+    opened, left = [], []
+    open_session, take_window = djinn.Runtime.open, windows.Windows.take
+
+    def opens(*args, **kwargs):
+        opened.append(open_session(*args, **kwargs))
+        return opened[-1]
+
+    def taken(self, window):
+        found = take_window(self, window)
+        left.append(sum(session.phase is not djinn.Phase.CLOSED for session in opened))
+        return found
+
+    monkeypatch.setattr(djinn.Runtime, "open", opens)
+    monkeypatch.setattr(windows.Windows, "take", taken)
+    take(subject, small)
+    assert opened
+    assert left == [0] * len(left)
 
 
 @pytest.mark.gpu

@@ -62,7 +62,8 @@ THINKING = {
 NEIGHBOUR = {
     "a token less": (gone("cells", 0, "blocks", 0, 0, "token_ms"), "7 tokens of 8"),
     "a neighbour where none is": (at("cells", 0, "blocks", 0, 3, "token_ms", to=[1.0]), "1 tokens of the neighbour"),
-    "a swap less": (gone("cells", 0, "blocks", 0, 2, "resumes"), "2 steps and 1 swaps"),
+    "a swap less": (gone("cells", 0, "blocks", 0, 2, "resumes"), "3 steps and 2 swaps"),
+    "an end of a step less": (gone("cells", 0, "blocks", 0, 1, "step_ends_ms"), "5 steps and 4 ends of steps"),
     "no step": (at("cells", 0, "blocks", 0, 1, "steps", to=0), "0 steps and 0 swaps"),
     "a window less": (gone("cells", 0, "blocks", 0), "has not each window once and then back"),
     "a block less": (gone("cells", 0, "blocks"), "0 blocks of the 1"),
