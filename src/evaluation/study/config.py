@@ -147,7 +147,7 @@ class PairKeys(PairCounts):
 
     layers: Literal["auto"] | _Layers = Field(
         default="auto",
-        description="auto (the study's and the last but one, in a functional run the model's last two), or a list "
+        description="auto (the study's and the model's last two, in a functional run only these), or a list "
         "without repetition of layers from 1",
     )
 

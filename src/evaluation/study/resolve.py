@@ -87,9 +87,9 @@ def _latency_methods(wanted: Config) -> tuple[str, ...]:
 
 
 def _pairs(wanted: PairKeys, layers: tuple[int, ...], architecture: Architecture) -> Pairs:
-    """The pairs, by default at ``layers`` and at the last layer that has a next one."""
+    """The pairs, by default at ``layers`` and at the last two, which deciding C5 takes."""
     if isinstance(wanted.layers, str):
-        found = tuple(sorted({*layers, max(1, architecture.layers - 1)}))
+        found = tuple(sorted({*layers, max(1, architecture.layers - 1), architecture.layers}))
     else:
         found = _layers(wanted.layers, architecture, parts=1, key="pairs.layers")
     return Pairs(rounds=wanted.rounds, blocks=wanted.blocks, forms=wanted.forms, layers=found)
