@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 
 from evaluation.analysis.pairs import Compared, Pairing, compared, difference_of, ratio_of
-from evaluation.analysis.statistics import RESAMPLES
+from evaluation.analysis.statistics import ENOUGH, RESAMPLES
 from evaluation.records.runs import Run
 
 STRONGEST = "strongest"  # the form in a row that pools the strongest of each layer
@@ -50,6 +50,11 @@ class Comparison:
     by_hand_kept_bytes: int
     processes: int
     blocks: int
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the ends are the extremes, of too few processes for an interval."""
+        return self.processes < ENOUGH
 
 
 def comparisons(run: Run, resamples: int = RESAMPLES) -> list[Comparison]:

@@ -22,13 +22,14 @@ _READY = CLOCK["ready"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Ready after ``layer`` in ms; no numbers: the device had no room.
+    """Ready after ``layer`` in ms, of one ``variant`` of a method; no numbers: the device had no room.
 
     Of ``n`` samples, or of ``n`` blocks in so many ``processes``, if it is from pairs. ``low`` and ``high`` are the
     ends of an interval of 95 %, or of a range where there are too few processes or samples for one.
     ``held_bytes`` are on the device for a paused session; where nothing counts them, those that are meant to stay.
     """
 
+    variant: str
     layer: int
     median: float | None
     low: float | None
@@ -77,6 +78,7 @@ class Leading:
 
     def _of_jobs(self, row: Row) -> Resume:
         return Resume(
+            variant=row.variant,
             layer=row.breakpoint,
             median=row.median,
             low=row.ends[0] if row.ends else None,
@@ -105,6 +107,7 @@ def _of_pairs(layer: int, form: Form) -> Resume:
     of_processes = form.times[_READY.name]
     interval = process_median([list(of_processes.values())], [form.sittings[number] for number in of_processes])
     return Resume(
+        variant=form.variant,
         layer=layer,
         median=interval.median,
         low=interval.low,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import fsum
 
-from evaluation.analysis.statistics import median_interval
+from evaluation.analysis.statistics import ENOUGH, median_interval
 from evaluation.records.neighbour import WINDOWS
 from evaluation.records.runs import Json, Run
 
@@ -37,6 +37,11 @@ class Disturbance:
     ci_high: float
     n: int
     unit: str
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the ends are those of a range, of too few values for an interval."""
+        return self.n < ENOUGH
 
 
 def disturbances(run: Run) -> list[Disturbance]:

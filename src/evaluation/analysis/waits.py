@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evaluation.analysis.metrics import CLOCKS
-from evaluation.analysis.statistics import median_interval
+from evaluation.analysis.statistics import ENOUGH, median_interval
 from evaluation.records.runs import Json, Run
 
 FLOOR = "floor"
@@ -35,6 +35,11 @@ class Wait:
     ci_high: float
     n: int
     unit: str
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the ends are those of a range, of too few resumes for an interval."""
+        return self.n < ENOUGH
 
     @property
     def form(self) -> tuple[str, str]:

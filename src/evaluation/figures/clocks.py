@@ -39,7 +39,7 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
         len(shown), between=0.02, right=0.845, axis="Resume latency (ms)", functional=11 if functional else None
     )
     everything = [line for panel in shown for line in panel.lines]
-    ranged = any(line.ranged for line in everything)
+    ranged = any(any(line.ranged) for line in everything)
     for axes, panel in zip(places, shown, strict=True):
         plot(axes, panel.lines)
         scale(axes, everything, room=3.2 if ranged else 1.6)

@@ -40,7 +40,7 @@ _AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure
 class Curve:
     """One line of a figure: times in ms over breakpoint layers, or ratios. ``style`` is for ``Axes.plot``.
 
-    ``ranged``: the ends of its points are those of ranges and not of intervals.
+    ``ranged``: whether the ends of a point are those of a range and not of an interval; empty: of no point.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Curve:
     medians: Sequence[float]
     lows: Sequence[float] = field(default_factory=list)
     highs: Sequence[float] = field(default_factory=list)
-    ranged: bool = False
+    ranged: Sequence[bool] = field(default_factory=list)
 
 
 RANGED = "with caps: least to 95th percentile"
@@ -82,7 +82,7 @@ def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | No
     if not points:
         return None
     layers, medians, lows, highs = zip(*points, strict=True)
-    ranged = any(row.is_range for row in rows)
+    ranged = len(points) * [any(row.is_range for row in rows)]
     return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)
 
 
@@ -100,7 +100,7 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     axes = figure.add_axes(_AXES)
     lines, notes = _apart(lines)
-    notes += [RANGED] if any(line.ranged for line in lines) else []
+    notes += [RANGED] if any(any(line.ranged) for line in lines) else []
     plot(axes, lines)
     axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
     axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
@@ -113,24 +113,27 @@ def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
 
 
 def plot(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Draw ``lines`` with their intervals."""
+    """Draw ``lines`` with their intervals, and with caps their ranges."""
     for line in lines:
         axes.plot(line.layers, line.medians, clip_on=False, **line.style)
         if line.lows:
-            below = [median - low for median, low in zip(line.medians, line.lows, strict=True)]
-            above = [high - median for median, high in zip(line.medians, line.highs, strict=True)]
-            colour = line.style["color"]
-            axes.errorbar(
-                line.layers,
-                line.medians,
-                (below, above),
-                fmt="none",
-                ecolor=colour,
-                elinewidth=0.5 if line.ranged else 0.8,
-                capsize=1.5 if line.ranged else 0,
-                capthick=0.5,
-                zorder=1.5,
-            )
+            ranged = line.ranged or len(line.medians) * [False]
+            points = list(zip(line.layers, line.medians, line.lows, line.highs, ranged, strict=True))
+            for capped in sorted(set(ranged)):
+                places, medians, lows, highs, _ = zip(*(point for point in points if point[-1] == capped), strict=True)
+                below = [median - low for median, low in zip(medians, lows, strict=True)]
+                above = [high - median for median, high in zip(medians, highs, strict=True)]
+                axes.errorbar(
+                    places,
+                    medians,
+                    (below, above),
+                    fmt="none",
+                    ecolor=line.style["color"],
+                    elinewidth=0.5 if capped else 0.8,
+                    capsize=1.5 if capped else 0,
+                    capthick=0.5,
+                    zorder=1.5,
+                )
 
 
 def note(axes: Axes, texts: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """Resume latency over the wait between pause and resume: a panel for each workload and clock, a line for each form.
 
-The clocks are ready and first kernel. Points are medians with 95 % intervals over the resumes of one process, or their
-range where there are fewer than six. The wait is on a logarithmic axis, left of which stands no wait at all. The floor
-is a raw copy of the frontier after the same wait, and stands in every panel: nothing can go on before. Drawn from
-``thinking.csv`` alone.
+The clocks are ready and first kernel. Points are medians with 95 % intervals over the resumes of one process, or with
+caps their range where there are fewer than six. The wait is on a logarithmic axis, left of which stands no wait at all.
+The floor is a raw copy of the frontier after the same wait, and stands in every panel: nothing can go on before. Drawn
+from ``thinking.csv`` alone.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,8 @@ def _lines(rows: Sequence[Wait], shortest: float) -> list[Curve]:
         if own := [row for row in rows if row.form == form]:
             places = [_place(row.think_time_ms, shortest) for row in own]
             medians, lows, highs = ([getattr(row, column) for row in own] for column in ("median", "ci_low", "ci_high"))
-            lines.append(Curve(label=name, style=style, layers=places, medians=medians, lows=lows, highs=highs))
+            ends = {"lows": lows, "highs": highs, "ranged": [row.is_range for row in own]}
+            lines.append(Curve(label=name, style=style, layers=places, medians=medians, **ends))
     return lines
 
 

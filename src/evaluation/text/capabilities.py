@@ -8,13 +8,13 @@ paused until something refused; state editing is what the probe found. What was 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evaluation.analysis.leading import Leading, Resume
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
-from evaluation.analysis.variants import BULK, KEPT, ORDERED, PRIMARY, plain_name
+from evaluation.analysis.variants import BULK, BY_KEY, KEPT, ORDERED, PRIMARY, plain_name
 from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
@@ -170,6 +170,8 @@ def table(
                 for workload in workloads
                 if (one := leading.of(workload, "djinn", KEPT)) and one.median is not None
             ],
+            quickest=_quickest({name: leading.of(name, "recompute") for name in workloads if "recompute" in methods}),
+            arena=any(one.stopped_by == _STOPS["arena"] for one in lines),
             counts=_counts(found),
             elsewhere=sorted({one.layer for one in found} - {leading.layer}),
             out_of_memory=any(cell.median == REFUSED for cell in cells),
@@ -177,6 +179,22 @@ def table(
             refused=REFUSED,
         )
     )
+
+
+def _quickest(resumes: Mapping[str, Resume | None]) -> list[dict[str, Any]]:
+    """Of recompute what is not its plain form: name, workloads, and what it keeps of the device in MB, if anything."""
+    forms: dict[str, list[tuple[str, float]]] = {}
+    for workload, one in resumes.items():
+        if one is not None and one.variant != PRIMARY["recompute"].name:
+            forms.setdefault(one.variant, []).append((workload, one.held_bytes))
+    return [
+        {
+            "name": latex(known.label.lower() if (known := BY_KEY.get(("recompute", variant))) else variant),
+            "workloads": latex(", ".join(workload for workload, _ in of)),
+            "keeps": Latex(f"{significant(most / 1e6)}~MB") if (most := max(held for _, held in of)) else "",
+        }
+        for variant, of in forms.items()
+    ]
 
 
 def _counts(resumes: Sequence[Resume]) -> Latex:

@@ -11,12 +11,12 @@ from itertools import groupby
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals
 from evaluation.analysis.round_trips import FIRST, KNOWN, LONGEST, PAUSE, TOTAL, RoundTrip
+from evaluation.analysis.statistics import ENOUGH
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import KEPT, ORDERED
 from evaluation.text.latex import Latex, environment, latex
 
 _NONE = Latex("--")
-_ENOUGH = 6  # samples for an interval of 95 %
 _MOST_DECIMALS = 3  # a microsecond
 _NAMES = {
     ("vanilla", "default"): ("Vanilla PyTorch", ""),
@@ -99,9 +99,15 @@ def table(rows: Sequence[RoundTrip], *, functional: bool) -> str:
             lines=shown,
             samples=min(timed),
             watched=min(watched),
-            spread=Latex(r"95\,\% interval" if min(timed) >= _ENOUGH else "range"),
+            spread=_spread(min(timed)),
+            spread_of_watched=_spread(min(watched)),
         )
     )
+
+
+def _spread(samples: int) -> Latex:
+    """What the ends are of a median of so many."""
+    return Latex(r"95\,\% interval" if samples >= ENOUGH else "range")
 
 
 def files(material: Material, workload: str) -> list[str]:

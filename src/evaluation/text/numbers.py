@@ -39,7 +39,7 @@ ManualOffloadPinned and ManualOffloadPageable too. The depth from which recomput
 Over the wait between pause and resume: \DjinnActivationWaitTwoHundredReadyMsLayerTwenty, of FloorActivation too. Of a
 session that decodes beside another one, under Djinn: \NeighbourDjinnUndisturbedTokensPerS, \NeighbourDjinnSwapsCostMs
 for each step of the other one, and that one's \NeighbourDjinnSwapsReadyMs; by hand \NeighbourManualOffloadSwapsCostMs.
-All have Low and High.
+All have Low and High, but for ranges.
 
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.

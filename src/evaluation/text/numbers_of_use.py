@@ -22,7 +22,7 @@ from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
 
 _HEADLINES = {variant.name for variant in PRIMARY.values()}
-_ENDS = {"": "median", "Low": "ci_low", "High": "ci_high"}
+_ENDS = {"Low": "ci_low", "High": "ci_high"}
 _OF_A_PEER = ("ready_ms", "pause_ms")
 
 
@@ -83,7 +83,8 @@ def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
         if row.strongest and row.layer is not None:
             yield plain(f"{name}Strongest{clock}{place}", row.by_hand, {**source, "column": "by_hand"})
         if row.by_hand != STRONGEST and row.ratio is not None:
-            for ending, column in {"": "ratio", "Low": "ratio_low", "High": "ratio_high"}.items():
+            ends = {} if row.is_range else {"Low": "ratio_low", "High": "ratio_high"}
+            for ending, column in {"": "ratio", **ends}.items():
                 ratio = f"{name}Over{camel(row.by_hand)}{clock}Ratio{place}{ending}"
                 yield measured(ratio, getattr(row, column), "ratio", {**source, "column": column})
 
@@ -213,14 +214,14 @@ def _of_peers(rows: Sequence[PeerMetric]) -> Iterator[Number]:
 
 
 def _of_waits(rows: Sequence[Wait]) -> Iterator[Number]:
-    """Each clock of each form after each wait; of the raw copy the name is ``Floor``."""
+    """Each clock of each form after each wait, a range without its ends; of the raw copy the name is ``Floor``."""
     for row in rows:
         form = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}"
         name = f"{form}{camel(row.workload)}Wait{camel(f'{row.think_time_ms:g}')}{camel(row.metric)}"
         name += f"Layer{in_words(row.layer)}"
         keys = ("run", "workload", "layer", "method", "variant", "think_time_ms", "metric")
         source = {"file": "thinking.csv", **{key: getattr(row, key) for key in keys}}
-        for ending, column in _ENDS.items():
+        for ending, column in {"": "median", **({} if row.is_range else _ENDS)}.items():
             yield measured(f"{name}{ending}", getattr(row, column), row.unit, {**source, "column": column})
 
 
@@ -230,5 +231,5 @@ def _of_neighbours(rows: Sequence[Disturbance]) -> Iterator[Number]:
         name = f"Neighbour{camel(row.method)}{camel(row.window)}{camel(row.metric)}"
         keys = ("run", "method", "variant", "window", "metric")
         source = {"file": "neighbour.csv", **{key: getattr(row, key) for key in keys}}
-        for ending, column in _ENDS.items():
+        for ending, column in {"": "median", **({} if row.is_range else _ENDS)}.items():
             yield measured(f"{name}{ending}", getattr(row, column), row.unit, {**source, "column": column})

@@ -209,6 +209,32 @@ def test_pairs_lead_where_a_run_has_them(tmp_path):
     assert "leaves the frontier on the device:\n22.0~MB (activation), 22.0~MB (session)." in text
 
 
+def test_what_is_quickest_of_recompute_is_named(tmp_path):
+    """A graph keeps memory, and nobody counted sessions or edits with one: the caption says of which form each is."""
+    pairs = SyntheticPairs(rounds=6, layers=(39,))
+    recipe = replace(GPU, layers=(39,), samples=3, pairs=pairs)
+    results = Results.make(tmp_path, recipe)
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
+    assert "quickest form:\nfused, one graph (activation, session), which keeps" in text
+    assert "sessions and editing are of the plain form" in text
+
+
+def test_the_plain_form_of_recompute_needs_no_word(results):
+    """Of a run whose jobs alone have it."""
+    text = table(results.findings(), results.run(), {}, {}, functional=False)
+    assert "quickest form" not in text
+
+
+@pytest.mark.parametrize("ended", ["arena", "cap", "host_full"])
+def test_a_full_arena_is_explained(results, ended):
+    """Where one ended a count, and only there."""
+    row = Capacity(
+        run="local", method="djinn", variant="default", sessions=64, stopped_by=ended, device_bytes=1, host_bytes=1
+    )
+    text = table(results.findings(), results.run(), {"djinn": [row]}, {}, functional=False)
+    assert ("arena: the host arena was full" in text) == (ended == "arena")
+
+
 def test_a_job_that_lacks_the_leading_layer_says_so(tmp_path):
     """Pairs are at the last layer but one, and vanilla was measured at the last alone."""
     pairs = SyntheticPairs(rounds=2, layers=(39,), ready=paired)

@@ -48,13 +48,23 @@ def test_it_is_drawn_of_a_run_that_has_the_record(results):
 
 
 def test_the_caption_says_what_stands_behind_the_numbers(results):
-    """Six samples have an interval, fewer a range; a functional run is marked."""
+    """Six samples have an interval, fewer a range, as have the three watched; a functional run is marked."""
     rows = results.material().rows("editing", RoundTrip)
     text = table(rows, functional=False)
     assert r"medians and 95\,\% interval of 6 samples" in text
     assert "of 3 that were not timed" in text
+    assert "of Others wait the range of 3." in text
     assert "unctional" not in text
     assert r"\textbf{Functional CPU run: not a performance result.}" in table(rows, functional=True)
+
+
+def test_enough_watched_have_an_interval_too(tmp_path):
+    """Six, in as many blocks."""
+    found = Results.make(tmp_path / "run", Synthetic(layers=(1,), samples=1))
+    put_round_trips(found.folder, blocks=6)
+    found.aggregate()
+    text = table(found.material().rows("editing", RoundTrip), functional=False)
+    assert r"of Others wait the 95\,\% interval of 6." in text
 
 
 def test_without_rows_there_is_no_table():

@@ -1,5 +1,7 @@
 """The table of the neighbour prints rates, losses and times of both sides, and compiles."""
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.analysis.neighbours import Disturbance
@@ -69,8 +71,18 @@ def test_prose_may_use_every_value(material, rows):
     found = {number.name: number for number in numbers_of_use(tables)}
     assert len(found) == len(list(numbers_of_use(tables)))
     assert found["NeighbourDjinnSwapsCostMs"].text == "80.0"
-    assert found["NeighbourManualOffloadUndisturbedTokensPerSHigh"].value == pytest.approx(50)
     late = found["DjinnActivationWaitTwoHundredReadyMsLayerTwenty"]
     assert late.text == "1.21"
     assert late.source[0]["file"] == "thinking.csv"
     assert found["FloorSessionWaitZeroReadyMsLayerTwenty"].text == "0.900"
+
+
+def test_only_an_interval_has_ends(material, rows):
+    """Two waits or windows have a range, and prose may not call its ends those of an interval; six have both."""
+    waits = material.rows("thinking", Wait)
+    few = Tables(thinking=[replace(row, n=5) for row in waits], neighbour=[replace(row, n=5) for row in rows])
+    assert not [number.name for number in numbers_of_use(few) if number.name.endswith(("Low", "High"))]
+    enough = Tables(thinking=[replace(row, n=6) for row in waits], neighbour=[replace(row, n=6) for row in rows])
+    found = {number.name: number for number in numbers_of_use(enough)}
+    assert found["NeighbourManualOffloadUndisturbedTokensPerSHigh"].value == pytest.approx(50)
+    assert found["DjinnActivationWaitTwoHundredReadyMsLayerTwentyLow"].value == pytest.approx(1.2)

@@ -8,6 +8,7 @@ import pytest
 from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.table import TableError
 from evaluation.records.runs import load_run
+from evaluation.text.numbers_of_use import Tables, numbers_of_use
 from evaluation.text.pairs import files, groups, table
 from tests.evaluation.layout import compiled
 from tests.evaluation.paired import SyntheticPairs
@@ -53,6 +54,14 @@ def test_each_form_of_djinn_has_its_lines(tmp_path):
     assert (swapped.pooled.middle, swapped.by_hand) == ("1.155", "ordered (1), bulk (40)")
     assert (kept.values[0].middle, kept.pooled.ends, kept.by_hand) == ("0.010", "0.010 to 0.010", "ordered\\_kept")
     assert (swapped.device, kept.device) == ("0 / 0", "22.0 / 22.0")
+
+
+@pytest.mark.parametrize(("rounds", "endings"), [(5, set()), (6, {"Low", "High"})])
+def test_only_an_interval_has_ends(tmp_path, rounds, endings):
+    """Prose may not call the extremes of five processes an interval."""
+    names = [number.name for number in numbers_of_use(Tables(pairs=rows(tmp_path, rounds=rounds)))]
+    assert {ending for ending in ("Low", "High") if any(name.endswith(ending) for name in names)} == endings
+    assert any(name.startswith("DjinnActivationOver") for name in names)
 
 
 def test_a_form_has_the_columns_of_its_layers(tmp_path):
