@@ -62,6 +62,21 @@ def test_prose_holds_no_number_of_its_own(figures):
     assert {word for word in words if word not in captions} <= {r"95\,\%.", "$R^2$", "(95th"}
 
 
+def test_where_pairs_decide_the_ratio_to_recompute_names_its_form(figures):
+    """It is of the plain form's own job, where the claim is decided by the quickest; an older run has no other."""
+
+    def said(**asked):
+        material = of(figures)
+        vars(material)["study"] = {**material.study, **asked}
+        return " ".join(source(material).split())
+
+    plain = r"Each by the median of a job of its own: recompute in its plain form is ready after"
+    quickest = r"claim of both (Table~\ref{tab:claims}) is decided by recompute's quickest form, in pairs with \sys{}."
+    for words in (plain, quickest):
+        assert words in said(pairs={})
+        assert words not in said()
+
+
 def test_a_peer_is_said_in_one_sentence(figures):
     """Of the workloads of which there is a number; a peer without any is not named."""
     ready = r"torch_memory_saver, what was paused after layer \DeepestLayer{} is ready after "
