@@ -140,7 +140,6 @@ class _Desk:
 
         ``sleeper`` is watched from the breakpoint until the session is paused.
         """
-        gc.collect()
         gc.disable()  # a collection would fall on whoever is being timed
         try:
             return self._round_trip(form, sleeper)
