@@ -7,6 +7,7 @@ A block runs every form once in a random order, and then once more in the revers
 forms alike. Says nothing of who was the quicker.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -71,8 +72,8 @@ class Block(Strict):
     samples: Annotated[list[PairSample], Field(min_length=2)]
 
 
-class PairCell(Strict):
-    """All forms at one workload and breakpoint, or why there are none."""
+class CellOfForms(Strict):
+    """All forms at one workload and breakpoint, or why there are none; a subclass says what its blocks are."""
 
     workload: Text
     layer: Positive
@@ -80,21 +81,33 @@ class PairCell(Strict):
     message: str
     frontier_bytes: Count
     forms: list[Form]
-    blocks: list[Block]
+    blocks: Sequence[Strict]
+
+    @property
+    def where(self) -> str:
+        """The place, in words."""
+        return f"workload {self.workload}, layer {self.layer}"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        where = f"workload {self.workload}, layer {self.layer}"
-        if self.outcome != "ok":
-            if self.forms or self.blocks or not self.message:
-                raise ValueError(f"{where}: the outcome is {self.outcome}, with samples or without a message")
-            return self
-        check_unique([(form.method, form.variant) for form in self.forms], f"{where}: form")
+        if self.outcome != "ok" and (self.forms or self.blocks or not self.message):
+            raise ValueError(f"{self.where}: the outcome is {self.outcome}, with samples or without a message")
+        check_unique([(form.method, form.variant) for form in self.forms], f"{self.where}: form")
+        return self
+
+
+class PairCell(CellOfForms):
+    """Its blocks run each form once, and then back."""
+
+    blocks: list[Block]
+
+    @model_validator(mode="after")
+    def _in_mirrored_orders(self) -> Self:
         for number, one in enumerate(self.blocks, start=1):
             order = [sample.form for sample in one.samples]
             half = order[: len(order) // 2]
             if sorted(half) != list(range(len(self.forms))) or order != [*half, *reversed(half)]:
-                raise ValueError(f"{where}: block {number} does not run each form once and then back")
+                raise ValueError(f"{self.where}: block {number} does not run each form once and then back")
         return self
 
 

@@ -5,14 +5,14 @@ stand in more blocks than the longer. Says nothing of what a wait costs.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from evaluation.records.asked import Asked, block
 from evaluation.records.cells import check_unique
-from evaluation.records.fields import Count, Milliseconds, Positive, Strict, Text
-from evaluation.records.pairs import Form, PairSample
+from evaluation.records.fields import Milliseconds, Strict
+from evaluation.records.pairs import CellOfForms, PairSample
 from evaluation.records.record import Record
 
 
@@ -48,24 +48,10 @@ class WaitBlock(Strict):
             raise ValueError("not every wait has its floor")
 
 
-class WaitCell(Strict):
-    """All forms after all waits at one workload and breakpoint, or why there are none."""
+class WaitCell(CellOfForms):
+    """Its blocks run each form after every wait."""
 
-    workload: Text
-    layer: Positive
-    outcome: Literal["ok", "out_of_memory"]
-    message: str
-    frontier_bytes: Count
-    forms: list[Form]
     blocks: list[WaitBlock]
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        where = f"workload {self.workload}, layer {self.layer}"
-        if self.outcome != "ok" and (self.forms or self.blocks or not self.message):
-            raise ValueError(f"{where}: the outcome is {self.outcome}, with samples or without a message")
-        check_unique([(form.method, form.variant) for form in self.forms], f"{where}: form")
-        return self
 
 
 class Thinking(Record):
