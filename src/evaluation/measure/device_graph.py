@@ -1,8 +1,8 @@
 """Work on a GPU that is recorded once, as a CUDA graph, and then launched as a whole.
 
 A graph reads and writes fixed memory. What the work allocates lies in a pool of the graph's own. Nobody else is served
-from it while the graph lives. So the result is always at the same place, and each replay writes it anew. Knows nothing
-of models.
+from it while the graph lives. So the result is always at the same place, and each replay writes it anew. What the work
+reads from elsewhere is read there at every replay, and so must outlive the graph. Knows nothing of models.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,11 @@ def unsupported(device: torch.device) -> str:
 class DeviceGraph(Generic[Result]):
     """The recorded ``work``, which must not read a value back to the host; ``result`` is what it returned.
 
-    ``result`` has values from the first :meth:`replay` on.
+    ``result`` has values from the first :meth:`replay` on. ``work`` is kept, and with it the tensors that it holds.
     """
 
     def __init__(self, work: Callable[[], Result], device: torch.device) -> None:
+        self._work = work  # it is never called again, but the graph reads what it holds
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -52,7 +53,7 @@ class DeviceGraph(Generic[Result]):
         self._graph.replay()
 
     def close(self) -> None:
-        """Let go of the graph, its result and its pool."""
+        """Let go of the graph, its result, its pool and what it read."""
         torch.cuda.synchronize()
-        del self.result
+        del self.result, self._work
         self._graph.reset()
