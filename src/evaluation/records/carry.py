@@ -52,10 +52,11 @@ class Carried:
 def carry(former: Path, run: Path, *, now: str | None) -> Carried:
     """Copy what belongs to the run in the folder ``run`` from the folder ``former``; ``now`` is this machine's sitting.
 
-    Raises :class:`RunError` if ``former`` is no run, or if ``run`` does not say yet what is to be measured.
+    Raises :class:`RunError` if neither of them has been probed, or if ``run`` does not say yet what is to be measured.
     """
-    if not (former / _MACHINE).exists():
-        raise RunError(f"--from {former}: no {_MACHINE} in it; name a copy of a folder results/RUN")
+    probed = next((folder for folder in (run, former) if (folder / _MACHINE).exists()), None)
+    if probed is None:
+        raise RunError(f"--from {former}: no {_MACHINE} in it or here; name a copy of a folder results/RUN")
     if not (run / "study.json").exists() or not (run / "studies").is_dir():
         raise RunError(f"{run}: does not say yet what is to be measured; snakemake --cores 1 studies")
     study = read_object(run / "study.json")
@@ -64,7 +65,7 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
     kept = {place: read_object(run / place) for place in places if (run / place).exists()}
     found, refused = _found(former, run, [place for place in places if place not in kept])
     found = _whole(places, kept, found, now, refused)
-    machine = read_object((run if (run / _MACHINE).exists() else former) / _MACHINE)
+    machine = read_object(probed / _MACHINE)
     together = dict(kept)
     for place, record in found.items():
         try:
@@ -77,7 +78,7 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
             together[place] = record
     # Once more, for one that was refused here has left the others of its sitting incomplete.
     taken = _whole(places, kept, {place: one for place, one in together.items() if place not in kept}, now, refused)
-    if taken and not (run / _MACHINE).exists():
+    if taken and probed is former:
         _copy(former / _MACHINE, run / _MACHINE)
     for place in taken:
         if (cost := benchmark_path(former, former / place)).exists():

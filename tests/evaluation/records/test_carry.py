@@ -116,6 +116,14 @@ def test_a_piece_without_latency_over_depth_is_taken(former, here):
     assert (len(carried.taken), carried.refused) == (10, {})
 
 
+def test_a_piece_that_was_not_probed_goes_by_the_probe_here(former, here):
+    """One that ended before its probe, or of which the records alone were kept."""
+    write(here / "machine.json", json.loads((former / "machine.json").read_text()))
+    (former / "machine.json").unlink()
+    assert len(carry(former, here, now=HERE).taken) == 4 * 2 + 2 + 8
+    assert len(load_run(here).records) == 8
+
+
 def test_latency_over_depth_is_of_one_sitting(former, here):
     """A part of it is taken in the sitting that measured it, where the rest follows, and in no other."""
     record_path(former, "djinn", 40).unlink()
