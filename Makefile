@@ -101,6 +101,10 @@ $(VENV)/installed-trained: $(VENV)/installed envs/trained.txt
 	$(PIP) --no-deps -r envs/trained.txt
 	touch $@
 
+$(VENV)/installed-slurm: $(VENV)/installed envs/slurm.txt
+	$(PIP) --no-deps -r envs/slurm.txt
+	touch $@
+
 $(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirements-dev.txt
 	$(PIP) -r $(PINS)/requirements-dev.txt
 	touch $@

@@ -11,6 +11,7 @@ rule aggregate:
         "logs/aggregate_{run}.log",
     wildcard_constraints:
         run="|".join(PLANS),
+    localrule: True
     conda:
         ENVIRONMENT
     shell:
@@ -28,6 +29,7 @@ rule join:
         ),
     log:
         "logs/join.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:

@@ -71,11 +71,23 @@ except Refusal as error:
 # there is a record, and a record that is there needs no other.
 STRICT = int(STUDY.strict)
 
+# Of the host, in MiB, for a scheduler that asks; where Snakemake itself runs the jobs nothing is limited by it. Python
+# with torch and the libraries of a GPU takes most of the first term: 4 of the 7 GiB that a process of the pairs took.
+PROCESS_MB = 1024 * (2 if STUDY.functional else 8)
+TIMED_MB = PROCESS_MB + int(1024 * 2 * STUDY.host_arena_gib)  # link idle and attended
+CROWD_MB = PROCESS_MB + int(1024 * STUDY.load_host_arena_gib)
+PEER_MB = TIMED_MB + (STUDY.architecture.weight_bytes(STUDY.model.dtype) >> 20)
+
+
+def side_mb(wildcards):
+    """The same of the experiments that are told by their kind."""
+    return CROWD_MB if wildcards.kind in ("load", "capacity") else TIMED_MB
+
+
 ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = f"results/{RUN}"
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
-EXAMPLES = sorted(map(str, Path("examples").glob("*.py")))
 
 # The run that the paper is drawn from: its outputs have paper_figures/ for themselves.
 LEADING = next(iter(PAPER_RUNS), None)

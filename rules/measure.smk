@@ -20,6 +20,7 @@ rule measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=TIMED_MB,
         strict=STRICT,
     shell:
         "python3 -m evaluation.methods.benchmark_{wildcards.method} --layer {wildcards.layer}"
@@ -44,6 +45,7 @@ rule pairs_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=TIMED_MB,
         strict=STRICT,
     shell:
         "python3 -m evaluation.experiments.pairs --round {wildcards.round} --study {input.study} --out {output}"
@@ -66,6 +68,7 @@ rule side_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=side_mb,
         strict=STRICT,
     shell:
         "python3 -m evaluation.experiments.{wildcards.kind} --study {input.study} --out {output}"
@@ -75,7 +78,7 @@ rule side_measure:
 rule method_measure:
     input:
         MEASURING,
-        lambda wildcards: EXAMPLES if wildcards.kind == "capabilities" else [],  # whose lines are counted
+        sorted(str(path) for path in Path("examples").glob("*.py")),  # whose lines are counted
         study=f"{LOCAL}/studies/{{kind}}.json",
     output:
         f"{LOCAL}/{{kind}}/{{method}}.json",
@@ -90,6 +93,7 @@ rule method_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=side_mb,
         strict=STRICT,
     shell:
         "python3 -m evaluation.experiments.{wildcards.kind} --method {wildcards.method} --study {input.study}"
@@ -113,6 +117,7 @@ rule peer_measure:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=PEER_MB,  # a checkpoint is of the whole process
         strict=STRICT,
     shell:
         "python3 -m evaluation.peers --peer {wildcards.peer} --study {input.study} --out {output}"

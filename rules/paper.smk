@@ -27,6 +27,7 @@ for output in OUTPUTS:
         wildcard_constraints:
             folder="|".join(OUTPUTS_OF),
             which=r"(-[a-z][a-z0-9]*)?",
+        localrule: True
         conda:
             ENVIRONMENT
         params:
@@ -44,6 +45,7 @@ rule verdicts:
         paper_outputs(RUN),
     log:
         "logs/verdicts.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:

@@ -6,6 +6,7 @@ rule study:
         f"{LOCAL}/study.json",
     log:
         "logs/study.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -25,6 +26,7 @@ rule job_study:
         "logs/studies/{kind}.log",
     wildcard_constraints:
         kind="|".join(READS),
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -45,6 +47,7 @@ rule probe:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=PROCESS_MB,
     params:
         device=STUDY.device,
     shell:

@@ -9,6 +9,7 @@ rule trained:
         directory("results/trained/smollm2"),
     log:
         "logs/trained.log",
+    localrule: True
     conda:
         ENVIRONMENT
     shell:
