@@ -88,6 +88,7 @@ ENVIRONMENT = "../envs/evaluation.yaml"
 LOCAL = f"results/{RUN}"
 # Relative where they can be, so that a copy of the repository elsewhere is the same workflow.
 MEASURING = [os.path.relpath(path) for path in measuring_sources()]
+EXAMPLES = sorted(map(str, Path("examples").glob("*.py")))
 
 # The run that the paper is drawn from: its outputs have paper_figures/ for themselves.
 LEADING = next(iter(PAPER_RUNS), None)

@@ -85,6 +85,16 @@ def capacities(run: Run) -> list[Capacity]:
     ]
 
 
+def device_bytes_each(run: Run, method: str) -> float | None:
+    """What each further paused session of ``method`` took of the device in the memory wall, by the driver's count.
+
+    That holds more than torch's: a thread's workspace. None where nobody counted.
+    """
+    cells = [cell for name, cell in _cells(run, "capacity") if name == method and cell["headline"]]
+    used = [one.get("device_bytes") for cell in cells for one in cell["figures"][: cell["sessions"]]]
+    return (used[-1] - used[0]) / (len(used) - 1) if len(used) > 1 and None not in used else None
+
+
 def capabilities(run: Run) -> list[Capability]:
     """The rows of ``run``."""
     return [

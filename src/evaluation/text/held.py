@@ -9,20 +9,22 @@ from collections.abc import Iterator, Sequence
 from evaluation.analysis.leading import Leading
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.outcomes import PeerMetric
+from evaluation.analysis.outcomes import PeerMetric, device_bytes_each
 from evaluation.figures.held import DJINN, KEPT_DJINN, VANILLA, Mark, draw, in_unit, marks_of
 from evaluation.figures.style import rendered
 from evaluation.text.latex import latex
 from evaluation.text.macro import camel
 
 
-def caption(marks: Sequence[Mark], *, workload: str, layer: int, run: str, functional: bool) -> str:
-    """LaTeX that defines the macro."""
+def caption(
+    marks: Sequence[Mark], *, workload: str, layer: int, run: str, functional: bool, each_bytes: float | None = None
+) -> str:
+    """LaTeX that defines the macro; ``each_bytes``: of a paused session of Djinn by the driver's count, if known."""
     said = [
         "Resume latency against the device memory that a paused session holds:",
         f"workload {latex(workload)}, paused after layer {layer}, run {latex(run)}.",
         *([r"\textbf{Functional CPU run: not a performance result.}"] if functional else []),
-        *_sentences(marks),
+        *_sentences(marks, each_bytes),
     ]
     lines = [
         f"% Written by evaluation.paper from the run {latex(run)}; do not edit.",
@@ -34,10 +36,14 @@ def caption(marks: Sequence[Mark], *, workload: str, layer: int, run: str, funct
     return "\n".join(lines) + "\n"
 
 
-def _sentences(marks: Sequence[Mark]) -> Iterator[str]:
+def _sentences(marks: Sequence[Mark], each_bytes: float | None) -> Iterator[str]:
     yield "Ready after, and held:\n" + ";\n".join(map(_stands, marks)) + "."
     by_label = {mark.label: mark for mark in marks}
     djinn = by_label.get(DJINN)
+    if djinn is not None and each_bytes is not None and each_bytes > djinn.held_bytes:
+        size, unit = in_unit(each_bytes)
+        yield "These bytes are counted by torch, those of peers by the driver."
+        yield rf"In the memory wall the driver counted {significant(size)}~{unit} for each session of \sys{{}}."
     for label, words in ((VANILLA, "To keep all state on the device"), (KEPT_DJINN, "To keep the frontier there")):
         other = by_label.get(label)
         if djinn is not None and other is not None and other.median < djinn.median:
@@ -56,5 +62,12 @@ def files(material: Material, workload: str) -> list[str | bytes]:
     leading = Leading(material.findings, material.run)
     marks = marks_of(leading, material.rows("peers", PeerMetric), workload)
     functional = material.functional
-    text = caption(marks, workload=workload, layer=leading.layer, run=material.name, functional=functional)
+    text = caption(
+        marks,
+        workload=workload,
+        layer=leading.layer,
+        run=material.name,
+        functional=functional,
+        each_bytes=device_bytes_each(material.run, "djinn"),
+    )
     return [*rendered(lambda: draw(marks, functional=functional)), text]

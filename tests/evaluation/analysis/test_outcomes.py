@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from evaluation.analysis.outcomes import device_bytes_each
 from evaluation.records.runs import RunError, load_run
 from evaluation.text.capabilities import files
 from tests.evaluation.papers import Results
@@ -58,6 +59,16 @@ def test_capacity_is_tabled_headline_first(results):
         ("local", "manual_offload", "pageable", "64", "cap", used, "64", ""),
         ("local", "djinn", "default", "63", "arena", used, "63", str(105 * GIB)),
     ]
+
+
+def test_what_each_session_takes_of_the_device(tmp_path):
+    """Between the first and the last that was paused, by the driver's count; None where nobody counted."""
+    each = {"variant": "default", "headline": True, "sessions": 3, "stopped_by": "cap", "bit_exact": True}
+    figures = [{"sessions": count, "device_bytes": GIB + (count << 26), "host_bytes": 0} for count in (1, 2, 3)]
+    beside = {"capacity/djinn.json": [{**each, "figures": figures}]}
+    run = load_run(replace(RECIPE, beside=beside).write(tmp_path / "local"))
+    assert device_bytes_each(run, "djinn") == 64 << 20
+    assert device_bytes_each(run, "vanilla") is None
 
 
 def test_capabilities_are_tabled(results):

@@ -31,6 +31,14 @@ def test_it_says_what_each_form_holds_and_what_that_saves():
     assert "unctional" not in text
 
 
+def test_what_only_the_driver_counts_is_said():
+    """A paused session of Djinn holds nothing by torch's count, and the workspace of its thread by the driver's."""
+    assert "67.1~MB for each session" in written(MARKS, each_bytes=64 << 20)
+    for nothing in (None, 0):
+        assert "driver" not in written(MARKS, each_bytes=nothing)
+    assert "driver" not in written(MARKS[:1], each_bytes=64 << 20)
+
+
 def test_what_saves_nothing_is_not_said_to():
     """Nor is anything of a form that the run lacks."""
     assert "shorter" not in written([mark("Vanilla", 1e9, 2.0), mark("Djinn", 0, 1.0)])
