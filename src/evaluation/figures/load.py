@@ -3,7 +3,8 @@
 Above the clock ready, below the clock resident, which is far larger and so has an axis of its own; both from zero.
 Medians with 95 % intervals, and of Djinn the 95th and 99th percentile where there are enough resumes for one. Whether
 it is flat the figure says as the 95th percentile at the most sessions over the median at the fewest, as
-:mod:`evaluation.text.numbers` does. It also says what Djinn's are over those by hand at both. Drawn from ``load.csv``
+:mod:`evaluation.text.numbers` does. It also says what Djinn's are over those by hand at both, and the 99th percentile of
+either at the most. Drawn from ``load.csv``
 alone. A functional run's times mean nothing, and it has no such figure.
 """
 
@@ -62,6 +63,10 @@ def _said(rows: Sequence[Resumes], clock: str) -> list[str]:
     if paired := by_paused(rows, "paired_ready_ratio"):
         ends = [f"{significant(row.median or 0)} at {row.paused}" for row in (paired[0], paired[-1])]
         lines.append(f"Djinn over by hand, in pairs: {', '.join(ends)}")
+    by_hand = by_paused(rows, clock, BY_HAND)
+    if by_hand and most.p99 is not None and by_hand[-1].p99 is not None:
+        tails = f"{significant(most.p99)} ms, by hand {significant(by_hand[-1].p99)} ms"
+        lines.append(f"99th percentile at {most.paused}: {tails}")
     return lines
 
 

@@ -15,7 +15,7 @@ by hand, and which of them is the strongest: \DjinnSessionOverAsyncFirstKernelRa
 Its source has the metric partner_ready_ratio.
 
 Among so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive, PNinetyNineLow and so
-on appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. By hand beside them:
+on appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. By hand beside them, with the same endings:
 \ManualOffloadLoadReadyMsSessionsSixtyFour. Djinn's over those, turn by turn, and less those:
 \DjinnLoadPairedReadyRatioSessionsSixtyFour, \DjinnLoadPairedReadyDifferenceMsSessionsSixtyFour. Of
 \DjinnLoadMostSessions over \DjinnLoadFewestSessions: \DjinnLoadReadyTailRatio is the 95th percentile over the median,

@@ -99,8 +99,8 @@ def _of_load(load: Sequence[Resumes]) -> Iterator[Number]:
     for clock in CLOCKS:
         quantity = camel(clock).removesuffix("Ms")
         rows = by_paused(load, clock)
-        yield from _each(f"DjinnLoad{quantity}Ms", rows, {**median_of, **percentiles})
-        yield from _each(f"ManualOffloadLoad{quantity}Ms", by_paused(load, clock, BY_HAND), median_of)
+        for who, mine in (("Djinn", rows), ("ManualOffload", by_paused(load, clock, BY_HAND))):
+            yield from _each(f"{who}Load{quantity}Ms", mine, {**median_of, **percentiles})
         of_pairs = {"Ratio": f"paired_{clock.removesuffix('_ms')}_ratio", "DifferenceMs": f"paired_{clock}"}
         for what, metric in of_pairs.items():
             yield from _each(f"DjinnLoadPaired{quantity}{what}", by_paused(load, metric), median_of)

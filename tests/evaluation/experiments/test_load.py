@@ -187,6 +187,8 @@ def test_copies_by_hand_have_rows_beside_djinn(results):
         difference = rows[paused, "djinn", "default", "paired_ready_ms"]
         assert difference.median == pytest.approx(ready * (1 - part), rel=1e-5)
         assert mine[f"ManualOffloadLoadReadyMsSessions{words}"].value == pytest.approx(ready * part, rel=1e-5)
+        tail = rows[paused, "manual_offload", "ordered", "ready_ms"].p95
+        assert mine[f"ManualOffloadLoadReadyMsSessions{words}PNinetyFive"].value == tail
         assert mine[f"DjinnLoadPairedReadyRatioSessions{words}Low"].value == pytest.approx(1 / part, rel=1e-5)
         assert mine[f"DjinnLoadPairedReadyDifferenceMsSessions{words}"].value == difference.median
     assert len(by_paused(rows_of(results), "ready_ms")) == 2
