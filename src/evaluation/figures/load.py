@@ -3,9 +3,8 @@
 Above the clock ready, below the clock resident, which is far larger and so has an axis of its own; both from zero.
 Medians with 95 % intervals, and of Djinn the 95th and 99th percentile where there are enough resumes for one. Whether
 it is flat the figure says as the 95th percentile at the most sessions over the median at the fewest, as
-:mod:`evaluation.text.numbers` does. It also says what Djinn's are over those by hand at both, and the 99th percentile of
-either at the most. Drawn from ``load.csv``
-alone. A functional run's times mean nothing, and it has no such figure.
+:mod:`evaluation.text.numbers` does. It also says what Djinn's are over those by hand at both, and either's 99th
+percentile at the most. Drawn from ``load.csv`` alone. A functional run's times mean nothing, and it has no such figure.
 """
 
 from collections.abc import Sequence
