@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -53,6 +54,7 @@ class Curve:
 
 
 RANGED = "with caps: least to 95th percentile"
+_CROWDED = 0.1  # of the depth: layers that are closer, as the last two, share a name on the axis
 _BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
 
 
@@ -169,7 +171,7 @@ def scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
     layers = sorted({layer for line in lines for layer in line.layers})
     axes.set_xlim(-0.04 * layers[-1], 1.04 * layers[-1])
     if len(layers) <= 8:
-        axes.set_xticks(layers)
+        _name_layers(axes, layers)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     lowest = min(min([*line.medians, *line.lows]) for line in lines)
@@ -181,6 +183,24 @@ def scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, highest * 1.08 or 1)
+
+
+def _name_layers(axes: Axes, layers: Sequence[float]) -> None:
+    """A tick at each of ``layers`` with its number; those that crowd have one name in the middle, as 39, 40."""
+    groups: list[list[float]] = []
+    for layer in layers:
+        if groups and layer - groups[-1][-1] < _CROWDED * layers[-1]:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    alone = [group[0] for group in groups if len(group) == 1]
+    axes.set_xticks(layers, [str(layer) if layer in alone else "" for layer in layers])
+    shared = [group for group in groups if len(group) > 1]
+    names = [", ".join(map(str, group)) for group in shared]
+    axes.set_xticks([sum(group[:: len(group) - 1]) / 2 for group in shared], names, minor=True)
+    # The shared names have no tick of their own, and stand where those of a tick do.
+    drop = mpl.rcParams["xtick.major.size"] + mpl.rcParams["xtick.major.pad"]
+    axes.tick_params(axis="x", which="minor", length=0, pad=drop)
 
 
 def label(axes: Axes, lines: Sequence[Curve]) -> None:

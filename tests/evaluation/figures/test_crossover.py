@@ -8,7 +8,9 @@ import pytest
 
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import DRAWN, ONE_TOKEN
-from evaluation.figures.crossover import curves, draw
+from evaluation.figures.clocks import Panel
+from evaluation.figures.clocks import draw as narrow
+from evaluation.figures.crossover import Curve, curves, draw
 from evaluation.figures.style import FUNCTIONAL, private_style, rendered, spread
 from tests.evaluation.layout import flaws
 from tests.evaluation.papers import Results
@@ -92,6 +94,30 @@ def test_labels_are_inside_the_figure_and_apart(tmp_path, recipe, workload):
     assert not outside
     assert all(box.x1 <= page.x1 and box.y0 >= 0 and box.y1 <= page.y1 for box in boxes)
     assert all(low.y1 <= high.y0 + 0.5 for low, high in pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ((1, 10, 20, 30, 39, 40), ["1", "10", "20", "30", "39, 40"]),
+        ((1, 20, 40, 60, 79, 80), ["1", "20", "40", "60", "79, 80"]),
+        ((1, 20, 39), ["1", "20", "39"]),
+    ],
+)
+def test_the_last_two_layers_share_a_name_on_the_axis(layers, names):
+    """Each has a tick, and their numbers do not lie on each other; also in a narrow panel."""
+    line = Curve(label="Djinn", style={"color": "black"}, layers=layers, medians=layers, lows=layers, highs=layers)
+    with private_style():
+        (plot1,), panels = (
+            draw([line], functional=False).axes,
+            narrow([Panel(title="Ready", lines=[line])] * 4, functional=False),
+        )
+        for axes in (plot1, *panels.axes):
+            assert not flaws(axes.figure)
+            assert list(axes.get_xticks()) == list(layers)
+            shown = [text for text in axes.get_xticklabels(which="both") if text.get_text()]
+            assert [text.get_text() for text in sorted(shown, key=lambda text: text.get_position()[0])] == names
+            assert len({round(text.get_window_extent().y1, 1) for text in shown}) == 1
 
 
 def test_no_two_lines_are_told_apart_by_colour_alone(gpu):
