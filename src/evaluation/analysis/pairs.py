@@ -21,6 +21,7 @@ from evaluation.records.runs import Json, Run
 
 NOTHING, FRONTIER = "nothing", "frontier"
 IDLE, ATTENDED = "idle", "attended"
+PLAIN = "plain"  # what a study calls forms that keep nothing and leave the link idle, if it asks for these alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from evaluation.records.conditions import THROTTLES
 from evaluation.records.runs import Json, Run, sitting_of
 from evaluation.text.latex import Latex, latex
 
-_SHOWN = sorted({*THROTTLES, "sw_power_cap"})  # the cap is no throttle, and still tells what set the clocks
+_CAP = "sw_power_cap"  # no throttle, and still it tells what set the clocks
 _BESIDE = ("tokenizers", "huggingface_hub", "safetensors")
 
 
@@ -25,6 +25,7 @@ def of_sittings(run: Run) -> list[tuple[str, Latex]]:
         "Host load": _range(moments, "host_load", ", before and after jobs"),
         "GPU temperature": _range(moments, "temperature_celsius", r"~$^\circ$C"),
         "GPU throttled": _throttled(found),
+        "GPU at its power cap": _capped(found),
         "GPU shared": _shared(found),
     }
     return [(label, text) for label, text in rows.items() if text]
@@ -55,12 +56,24 @@ def _range(moments: Sequence[Json], key: str, behind: str) -> Latex:
 
 def _throttled(found: Sequence[Json]) -> Latex:
     """Each reason that was seen with the number of jobs, or that none was."""
-    told = [reasons for conditions in found if (reasons := _reasons(conditions)) is not None]
+    told = _told(found)
     if not told:
         return Latex("")
-    jobs = Counter(reason for reasons in told for reason in reasons if reason in _SHOWN)
-    seen = ", ".join(f"{reason.replace('_', ' ')} ({jobs[reason]})" for reason in _SHOWN if reason in jobs)
+    jobs = Counter(reason for reasons in told for reason in reasons if reason in THROTTLES)
+    seen = ", ".join(f"{reason.replace('_', ' ')} ({jobs[reason]})" for reason in sorted(jobs))
     return latex(f"{seen or 'never seen'}, of {len(told)} jobs")
+
+
+def _capped(found: Sequence[Json]) -> Latex:
+    """In how many jobs the software's power cap set the clocks; nothing where it never did."""
+    told = _told(found)
+    capped = sum(_CAP in reasons for reasons in told)
+    return Latex(f"in {capped} of {len(told)} jobs" if capped else "")
+
+
+def _told(found: Sequence[Json]) -> list[set[str]]:
+    """The reasons of each job that tells any."""
+    return [reasons for conditions in found if (reasons := _reasons(conditions)) is not None]
 
 
 def _reasons(conditions: Json) -> set[str] | None:

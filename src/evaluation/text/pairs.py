@@ -12,13 +12,14 @@ from itertools import groupby
 from evaluation.analysis.comparisons import Comparison
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCK
-from evaluation.analysis.numerals import significant
+from evaluation.analysis.numerals import decimals, significant
 from evaluation.analysis.pairs import IDLE, NOTHING
 from evaluation.analysis.table import TableError
 from evaluation.text.latex import Latex, environment, latex
 
 _NONE = Latex("--")
 _ENOUGH = 6  # processes for an interval of 95 %
+_MOST_DECIMALS = 3  # of milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ def _value(row: Comparison | None) -> Value:
         return Value(middle=_NONE, ends=Latex(""))
     if row.keeps != NOTHING:
         numbers = (row.difference_ms, row.difference_low, row.difference_high)
-        middle, low, high = (Latex(f"{number:.3f}".replace("-", "$-$")) for number in numbers)
+        places = min(decimals(max(map(abs, numbers))), _MOST_DECIMALS)
+        middle, low, high = (Latex(f"{number:.{places}f}".replace("-", "$-$")) for number in numbers)
         return Value(middle=middle, ends=Latex(f"{low} to {high}"))
     if row.ratio is None:
         return Value(middle=_NONE, ends=Latex(""))

@@ -111,7 +111,10 @@ def _plan(run: Run, study: Source) -> Facts:
         where = f", decode step {one.shown('decode_step')}" if values.get("decode_step") else ""
         facts.append(("Workload", Latex(f"{one.shown('name')}: {size}, {cache}{where}")))
     samples = study.shown("measurement.samples", "", " per cell and round")
-    samples = Latex(samples + study.shown("measurement.other_samples", ", ", " where not the primary variant"))
+    # Since the paper draws more than the primary variants, those take as many samples.
+    drawn = any(cell.get("drawn") for record in run.records for cell in record["cells"])
+    which = " of variants that the paper does not draw" if drawn else " where not the primary variant"
+    samples = Latex(samples + study.shown("measurement.other_samples", ", ", which))
     planned, found = len(record_paths(Path(), run.study)), len(run.records)
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"

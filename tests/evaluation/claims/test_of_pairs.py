@@ -146,6 +146,32 @@ def test_attended_forms_do_not_decide(tmp_path):
     assert verdicts(decide_c4(tmp_path, fast), "C4") == {"supported"}
 
 
+def test_a_study_of_plain_forms_says_that_it_asked_for_no_others(tmp_path):
+    """What keeps the frontier is undecided since nobody ran it, and not for the lack of a clock."""
+
+    def plain(folder):
+        for path in folder.rglob("*.json"):
+            if path.name != "machine.json":
+                edit(path, without_policies)
+
+    found = decide_c4(tmp_path, GOOD, plain)
+    kept = {claim.judgement.remark for claim in found.values() if claim.place.keeps}
+    assert kept == {"The pairs of this study have plain forms alone: none keeps the frontier."}
+    assert {str(claim.verdict) for claim in found.values() if not claim.place.keeps} == {"supported"}
+
+
+def without_policies(record):
+    """Ask for plain forms in a study or in a record of it, and leave the others out of one of pairs."""
+    record.get("study", record)["pairs"]["forms"] = "plain"
+    for cell in record["cells"] if record.get("kind") == "pairs" else ():
+        plain = [form for form in cell["forms"] if (form["keeps"], form["link"]) == ("nothing", "idle")]
+        places = {cell["forms"].index(form): place for place, form in enumerate(plain)}
+        cell["forms"] = plain
+        for block in cell["blocks"]:
+            kept = [sample for sample in block["samples"] if sample["form"] in places]
+            block["samples"] = [{**sample, "form": places[sample["form"]]} for sample in kept]
+
+
 def test_five_processes_have_a_range_and_decide_nothing(tmp_path):
     """An interval over processes needs six."""
     found = decide_c4(tmp_path, replace(GOOD, pairs=replace(PAIRS, rounds=5)))

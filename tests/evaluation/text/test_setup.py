@@ -199,9 +199,20 @@ def told(place, sitting="a" * 12, before=None, after=None):
 
 
 def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
-    """Ranges over both ends of all jobs; throttles at an end or, by the driver's counters, between."""
+    """Ranges over both ends of all jobs; throttles at an end or, by the driver's counters, between.
+
+    The power cap is no throttle, and has a row of its own.
+    """
     folder = make(tmp_path, replace(GPU, pairs=SyntheticPairs(layers=(1, 40)), peers=("memory_saver",)))
-    labels = ["Sittings", "Host load", "GPU temperature", "GPU throttled", "GPU shared", "With it"]
+    labels = [
+        "Sittings",
+        "Host load",
+        "GPU temperature",
+        "GPU throttled",
+        "GPU at its power cap",
+        "GPU shared",
+        "With it",
+    ]
     assert not dict(facts(folder)).keys() & set(labels)
     paths = sorted(path for path in folder.rglob("*.json") if path.name not in ("machine.json", "study.json"))
     for path in paths:
@@ -215,6 +226,7 @@ def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
         f"never seen, of {count} jobs",
         None,
         None,
+        None,
     ]
     told(folder / "raw/pairs/round_2.json", "b" * 12, {"host_load": 3.25}, {"other_processes": 2})
     told(record_path(folder, "djinn", 40), after={"temperature_celsius": 71, "clock_reasons": ["sw_power_cap"]})
@@ -226,7 +238,8 @@ def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
         f"2 (jobs: {count - 1}, 1)",
         "0.500 to 3.25, before and after jobs",
         r"40.0 to 71.0~$^\circ$C",
-        f"hw thermal slowdown (1), sw power cap (2), of {count} jobs",
+        f"hw thermal slowdown (1), of {count} jobs",
+        f"in 2 of {count} jobs",
         f"in 1 of {count} jobs",
         r"tokenizers 0.22.1, huggingface\_hub 1.1.0, safetensors 0.7.0",
     ]
@@ -283,6 +296,13 @@ def test_the_plan_is_that_of_the_study(folder):
         ("Think time", "2.5~ms"),
         ("Jobs", "8 of 16 processes: 2 rounds of 4 methods at layers 1, 40"),
     ]
+
+
+def test_how_many_samples_are_taken_of_what_is_said_as_it_was(folder):
+    """Since the paper draws more than the primary variants, they take as many samples as these."""
+    assert ("Samples", "3 per cell and round, 3 where not the primary variant") in facts(folder)
+    edit(record_path(folder, "djinn", 40), lambda record: record["cells"][0].update(drawn=True))
+    assert ("Samples", "3 per cell and round, 3 of variants that the paper does not draw") in facts(folder)
 
 
 MISSING = {
