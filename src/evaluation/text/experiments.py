@@ -6,6 +6,7 @@ figures have no benchmark file and are not counted.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _NOT_SAMPLED = ("NA", "-")  # how Snakemake writes what it did not see
 _MISSING = "--"
 _HEAD = ("", "claims", "what", "command", "output", "jobs", "machine time", "one job", "peak memory", "disk")
 _LATENCY = "raw/"
+_STUDY_IN = re.compile(r"--study results/([^/ ]+)/")  # in the command of a record that a rule made
+_OWN = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +168,12 @@ class Row:
     cost: Cost
 
 
-def rows(folder: Path, study: Json) -> list[Row]:
-    """The table of the run in ``folder``, the total last. Raises RunError for a damaged benchmark file."""
+def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
+    """The table of the run in ``folder``, the total last. Raises RunError for a damaged benchmark file.
+
+    ``made_in``: the run's name where it was measured, which its study gives; commands are those that make it there.
+    """
+    by_hand = "" if made_in == _OWN else f" --study results/{made_in}/study.json"
     raw = [*record_paths(folder, study), *pair_paths(folder, study)]
     records = [*raw, *(folder / name for name in side_records(study))]
     table = []
@@ -176,38 +183,46 @@ def rows(folder: Path, study: Json) -> list[Row]:
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
         if not own and "experiments" in study:
             continue  # no part of this study
-        outputs = (f"results/local/{one.records}", *one.made)
-        command, cost = _command(folder, one.records, own), Cost.of(folder, own)
+        outputs = (f"results/{made_in}/{one.records}", *one.made)
+        command, cost = _command(folder, one.records, own, made_in), Cost.of(folder, own)
         claims = tuple(entry.statement.id for entry in PLAN if entry.statement.experiment == name)
         table.append(Row(name=name, claims=claims, what=one.what, command=command, outputs=outputs, cost=cost))
         for method in latency_methods(study) if one.records == _LATENCY else ():
             of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
-            command = f"python -m evaluation.methods.benchmark_{method} --layer {max(study['layers'])} --out r.json"
+            options = f"--layer {max(study['layers'])} --out r.json{by_hand}"
+            command = f"python -m evaluation.methods.benchmark_{method} {options}"
             table.append(Row(name=name, method=method, what=what, command=command, outputs=outputs, cost=cost))
         if one.records == _LATENCY and (pairs := pair_paths(folder, study)):
             what, cost = "of these, pairs: all forms of a resume in one process for each round", Cost.of(folder, pairs)
-            command, outputs = "python -m evaluation.experiments.pairs --round 1 --out r.json", ("r.json",)
+            command, outputs = f"python -m evaluation.experiments.pairs --round 1 --out r.json{by_hand}", ("r.json",)
             table.append(Row(name=name, method="pairs", what=what, command=command, outputs=outputs, cost=cost))
     outputs, cost = ("results/", "paper_figures/"), Cost.of(folder, records)
-    return [*table, Row(name="total", what="", command="make paper_figures", outputs=outputs, cost=cost)]
+    whole = "make paper_figures" if made_in == _OWN else "snakemake --cores 1 paper_figures"
+    return [*table, Row(name="total", what="", command=whole, outputs=outputs, cost=cost)]
 
 
-def _command(folder: Path, place: str, records: Sequence[Path]) -> str:
+def _command(folder: Path, place: str, records: Sequence[Path], made_in: str) -> str:
     """Makes these records and, but for the study, nothing else; those of latency are too many to name."""
     if place == _LATENCY:
         return "snakemake --cores 1 --until measure"
     targets = [path.relative_to(folder).as_posix() for path in records]
     if len(targets) > 1:
         targets = [f"{place}{{{','.join(path.stem for path in records)}}}.json"]
-    return f"snakemake --cores 1 results/local/{targets[0]}" if targets else ""
+    return f"snakemake --cores 1 results/{made_in}/{targets[0]}" if targets else ""
+
+
+def _made_in(run: Run) -> str:
+    """What ``run`` was called where it was measured, as the commands of its records say."""
+    found = (_STUDY_IN.search(record["provenance"]["command"]) for record in run.records)
+    return next((match[1] for match in found if match), _OWN)
 
 
 def page(run: Run, table: Sequence[Row]) -> str:
     """The whole page, as Markdown."""
     lines = [f"# What each experiment of the run {markdown(run.name)} took", "", _machine(run), ""]
     lines += [f"| {' | '.join(cells)} |" for cells in (_HEAD, ["---"] * len(_HEAD), *map(_cells, table))]
-    remarks = [*_remarks(table[-1].cost), *_origins(run)]
+    remarks = [*_remarks(table[-1]), *_another_study(_made_in(run)), *_origins(run)]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
@@ -241,19 +256,28 @@ def _duration(seconds: float) -> str:
     return f"{significant(seconds)} s" if seconds < 120 else f"{significant(seconds / 60)} min"
 
 
-def _remarks(total: Cost) -> Iterator[str]:
+def _remarks(whole: Row) -> Iterator[str]:
+    total = whole.cost
     yield (
         "Machine time is the sum of the jobs' seconds, from the start of each process to its end; one job is their "
         "median. Peak memory is the host's, of the processes of one job together, as Snakemake sampled it. What comes "
         "and goes between samples escapes it, and a job it never saw is left out. Disk is the size of the records. "
         "Probe, tables and figures are not counted."
     )
-    yield "A command makes the records, the first of its outputs; `make paper_figures` makes the rest."
+    yield f"A command makes the records, the first of its outputs; `{whole.command}` makes the rest."
     if total.jobs < total.asked:
         yield f"{total.asked - total.jobs} of the {total.asked} jobs of the study were not measured."
     if total.timed < total.jobs:
         untimed = total.jobs - total.timed
         yield f"Times and memory are missing for {untimed} of {total.jobs} jobs, which have no benchmark file."
+
+
+def _another_study(made_in: str) -> Iterator[str]:
+    if made_in != _OWN:
+        yield (
+            f"The study is that of the file in `configs/` whose `run` is `{made_in}`; commands of Snakemake need it, "
+            "as `--configfile FILE`."
+        )
 
 
 def _origins(run: Run) -> Iterator[str]:
@@ -272,4 +296,4 @@ def _origins(run: Run) -> Iterator[str]:
 
 def files(material: Material, workload: str) -> list[str]:
     """``experiments.md``."""
-    return [page(material.run, rows(material.folder, material.run.study))]
+    return [page(material.run, rows(material.folder, material.run.study, _made_in(material.run)))]

@@ -15,6 +15,7 @@ from pathlib import Path
 from evaluation import command
 from evaluation.records.atomic import write_text
 from evaluation.records.runs import read_object
+from evaluation.text.macro import in_words
 
 PAGES = (Path("README.md"), Path("docs/evaluation.md"))
 NUMBERS = Path("paper_figures/numbers.json")
@@ -22,6 +23,10 @@ EXPERIMENTS = Path("paper_figures/experiments.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INLINE = re.compile(r"(?:≥ )?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
 _MARKS = re.compile(r"<!-- (?:numbers: \S+|end|[A-Z][A-Za-z]+) -->")
+_GAP = "--"
+_MOST = 1000  # layers, or sessions
+_WORKLOADS = {"Activation": "activation", "Session": "session with KV cache", "Decode": "decode step"}
+_CLOCKS = {"Ready": "ready", "FirstKernel": "first kernel", "Usable": "usable", "Resident": "all state resident"}
 _COLUMNS = ("", "claims", "what", "jobs", "machine time", "one job", "peak memory", "disk")
 
 
@@ -29,7 +34,8 @@ _COLUMNS = ("", "claims", "what", "jobs", "machine time", "one job", "peak memor
 class Table:
     """A table of numbers: ``rows`` are labels and names, in which ``{}`` is the word of a column in ``columns``.
 
-    Where ``gaps``, a cell that has no number prints a dash.
+    Where ``gaps``, a cell that has no number prints a dash, and a row of dashes is left out. An interval stands behind
+    its number, where it has one.
     """
 
     label: str
@@ -43,42 +49,61 @@ class Table:
             [label, *(self._cell(numbers, name.format(word)) for word in self.columns.values())]
             for label, name in self.rows.items()
         ]
-        return _markdown([self.label, *self.columns], rows)
+        return _markdown([self.label, *self.columns], [row for row in rows if {*row[1:]} != {_GAP}])
 
     def _cell(self, numbers: Mapping[str, str], name: str) -> str:
-        return "--" if self.gaps and name not in numbers else _text(numbers, name)
+        if self.gaps and name not in numbers:
+            return _GAP
+        ends = "" if f"{name}Low" not in numbers else f" ({numbers[f'{name}Low']} to {numbers[f'{name}High']})"
+        return _text(numbers, name) + ends
 
 
-TABLES = {
-    "pairs": Table(
-        label="Djinn over copies by hand",
-        columns={"1": "One", "10": "Ten", "20": "Twenty", "30": "Thirty", "40": "Forty"},
-        rows={
-            "activation: ready": "DjinnActivationPairedReadyRatioLayer{}",
-            "activation: first kernel": "DjinnActivationPairedFirstKernelRatioLayer{}",
-            "session with KV cache: ready, against copies in the order of need": "DjinnSessionPairedReadyRatioLayer{}",
-            "session: all state resident, against bulk copies of the same storages": (
-                "DjinnSessionPairedResidentRatioLayer{}"
-            ),
-            "decode step: ready, against copies in the order of need": "DjinnDecodePairedReadyRatioLayer{}",
-            "decode step: all state resident, against bulk copies of the same storages": (
-                "DjinnDecodePairedResidentRatioLayer{}"
-            ),
-        },
-    ),
-    "load": Table(
-        label="random resumes among paused sessions, layer 40 with KV cache ([figure](paper_figures/load.png))",
-        columns={"1": "One", "8": "Eight", "16": "Sixteen", "32": "ThirtyTwo", "64": "SixtyFour"},
+def _of_pairs(numbers: Mapping[str, str]) -> Table:
+    """Of a run of the old protocol the ratios to the offload beside each sample, which differs by clock."""
+    columns = _counted(numbers, "DjinnActivationPairedReadyRatioLayer{}")
+    if "DjinnActivationPairedReadyRatioPooled" in numbers:
+        rows = {
+            f"{words}: {clock}": f"Djinn{workload}Paired{name}RatioLayer{{}}"
+            for workload, words in _WORKLOADS.items()
+            for name, clock in _CLOCKS.items()
+            if (workload, name) != ("Activation", "Resident")
+        }
+        return Table(label="Djinn over the strongest copies by hand", columns=columns, rows=rows)
+    rows = {
+        "activation: ready": "DjinnActivationPairedReadyRatioLayer{}",
+        "activation: first kernel": "DjinnActivationPairedFirstKernelRatioLayer{}",
+        "session with KV cache: ready, against copies in the order of need": "DjinnSessionPairedReadyRatioLayer{}",
+        "session: all state resident, against bulk copies of the same storages": (
+            "DjinnSessionPairedResidentRatioLayer{}"
+        ),
+        "decode step: ready, against copies in the order of need": "DjinnDecodePairedReadyRatioLayer{}",
+        "decode step: all state resident, against bulk copies of the same storages": (
+            "DjinnDecodePairedResidentRatioLayer{}"
+        ),
+    }
+    return Table(label="Djinn over copies by hand", columns=columns, rows=rows)
+
+
+def _of_load(numbers: Mapping[str, str]) -> Table:
+    where = f"layer {_text(numbers, 'DeepestLayer')} with KV cache ([figure](paper_figures/load.png))"
+    return Table(
+        label=f"random resumes among paused sessions, {where}",
+        columns=_counted(numbers, "DjinnLoadReadyMsSessions{}"),
         rows={
             "ready, median (ms)": "DjinnLoadReadyMsSessions{}",
             "ready, 95th percentile (ms)": "DjinnLoadReadyMsSessions{}PNinetyFive",
             "ready, 99th percentile (ms)": "DjinnLoadReadyMsSessions{}PNinetyNine",
+            "ready, over copies by hand by turns": "DjinnLoadPairedReadyRatioSessions{}",
             "all state resident, median (ms)": "DjinnLoadResidentMsSessions{}",
+            "all state resident, over copies by hand by turns": "DjinnLoadPairedResidentRatioSessions{}",
         },
         gaps=True,
-    ),
-    "sessions": Table(
-        label="paused sessions that one H100 and 128 GiB of host memory hold, all resumed bit for bit",
+    )
+
+
+def _of_sessions(numbers: Mapping[str, str]) -> Table:
+    return Table(
+        label=f"paused sessions that one {_text(numbers, 'GpuName')} and its host hold, all resumed bit for bit",
         columns={"sessions": "", "ended by": "EndedBy"},
         rows={
             "vanilla, a process with weights of its own for each": "VanillaOwnProcessSessions{}",
@@ -88,14 +113,29 @@ TABLES = {
             "manual offload, pageable": "ManualOffloadPageableSessions{}",
             "Djinn": "DjinnSessions{}",
         },
-    ),
+    )
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, str]], Table]] = {
+    "pairs": _of_pairs,
+    "load": _of_load,
+    "sessions": _of_sessions,
 }
+
+
+def _counted(numbers: Mapping[str, str], name: str) -> dict[str, str]:
+    """The counts, as layers or sessions, of which there is a number of that name, each with its word."""
+    words = {str(count): in_words(count) for count in range(1, _MOST)}
+    found = {count: word for count, word in words.items() if name.format(word) in numbers}
+    if not found:
+        raise command.Refusal(f"{NUMBERS} has no number {name.format('...')}")
+    return found
 
 
 def written(page: str, numbers: Mapping[str, str], experiments: str) -> str:
     """``page`` with its marked tables and numbers from ``numbers`` and from the page ``experiments``."""
     tables: dict[str, Callable[[], str]] = {
-        name: functools.partial(table.markdown, numbers) for name, table in TABLES.items()
+        name: functools.partial(_filled, make, numbers) for name, make in TABLES.items()
     }
     tables["experiments"] = lambda: experiment_table(experiments)
 
@@ -109,6 +149,10 @@ def written(page: str, numbers: Mapping[str, str], experiments: str) -> str:
     if left := _MARKS.findall(_INLINE.sub("", _BLOCK.sub("", page))):
         raise command.Refusal(f"{left[0]} marks nothing: a table lacks its other end, or no number stands before it")
     return page
+
+
+def _filled(make: Callable[[Mapping[str, str]], Table], numbers: Mapping[str, str]) -> str:
+    return make(numbers).markdown(numbers)
 
 
 def experiment_table(page: str) -> str:

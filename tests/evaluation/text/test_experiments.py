@@ -172,6 +172,22 @@ def test_the_page_prints_the_rows(local):
     assert "not measured" not in page
 
 
+def test_the_commands_of_another_study_make_its_run(local):
+    """They name its folder, and the page says where the study is; a published run keeps its name of then."""
+    assert "configs/" not in written(local)[1]
+    study = "results/local-70b/studies/measure.json"
+    for path in records_of(local):
+        edit(
+            path, lambda record: record["provenance"].update(command=f"python -m evaluation.x --study {study} --out r")
+        )
+    status, page = written(local)
+    assert status == 0
+    assert "`snakemake --cores 1 results/local-70b/capacity/{vanilla,recompute,manual_offload,djinn}.json`" in page
+    assert "--layer 10 --out r.json --study results/local-70b/study.json`" in page
+    assert "results/local/" not in page
+    assert "in `configs/` whose `run` is `local-70b`" in page
+
+
 def test_records_without_benchmark_files_have_no_times(tmp_path):
     """An older run: two dashes, how many jobs are meant, and the disk all the same."""
     folder = made(tmp_path, SMALL)

@@ -9,10 +9,22 @@ import pytest
 from evaluation.command import Refusal
 from evaluation.text.readme import TABLES, main, written
 
-NAMES = [
-    name.format(word) for table in TABLES.values() for name in table.rows.values() for word in table.columns.values()
+SEEDS = [
+    *(f"DjinnActivationPairedReadyRatioLayer{word}" for word in ("One", "ThirtyNine", "Forty")),
+    *(f"DjinnLoadReadyMsSessions{word}" for word in ("One", "Eight", "SixtyFour")),
 ]
-TEXTS = {name: f"{number}.5" for number, name in enumerate(NAMES)} | {"Sessions": "$\\geq$\\,64", "Ratio": "0.990"}
+
+
+def texts_of(*seeds):
+    """A number for each cell of each table of a run that has the numbers ``seeds``, which tell its columns."""
+    known = {**dict.fromkeys(seeds, ""), "DeepestLayer": "40", "GpuName": "NVIDIA H200"}
+    tables = [make(known) for make in TABLES.values()]
+    names = [name.format(word) for table in tables for name in table.rows.values() for word in table.columns.values()]
+    return {**known, **{name: f"{number}.5" for number, name in enumerate(names)}}
+
+
+TEXTS = texts_of(*SEEDS) | {"Sessions": "$\\geq$\\,64", "Ratio": "0.990"}
+NEW = texts_of(*SEEDS, "DjinnActivationPairedReadyRatioPooled")
 EXPERIMENTS = """Words.
 
 |  | claims | what | command | output | jobs | machine time | one job | peak memory | disk |
@@ -41,24 +53,50 @@ def run(monkeypatch, *arguments):
     return main()
 
 
+@pytest.mark.parametrize("texts", [TEXTS, NEW], ids=["old protocol", "pairs"])
 @pytest.mark.parametrize("name", TABLES)
-def test_every_number_of_a_table_stands_in_its_cell(name):
+def test_every_number_of_a_table_stands_in_its_cell(name, texts):
     """In the row of its label and the column of its word; what stood there before is gone."""
-    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", TEXTS, EXPERIMENTS)
+    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", texts, EXPERIMENTS)
     assert "stale" not in page
     rows = {line.split(" | ")[0].strip("| "): re.findall(r"\d+\.5", line) for line in page.splitlines()[3:-1]}
-    table = TABLES[name]
+    table = TABLES[name](texts)
     assert rows == {
-        label: [TEXTS[row.format(word)] for word in table.columns.values()] for label, row in table.rows.items()
+        label: [texts[row.format(word)] for word in table.columns.values()] for label, row in table.rows.items()
     }
 
 
+def test_a_table_has_the_columns_that_the_run_has():
+    """Layers and sessions of another study are others; without any there is no table."""
+    head = written("<!-- numbers: pairs -->\n<!-- end -->", TEXTS, EXPERIMENTS).splitlines()[1]
+    assert head == "| Djinn over copies by hand | 1 | 39 | 40 |"
+    head = written("<!-- numbers: pairs -->\n<!-- end -->", NEW, EXPERIMENTS).splitlines()[1]
+    assert head == "| Djinn over the strongest copies by hand | 1 | 39 | 40 |"
+    head = written("<!-- numbers: sessions -->\n<!-- end -->", NEW, EXPERIMENTS).splitlines()[1]
+    assert "one NVIDIA H200 and" in head
+    with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
+        written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "")
+
+
+def test_an_interval_stands_behind_its_number():
+    """Where the number has one."""
+    name = "DjinnLoadReadyMsSessionsEight"
+    page = written(
+        "<!-- numbers: load -->\n<!-- end -->", {**NEW, f"{name}Low": "1.0", f"{name}High": "9.0"}, EXPERIMENTS
+    )
+    assert page.count(" to ") == 1
+    assert f"| {NEW[name]} (1.0 to 9.0) |" in page
+
+
 def test_a_gap_is_a_dash_only_where_there_may_be_one():
-    """Few resumes have no percentile; a number of sessions that is missing is an error."""
-    texts = {name: text for name, text in TEXTS.items() if not name.endswith("SixteenPNinetyNine")}
+    """Few resumes have no percentile, an older run none by hand; that a number of sessions is missing is an error."""
+    texts = {
+        name: text for name, text in TEXTS.items() if not name.endswith("EightPNinetyNine") and "Paired" not in name
+    }
     page = written("<!-- numbers: load -->\n<!-- end -->", texts, EXPERIMENTS)
     (row,) = (line.split(" | ") for line in page.splitlines() if "99th" in line)
-    assert [cell.strip(" |") == "--" for cell in row] == [False, False, False, True, False, False]
+    assert [cell.strip(" |") == "--" for cell in row] == [False, False, True, False]
+    assert "by hand" not in page
     del texts["DjinnSessions"]
     with pytest.raises(Refusal, match="has no number DjinnSessions"):
         written("<!-- numbers: sessions -->\n<!-- end -->", texts, EXPERIMENTS)
