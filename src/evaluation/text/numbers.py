@@ -5,7 +5,7 @@ Names say what they are, in words because LaTeX allows letters only:
 variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs, in older runs ResultMs. What
 compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeActivationReadyMsPerLayer and
 \RecomputeActivationReadyRSquared. What describes the run: \GpuName, \ModelName, \ModelDtype, \DeepestLayer,
-\SamplesPerCell.
+\LeadingLayer where it is the one before, \SamplesPerCell.
 
 Djinn over the strongest form by hand, and less that: PairedReadyRatio and PairedReadyDifferenceMs, and so on. With Low
 and High appended these are the ends of the 95 % interval; a range has no such macros. With Pooled in place of the layer
@@ -94,6 +94,8 @@ def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
     fewest = min(counts, key=lambda row: row.n)
     yield plain("SamplesPerCell", fewest.n, _source(fewest, "n"))
     yield plain("DeepestLayer", findings.deepest, {"run": findings.run, "column": "layer"})
+    for leading in _last_but_one(findings):
+        yield plain("LeadingLayer", leading, {"run": findings.run, "column": "layer"})
     gpu = machine.get("gpu", {}).get("name")
     if machine["functional"]:
         gpu = "none (functional CPU run)"
@@ -101,6 +103,11 @@ def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
     for key in ("name", "dtype"):
         value = study.get("model", {}).get(key)
         yield plain(f"Model{camel(key)}", value, {"file": "study.json", "key": f"model.{key}"})
+
+
+def _last_but_one(findings: Findings) -> list[int]:
+    """The layer before the deepest, which has a next one, where it was measured."""
+    return [layer for layer in findings.layers if layer == findings.deepest - 1]
 
 
 def _variants(findings: Findings, workload: str) -> Iterator[tuple[str, str | None]]:
@@ -192,8 +199,8 @@ def _source(row: Row, column: str) -> Json:
 
 
 def _recompute_over_djinn(findings: Findings, workload: str) -> Iterator[Number]:
-    layer = findings.deepest
-    for clock in findings.clocks(workload):
+    places = [(clock, layer) for clock in findings.clocks(workload) for layer in _deep(findings)]
+    for clock, layer in places:
         pair = [
             row
             for method in ("recompute", "djinn")
@@ -207,6 +214,10 @@ def _recompute_over_djinn(findings: Findings, workload: str) -> Iterator[Number]
             raise TableError(f"a ratio to 0 has no value: {_source(pair[1], 'median')}")
         name = f"RecomputeOverDjinn{camel(workload)}{camel(clock.name)}RatioLayer{in_words(layer)}"
         yield measured(name, recompute / djinn, "ratio", *(_source(row, "median") for row in pair))
+
+
+def _deep(findings: Findings) -> list[int]:
+    return [*_last_but_one(findings), findings.deepest]
 
 
 def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:

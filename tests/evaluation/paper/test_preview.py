@@ -28,8 +28,9 @@ def figures(tmp_path):
 
 
 def of(figures):
-    """The published run, whose outputs lie in ``figures``."""
-    return Material(name="h100-sxm-80gb", results=RESULTS, outputs=figures)
+    """The published run that leads, whose outputs lie in ``figures``."""
+    name = json.loads((figures / "numbers.json").read_text())["run"]
+    return Material(name=name, results=RESULTS, outputs=figures)
 
 
 def drawn(path, text, fonttype=42):
@@ -75,6 +76,28 @@ def test_where_pairs_decide_the_ratio_to_recompute_names_its_form(figures):
     for words in (plain, quickest):
         assert words in said(pairs={})
         assert words not in said()
+
+
+def test_the_layer_that_has_a_next_one_leads(figures):
+    """What is said of each workload is of that layer, where the run has it."""
+
+    def said():
+        return source(of(figures)).partition("{Many sessions}")[0]
+
+    assert r"At layer \DeepestLayer{}" in said()
+    edit(figures / "numbers.json", lambda page: page["numbers"].append({"name": "LeadingLayer", "value": 30}))
+    assert r"At layer \LeadingLayer{}" in said()
+    assert "LayerThirty{}" in said()
+    assert "LayerForty" not in said()
+
+
+@pytest.mark.parametrize(("file", "there"), [("thinking.pdf", "fig:thinking"), ("neighbour.tex", r"\input{neighbour}")])
+def test_waits_and_neighbours_have_their_place(figures, file, there):
+    """Where a run has them."""
+    (figures / file).unlink(missing_ok=True)
+    assert there not in source(of(figures))
+    (figures / file).touch()
+    assert there in source(of(figures))
 
 
 def test_a_peer_is_said_in_one_sentence(figures):

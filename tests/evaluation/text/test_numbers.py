@@ -58,6 +58,16 @@ def found(results):
     return {number.name: number for number in numbers(material.findings, material.machine, material.study)}
 
 
+def test_where_the_last_layer_with_a_next_one_was_measured_it_leads(tmp_path):
+    """It has a macro, and so has the ratio to recompute there; elsewhere the deepest alone."""
+    results = Results.make(tmp_path, replace(GPU, layers=(1, 39, 40), samples=2))
+    text = {name: number.text for name, number in found(results).items()}
+    assert (text["LeadingLayer"], text["DeepestLayer"]) == ("39", "40")
+    assert text["RecomputeOverDjinnActivationReadyRatioLayerThirtyNine"] == "187"
+    assert text["RecomputeOverDjinnActivationReadyRatioLayerForty"] == "192"
+    assert "RecomputeOverDjinnActivationReadyRatioLayerOne" not in text
+
+
 def test_values_by_hand(shared):
     """Medians, ratios, the fit of 1 + 3 L and what describes the run."""
     text = {name: number.text for name, number in found(shared).items()}
@@ -72,6 +82,7 @@ def test_values_by_hand(shared):
     assert text["GpuName"] == "NVIDIA H100 80GB HBM3"
     assert (text["ModelName"], text["ModelDtype"]) == ("llama-2-13b", "bfloat16")
     assert (text["DeepestLayer"], text["SamplesPerCell"]) == ("40", "6")
+    assert "LeadingLayer" not in text
 
 
 def test_every_headline_median_is_there(shared):
