@@ -100,6 +100,16 @@ def test_waits_and_neighbours_have_their_place(figures, file, there):
     assert there in source(of(figures))
 
 
+def test_a_study_without_edits_says_nothing_of_them(figures):
+    """As one of another model, whose edits nobody measured."""
+    assert "{Edits}" in source(of(figures))
+    edit(
+        figures / "numbers.json",
+        lambda page: page.update(numbers=[one for one in page["numbers"] if "EditResumeMs" not in one["name"]]),
+    )
+    assert "{Edits}" not in source(of(figures))
+
+
 def test_a_peer_is_said_in_one_sentence(figures):
     """Of the workloads of which there is a number; a peer without any is not named."""
     ready = r"torch_memory_saver, what was paused after layer \DeepestLayer{} is ready after "
