@@ -26,11 +26,11 @@ import torch
 from evaluation.measure.cell import Record
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.edits import edited_workload, middle, steer, uninterrupted
-from evaluation.measure.harness import NotBitExact
+from evaluation.measure.harness import NotBitExact, check_kept
 from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens
-from evaluation.measure.programs import Logits, equal
+from evaluation.measure.programs import Logits, equal, least_bytes_of_prefill
 from evaluation.measure.stopwatch import now_ms
 from evaluation.study.plan import Study, Workload
 from evaluation.study.program_lines import example, state_lines
@@ -42,12 +42,14 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
     """One cell for each variant that the method's module offers as ``probed``, or as ``variants``."""
     module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
     workload, subject = edited_workload(study), make_subject()
+    layer, input_ids = middle(subject), input_tokens(subject, study, workload)
     probe = _Probe(
         subject=subject,
         study=study,
         workload=workload,
-        layer=middle(subject),
-        input_ids=input_tokens(subject, study, workload),
+        layer=layer,
+        input_ids=input_ids,
+        least_bytes=least_bytes_of_prefill(subject.model, subject.layers[layer - 1], input_ids, workload.kv_cache),
     )
     report("uninterrupted runs")
     plain, oracle = probe.uninterrupted(), probe.uninterrupted(steer)
@@ -67,13 +69,17 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
-    """``workload`` on ``input_ids`` ([batch, tokens]), to be edited after decoder layer ``layer`` (1 .. N)."""
+    """``workload`` on ``input_ids`` ([batch, tokens]), to be edited after decoder layer ``layer`` (1 .. N).
+
+    A pause that keeps the state keeps ``least_bytes`` of it, or it has left it on the device.
+    """
 
     subject: Subject
     study: Study
     workload: Workload
     layer: int
     input_ids: torch.Tensor
+    least_bytes: int
 
     def uninterrupted(self, change: Change | None = None) -> Logits:
         """Logits of a run that never stops, with ``change`` made by a plain hook."""
@@ -82,7 +88,7 @@ class _Probe:
     def verdict(self, kind: type[Method], plain: Logits, oracle: Logits) -> Record:
         """What becomes of the edit under ``kind``."""
         method = kind(self.subject, self.study, self.workload, layer=self.layer, input_ids=self.input_ids)
-        where = f"{kind.__name__} ({kind.variant}), layer {self.layer}, workload {self.workload.name}"
+        where = self._where(method)
         try:
             found, _ = self._interrupted(method)  # also warms up
             if not equal(found, plain):
@@ -98,6 +104,9 @@ class _Probe:
             method.close()
         return {"edit_survives": not equal(found, plain), "edit_exact": equal(found, oracle), "resume_ms": samples}
 
+    def _where(self, method: Method) -> str:
+        return f"{type(method).__name__} ({method.variant}), layer {self.layer}, workload {self.workload.name}"
+
     def _interrupted(self, method: Method, change: Change | None = None) -> tuple[Logits, float]:
         """Logits of one run that is paused and resumed, and the milliseconds of the resume."""
         device = self.subject.device
@@ -107,6 +116,7 @@ class _Probe:
         synchronize(device)
         freed = method.freed_sizes()
         method.pause()
+        check_kept(method, self.least_bytes, self._where(method))
         overwrite_free_memory(device, freed, method.streams())
         if change is not None and method.keeps_state:
             method.edit(change)

@@ -198,7 +198,7 @@ class ByHand(Method):
         """Layer ``number`` (1 .. N) reads its KV: wait for what of it is still on its way."""
 
     def before_decode(self) -> None:
-        """The next step reads the whole KV cache: wait for what is still on its way."""
+        """The next step reads the whole KV cache: let it wait for what is still on its way."""
 
     def frontier(self) -> dict[str, torch.Tensor]:
         """Hidden states and the layers' tensor arguments."""

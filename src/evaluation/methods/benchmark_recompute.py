@@ -9,7 +9,6 @@ timed as a method.
 
 import sys
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -92,16 +91,10 @@ class KvOffload(PinnedOffload):
         """Bring back what layers 1 .. L+1 read, run the token up to the breakpoint behind it, and wait for both."""
         self._copies.expect(self._names)
         self._bring([number for number in self._names if number <= self.layer + 1])
-        layers = enumerate(self.subject.layers[: self.layer], start=1)
-        handles = [layer.register_forward_pre_hook(partial(self._before, number)) for number, layer in layers]
-        self.stopped = stop_at_layer(self.subject.model, self.layer, self._pass_input, True, self._cache)
-        for handle in handles:
-            handle.remove()
+        with self._copies.wait_in(self.subject.layers[: self.layer]):
+            self.stopped = stop_at_layer(self.subject.model, self.layer, self._pass_input, True, self._cache)
         self._copies.wait(self.layer + 1)
         synchronize(self.subject.device)
-
-    def _before(self, number: int, *arguments: object) -> None:
-        self._copies.wait(number)
 
     def _bring(self, numbers: Iterable[int]) -> None:
         layers = {number: {name: self._host[name] for name in self._names[number]} for number in numbers}

@@ -1,10 +1,13 @@
 """Copies between device and host, as the hand-written methods share them. Knows nothing of Djinn."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import partial
 
 import torch
+from torch import nn
 
 Tensors = dict[str, torch.Tensor]
 
@@ -61,10 +64,15 @@ class CopiesBehind:
         if number in self._submitted and (event := self._submitted[number].result()) is not None:
             torch.cuda.current_stream().wait_event(event)
 
-    def wait_all(self) -> None:
-        """Order the current stream behind the copies for every layer."""
-        for number in self._submitted:
-            self.wait(number)
+    def wait_in(self, layers: Sequence[nn.Module]) -> ExitStack:
+        """Let each of ``layers``, the first of the model, :meth:`wait` before it runs, until what it returns closes."""
+        hooks = ExitStack()
+        for number, layer in enumerate(layers, start=1):
+            hooks.callback(layer.register_forward_pre_hook(partial(self._before, number)).remove)
+        return hooks
+
+    def _before(self, number: int, *arguments: object) -> None:
+        self.wait(number)
 
     def synchronize(self) -> None:
         """Block until all is there."""

@@ -11,6 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -173,6 +174,7 @@ class OrderedOffload(PinnedOffload):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._copies = CopiesBehind(self.subject.device, self._lane.stream)
+        self._waits = ExitStack()  # the layers', in the decode step after the pass that was stopped
         self._helper = ThreadPoolExecutor(max_workers=1)
         self._helper.submit(int).result()  # its thread is there when it is needed
 
@@ -194,8 +196,12 @@ class OrderedOffload(PinnedOffload):
 
     def finish(self) -> Logits:
         """Compute on while the rest is brought back."""
+        if not self._layers:  # nothing is left to bring, and to wake a thread takes time from the computation
+            self._bring_rest(self.stopped)
+            return super().finish()
         bringing = self._helper.submit(self._bring_rest, self.stopped)
-        logits = super().finish()
+        with self._waits:
+            logits = super().finish()
         bringing.result()
         return logits
 
@@ -212,8 +218,9 @@ class OrderedOffload(PinnedOffload):
         self._copies.wait(number)
 
     def before_decode(self) -> None:
-        """Wait for the whole cache, which is read from here on."""
-        self._copies.wait_all()
+        """Each of the layers up to the breakpoint waits for its own KV, when the next step comes to it."""
+        if self._layers:
+            self._waits.push(self._copies.wait_in(self.subject.layers[: self.layer]))
 
     def close(self) -> None:
         """End the helper thread."""

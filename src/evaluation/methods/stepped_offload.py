@@ -37,12 +37,13 @@ class SteppedOffload(OrderedOffload):
         """Compute up to the breakpoint in the next decode step, while the rest is brought back, if it was away."""
         model, cache = self.subject.model, self.stopped.cache
         bringing = self._helper.submit(self._bring_rest, self.stopped)
-        logits = start_at_layer(model, self.stopped, self.before_layer)
-        self.before_decode()
+        with self._waits:
+            logits = start_at_layer(model, self.stopped, self.before_layer)
+            self.before_decode()
+            self._earlier.append(logits.cpu())  # where a program keeps what it streams
+            self.stopped = stop_at_layer(model, self.layer, logits[:, -1:].argmax(-1), True, cache)
         bringing.result()
         self.away = False
-        self._earlier.append(logits.cpu())  # where a program keeps what it streams
-        self.stopped = stop_at_layer(model, self.layer, logits[:, -1:].argmax(-1), True, cache)
 
     def finish(self) -> Logits:
         """Run to the end."""

@@ -16,7 +16,7 @@ from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.program_lines import example, state_lines
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import LAYERS
-from tests.evaluation.mutants import NothingBack
+from tests.evaluation.mutants import LeftOnTheDevice, NothingBack, take_little
 
 SMALL = {
     "device": "cpu",
@@ -163,6 +163,16 @@ def test_another_edit_survives_but_is_not_exact(monkeypatch, subject, study, mut
     """Made twice, or in half of the batch, the result is neither the plain run's nor the oracle's."""
     offer(monkeypatch, mutant)
     assert verdicts(take(subject, study, "manual_offload")) == {mutant.variant: (True, False)}
+
+
+def test_a_pause_that_left_the_state_where_it_was_decides_nothing(monkeypatch, subject, study):
+    """By hand, and the runtime's, to whom everything seems to be somebody else's."""
+    offer(monkeypatch, LeftOnTheDevice)
+    with pytest.raises(NotBitExact, match="LeftOnTheDevice .* the pause kept"):
+        take(subject, study, "manual_offload")
+    monkeypatch.setattr("djinn.state.ownership.Ownership.externally_referenced", take_little)
+    with pytest.raises(NotBitExact, match="Djinn .* the pause kept"):
+        take(subject, study, "djinn")
 
 
 @pytest.mark.parametrize("mutant", [EditNowAndThen, NeverForgets])

@@ -19,7 +19,7 @@ from evaluation.measure.models import build
 from evaluation.study.plan import Load
 from evaluation.study.read import load_config
 from evaluation.study.resolve import resolve
-from tests.evaluation.mutants import KvLost, LeftOnTheDevice, NothingBack, skip_history
+from tests.evaluation.mutants import KvLost, LeftOnTheDevice, NothingBack, skip_history, take_little
 
 SMALL = {
     "device": "cpu",
@@ -187,15 +187,6 @@ def test_a_control_is_paused_once(subject, study):
             held = [*session.stopped.frontier().values(), *session.stopped.history().values()]
             assert {id(tensor) for tensor in held} == {id(tensor) for tensor in session._host.values()}
     assert all(torch.equal(one, other) for one, other in zip(copies, after, strict=True))
-
-
-def take_little(ownership, walk, by_storage, **kwargs):
-    """Everything but the position ids seems to be somebody else's."""
-    return {
-        address: "somebody holds it"
-        for address, nodes in by_storage.items()
-        if not any("position_ids" in node.name for node in nodes)
-    }
 
 
 def test_a_pause_that_leaves_the_state_on_the_device_fails_the_job(subject, study, monkeypatch):

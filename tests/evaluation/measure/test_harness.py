@@ -21,7 +21,7 @@ from evaluation.methods.reruns import CompiledRecompute
 from evaluation.records.kinds import check_record
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, run
-from tests.evaluation.mutants import OF_THE_RUNTIME, NothingBack
+from tests.evaluation.mutants import OF_THE_RUNTIME, NothingBack, take_little
 
 
 def test_variants_that_are_not_drawn_take_fewer_samples(subject, study):
@@ -90,15 +90,6 @@ def test_djinn_mutants_are_caught(subject, study, monkeypatch, owner, name, muta
     monkeypatch.setattr(owner, name, mutant)
     with pytest.raises(NotBitExact, match="Djinn"):
         run(subject, study, Djinn)
-
-
-def take_little(ownership, walk, by_storage, **kwargs):
-    """Everything but the position ids seems to be somebody else's."""
-    return {
-        address: "somebody holds it"
-        for address, nodes in by_storage.items()
-        if not any("position_ids" in node.name for node in nodes)
-    }
 
 
 def test_a_pause_that_leaves_the_state_on_the_device_is_caught(subject, study, monkeypatch):

@@ -61,8 +61,12 @@ def test_on_a_gpu_the_current_stream_waits_for_the_event(monkeypatch):
         copies._submitted[number].set_result(f"event {number}")
     copies.wait(1)
     assert waited == ["event 1"]
-    copies.wait_all()
-    assert waited == ["event 1", "event 1", "event 2"]
+    layers = [torch.nn.Identity(), torch.nn.Identity()]
+    with copies.wait_in(layers):
+        layers[1](torch.ones(1))
+        assert waited == ["event 1", "event 2"]
+    layers[0](torch.ones(1))
+    assert waited == ["event 1", "event 2"]
 
 
 def test_the_link_is_attended_from_start_to_stop(monkeypatch):

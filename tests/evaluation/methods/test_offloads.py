@@ -104,6 +104,42 @@ def test_the_link_is_attended_while_it_is_paused_alone(paused):
             method.finish()
 
 
+@pytest.mark.parametrize("kind", [OrderedOffload, AsyncOffload])
+def test_in_the_next_step_each_layer_waits_for_its_own(paused, monkeypatch, kind):
+    """None waits for the whole cache, and in the steps after it none waits any more."""
+    method = paused(kind)
+    seen = []
+    monkeypatch.setattr(method._copies, "wait", lambda number: seen.append(f"wait {number}"))
+    with torch.no_grad():
+        method.resume()
+        for number, layer in enumerate(method.subject.layers, start=1):
+            monkeypatch.setattr(layer, "forward", _noted(layer.forward, lambda number=number: seen.append(number)))
+        method.finish()
+    step = seen[seen.index("wait 1") :]
+    assert step[:7] == ["wait 1", 1, "wait 2", 2, "wait 3", 3, 4]
+    assert not any(layer._forward_pre_hooks for layer in method.subject.layers[:3])
+
+
+def _noted(forward, note):
+    def noted(*args, **kwargs):
+        note()
+        return forward(*args, **kwargs)
+
+    return noted
+
+
+@pytest.mark.parametrize("kind", [OrderedOffload, AsyncOffload])
+def test_no_thread_is_woken_where_nothing_follows(paused, monkeypatch, kind):
+    """Without a KV cache the frontier is all there is."""
+    method = paused(kind, "activation")
+    monkeypatch.setattr(method._helper, "submit", None)
+    with torch.no_grad():
+        method.resume()
+        method.wait_resident() if kind is OrderedOffload else None
+        method.finish()
+    assert not any(layer._forward_pre_hooks for layer in method.subject.layers[:3])
+
+
 def test_forms_may_share_a_lane(paused):
     """One host memory serves them, one after the other, and outlives each."""
     lane = Lane(torch.device("cpu"))
