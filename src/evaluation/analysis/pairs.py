@@ -3,7 +3,8 @@
 A process runs every form of a workload and layer in a random order and then in the reverse one, which is a block. In it
 a form's time is the mean of its two samples, so that what drifts falls on all alike. Djinn is compared with the
 hand-written forms that keep the same on the device and whose link is in the same state. The strongest of these has the
-smallest median over the run at that layer. Recompute's forms, at the last layers, are asked for by their method and
+smallest median over the run at that layer. Where a clock waits for all state, one that moves less has an easier task, and
+comes behind those that move as much. Recompute's forms, at the last layers, are asked for by their method and
 never mixed into these. A run of the old protocol has no pairs, but partners beside its samples:
 :mod:`evaluation.analysis.partners`.
 """
@@ -21,6 +22,7 @@ from evaluation.records.runs import Json, Run
 
 NOTHING, FRONTIER = "nothing", "frontier"
 IDLE, ATTENDED = "idle", "attended"
+_AS_MUCH = 0.999  # of Djinn's bytes, which are whole storages: in a decode step some kilobytes more than the tensors
 PLAIN = "plain"  # what a study calls forms that keep nothing and leave the link idle, if it asks for these alone
 
 
@@ -118,7 +120,8 @@ class Cell:
             return []
         same = policy if method == "manual_offload" else Policy()
         rivals = [form for form in forms if (form.method, form.policy) == (method, same)]
-        rivals.sort(key=lambda form: median(form.values(clock)))
+        least = djinn.host_bytes * _AS_MUCH if clock.waits_for == "state_bytes" else 0
+        rivals.sort(key=lambda form: (form.host_bytes < least, median(form.values(clock))))
         found = [Pairing(layer=self.layer, clock=clock, djinn=djinn, by_hand=one) for one in rivals]
         return [pairing for pairing in found if pairing.rounds]
 

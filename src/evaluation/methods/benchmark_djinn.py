@@ -86,8 +86,8 @@ class Djinn(Method):
         try:
             self._session.io_wait(keep=self.keeps)
         except djinn.HostMemoryFull as error:
-            arena = "djinn.host_arena_gib (djinn.load_host_arena_gib in capacity)"
-            raise ArenaFull(f"{arena} is too small for this workload: {error}") from error
+            small = "djinn.host_arena_gib is too small for this workload, or in capacity djinn.load_host_arena_gib"
+            raise ArenaFull(f"{small}: {error}") from error
 
     def edit(self, change: Change) -> None:
         """Edit through the session's view of its state, which is in host memory during IO_WAIT."""

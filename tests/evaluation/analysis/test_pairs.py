@@ -93,6 +93,21 @@ def test_the_strongest_has_the_smallest_median_of_the_run(tmp_path):
     assert [pairing.by_hand.variant for pairing in pairings] == ["ordered", "async", "bulk"]
 
 
+def test_until_all_state_is_back_one_that_moves_less_is_behind_those_that_move_as_much(tmp_path):
+    """By that clock alone: before it, nobody waits for what one of them moves besides."""
+    quick = {"first_kernel_ms": 1.2, "resident_ms": 11.0}
+    cell = one(run_with(tmp_path, times=lambda which: quick if which.variant == "async" else {}))
+
+    def order(cell, clock):
+        return [pairing.by_hand.variant for pairing in cell.pairings(Policy(), CLOCK[clock])]
+
+    assert order(cell, "resident")[0] == "async"
+    forms = [replace(form, host_bytes=form.host_bytes // 2) if form.variant == "async" else form for form in cell.forms]
+    less = replace(cell, forms=forms)
+    assert order(less, "resident")[-1] == "async"
+    assert order(less, "first_kernel") == order(cell, "first_kernel")
+
+
 def test_processes_are_resampled_with_all_their_layers(tmp_path):
     """A process that is slow is slow at every layer: pooling layers does not make it rarer."""
 
