@@ -3,9 +3,9 @@
 A process runs every form of a workload and layer in a random order and then in the reverse one, which is a block. In it
 a form's time is the mean of its two samples, so that what drifts falls on all alike. Djinn is compared with the
 hand-written forms that keep the same on the device and whose link is in the same state. The strongest of these has the
-smallest median over the run at that layer. Where a clock waits for all state, one that moves less has an easier task, and
-comes behind those that move as much. Recompute's forms, at the last layers, are asked for by their method and
-never mixed into these. A run of the old protocol has no pairs, but partners beside its samples:
+smallest median over the run at that layer. Where a clock waits for all state, one that moves less has an easier task,
+and comes behind those that move as much. Recompute's forms, at the last layers, are asked for by their method and never
+mixed into these. A run of the old protocol has no pairs, but partners beside its samples:
 :mod:`evaluation.analysis.partners`.
 """
 
