@@ -32,9 +32,12 @@ class KvLost(OrderedOffload):
 class LayersDoNotWait(OrderedOffload):
     """Mutant: computes on while the KV cache is still to come."""
 
-    def _bring_rest(self, stopped):
+    def resume(self):
+        super().resume()
         for tensors in self._layers.values():
-            stopped.put({name: tensor.zero_() for name, tensor in lost(tensors, self.subject.device).items()})
+            self.stopped.put({name: tensor.zero_() for name, tensor in lost(tensors, self.subject.device).items()})
+
+    def _bring_rest(self, stopped):
         time.sleep(0.05)
         super()._bring_rest(stopped)
 

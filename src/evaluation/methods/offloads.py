@@ -1,8 +1,9 @@
 """The hand-written offloads: what each copies when, through host memory that they share. Knows nothing of Djinn.
 
 ``pinned`` brings all back and waits. ``ordered`` waits for what layer L+1 needs alone: nothing else is allocated or
-copied before, and a helper thread brings it behind the computation, in the order of need. ``async`` waits for nothing:
-the streams order the computation behind the copies. ``bulk`` brings, at one time, all the bytes that Djinn moves.
+copied before that layer is launched. Then a helper thread brings it, in the order of need. ``async`` waits for nothing:
+the streams order the computation behind the copies, and the helper begins at once. ``bulk`` brings, at one time, all the
+bytes that Djinn moves.
 :func:`form` makes those that keep the frontier on the device, or attend the link while a session is paused.
 """
 
@@ -164,7 +165,10 @@ class PinnedOffload(ByHand):
 
 
 class OrderedOffload(PinnedOffload):
-    """Brings back the frontier first, and the rest by a helper thread in the order of need, behind the computation."""
+    """Brings back the frontier first, and the rest by a helper thread in the order of need, behind the computation.
+
+    The helper begins when layer L+1 is launched: before, it would take the interpreter from that launch.
+    """
 
     variant = "ordered"
     headline = False
@@ -177,6 +181,7 @@ class OrderedOffload(PinnedOffload):
         self._waits = ExitStack()  # the layers', in the decode step after the pass that was stopped
         self._helper = ThreadPoolExecutor(max_workers=1)
         self._helper.submit(int).result()  # its thread is there when it is needed
+        self._bringing: Future[None] | None = None
 
     def _divide(self, frontier: Sequence[str]) -> None:
         """``ready`` waits for the frontier; the rest is expected by layers."""
@@ -194,16 +199,27 @@ class OrderedOffload(PinnedOffload):
     def _bring_rest(self, stopped: Stopped) -> None:
         self._copies.bring(self._layers, stopped.put)
 
+    def _begin(self) -> None:
+        """Let the helper bring the rest, unless it does already or nothing is left to bring."""
+        if self._bringing is None and self._layers:
+            self._bringing = self._helper.submit(self._bring_rest, self.stopped)
+
+    def _end(self) -> None:
+        """Return when the rest is on its way; raises what went wrong with it."""
+        bringing, self._bringing = self._bringing, None
+        if bringing is not None:
+            bringing.result()
+
     def finish(self) -> Logits:
         """Compute on while the rest is brought back."""
-        if not self._layers:  # nothing is left to bring, and to wake a thread takes time from the computation
-            self._bring_rest(self.stopped)
-            return super().finish()
-        bringing = self._helper.submit(self._bring_rest, self.stopped)
-        with self._waits:
-            logits = super().finish()
-        bringing.result()
-        return logits
+        try:
+            with self._waits:
+                return super().finish()
+        except BaseException:
+            self._begin()  # for whoever waits for all state
+            raise
+        finally:
+            self._end()
 
     def streams(self) -> list[torch.cuda.Stream]:
         """That of the copies behind."""
@@ -215,7 +231,14 @@ class OrderedOffload(PinnedOffload):
 
     def before_layer(self, number: int) -> None:
         """Wait for the KV that the layer reads in a decode step."""
+        if number > self.layer + 1:
+            self._begin()
         self._copies.wait(number)
+
+    def give(self, logits: torch.Tensor) -> None:
+        """Hand them over; where layer L+1 is the last, or none, it is launched now."""
+        self._begin()
+        super().give(logits)
 
     def before_decode(self) -> None:
         """Each of the layers up to the breakpoint waits for its own KV, when the next step comes to it."""
@@ -241,6 +264,13 @@ class AsyncOffload(OrderedOffload):
     def resume(self) -> None:
         """Submit the frontier's copies."""
         self._submit(self._first)
+
+    def finish(self) -> Logits:
+        """Compute on behind them, while the rest is brought back."""
+        self._begin()
+        if self._bringing is None:
+            self._bring_rest(self.stopped)  # to wake a thread for nothing takes time from the computation
+        return super().finish()
 
     def _bring_rest(self, stopped: Stopped) -> None:
         cuda = self.subject.device.type == "cuda"

@@ -36,13 +36,13 @@ class SteppedOffload(OrderedOffload):
     def step(self) -> None:
         """Compute up to the breakpoint in the next decode step, while the rest is brought back, if it was away."""
         model, cache = self.subject.model, self.stopped.cache
-        bringing = self._helper.submit(self._bring_rest, self.stopped)
+        self._begin()
         with self._waits:
             logits = start_at_layer(model, self.stopped, self.before_layer)
             self.before_decode()
             self._earlier.append(logits.cpu())  # where a program keeps what it streams
             self.stopped = stop_at_layer(model, self.layer, logits[:, -1:].argmax(-1), True, cache)
-        bringing.result()
+        self._end()
         self.away = False
 
     def finish(self) -> Logits:

@@ -128,6 +128,36 @@ def _noted(forward, note):
     return noted
 
 
+@pytest.mark.parametrize(("kind", "begun"), [(OrderedOffload, [False, True]), (AsyncOffload, [True, True])])
+def test_the_helper_begins_when_the_next_layer_is_launched(paused, monkeypatch, kind, begun):
+    """Not before: the two would share the interpreter. Who waits for nothing does not wait for that."""
+    method = paused(kind)
+    seen = []
+    with torch.no_grad():
+        method.resume()
+        for layer in method.subject.layers[3:5]:
+            monkeypatch.setattr(
+                layer, "forward", _noted(layer.forward, lambda: seen.append(method._bringing is not None))
+            )
+        method.finish()
+    assert seen[:2] == begun
+
+
+def test_a_layer_that_fails_leaves_nobody_waiting(paused, monkeypatch):
+    """The rest comes back all the same, for whoever waits until it has."""
+    method = paused(OrderedOffload)
+
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("no room")
+
+    with torch.no_grad():
+        method.resume()
+        monkeypatch.setattr(method.subject.layers[3], "forward", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            method.finish()
+        method.wait_resident()
+
+
 @pytest.mark.parametrize("kind", [OrderedOffload, AsyncOffload])
 def test_no_thread_is_woken_where_nothing_follows(paused, monkeypatch, kind):
     """Without a KV cache the frontier is all there is."""
