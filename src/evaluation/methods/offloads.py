@@ -2,8 +2,8 @@
 
 ``pinned`` brings all back and waits. ``ordered`` waits for what layer L+1 needs alone: nothing else is allocated or
 copied before that layer is launched. Then a helper thread brings it, in the order of need. ``async`` waits for nothing:
-the streams order the computation behind the copies, and the helper begins at once. ``bulk`` brings, at one time, all the
-bytes that Djinn moves.
+the streams order the computation behind the copies, and the helper begins at once. ``bulk`` brings, at one time,
+all the bytes that Djinn moves.
 :func:`form` makes those that keep the frontier on the device, or attend the link while a session is paused.
 """
 
