@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from evaluation.paper.outputs import OUTPUTS
+from tests.published import LEADING
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -131,13 +132,17 @@ def test_main_job_measures_and_draws(finished):
 def test_the_paper_s_set_in_git_is_what_the_published_records_give(finished):
     """Redrawn byte by byte, nothing more and nothing less."""
     drawn, kept = (
-        {path.name: path.read_bytes() for path in (folder / "paper_figures").iterdir() if path.is_file()}
+        {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in (folder / "paper_figures").rglob("*")
+            if path.is_file() and "local" not in path.relative_to(folder).parts
+        }
         for folder in (finished, ROOT)
     )
     assert sorted(drawn) == sorted(kept)
     assert [name for name in kept if drawn[name] != kept[name]] == []
     times = {path.stat().st_mtime for path in (finished / "paper_figures").iterdir() if path.suffix == ".pdf"}
-    tables = finished / "results/tables/h100-sxm-80gb/summary.csv"
+    tables = finished / "results/tables" / LEADING / "summary.csv"
     assert min(times) > tables.stat().st_mtime  # they are not the copies
 
 
@@ -148,7 +153,7 @@ def test_report_shows_what_was_drawn(finished, snakemake, tmp_path):
     done = snakemake(finished, "--report", str(page), "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     text = page.read_text()
-    for words in ("This machine", "Published run h100-sxm-80gb", "crossover.png", "The digest of rules and margins"):
+    for words in ("This machine", f"Published run {LEADING}", "crossover.png", "The digest of rules and margins"):
         assert words in text
 
 
@@ -281,16 +286,16 @@ def test_a_method_is_one_module_and_a_workload_one_row(copy, snakemake, tmp_path
 def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path):
     """The leading run's outputs have the folder, any other's a folder of its name; nothing is measured for them."""
     second = copy / "results" / "published" / "second"
-    shutil.copytree(copy / "results" / "published" / "h100-sxm-80gb", second)
+    shutil.copytree(copy / "results" / "published" / LEADING, second)
     try:
-        (tmp_path / "two.yaml").write_text(json.dumps({"paper_runs": ["second", "h100-sxm-80gb"]}))
+        (tmp_path / "two.yaml").write_text(json.dumps({"paper_runs": ["second", LEADING]}))
         done = snakemake(copy, "-n", "published_figures", "--configfile", str(tmp_path / "two.yaml"))
     finally:
         shutil.rmtree(second)
     assert done.returncode == 0, done.stdout + done.stderr
     text = done.stdout + done.stderr
     assert "paper_figures/claims.json" in text
-    assert "paper_figures/h100-sxm-80gb/claims.json" in text
+    assert f"paper_figures/{LEADING}/claims.json" in text
     assert "results/local/raw" not in text
 
 

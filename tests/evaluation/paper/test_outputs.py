@@ -17,9 +17,9 @@ from tests.evaluation.layout import pdf_text, width_pt
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import Synthetic
+from tests.published import DRAWN, LEADING
 
 ROOT = Path(__file__).parents[3]
-PUBLISHED = "h100-sxm-80gb"
 FIGURES = ROOT / "paper_figures"
 BY_NAME = {output.name: output for output in OUTPUTS}
 
@@ -29,6 +29,10 @@ def plan(*workloads, functional=False, methods=("djinn",), beside=("load.json", 
     kinds = {"a": {"kv_cache": False}, "s": {"kv_cache": True}, "d": {"kv_cache": True, "decode_step": 1}}
     study = {"methods": list(methods), "workloads": [{"name": name, **kinds[kind]} for kind, name in workloads]}
     return Plan(name="local", results=Path("results"), study=study, functional=functional, beside=beside)
+
+
+def written(output, run, *, leading):
+    return [file for name in output.names(run, leading=leading) for file in output.written(name)]
 
 
 def names(run):
@@ -83,10 +87,14 @@ def test_the_leading_run_has_the_folder_and_any_other_one_of_its_name():
 
 
 def test_the_folder_in_git_holds_what_the_registry_names():
-    """And its page, nothing else."""
-    run = Plan.found(ROOT / "results", PUBLISHED)
-    files = {file for output in OUTPUTS for name in output.names(run, leading=False) for file in output.written(name)}
-    assert {path.name for path in FIGURES.iterdir() if path.is_file()} == {*files, "README.md"}
+    """Of each run that is drawn, the leading one's beside the page; nothing else."""
+    files = {FIGURES / "README.md"}
+    for name in DRAWN:
+        run, folder = Plan.found(ROOT / "results", name), outputs_folder(FIGURES, name, LEADING)
+        found = [one for output in OUTPUTS for one in written(output, run, leading=name != LEADING)]
+        files |= {folder / file for file in found}
+    kept = (path for path in FIGURES.rglob("*") if path.is_file())
+    assert {path for path in kept if not path.is_relative_to(FIGURES / "local")} == files
 
 
 def test_every_output_has_a_caption():
@@ -208,14 +216,18 @@ def test_all_is_drawn_where_nothing_is_named(tmp_path, monkeypatch):
     assert read == [results.folder]
 
 
-@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.pdf")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [path for run in DRAWN for path in sorted(outputs_folder(FIGURES, run, LEADING).glob("*.pdf"))],
+    ids=lambda path: path.relative_to(FIGURES).as_posix(),
+)
 def test_a_published_figure_is_a_column_or_two_with_embedded_fonts(path):
     """No Type 3 font, and nothing that depends on the time; that they are redrawn byte for byte the workflow holds."""
     text = pdf_text(path.read_bytes())
     assert b"/Type3" not in text
     assert b"/FontFile2" in text
     assert b"CreationDate" not in text
-    both = path.stem in ("clocks", "samples")
+    both = path.stem in ("clocks", "ratios", "samples", "thinking")
     assert width_pt(path.read_bytes()) == pytest.approx((7 if both else 3.335) * 72, abs=0.01)
 
 

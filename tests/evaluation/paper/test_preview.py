@@ -1,6 +1,7 @@
 """The preview compiles from what is published, follows the numbers, and refuses what must not be printed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_where_pairs_decide_the_ratio_to_recompute_names_its_form(figures):
 
     def said(**asked):
         material = of(figures)
-        vars(material)["study"] = {**material.study, **asked}
+        vars(material)["study"] = {**{key: part for key, part in material.study.items() if key != "pairs"}, **asked}
         return " ".join(source(material).split())
 
     plain = r"Each by the median of a job of its own: recompute in its plain form is ready after"
@@ -84,8 +85,15 @@ def test_the_layer_that_has_a_next_one_leads(figures):
     def said():
         return source(of(figures)).partition("{Many sessions}")[0]
 
+    def leads(*numbers):
+        def change(page):
+            page["numbers"] = [one for one in page["numbers"] if one["name"] != "LeadingLayer"] + [*numbers]
+
+        edit(figures / "numbers.json", change)
+
+    leads()
     assert r"At layer \DeepestLayer{}" in said()
-    edit(figures / "numbers.json", lambda page: page["numbers"].append({"name": "LeadingLayer", "value": 30}))
+    leads({"name": "LeadingLayer", "value": 30})
     assert r"At layer \LeadingLayer{}" in said()
     assert "LayerThirty{}" in said()
     assert "LayerForty" not in said()
@@ -136,8 +144,9 @@ def test_a_changed_number_changes_the_page(figures):
     """It is printed from the macro."""
     before = preview(of(figures))
     numbers = figures / "numbers.tex"
-    old = next(line for line in numbers.read_text().splitlines() if "{\\DjinnSessionReadyMsLayerForty}" in line)
-    numbers.write_text(numbers.read_text().replace(old, r"\newcommand{\DjinnSessionReadyMsLayerForty}{77.7}"))
+    name = re.search(r"DjinnSessionReadyMsLayer[A-Za-z]+", source(of(figures)))[0]
+    old = next(line for line in numbers.read_text().splitlines() if f"{{\\{name}}}" in line)
+    numbers.write_text(numbers.read_text().replace(old, rf"\newcommand{{\{name}}}{{77.7}}"))
     after = preview(of(figures))
     assert before != after
 
