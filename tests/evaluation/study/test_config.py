@@ -35,7 +35,13 @@ def on_gpu(monkeypatch):
 
 
 def test_shipped_configuration_is_the_default(config):
-    """config.yaml says nothing else than the schema's defaults: one cannot drift from the other."""
+    """config.yaml says nothing else than the schema's defaults: one cannot drift from the other.
+
+    But for the runs that are drawn, which are no part of a study: another one is published while the schema, which
+    measures, stays as it is.
+    """
+    drawn = config.pop("paper_runs")
+    assert drawn
     assert check(config) == check({})
 
 
