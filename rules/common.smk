@@ -148,6 +148,13 @@ def paper_outputs(run):
     ]
 
 
+def drawn_workload(output, wildcards):
+    """Of which workload an output is drawn, for its caption; "" for what is drawn of all."""
+    run = OUTPUTS_OF[wildcards.folder]
+    names = output.names(PLANS[run], leading=LEADING not in (None, run))
+    return names.get(output.name + wildcards.get("which", ""), "")
+
+
 def paper_inputs(output, wildcards):
     """The files that one output of a run is made from."""
     folders = {run: Path(folder) for folder, run in OUTPUTS_OF.items()}

@@ -34,6 +34,7 @@ for output in OUTPUTS:
             name=lambda wildcards, stem=output.name: stem + wildcards.get("which", ""),
             run=lambda wildcards: OUTPUTS_OF[wildcards.folder],
             leading=LEADING or "",
+            workload=lambda wildcards, one=output: drawn_workload(one, wildcards),
         shell:
             "python3 -m evaluation.paper {params.name} --run {params.run} --leading {params.leading:q} > {log} 2>&1"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -101,6 +102,16 @@ def test_every_output_has_a_caption():
     """Which the HTML report shows."""
     for output in OUTPUTS:
         assert (ROOT / "rules" / "captions" / output.caption).read_text().strip(), output.name
+
+
+def test_a_caption_names_what_its_rule_knows():
+    """A name that the rule has no parameter for would print nothing."""
+    params = (ROOT / "rules" / "paper.smk").read_text().partition("params:")[2].partition("shell:")[0]
+    known = set(re.findall(r"^ +(\w+)=", params, re.MULTILINE))
+    assert {"run", "leading"} < known
+    for output in OUTPUTS:
+        caption = (ROOT / "rules" / "captions" / output.caption).read_text()
+        assert set(re.findall(r"snakemake\.params\.(\w+)", caption)) <= known, output.name
 
 
 OPENED = """
