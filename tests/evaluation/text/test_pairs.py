@@ -75,6 +75,13 @@ def test_a_form_has_the_columns_of_its_layers(tmp_path):
     }
 
 
+def test_each_table_says_which_forms_stand_by_resident(tmp_path):
+    """There the strongest is not the quickest of all."""
+    found = rows(tmp_path)
+    text = table(found, functional=False)
+    assert text.count("that moves fewer bytes than") == len(groups(found)) == 4
+
+
 def test_a_range_is_called_so(tmp_path):
     """Below six processes there is no interval of 95 %."""
     assert "the range over processes" in table(rows(tmp_path / "few", rounds=2), functional=False)
