@@ -25,7 +25,7 @@ def of_sittings(run: Run) -> list[tuple[str, Latex]]:
         "Host load": _range(moments, "host_load", ", before and after jobs"),
         "GPU temperature": _range(moments, "temperature_celsius", r"~$^\circ$C"),
         "GPU throttled": _throttled(found),
-        "GPU at its power cap": _capped(found),
+        "GPU power cap": _capped(found),
         "GPU shared": _shared(found),
     }
     return [(label, text) for label, text in rows.items() if text]
@@ -68,7 +68,7 @@ def _capped(found: Sequence[Json]) -> Latex:
     """In how many jobs the software's power cap set the clocks; nothing where it never did."""
     told = _told(found)
     capped = sum(_CAP in reasons for reasons in told)
-    return Latex(f"in {capped} of {len(told)} jobs" if capped else "")
+    return Latex(f"reached in {capped} of {len(told)} jobs" if capped else "")
 
 
 def _told(found: Sequence[Json]) -> list[set[str]]:

@@ -209,7 +209,7 @@ def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
         "Host load",
         "GPU temperature",
         "GPU throttled",
-        "GPU at its power cap",
+        "GPU power cap",
         "GPU shared",
         "With it",
     ]
@@ -239,7 +239,7 @@ def test_sittings_and_how_quiet_they_were_have_a_row_each(tmp_path):
         "0.500 to 3.25, before and after jobs",
         r"40.0 to 71.0~$^\circ$C",
         f"hw thermal slowdown (1), of {count} jobs",
-        f"in 2 of {count} jobs",
+        f"reached in 2 of {count} jobs",
         f"in 1 of {count} jobs",
         r"tokenizers 0.22.1, huggingface\_hub 1.1.0, safetensors 0.7.0",
     ]
