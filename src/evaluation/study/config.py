@@ -234,7 +234,7 @@ class Config(Block):
     )
     measurement: Measurement = Measurement()
     djinn: Djinn = Djinn()
-    pairs: PairKeys = PairKeys(rounds=8, blocks=1)
+    pairs: PairKeys = PairKeys(rounds=8, blocks=2)
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     editing: Editing = Editing(blocks=3)
     load: tuple[Load, ...] = Field(
@@ -267,7 +267,7 @@ class Config(Block):
         description="local, or local- and a name of lower-case letters, digits and dashes: results/RUN has the records",
     )
     paper_runs: Annotated[_Names, AfterValidator(distinct)] = Field(
-        default=("h100-sxm-80gb",),
+        default=(),
         description="a list without repetition of published runs, folders of results/published/, that paper_figures/ "
         "is drawn from; the first leads",
     )
