@@ -14,7 +14,6 @@ An edit that changes nothing in the oracle would decide nothing. Nor would a var
 the plain run, or edited runs that differ from each other. Then :class:`NotBitExact` is raised.
 """
 
-import gc
 import importlib
 import sys
 import time
@@ -31,7 +30,7 @@ from evaluation.measure.job import Report, run_method_job
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens
 from evaluation.measure.programs import Logits, equal, least_bytes_of_prefill
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.study.plan import Study, Workload
 from evaluation.study.program_lines import example, state_lines
 
@@ -122,13 +121,10 @@ class _Probe:
             method.edit(change)
         synchronize(device)
         time.sleep(self.study.measurement.think_time_ms / 1000)
-        gc.disable()  # a collection would fall into the resume
-        try:
+        with without_collections():
             start = now_ms()
             method.resume()
             resume_ms = now_ms() - start
-        finally:
-            gc.enable()
         return method.finish(), resume_ms
 
 

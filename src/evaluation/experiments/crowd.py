@@ -5,7 +5,6 @@ its end, is compared bit for bit and paused anew. None computes meanwhile. Who i
 :mod:`evaluation.experiments.load`.
 """
 
-import gc
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, digest, equal, generate_greedily, least_bytes_of_prefill
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.methods.benchmark_manual_offload import compared
 from evaluation.study.plan import Study
 
@@ -80,15 +79,12 @@ class Sessions(ABC):
         overwrite_free_memory(device, self.freed, self.streams())  # nobody finds again what he does not bring
         synchronize(device)
         time.sleep(think_time_ms / 1000)
-        gc.disable()
-        try:
+        with without_collections():
             start = now_ms()
             wait_resident = self.go_on(index)
             ready_ms = now_ms() - start
             finish = wait_resident()
             resident_ms = now_ms() - start
-        finally:
-            gc.enable()
         self.prompts.check(self.who, index, finish())
         self.pause(index)
         return {"session": index, "ready_ms": ready_ms, "resident_ms": resident_ms, "bit_exact": True}

@@ -39,7 +39,7 @@ from evaluation.measure.job import Report, run_side_job
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, input_tokens, twin
 from evaluation.measure.programs import Logits, equal, least_bytes_of_prefill
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.methods.benchmark_djinn import Djinn, KeptDjinn, make_runtime
 from evaluation.methods.benchmark_recompute import Replay
 from evaluation.methods.benchmark_vanilla import Vanilla
@@ -140,11 +140,8 @@ class _Desk:
 
         ``sleeper`` is watched from the breakpoint until the session is paused.
         """
-        gc.disable()  # a collection would fall on whoever is being timed
-        try:
+        with without_collections():
             return self._round_trip(form, sleeper)
-        finally:
-            gc.enable()
 
     def _round_trip(self, form: _Form, sleeper: Sleeper | None) -> Record:
         method, device = form.method, form.method.subject.device

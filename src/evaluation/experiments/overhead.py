@@ -24,7 +24,7 @@ from evaluation.measure.device_memory import synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject, input_tokens, twin
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.study.plan import Study
 
 Models = dict[str, LlamaForCausalLM]  # by clock: djinn_ms, bare_ms
@@ -47,13 +47,10 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
                 report(f"{name}: {'pairs' if index >= 0 else 'warm-up'}")
                 models = _in_turn({"djinn_ms": subject.model, "bare_ms": bare}, index)
                 gc.collect()
-                gc.disable()  # a collection would fall on one of the two
-                try:
+                with without_collections():
                     session = runtime.open().start(program, models, input_ids, study.overhead.decode_steps)
                     passes = session.result()
                     session.close()
-                finally:
-                    gc.enable()
                 if index >= 0:
                     pairs.append({"passes": passes, "bit_exact": True})
             cells.append({"name": name, "tokens": workload.tokens, "pairs": pairs})

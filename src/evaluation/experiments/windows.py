@@ -6,7 +6,6 @@ the window. What a prefill takes, and what becomes of either session behind the 
 when neither computes any more. See :mod:`evaluation.experiments.neighbour`.
 """
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from evaluation.measure.cell import Record
 from evaluation.measure.device_memory import overwrite_free_memory
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.programs import Logits, equal, generate_greedily
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.study.plan import Study
 
 Aside = Callable[[], AbstractContextManager[object]]
@@ -122,11 +121,8 @@ class Windows:
 
     def take(self, window: str) -> Record:
         """One window, finished and compared."""
-        gc.disable()  # a collection would fall on whoever is being timed
-        try:
+        with without_collections():
             return self._take(window)
-        finally:
-            gc.enable()
 
     def _take(self, window: str) -> Record:
         other, begin, over = self.side.other(), threading.Event(), threading.Event()

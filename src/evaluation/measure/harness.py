@@ -6,7 +6,6 @@ What a pause gave back to the driver is overwritten in validations alone, where 
 Nothing of a sample that differs is kept: the job fails.
 """
 
-import gc
 import itertools
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from evaluation.measure.hand import Hand
 from evaluation.measure.method import Method
 from evaluation.measure.models import Subject, input_tokens
 from evaluation.measure.programs import Logits, argument_tensors, equal, generate_greedily, kv_tensors, least_bytes
-from evaluation.measure.stopwatch import now_ms
+from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.study.plan import Study, Workload
 
 # Of logits from the program's, for arithmetic in another order: 0.09 on a 13B model in bfloat16, whether one layer is
@@ -116,8 +115,7 @@ class Harness:
     def sample(self, method: Method) -> Record:
         """Take one timed sample of a validated method, as a record keeps it, but for its floor."""
         paused, _ = self._pause(method)
-        gc.disable()
-        try:
+        with without_collections():
             reading, logits = self._clocks[id(method.subject.model)].time_resume(
                 think=self._think,
                 resume=method.resume,
@@ -126,8 +124,6 @@ class Harness:
                 hand=self._hand,
                 finish=method.finish,
             )
-        finally:
-            gc.enable()
         self._compare(method, logits)
         self._compare_taken(method)
         if not method.becomes_resident:
@@ -182,13 +178,10 @@ class Harness:
         synchronize(device)
         sizes = method.state_sizes()
         freed = method.freed_sizes()
-        gc.disable()  # a collection would fall on whoever is being timed
-        try:
+        with without_collections():
             start = now_ms()
             method.pause()
             pause_ms = now_ms() - start
-        finally:
-            gc.enable()
         check_kept(method, self._least_bytes, self._where(method))
         after = method.device_bytes()
         reserved = method.reserved_bytes()

@@ -215,10 +215,8 @@ class OrderedOffload(PinnedOffload):
         try:
             with self._waits:
                 return super().finish()
-        except BaseException:
-            self._begin()  # for whoever waits for all state
-            raise
         finally:
+            self._begin()  # for whoever waits for all state, where a layer failed before
             self._end()
 
     def streams(self) -> list[torch.cuda.Stream]:
