@@ -73,7 +73,7 @@ def source(material: Material) -> str:
 
     return (
         environment()
-        .get_template("preview.tex.j2")
+        .get_template("article.tex.j2")
         .render(
             run=claims["run"],
             functional=claims["functional"],
