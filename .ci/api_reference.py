@@ -12,7 +12,7 @@ import djinn
 _HEAD = """# The API of djinn
 
 Made from the docstrings by `python .ci/api_reference.py`; a test holds it to them. How a pause works, step by
-step, is in the [README](../../README.md#life-of-a-pause).
+step, is in [how it works](../../docs/how-it-works.md#life-of-a-pause).
 
 The snippets below are run by a test, which compares what they print. `model` is any model with 24 layers, `input_ids`
 and `prompts` are tokens for it.

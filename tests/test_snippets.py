@@ -103,16 +103,12 @@ def test_the_snippets_of_a_page_run_and_print_what_they_say(page):
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 
-# A row that tells what a command was called before has the present one in its second cell.
-_BEFORE = re.compile(r"^\| `python -m evaluation\.[^|]*\|(?=.*evaluation)", re.MULTILINE)
-
 
 def commands(start):
-    """The commands of the pages that begin with ``start``, in code and in blocks, without what they were before."""
+    """The commands of the pages that begin with ``start``, in code and in blocks."""
     found = set()
-    for page, text in TEXTS.items():
-        now = _BEFORE.sub("|", text) if page == "README.md" else text
-        found |= set(re.findall(rf"(?:`|^){start} ([^`#\n]+)", now, re.MULTILINE))
+    for text in TEXTS.values():
+        found |= set(re.findall(rf"(?:`|^){start} ([^`#\n]+)", text, re.MULTILINE))
     return sorted(command.strip() for command in found)
 
 

@@ -171,9 +171,9 @@ def graph(text):
     return {name for edge in edges for name in edge}, edges
 
 
-def test_the_graph_in_the_readme_is_the_workflow_s(copy, snakemake):
+def test_the_graph_of_the_page_is_the_workflow_s(copy, snakemake):
     """Every rule and every edge, those of all outputs under one name."""
-    (drawn,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (drawn,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs/running.md").read_text(), re.DOTALL)
     text = snakemake(copy, "--rulegraph", "mermaid-js").stdout
     for output in OUTPUTS:
         text = text.replace(f"[{output.name}]", "[outputs]")

@@ -1,4 +1,4 @@
-"""Writes the tables and numbers of the README's pages from those of the paper; ``--check`` only says what would change.
+"""Writes the tables and numbers of README and its pages from those of the paper; ``--check`` only says what would change.
 
 A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``. In prose a number is followed by the name of the
 macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no comment marks is left alone.
@@ -17,7 +17,10 @@ from evaluation.records.atomic import write_text
 from evaluation.records.runs import read_object
 from evaluation.text.macro import in_words
 
-PAGES = (Path("README.md"), Path("docs/evaluation.md"))
+PAGES = (
+    Path("README.md"),
+    *(Path(f"docs/{name}.md") for name in ("results", "how-it-works", "measurement", "running")),
+)
 NUMBERS = Path("paper_figures/numbers.json")
 EXPERIMENTS = Path("paper_figures/experiments.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -85,7 +88,7 @@ def _of_pairs(numbers: Mapping[str, str]) -> Table:
 
 
 def _of_load(numbers: Mapping[str, str]) -> Table:
-    where = f"layer {_text(numbers, 'DeepestLayer')} with KV cache ([figure](paper_figures/load.png))"
+    where = f"layer {_text(numbers, 'DeepestLayer')} with KV cache ([figure](../paper_figures/load.png))"
     return Table(
         label=f"random resumes among paused sessions, {where}",
         columns=_counted(numbers, "DjinnLoadReadyMsSessions{}"),

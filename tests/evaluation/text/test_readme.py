@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from evaluation.command import Refusal
-from evaluation.text.readme import TABLES, main, written
+from evaluation.text.readme import PAGES, TABLES, main, written
 
 SEEDS = [
     *(f"DjinnActivationPairedReadyRatioLayer{word}" for word in ("One", "ThirtyNine", "Forty")),
@@ -43,7 +43,8 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "paper_figures/numbers.json").write_text(json.dumps({"numbers": numbers}))
     (tmp_path / "paper_figures/experiments.md").write_text(EXPERIMENTS)
     (tmp_path / "README.md").write_text("A 7 of ≥ 1<!-- Sessions -->.\n")
-    (tmp_path / "docs/evaluation.md").write_text("No numbers.\n")
+    for page in PAGES[1:]:
+        (tmp_path / page).write_text("No numbers.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
