@@ -1,4 +1,4 @@
-"""Writes the tables and numbers of README and its pages from those of the paper; ``--check`` only says what would change.
+"""Writes the tables and numbers of README and docs/ from those of the paper; ``--check`` only says what would change.
 
 A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``. In prose a number is followed by the name of the
 macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no comment marks is left alone.
