@@ -5,11 +5,12 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+INSTALL := python -m pip --disable-pip-version-check install --quiet --no-compile
+PIP := $(VENV)/bin/$(INSTALL)
+HASHED := $(PIP) --require-hashes
 
-# The pins: with TORCH a copy of them, in which that version stands. What .venv was made with is in the file torch there.
+# Another version than the pinned one. What .venv was made with is in the file torch there.
 TORCH ?=
-PINS := $(if $(TORCH),$(VENV)/pins,envs)
 MADE_WITH := $(shell cat $(VENV)/torch 2>/dev/null)
 
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
@@ -42,17 +43,17 @@ test: $(VENV)/installed-dev
 
 # The system's tests on every Python from 3.11 on that is there, or on those that PYTHONS names, each in its own .venv.
 PYTHONS ?= $(shell $(PYTHON) tests/pythons.py)
-RUNNER = $$(grep -E '^(pytest|pluggy|iniconfig)==' envs/requirements-dev.txt)
+NEWER = $$(find envs -name '*.txt' -newer $$venv/installed 2>&1)
 
 test-pythons:
 	@failed=; tested=; for python in $(PYTHONS); do \
 		version=$$($$python -c 'import sys; print(*sys.version_info[:2], sep=".")') || \
 			{ echo "error: $$python does not start"; failed="$$failed $$python"; continue; }; \
 		venv=$(VENV)-pythons/$$version; tested="$$tested $$version"; \
-		if [ ! $$venv/installed -nt envs/requirements.txt ] || [ ! $$venv/installed -nt envs/requirements-dev.txt ]; then \
+		if [ -n "$(NEWER)" ]; then \
 			$$python -m venv --clear $$venv && \
-			$$venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
-				-r envs/requirements.txt $(RUNNER) && touch $$venv/installed || \
+			$$venv/bin/$(INSTALL) --require-hashes -r envs/requirements-dev.txt && \
+			$$venv/bin/$(INSTALL) -r envs/torch.txt && touch $$venv/installed || \
 				{ echo "error: Python $$version: not every version pinned in envs/ can be installed"; \
 				failed="$$failed $$version"; continue; }; \
 		fi; \
@@ -83,7 +84,7 @@ ifneq ($(TORCH),$(MADE_WITH))
 $(VENV)/installed: another-torch
 endif
 
-$(VENV)/installed: envs/requirements.txt pyproject.toml
+$(VENV)/installed: envs/requirements.txt envs/torch.txt pyproject.toml
 	@[ -z "$$TORCH" ] || printf '%s\n' "$$TORCH" | grep -Eqx '[0-9]+(\.[0-9]+)+((a|b|rc)[0-9]+)?(\+[a-z0-9.]+)?' || \
 		{ echo "error: TORCH=$$TORCH is no version of torch; one is TORCH=2.11.0"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -91,22 +92,22 @@ $(VENV)/installed: envs/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	@[ -z "$$TORCH" ] || { mkdir $(PINS) && cp envs/*.txt $(PINS) && echo "$$TORCH" >$(VENV)/torch && \
-		sed "s/^torch==.*/torch==$$TORCH/" envs/requirements.txt >$(PINS)/requirements.txt; }
-	$(PIP) -r $(PINS)/requirements.txt
+	$(HASHED) -r envs/requirements.txt
+	$(PIP) $(if $(TORCH),torch==$(TORCH),-r envs/torch.txt)
 	$(PIP) --no-deps --no-build-isolation --editable .
+	@[ -z "$$TORCH" ] || echo "$$TORCH" >$(VENV)/torch
 	touch $@
 
 $(VENV)/installed-trained: $(VENV)/installed envs/trained.txt
-	$(PIP) --no-deps -r envs/trained.txt
+	$(HASHED) --no-deps -r envs/trained.txt
 	touch $@
 
 $(VENV)/installed-slurm: $(VENV)/installed envs/slurm.txt
-	$(PIP) --no-deps -r envs/slurm.txt
+	$(HASHED) --no-deps -r envs/slurm.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirements-dev.txt
-	$(PIP) -r $(PINS)/requirements-dev.txt
+	$(HASHED) -r envs/requirements-dev.txt
 	touch $@
 
 clean:

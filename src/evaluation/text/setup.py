@@ -94,9 +94,15 @@ def _software(machine: Source, record: Source) -> Facts:
     return [("Software", Latex(shown)), *beside, ("Pinned in envs", latex(_pinned(record.get("versions"))))]
 
 
+def pinned() -> dict[str, str]:
+    """Version by package, of what `make paper_figures` installs."""
+    lines = [line for path in PINS for line in path.read_text(encoding="utf-8").splitlines()]
+    return dict(line.split()[0].split("==") for line in lines if "==" in line)
+
+
 def _pinned(measured: Json) -> str:
-    """In which packages ``PINS`` have another version than was ``measured``."""
-    pins = dict(line.split("==") for line in PINS.read_text(encoding="utf-8").splitlines() if "==" in line)
+    """In which packages ``envs/`` has another version than was ``measured``."""
+    pins = pinned()
     # A build for CUDA 13 is called 2.11.0+cu130.
     others = [f"{name} {pins[name]}" for name in pins if measured.get(name, pins[name]).split("+")[0] != pins[name]]
     return f"{', '.join(others)}; the other packages as measured" if others else "as measured"

@@ -8,10 +8,9 @@ import pytest
 
 from evaluation.analysis.variants import METHODS, PRIMARY, VARIANTS
 from evaluation.records.probe import check_machine
-from evaluation.records.provenance import PINS
 from evaluation.records.runs import RunError, load_run
 from evaluation.study.plan import Workload
-from evaluation.text.setup import methods, setup
+from evaluation.text.setup import methods, pinned, setup
 from tests.evaluation.layout import compiled
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
@@ -23,17 +22,17 @@ NOT_HERE = {"unavailable": "alice has no such thing on host-17"}
 VERSIONS = {"python": "3.12.3", "torch": "2.13.0", "transformers": "5.17.0", "snakemake": "9.27.1"}
 
 
-def pinned(package):
-    """The version in ``envs/``."""
-    (line,) = [line for line in PINS.read_text().splitlines() if line.startswith(f"{package}==")]
-    return line.partition("==")[2]
+def test_pins_are_read_without_their_hashes():
+    """Of torch and of all else, names as ``envs/`` spells them."""
+    assert {"torch", "transformers", "Jinja2"} <= pinned().keys()
+    assert not [pin for pin in pinned().items() if not re.fullmatch(r"[\w.-]+ \d[\w.]*", " ".join(pin))]
 
 
 def test_a_build_of_the_pinned_version_is_that_version(folder):
     """And a run that has the pins says so."""
 
     def change(record):
-        build = {"torch": f"{pinned('torch')}+cu130", "transformers": pinned("transformers")}
+        build = {"torch": f"{pinned()['torch']}+cu130", "transformers": pinned()["transformers"]}
         record["provenance"]["versions"].update(build)
 
     in_records(folder, change)
@@ -144,7 +143,7 @@ def test_the_set_up_is_what_the_files_say(folder):
         ("Host memory", "126~GiB"),
         ("System", "Ubuntu 24.04.3 LTS, Linux 6.18.44"),
         ("Software", "Python 3.12.3, PyTorch 2.13.0 (CUDA 13.0), Transformers 5.17.0, Snakemake 9.27.1"),
-        ("Pinned in envs", f"transformers {pinned('transformers')}; the other packages as measured"),
+        ("Pinned in envs", f"transformers {pinned()['transformers']}; the other packages as measured"),
         ("Pinned H2D copy", "54.2~GB/s"),
         ("Pinned D2H copy", "54.7~GB/s"),
         ("Matrix product", "699~TFLOP/s in bf16"),
@@ -272,7 +271,7 @@ def test_versions_and_model_are_those_of_the_records(folder):
     in_study(folder, lambda study: study["model"].update(name="llama-2-7b", dtype="float16", attention="eager"))
     found = dict(facts(folder))
     assert found["Software"] == "Python 3.11.1, PyTorch 2.14.0 (CUDA --), Transformers 5.17.0, Snakemake --"
-    others = "".join(f"{name} {pinned(name)}{end}" for name, end in (("torch", ", "), ("transformers", "; ")))
+    others = "".join(f"{name} {pinned()[name]}{end}" for name, end in (("torch", ", "), ("transformers", "; ")))
     assert found["Pinned in envs"] == f"{others}the other packages as measured"
     assert found["Model"] == "llama-2-7b, 40 layers, float16, eager attention"
     assert found["Weights"] == "checkpoint llama-2-7b"
