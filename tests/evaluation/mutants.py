@@ -7,7 +7,9 @@ import torch
 
 from djinn.memory import transfer
 from djinn.memory.transfer import TransferEngine
+from evaluation.methods.benchmark_recompute import KvOffload
 from evaluation.methods.offloads import AsyncOffload, OrderedOffload, PinnedOffload
+from evaluation.methods.reruns import Recompute
 
 
 def lost(tensors, device):
@@ -49,7 +51,7 @@ class LayersDoNotWait(OrderedOffload):
 
 
 class SignalsEarly(OrderedOffload):
-    """Mutant: ready is signalled before the frontier is there."""
+    """Mutant: signals ready before the frontier is there."""
 
     def resume(self):
         self.stopped.put(lost(self._first, self.subject.device))
@@ -92,8 +94,25 @@ class FoundAgain(OrderedOffload):
                 self._copies._submitted[number].set_result(None)
 
 
+class TokenWithoutItsPast(KvOffload):
+    """Mutant: runs the token again without the KV cache of the tokens before it."""
+
+    def _put(self, tensors):
+        super()._put({name: tensor.zero_() for name, tensor in tensors.items()})
+
+
+class RecomputeTooLittle(Recompute):
+    """Mutant: runs one layer too few and passes its output off as the right one."""
+
+    def resume(self):
+        self.layer -= 1
+        self.prepare()
+        self.layer += 1
+        self.stopped.layer = self.layer
+
+
 def take_little(ownership, walk, by_storage, **kwargs):
-    """Everything but the position ids seems to be somebody else's."""
+    """Mutant: leaves all but the position ids on the device, as if somebody else held it."""
     return {
         address: "somebody holds it"
         for address, nodes in by_storage.items()
@@ -102,10 +121,11 @@ def take_little(ownership, walk, by_storage, **kwargs):
 
 
 def copy_nothing(*args, **kwargs):
-    return None
+    """Mutant: allocates, copies nothing."""
 
 
 def skip_history(engine, state):
+    """Mutant: brings back the frontier, and never the rest."""
     for batch in state.history:
         state.submitted(batch)
     state.finish()
@@ -115,7 +135,7 @@ def skip_history(engine, state):
 
 @contextmanager
 def signal_early(engine, state, *, busy):
-    """Ready is signalled before the copies, which arrive in time for the computation."""
+    """Mutant: signals ready before the copies, which arrive in time for the computation."""
     transfer._allocate(state.copy.entries)
     state.allocated = len(state.history)
     state.open_latch()
@@ -129,6 +149,10 @@ def signal_early(engine, state, *, busy):
     yield
 
 
+BY_HAND = [
+    *(NothingBack, KvLost, LayersDoNotWait, SignalsEarly, NothingSubmitted, Unhanded, LeftOnTheDevice, FoundAgain),
+    *(TokenWithoutItsPast, RecomputeTooLittle),
+]
 OF_THE_RUNTIME = [  # what a mutant takes the place of, and the mutant
     (transfer, "_copy_in", copy_nothing),
     (TransferEngine, "_bring_back", skip_history),

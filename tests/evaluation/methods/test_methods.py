@@ -16,16 +16,7 @@ from evaluation.methods.offloads import OrderedOffload, PinnedOffload
 from evaluation.methods.reruns import CompiledRecompute, Recompute
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import CONFIG, LAYERS, run
-from tests.evaluation.mutants import (
-    FoundAgain,
-    KvLost,
-    LayersDoNotWait,
-    LeftOnTheDevice,
-    NothingBack,
-    NothingSubmitted,
-    SignalsEarly,
-    Unhanded,
-)
+from tests.evaluation.mutants import BY_HAND
 
 KINDS = [Vanilla, Recompute, CompiledRecompute, KvOffload, PinnedOffload, PageableOffload, OrderedOffload, Djinn]
 
@@ -129,29 +120,7 @@ def test_variants_for_the_gpu_alone():
             assert [cell["outcome"] for cell in cells] == ["ok"] * len(workloads)
 
 
-class TokenWithoutItsPast(KvOffload):
-    """Mutant: runs the token again without the KV cache of the tokens before it."""
-
-    def _put(self, tensors):
-        super()._put({name: tensor.zero_() for name, tensor in tensors.items()})
-
-
-class RecomputeTooLittle(Recompute):
-    """Mutant: runs one layer too few and passes its output off as the right one."""
-
-    def resume(self):
-        self.layer -= 1
-        self.prepare()
-        self.layer += 1
-        self.stopped.layer = self.layer
-
-
-BY_HAND = [
-    NothingBack, KvLost, LayersDoNotWait, SignalsEarly, NothingSubmitted, Unhanded, LeftOnTheDevice, FoundAgain
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("mutant", [*BY_HAND, TokenWithoutItsPast, RecomputeTooLittle])
+@pytest.mark.parametrize("mutant", BY_HAND)
 def test_hand_written_mutants_are_caught(subject, study, mutant):
     """A resume that restores nothing, loses the KV, comes late, or computes too little fails the job."""
     with pytest.raises(NotBitExact, match=mutant.__name__):
