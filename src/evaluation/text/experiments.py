@@ -33,6 +33,10 @@ _NOT_SAMPLED = ("NA", "-")  # how Snakemake writes what it did not see
 _MISSING = "--"
 _HEAD = ("", "claims", "what", "command", "output", "jobs", "machine time", "one job", "peak memory", "disk")
 _LATENCY = "raw/"
+_PAIRS = "pairs"
+# What of the latency decides a claim: the samples of a method, or the pairs. By the old protocol there were none.
+_DECIDES = {"recompute": ("C1",), _PAIRS: ("C2", "C3", "C4", "C5")}
+_DECIDED = {"recompute": ("C1", "C5"), "manual_offload": ("C2",), "djinn": ("C3", "C4", "C5")}
 _STUDY_IN = re.compile(r"--study results/([^/ ]+)/")  # in the command of a record that a rule made
 _OWN = "local"
 
@@ -176,6 +180,7 @@ def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
     by_hand = "" if made_in == _OWN else f" --study results/{made_in}/study.json"
     raw = [*record_paths(folder, study), *pair_paths(folder, study)]
     records = [*raw, *(folder / name for name in side_records(study))]
+    deciding = _DECIDES if _PAIRS in study else _DECIDED
     table = []
     for name, one in EXPERIMENTS.items():
         if one.records.endswith(".json") and one.records.removesuffix(".json") not in study:
@@ -192,11 +197,17 @@ def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
             options = f"--layer {max(study['layers'])} --out r.json{by_hand}"
             command = f"python -m evaluation.methods.benchmark_{method} {options}"
-            table.append(Row(name=name, method=method, what=what, command=command, outputs=outputs, cost=cost))
+            decided = deciding.get(method, ())
+            table.append(
+                Row(name=name, method=method, claims=decided, what=what, command=command, outputs=outputs, cost=cost)
+            )
         if one.records == _LATENCY and (pairs := pair_paths(folder, study)):
             what, cost = "of these, pairs: all forms of a resume in one process for each round", Cost.of(folder, pairs)
             command, outputs = f"python -m evaluation.experiments.pairs --round 1 --out r.json{by_hand}", ("r.json",)
-            table.append(Row(name=name, method="pairs", what=what, command=command, outputs=outputs, cost=cost))
+            decided = deciding[_PAIRS]
+            table.append(
+                Row(name=name, method=_PAIRS, claims=decided, what=what, command=command, outputs=outputs, cost=cost)
+            )
     outputs, cost = ("results/", "paper_figures/"), Cost.of(folder, records)
     whole = "make paper_figures" if made_in == _OWN else "snakemake --cores 1 paper_figures"
     return [*table, Row(name="total", what="", command=whole, outputs=outputs, cost=cost)]

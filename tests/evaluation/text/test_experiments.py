@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.claims.decide import PLAN, decide
 from evaluation.records.runs import benchmark_path, load_run, pair_paths, read_object, record_paths, side_records
+from evaluation.text import experiments
 from evaluation.text.experiments import EXPERIMENTS, rows
 from tests.evaluation.claims.decided import FEW, GOOD
 from tests.evaluation.papers import Results
@@ -304,32 +305,45 @@ WHOLE = replace(GOOD, layers=(1, 20, 40), samples=6, peers=SMALL.peers)
 
 
 def judged(folder):
-    """What was decided of the run, by claim and what it is about."""
+    """The verdicts of the run, by claim and what it is about."""
     claims = decide(load_run(folder), resamples=FEW)
-    return {(one.id, one.place): one.judgement for one in claims}
+    return {(one.id, one.place): one.judgement.verdict for one in claims}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What was decided of a run that lacks nothing."""
+    """The verdicts of a run that lacks nothing."""
     found = judged(WHOLE.write(tmp_path_factory.mktemp("whole") / "local"))
     assert {key[0] for key in found} == {entry.statement.id for entry in PLAN}
     return found
 
 
-@pytest.mark.parametrize("names", [("E1",), ("E2",), ("E3",), ("E4", "E5", "E6", "E7")])
-def test_an_experiment_decides_its_claims_and_no_others(tmp_path, whole, names):
-    """Without its records its claims are undecided, and all others are as they were."""
+@pytest.mark.parametrize(
+    "parts",
+    [("vanilla", "manual_offload", "djinn"), ("recompute",), ("pairs",), ("E2",), ("E3",), ("E4", "E5", "E6", "E7")],
+)
+def test_a_row_decides_its_claims_and_no_others(tmp_path, whole, parts):
+    """Without its records its claims are undecided, and all others are as they were; of E1 the parts have their own."""
     folder = WHOLE.write(tmp_path / "local")
-    theirs = tuple(EXPERIMENTS[name].records for name in names)
+    theirs = tuple(EXPERIMENTS[part].records if part in EXPERIMENTS else f"raw/{part}/" for part in parts)
     kept = record_path(folder, "vanilla", 1)  # a run without any record of latency is none
     for record in records_of(folder):
         if record.relative_to(folder).as_posix().startswith(theirs) and record != kept:
             record.unlink()
     after = judged(folder)
     changed = {key for key in whole if whole[key] != after[key]}
-    assert {key[0] for key in changed} == {entry.statement.id for entry in PLAN if entry.statement.experiment in names}
-    assert all(after[key].verdict == "undecided" for key in changed)
+    table = rows(folder, study_of(folder))
+    assert {key[0] for key in changed} == {
+        name for row in table if (row.method or row.name) in parts for name in row.claims
+    }
+    assert {after[key] for key in changed} <= {"undecided"}
+
+
+def test_the_parts_of_latency_decide_its_claims():
+    """All of them and no others, also by the old protocol, where the samples of methods decide."""
+    of_latency = {entry.statement.id for entry in PLAN if entry.statement.experiment == "E1"}
+    for deciding in (experiments._DECIDES, experiments._DECIDED):
+        assert {name for names in deciding.values() for name in names} == of_latency
 
 
 def test_the_table_names_the_claims_of_each_experiment(local):
