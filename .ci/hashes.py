@@ -2,7 +2,7 @@
 
 To change a pin, edit its version first. Needs uv, which asks the registry for names and hashes and fetches no wheel.
 ``torch.txt`` has none, for torch has builds from several places. ``evaluation.yaml``, which is conda's, gets the same
-versions without hashes: conda installs all in one call, torch too, and pip wants hashes of all or none.
+versions without hashes.
 """
 
 import re
