@@ -99,7 +99,7 @@ def main():
     escaped = []
     with tempfile.TemporaryDirectory() as folder:
         for name in given.names or MUTANTS:
-            print(f"{name}, a {MUTANTS[name].original.__name__} that {MUTANTS[name].says}")
+            print(f"{name} in place of {MUTANTS[name].original.__name__}: {MUTANTS[name].says}")
             if not caught(MUTANTS[name], study, Path(folder)):
                 escaped.append(name)
     print(f"not caught: {', '.join(escaped)}" if escaped else "caught, each of them")

@@ -29,7 +29,7 @@ def test_the_job_passes_without_the_mutant_and_fails_with_it(status, capsys):
     """What the job says is printed, and the runtime is as it was afterwards."""
     assert status("skip_history") == 0
     told, as_it_is, with_mutant, last = capsys.readouterr().out.splitlines()
-    assert told == "skip_history, a Djinn that brings back the frontier, and never the rest."
+    assert told == "skip_history in place of Djinn: brings back the frontier, and never the rest."
     assert as_it_is == "  as it is    exit status 0, a record"
     assert "exit status 1, error: not bit-exact:" in with_mutant
     assert last == "caught, each of them"
