@@ -115,7 +115,7 @@ def test_main_job_measures_and_draws(finished):
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
     written = ("capabilities", "setup", "methods", "numbers", "pairs", "neighbour", "editing", "latency_memory")
     tables = {f"{name}.tex" for name in written}
-    claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")}
+    claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")} | {"claims_short.tex"}
     assert drawn == {*figures, *claims, *tables, "numbers.json", "experiments.md", "reproduction.md"}
     assert "no benchmark file" not in (finished / "paper_figures/local/experiments.md").read_text()
     decided = json.loads((finished / "paper_figures/local/claims.json").read_text())
@@ -124,8 +124,8 @@ def test_main_job_measures_and_draws(finished):
                         **dict.fromkeys(("C7", "C8"), "supported")}  # fmt: skip
     table = (finished / "paper_figures/local/capabilities.tex").read_text()
     assert "functional" in table.lower()
-    (ours,) = (line for line in table.splitlines() if line.startswith("\\sys{} &"))
-    assert "& $\\geq$\\,2 & Yes " in ours
+    (ours,) = (line for line in table.splitlines() if line.startswith("\\sys{} (Ours) &"))
+    assert "& $\\geq$\\,2 & {\\scriptsize } & Yes, " in ours
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The clock ready of each form at the layer that leads, and what the form holds of the device while it is paused.
+"""The workload and the layer that lead, and of each form there the clock ready and what it holds of the device.
 
 The layer is the last that has a next one, N-1, where the run has it; else the deepest. Where the run has pairs their
 times are taken. What is not in them, such as vanilla, comes from the jobs of its method. If these lack the layer, the
@@ -15,9 +15,16 @@ from evaluation.analysis.pairs import Form, cells
 from evaluation.analysis.statistics import process_median
 from evaluation.analysis.summary import Row
 from evaluation.analysis.variants import KEPT
-from evaluation.records.runs import Run
+from evaluation.records.runs import Json, Run
 
 _READY = CLOCK["ready"]
+
+
+def leading_workload(study: Json) -> str:
+    """The workload that a table of one workload is about: the first prefill with a KV cache, or else the first."""
+    workloads = study["workloads"]
+    prefills = (one for one in workloads if one["kv_cache"] and not one.get("decode_step"))
+    return str(next(prefills, workloads[0])["name"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,16 +91,36 @@ def printed(figure: Figure, apart_from: float | None = None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """The figure by which a clock's verdict falls; ``name`` stands before it, ``margin`` is what it is told from."""
+
+    figure: Figure
+    name: str = ""
+    margin: float | None = None
+
+    def __str__(self) -> str:
+        """With its interval."""
+        return f"{self.name} {printed(self.figure, self.margin)}".strip()
+
+    @property
+    def alone(self) -> str:
+        """Without its interval, with as many digits."""
+        return f"{self.name} {printed(self.figure, self.margin).partition(' (')[0]}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """A verdict with the figures behind it by name; ``lead`` is what a table prints of them, ``remark`` sentences.
 
-    ``old_protocol``: decided by what an older run measured in place of pairs, or of a clock.
+    ``deciding`` is the one that decides, where a clock was measured. ``old_protocol``: decided by what an older run
+    measured in place of pairs, or of a clock.
     """
 
     verdict: Verdict
     figures: dict[str, Figure]
     lead: str
     remark: str = ""
+    deciding: Deciding | None = None
     old_protocol: bool = False
 
 

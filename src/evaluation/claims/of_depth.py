@@ -14,7 +14,7 @@ from evaluation.analysis.numerals import significant
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Estimate, enough, process_median
 from evaluation.analysis.trends import Trend, trend
-from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
+from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
 from evaluation.claims.measurements import Measurements, OverDepth
 
 
@@ -38,9 +38,11 @@ def linear(measured: Measurements, place: Place) -> Judgement:
         "intercept": Figure.of(fit.intercept, "ms"),
         "r2": Figure.of(fit.r2, ""),
     }
-    lead = f"R2 {printed(figures['r2'])}"
+    deciding = Deciding(figure=figures["r2"], name="R2")
     if fit.slope.ends is None:
-        return Judgement(verdict=Verdict.UNDECIDED, figures=figures, lead=lead, remark=_shortage(found))
+        return Judgement(
+            verdict=Verdict.UNDECIDED, figures=figures, lead=str(deciding), remark=_shortage(found), deciding=deciding
+        )
     return Judgement(
         verdict=verdict_of(
             supported=fit.slope.low > 0 and fit.r2.low >= R2_AT_LEAST,
@@ -48,7 +50,8 @@ def linear(measured: Measurements, place: Place) -> Judgement:
             refuted=fit.slope.high <= 0 or max(fit.r2.value, fit.r2.high) < R2_AT_LEAST,
         ),
         figures=figures,
-        lead=lead,
+        lead=str(deciding),
+        deciding=deciding,
     )
 
 
@@ -94,6 +97,7 @@ def flat(method: str, measured: Measurements, place: Place) -> Judgement:
         },
         lead=f"{printed(share)}, {_signed(rise)} {unit}",
         remark=" ".join(remarks),
+        deciding=Deciding(figure=share),
         old_protocol=measured.old_protocol,
     )
 

@@ -13,7 +13,7 @@ from evaluation.analysis.pairs import PLAIN, Pairing, Policy, alike, difference_
 from evaluation.analysis.partners import partner_ratios
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval, process_median
-from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, at, printed, too_few, verdict_of
+from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, at, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
 
@@ -133,6 +133,7 @@ def _judged(
     elif verdict is Verdict.UNDECIDED:
         remark += _why_unclear({layer: layers[layer] for layer in unclear}, scale)
     shown = leading if leading in alike else worst
+    deciding = Deciding(figure=Figure.of(layers[shown], scale.unit), margin=scale.margin)
     return Judgement(
         verdict=verdict,
         figures={
@@ -142,8 +143,9 @@ def _judged(
             "worst_layer": Figure(value=worst, unit=""),
             **figures,
         },
-        lead=f"{printed(Figure.of(layers[shown], scale.unit), apart_from=scale.margin)} at L{shown}",
+        lead=f"{deciding} at L{shown}",
         remark=remark,
+        deciding=deciding,
         old_protocol=old_protocol,
     )
 

@@ -14,7 +14,7 @@ from evaluation.analysis.pairs import Pairing, Policy
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval, enough, process_median, ratio_of_medians
 from evaluation.analysis.trends import crossover
-from evaluation.claims.claim import Figure, Judgement, Place, Undecided, Verdict, at, printed, too_few, verdict_of
+from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, at, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
 
@@ -53,11 +53,13 @@ def _by_pairs(measured: Measurements, place: Place) -> Judgement:
     if any(one.is_range for one in ratios.values()):
         verdict, deciding, why = Verdict.UNDECIDED, [leading], too_few(first.ratios)
     shown = leading if leading in deciding else deciding[0]
+    ratio = Deciding(figure=Figure.of(ratios[shown], "times"), margin=TIMES_FASTER)
     return Judgement(
         verdict=verdict,
         figures=figures,
-        lead=f"{printed(Figure.of(ratios[shown], 'times'), apart_from=TIMES_FASTER)} at L{shown}",
+        lead=f"{ratio} at L{shown}",
         remark=f"{why} {remark}".strip(),
+        deciding=ratio,
     )
 
 
@@ -115,11 +117,13 @@ def _by_samples(measured: Measurements, place: Place) -> Judgement:
         supported, refuted = ratio.low >= TIMES_FASTER, ratio.high < TIMES_FASTER
         if slower := [name for name, one in beside.items() if one.ends and one.low < TIMES_FASTER <= ratio.low]:
             remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
+    deciding = Deciding(figure=figures["ratio"], margin=TIMES_FASTER)
     return Judgement(
         verdict=verdict_of(supported=supported, refuted=refuted),
         figures=figures,
-        lead=printed(figures["ratio"], apart_from=TIMES_FASTER),
+        lead=str(deciding),
         remark=remark,
+        deciding=deciding,
         old_protocol=True,
     )
 

@@ -53,7 +53,7 @@ def sessions(run: Run) -> Judgement:
         ),
         figures=figures,
         lead=", ".join(
-            f"{name} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
+            f"{name.capitalize()} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
             for name in ("vanilla", "djinn")
             if f"{name}_sessions" in figures
         ),

@@ -229,7 +229,7 @@ OUTPUTS = (
     Output(
         name="claims",
         module="text.claims",
-        files=("claims.json", "claims.md", "claims.tex"),
+        files=("claims.json", "claims.md", "claims.tex", "claims_short.tex"),
         caption="claims.rst",
         reads=("records",),
         besides=_EXAMPLES,

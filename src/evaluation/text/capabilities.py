@@ -1,27 +1,52 @@
-"""Plot 2: the capabilities table, as LaTeX that needs booktabs. With three workloads it fits one column.
+"""Plot 2: the capabilities table, as LaTeX that needs booktabs and fits a column.
 
-Resume latency is the clock ready at the layer that leads, one column per workload, from
-:mod:`evaluation.analysis.leading`. Hand-written copies have two rows: all of the state at once, and in the order of
-need. So has Djinn: all swapped, and with the frontier kept on the device. Concurrent sessions are those that stayed
-paused until something refused; state editing is what the probe found. What was not measured prints ``--``.
+The memo's columns. Resume latency is the clock ready of one workload, a session, at the layer that leads: see
+:mod:`evaluation.analysis.leading`. Below a method stand its other forms: recompute's quickest, copies by hand in the
+order of need, Djinn with the frontier kept on the device. Concurrent sessions are those that stayed paused until
+something refused; state editing is what the probe found. What was not measured prints ``--``. Latency in other
+workloads is in the figures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from evaluation.analysis.leading import Leading, Resume
+from evaluation.analysis.leading import Leading, Resume, leading_workload
 from evaluation.analysis.material import Material
-from evaluation.analysis.numerals import decimals, significant
+from evaluation.analysis.numerals import decimals
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
 from evaluation.analysis.variants import BULK, BY_KEY, KEPT, ORDERED, PRIMARY, plain_name
 from evaluation.text.latex import Latex, environment, latex
 
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
-_SAME = Latex(r"\emph{same}")  # as the row above: there is nothing to order
 _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
-_IN_A_COLUMN = 3  # workloads; more take the width of the page
+_REFUSER = {"cap": "", "device_oom": "device", "host_full": "host", "arena": "arena"}
+_REPLAY = "replay"  # of recompute: the program stores its edit and makes it again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A row that is asked for: the first of ``variants`` that the run has, without any the quickest or the primary.
+
+    ``name`` is its label; without one the first row of a method has the method's, and any other that of what is found.
+    """
+
+    method: str
+    variants: tuple[str, ...]
+    name: Latex | None = None
+
+
+_LEAD = {
+    "recompute": Form(method="recompute", variants=(PRIMARY["recompute"].name,)),
+    "manual_offload": Form(method="manual_offload", variants=BULK, name=Latex("Manual, bulk")),
+    "djinn": Form(method="djinn", variants=(PRIMARY["djinn"].name,)),
+}
+_BELOW = {
+    "recompute": Form(method="recompute", variants=()),
+    "manual_offload": Form(method="manual_offload", variants=ORDERED, name=Latex("ordered")),
+    "djinn": Form(method="djinn", variants=(KEPT,), name=Latex("frontier kept")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,39 +65,32 @@ class Cell:
             return cls(median=REFUSED)
         shown = min(decimals(resume.median), _MOST_DECIMALS)
         places = max(shown, 1)  # the ends as fine as the median, and never 118--118
-        interval = Latex(f"{resume.low:.{places}f}--{resume.high:.{places}f}")
-        return cls(median=f"{resume.median:.{shown}f}", interval=interval)
+        ends = f"{resume.low:.{places}f}--{resume.high:.{places}f}"
+        return cls(
+            median=f"{resume.median:.{shown}f}", interval=Latex(rf"\emph{{{ends}}}" if resume.is_range else ends)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the table; ``below`` is the rest of its name, ``stopped_by`` and ``lines`` what stands under sessions
-    and editing.
+    """A row of the table; ``below``: it is a form of the method above it. ``layer`` is that of the latency, if there is
+    one; ``stopped_by`` refused the next session.
     """
 
     label: Latex
-    below: Latex
-    cells: list[Cell]
+    below: bool
+    cell: Cell
+    layer: int
     sessions: Latex
     stopped_by: str
     editing: Latex
-    lines: str
 
 
-_STOPS = {"cap": "", "device_oom": "OOM", "host_full": "host", "arena": "arena"}
-_LED_BY = {"manual_offload": BULK, "djinn": (PRIMARY["djinn"].name,)}  # the first that a run has
-_BESIDE = {
-    "manual_offload": (ORDERED, (Latex("Manual,"), Latex("ordered"))),
-    "djinn": ((KEPT,), (Latex(r"\sys{},"), Latex("kept"))),
-}
-
-
-def label(method: str) -> tuple[Latex, Latex]:
-    """The name of a method in the two rows that it has, so that it takes the width of one word."""
+def label(method: str) -> Latex:
+    """The name of a method in a table."""
     if method in PRIMARY and (heading := PRIMARY[method].heading) is not None:
-        return Latex(heading[0]), Latex(heading[1])
-    first, _, rest = plain_name(method).partition(" ")
-    return latex(first), latex(rest)
+        return Latex(" ".join(filter(None, heading)))
+    return latex(plain_name(method))
 
 
 def _sessions(row: Capacity | None) -> Latex:
@@ -82,16 +100,14 @@ def _sessions(row: Capacity | None) -> Latex:
     return Latex(rf"$\geq$\,{row.sessions}" if row.stopped_by == "cap" else str(row.sessions))
 
 
-def _editing(row: Capability | None) -> Latex:
-    """Whether the edit survives."""
+def _editing(row: Capability | None, replay: Capability | None) -> Latex:
+    """Whether an edit survives, and in how many lines; where it is lost, whether ``replay`` brings it back."""
     if row is None:
         return UNMEASURED
-    return Latex("Yes" if row.edit_exact else "Inexact" if row.edit_survives else "No")
-
-
-def _lines(row: Capability | None) -> str:
-    """What the edit takes in the user's program."""
-    return "" if row is None or row.state_lines is None else f"+{row.state_lines}"
+    if not row.edit_survives:
+        return Latex("No; replay" if replay is not None and replay.edit_exact else "No")
+    lines = "" if row.state_lines is None else f", {row.state_lines} line{'' if row.state_lines == 1 else 's'}"
+    return Latex(("Yes" if row.edit_exact else "Inexact") + lines)
 
 
 OfVariant = TypeVar("OfVariant", Capacity, Capability)
@@ -103,134 +119,92 @@ def _first(rows: Mapping[str, Sequence[OfVariant]], method: str, variants: Seque
     return next((row for row in of_method if not variants or row.variant in variants), None)
 
 
-def table(
-    leading: Leading,
-    methods: Sequence[str],
-    workloads: Mapping[str, bool],
-    capacity: Mapping[str, Sequence[Capacity]],
-    capability: Mapping[str, Sequence[Capability]],
-    *,
-    run: str,
-    functional: bool,
-) -> str:
-    """The table as LaTeX source: ``methods`` down, ``workloads`` across, each with whether it has a KV cache.
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the rows of the table are made of; the last two are by method, primary variant first."""
 
-    The last two are by method, primary variant first.
-    """
-    found: list[Resume] = []
+    leading: Leading
+    workload: str
+    capacity: Mapping[str, Sequence[Capacity]]
+    capability: Mapping[str, Sequence[Capability]]
 
-    def line(name: tuple[Latex, Latex], method: str, variants: Sequence[str], beside: Sequence[str] = ()) -> Line:
-        resumes = {workload: leading.of(workload, method, *variants) for workload in workloads}
-        found.extend(filter(None, resumes.values()))
-        kept, edited = _first(capacity, method, beside), _first(capability, method, beside)
-        ordered = variants == ORDERED
+    def resume(self, form: Form) -> Resume | None:
+        """Its clock ready."""
+        return self.leading.of(self.workload, form.method, *form.variants)
+
+    def replay(self, method: str) -> Capability | None:
+        """What a program finds that stores its edit and makes it again."""
+        return _first(self.capability, method, (_REPLAY,))
+
+    def lines(self, method: str) -> Iterator[tuple[Line, Resume | None]]:
+        """The rows of ``method``; a second form has one if it was measured and is another than the first."""
+        lead = _LEAD.get(method, Form(method=method, variants=()))
+        first = self.resume(lead)
+        yield self._line(lead, first, lead.name or label(method)), first
+        if (below := _BELOW.get(method)) is None or (second := self.resume(below)) is None or second.median is None:
+            return
+        if first is None or second.variant != first.variant:
+            yield self._line(below, second, below.name or _named(second), second.variant), second
+
+    def _line(self, form: Form, resume: Resume | None, name: Latex, variant: str = "") -> Line:
+        """The row of ``form``; below the first one sessions and edits are those of its ``variant``."""
+        wanted = (variant,) if variant else ()
+        kept, edited = _first(self.capacity, form.method, wanted), _first(self.capability, form.method, wanted)
         return Line(
-            label=name[0],
-            below=name[1],
-            cells=[
-                Cell(median=_SAME) if ordered and not workloads[workload] and one is None else Cell.of(one)
-                for workload, one in resumes.items()
-            ],
+            label=name,
+            below=bool(variant),
+            cell=Cell.of(resume),
+            layer=self.leading.layer if resume is None else resume.layer,
             sessions=_sessions(kept),
-            stopped_by=_STOPS[kept.stopped_by] if kept else "",
-            editing=_editing(edited),
-            lines=_lines(edited),
+            stopped_by=_REFUSER[kept.stopped_by] if kept else "",
+            editing=_editing(edited, None if variant else self.replay(form.method)),
         )
 
-    lines = []
-    for method in methods:
-        lines.append(line(label(method), method, _LED_BY.get(method, ())))
-        if method in _BESIDE:
-            variants, name = _BESIDE[method]
-            second = line(name, method, variants, variants)
-            lines += [second] if any(cell.interval for cell in second.cells) else []
-    own_process = _first(capacity, "vanilla", ("own_process",))
-    replay, plain = _first(capability, "recompute", ("replay",)), _first(capability, "recompute")
-    cells = [cell for one in lines for cell in one.cells]
+
+def _named(resume: Resume) -> Latex:
+    """A form of recompute, by its label in figures."""
+    known = BY_KEY.get(("recompute", resume.variant))
+    return latex(known.label.lower() if known is not None else resume.variant)
+
+
+def table(sources: Sources, methods: Sequence[str], *, run: str, functional: bool) -> str:
+    """The table as LaTeX source, ``methods`` down."""
+    found = [pair for method in methods for pair in sources.lines(method)]
+    lines, resumes = [line for line, _ in found], [one for _, one in found if one is not None and one.n]
     return (
         environment()
         .get_template("capabilities.tex.j2")
         .render(
             run=run,
             functional=functional,
-            float="table" if len(workloads) <= _IN_A_COLUMN else "table*",
-            workloads=list(workloads),
-            layer=leading.layer,
+            workload=sources.workload,
+            layer=sources.leading.layer,
             lines=lines,
-            own_process=own_process and {"sessions": _sessions(own_process), "by": _STOPS[own_process.stopped_by]},
-            replay=replay and {"editing": _editing(replay), "lines": _lines(replay)},
-            replay_ms=[significant(replay.resume_ms), significant(plain.resume_ms)] if replay and plain else None,
-            edited=any(one.editing != UNMEASURED for one in lines),
-            counted=any(one.sessions != UNMEASURED for one in lines),
-            gaps=any(UNMEASURED in (one.sessions, one.editing, *(c.median for c in one.cells)) for one in lines),
-            ordered=any(one.label == _BESIDE["manual_offload"][1][0] for one in lines),
-            same=any(cell.median == _SAME for cell in cells),
-            kept=[
-                (workload, Latex(f"{significant(one.held_bytes / 1e6)}~MB"))
-                for workload in workloads
-                if (one := leading.of(workload, "djinn", KEPT)) and one.median is not None
-            ],
-            quickest=_quickest({name: leading.of(name, "recompute") for name in workloads if "recompute" in methods}),
-            arena=any(one.stopped_by == _STOPS["arena"] for one in lines),
-            counts=_counts(found),
-            elsewhere=sorted({one.layer for one in found} - {leading.layer}),
-            out_of_memory=any(cell.median == REFUSED for cell in cells),
+            spread=_spread(resumes),
+            elsewhere=sorted({line.layer for line in lines} - {sources.leading.layer}),
+            counted=any(line.sessions != UNMEASURED for line in lines),
+            replay=replay.state_lines if (replay := sources.replay("recompute")) and replay.edit_exact else None,
+            capped=any(line.sessions.startswith("$") for line in lines),
+            edited=any(line.editing != UNMEASURED for line in lines),
+            gaps=any(UNMEASURED in (one.sessions, one.editing, one.cell.median) for one in lines),
             unmeasured=UNMEASURED,
-            refused=REFUSED,
         )
     )
 
 
-def _quickest(resumes: Mapping[str, Resume | None]) -> list[dict[str, Any]]:
-    """Of recompute what is not its plain form: name, workloads, and what it keeps of the device in MB, if anything."""
-    forms: dict[str, list[tuple[str, float]]] = {}
-    for workload, one in resumes.items():
-        if one is not None and one.variant != PRIMARY["recompute"].name:
-            forms.setdefault(one.variant, []).append((workload, one.held_bytes))
-    return [
-        {
-            "name": latex(known.label.lower() if (known := BY_KEY.get(("recompute", variant))) else variant),
-            "workloads": latex(", ".join(workload for workload, _ in of)),
-            "keeps": Latex(f"{significant(most / 1e6)}~MB") if (most := max(held for _, held in of)) else "",
-        }
-        for variant, of in forms.items()
-    ]
-
-
-def _counts(resumes: Sequence[Resume]) -> Latex:
-    """How many times stand behind a median, and what the row below it is: intervals, or else a range."""
-    paired = [one for one in resumes if one.processes is not None]
-    alone = [one for one in resumes if one.processes is None and one.n]
-    parts = []
-    if paired:
-        fewest = min(one.processes or 0 for one in paired)
-        parts.append(f"{_spread(paired, 'range')} over {fewest} processes that run the forms side by side")
-    if alone:
-        counts = [one.n for one in alone]
-        samples = " to ".join(map(str, sorted({min(counts), max(counts)})))
-        parts.append(f"{_spread(alone, 'range (least to 95th percentile)')} of {samples} samples")
-    return Latex("; where these lack a form, ".join(parts))
-
-
-def _spread(resumes: Sequence[Resume], otherwise: str) -> str:
-    return otherwise if any(one.is_range for one in resumes) else r"95\,\% interval"
+def _spread(resumes: Sequence[Resume]) -> Latex:
+    """What stands beside the medians."""
+    kinds = {one.is_range for one in resumes}
+    words = {False: r"95\,\% interval", True: r"\emph{range}"}
+    return Latex(" or ".join(words[kind] for kind in sorted(kinds)))
 
 
 def files(material: Material, workload: str) -> list[str]:
     """``capabilities.tex``."""
-    leading = Leading(material.findings, material.run)
-    kv_cache = {one["name"]: bool(one["kv_cache"]) for one in material.study["workloads"]}
-    workloads = {name: kv_cache[name] for name in material.findings.workloads}
-    capacity = by_method(material.rows("capacity", Capacity))
-    capability = by_method(material.rows("capabilities", Capability))
-    return [
-        table(
-            leading,
-            material.findings.methods,
-            workloads,
-            capacity,
-            capability,
-            run=material.name,
-            functional=material.functional,
-        )
-    ]
+    sources = Sources(
+        leading=Leading(material.findings, material.run),
+        workload=leading_workload(material.study),
+        capacity=by_method(material.rows("capacity", Capacity)),
+        capability=by_method(material.rows("capabilities", Capability)),
+    )
+    return [table(sources, material.findings.methods, run=material.name, functional=material.functional)]

@@ -1,12 +1,11 @@
-"""Writes the claims of a run, as they were decided: ``claims.json``, ``claims.md`` and ``claims.tex``.
+"""Writes the claims of a run as they were decided, in four files.
 
-JSON holds everything; Markdown the same to be read, with every rule and a sentence on each expected value that differs;
-LaTeX two tables of one column that need booktabs. Everything comes from :mod:`evaluation.claims.decide` and
-:mod:`evaluation.claims.memo`; nothing is decided here. The same records give the same bytes: numbers are kept to six
-digits, for the last ones of a fit depend on the processor.
+``claims.json`` holds everything. ``claims.md`` has it to be read, with every rule, the answers of
+:mod:`evaluation.text.claims_short`, and a sentence on each value of the memo that differs. ``claims.tex`` has every
+verdict in tables of one column, for an appendix; ``claims_short.tex`` has the answers. Decides nothing. The same
+records give the same bytes: numbers are kept to six digits, for the last ones of a fit depend on the processor.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -19,7 +18,8 @@ from evaluation.claims.memo import Expectation, expectations
 from evaluation.claims.rules import FIXED, KEY, digest
 from evaluation.records.atomic import json_text
 from evaluation.records.runs import Json, Run, is_own
-from evaluation.text.latex import Latex, environment, latex, markdown, markdown_table
+from evaluation.text import claims_short
+from evaluation.text.latex import environment, markdown, markdown_table, ranged
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
 _OLD = "old protocol"  # beside a verdict
@@ -31,6 +31,10 @@ _OLD_PROTOCOL = (
 _POWER = (
     "Shares of simulated runs that would decide, from the spreads which the pairs measured: supported at a true ratio "
     "of 1 at every layer, refuted at 1.12. The spread is a process's, the interval the widest of a run."
+)
+_MEMO = (
+    "The memo is the note with which this project began: it asked for the study, and said what its author expected "
+    "before anything was measured."
 )
 _DIGEST = "The digest of rules, margins and what fixes an interval is in study.json."
 _NOT_COMPARED = "--"
@@ -115,7 +119,7 @@ def _figure(figure: Figure) -> Json:
 
 
 def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation], power: Sequence[Power] = ()) -> str:
-    """A page: a table for each claim, one of ``power``, one of the memo's values, and a sentence where one differs."""
+    """A page of tables: the answers, each claim, ``power``, the memo's values with a sentence where one differs."""
     page = [f"# Claims, decided from the run {markdown(run.name)}", ""]
     if run.functional:
         page += [f"**{_FUNCTIONAL}**", ""]
@@ -123,6 +127,7 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation], 
     claims = list(claims)
     if any(claim.judgement.old_protocol for claim in claims):
         page += [_OLD_PROTOCOL, ""]
+    page += ["## In short", "", *claims_short.as_markdown(run, claims), ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
     if power:
@@ -130,6 +135,8 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation], 
         page += [*markdown_table(HEAD, [shown(row) for row in power]), ""]
     page += [
         "## What the memo expected",
+        "",
+        _MEMO,
         "",
         *markdown_table(("", "workload", "memo", "measured", "differs"), _rows(memo)),
         "",
@@ -175,11 +182,10 @@ def _measured(one: Expectation) -> str:
     return _NOT_COMPARED if one.measured is None else printed(one.measured)
 
 
-def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> str:
-    """Tables of one column each: of the claims, of which a column holds so many lines, and of the memo's values."""
+def as_latex(run: Run, claims: Iterable[Claim]) -> str:
+    """Every verdict, in tables of one column each, which holds so many lines."""
     claims = list(claims)
     groups = [list(group) for _, group in groupby(claims, key=lambda claim: claim.id)]
-    workloads = [(name, list(group)) for name, group in groupby(memo, key=lambda one: one.workload)]
     return (
         environment()
         .get_template("claims.tex.j2")
@@ -190,36 +196,28 @@ def as_latex(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation]) -> 
             rules=rules_of(run).removeprefix(f"{FIXED} "),
             old_protocol=_OLD_PROTOCOL if any(claim.judgement.old_protocol for claim in claims) else "",
             tables=[[_entry(group) for group in table] for table in _tables(groups)],
-            workloads=[
-                {
-                    "name": name or "",
-                    "rows": [
-                        {
-                            "quantity": one.quantity,
-                            "memo": ranged(one.memo),
-                            "measured": ranged(_measured(one)),
-                            "differs": bool(one.differs),
-                        }
-                        for one in group
-                    ],
-                }
-                for name, group in workloads
-            ],
         )
     )
 
 
 def _tables(groups: Sequence[Sequence[Claim]]) -> list[list[Sequence[Claim]]]:
-    """``groups`` of claims in as many tables as it takes; one group is never parted."""
+    """``groups`` of claims in as few tables as their columns hold, about as long each; one group is never parted."""
+    fewest = len(_parted(groups, _LINES_OF_A_COLUMN))
+    tables = (_parted(groups, lines) for lines in range(_LINES_OF_A_COLUMN + 1))
+    return next(found for found in tables if len(found) <= fewest)
+
+
+def _parted(groups: Sequence[Sequence[Claim]], lines: int) -> list[list[Sequence[Claim]]]:
+    """``groups`` in tables of at most ``lines``, or of one group."""
     found: list[list[Sequence[Claim]]] = []
     left = 0
     for group in groups:
-        lines = len(group) + _LINES_OF_A_HEAD
-        if lines > left:
+        taken = len(group) + _LINES_OF_A_HEAD
+        if taken > left:
             found.append([])
-            left = _LINES_OF_A_COLUMN
+            left = lines
         found[-1].append(group)
-        left -= lines
+        left -= taken
     return found
 
 
@@ -238,18 +236,12 @@ def _entry(group: Sequence[Claim]) -> Json:
     return {"id": group[0].id, "words": group[0].statement.words, "rows": rows}
 
 
-def ranged(text: str) -> Latex:
-    """Plain figures as LaTeX sets them."""
-    dashed = re.sub(r"(?<=[0-9]) to (?=[0-9])", "--", latex(text))  # between negative figures a dash reads as a sign
-    words = re.sub(r"(?<![A-Za-z0-9-])-(?=[0-9])", "$-$", dashed)
-    return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
-
-
 def files(material: Material, workload: str) -> list[str]:
-    """``claims.json``, ``claims.md`` and ``claims.tex``."""
+    """``claims.json``, ``claims.md``, ``claims.tex`` and ``claims_short.tex``."""
     beside_another = material.leading is not None and not is_own(material.name)
     claims = decide(material.run, OF_EVERY_RUN if beside_another else PLAN)
     memo = expectations(material.run, claims)
     power = [] if material.run.functional else powers(material.run)
-    written = as_markdown(material.run, claims, memo, power), as_latex(material.run, claims, memo)
-    return [json_text(as_json(material.run, claims, memo)), *written]
+    page = as_markdown(material.run, claims, memo, power)
+    tables = as_latex(material.run, claims), claims_short.as_latex(material.run, claims)
+    return [json_text(as_json(material.run, claims, memo)), page, *tables]

@@ -66,6 +66,13 @@ def latex(text: object) -> Latex:
     return Latex(_UNKNOWN.sub(_code_points, escaped))
 
 
+def ranged(text: str) -> Latex:
+    """Text with figures as LaTeX sets them."""
+    dashed = re.sub(r"(?<=[0-9]) to (?=[0-9])", "--", latex(text))  # between negative figures a dash reads as a sign
+    words = re.sub(r"(?<![A-Za-z0-9-])-(?=[0-9])", "$-$", dashed)
+    return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
+
+
 def _code_points(unknown: re.Match[str]) -> str:
     return rf"\texttt{{{' '.join(f'U+{ord(character):04X}' for character in unknown[0])}}}"
 

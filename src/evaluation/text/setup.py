@@ -231,7 +231,7 @@ def _groups(run: Run) -> dict[Latex, list[Row]]:
             samples=_samples(cells.get(key, [])),
             in_pairs=_samples(paired[key][1] if key in paired else []),
         )
-        groups.setdefault(Latex(" ".join(filter(None, label(key[0])))), []).append(row)
+        groups.setdefault(label(key[0]), []).append(row)
     return groups
 
 

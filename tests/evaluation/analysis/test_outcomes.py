@@ -1,4 +1,4 @@
-"""How many sessions fit and whether edits survive: from the records of a run to its tables and to Plot 2."""
+"""How many sessions fit and whether edits survive: from the records of a run to its tables."""
 
 import csv
 from dataclasses import replace
@@ -7,7 +7,6 @@ import pytest
 
 from evaluation.analysis.outcomes import device_bytes_each
 from evaluation.records.runs import RunError, load_run
-from evaluation.text.capabilities import files
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import GIB, Synthetic, edit, probe, wall
 
@@ -92,32 +91,3 @@ def test_records_of_other_code_make_a_mixed_run(tmp_path):
     edit(folder / "capacity/djinn.json", lambda record: record["provenance"].update(source_sha256="0" * 64))
     with pytest.raises(RunError, match=r"capacity/djinn.json: mixed run: another source digest"):
         load_run(folder)
-
-
-def pairs(rows):
-    """Each method's row with the one below it."""
-    return zip(rows[::2], rows[1::2], strict=True)
-
-
-def small(text):
-    """``text`` as the row below prints it."""
-    return f"{{\\scriptsize {text}}}"
-
-
-def test_plot_2_takes_its_cells_from_the_tables(results):
-    """Sessions with what stopped them, editing with its lines, and the rows that the memo lacks in the caption."""
-    material = results.material()
-    (text,) = files(material, "")
-    rows = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
-    split = [(name.split(" & "), below.split(" & ")) for name, below in pairs(rows)]
-    cells = {f"{name[0]} {below[0]}".strip(): (name[-2:], below[-2:]) for name, below in split}
-    assert cells["Vanilla PyTorch"] == (["25", "Yes \\\\"], [small("OOM"), small("+0") + " \\\\[2pt]"])
-    assert cells["Recompute"] == (["--", "No \\\\"], [small(""), small("+7") + " \\\\[2pt]"])
-    assert cells["Manual Offload"] == (["48", "Inexact \\\\"], [small("host"), small("+31") + " \\\\[2pt]"])
-    assert cells["\\sys{} (Ours)"] == (["63", "Yes \\\\"], [small("arena"), small("") + " \\\\[2pt]"])
-    caption = " ".join(text.partition("\\caption")[2].split())
-    assert "Vanilla in a process with weights of its own each: 2 (OOM)." in caption
-    assert (
-        "Recompute that stores its edit and replays it: Yes, +12; its resume took 58.0~ms, 57.0~ms without." in caption
-    )
-    assert "--: not measured." in caption

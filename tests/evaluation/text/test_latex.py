@@ -4,7 +4,7 @@ import jinja2
 import pytest
 
 from evaluation.records.runs import load_run
-from evaluation.text.latex import _ESCAPES, Latex, environment, latex, markdown, markdown_table
+from evaluation.text.latex import _ESCAPES, Latex, environment, latex, markdown, markdown_table, ranged
 from evaluation.text.setup import setup
 from tests.evaluation.layout import compiled
 from tests.evaluation.synthetic import Synthetic
@@ -72,3 +72,9 @@ def test_markdown_keeps_a_row_on_its_line():
     assert markdown("a|b_<c>`d\\") == r"a\|b\_\<c\>\`d\\"
     rows = markdown_table(["x"], [["a\nb\rc\x85d\x0be"]])
     assert rows == ["| x |", "| --- |", "| a b c d e |"]
+
+
+def test_a_dash_never_stands_before_a_minus():
+    """Between negative figures a dash would read as a sign."""
+    assert ranged("-29.9 % (-38.0 to -22.7)") == r"$-$29.9 \% ($-$38.0 to $-$22.7)"
+    assert ranged("3.0 % (-5.4 to 9.9)") == r"3.0 \% ($-$5.4--9.9)"
