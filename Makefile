@@ -1,4 +1,4 @@
-# make paper_figures | ten_minutes | continue | published_figures | test | test-pythons | preview | trained | check | clean
+# make paper_figures | ten_minutes | continue | published_figures | report | test | test-pythons | preview | trained | check | clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
 # TORCH=2.11.0 make ... takes that torch, and everything else as it is pinned.
 
@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/torch 2>/dev/null)
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures ten_minutes continue published_figures test test-pythons preview trained check clean another-torch
+.PHONY: paper_figures ten_minutes continue published_figures report test test-pythons preview trained check clean another-torch
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
@@ -37,6 +37,11 @@ continue: $(VENV)/installed
 # The authors' set alone, from their records: measures nothing.
 published_figures: $(VENV)/installed
 	$(RUN) snakemake --cores all published_figures
+
+# All tables and figures in one page, report.html. Looks first whether they are there; draws and measures nothing.
+# RUNS=one run or several, another study's or a published one; by default this machine's and the authors'.
+report: $(VENV)/installed
+	@$(RUN) python -m evaluation.paper.report $(if $(RUNS),--run $(RUNS))
 
 test: $(VENV)/installed-dev
 	$(RUN) python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -111,5 +116,5 @@ $(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirem
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pythons .snakemake logs paper_figures/local paper_figures/local-*
+	rm -rf $(VENV) $(VENV)-pythons .snakemake logs report.html paper_figures/local paper_figures/local-*
 	rm -rf results/local results/local-* results/tables results/trained results/*.csv

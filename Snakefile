@@ -18,6 +18,7 @@ include: "rules/measure.smk"
 include: "rules/aggregate.smk"
 include: "rules/paper.smk"
 include: "rules/trained.smk"
+include: "rules/terminal.smk"
 
 
 rule paper_figures:

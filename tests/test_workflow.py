@@ -82,6 +82,7 @@ def finished(copy, snakemake):
     (copy / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     done = snakemake(copy, "paper_figures", "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+    (copy / "terminal.txt").write_text(done.stdout + done.stderr)
     return copy
 
 
@@ -129,6 +130,21 @@ def test_main_job_measures_and_draws(finished):
 
 
 @pytest.mark.slow
+def test_the_terminal_is_calm(finished):
+    """What is planned, a line for each job that measures, where it writes, and at the end what was decided."""
+    lines = (finished / "terminal.txt").read_text().splitlines()
+    assert any(line.startswith("22 jobs of measuring, ") for line in lines)
+    numbered = [line for line in lines if line.startswith("[")]
+    assert [line.split()[0] for line in numbered] == [f"[{number}/22]" for number in range(1, 23)]
+    assert any(line.endswith("] Djinn, layer 3") for line in numbered)
+    assert "writing paper_figures/local" in lines
+    end = lines[lines.index("The run local (functional CPU run: not a performance result):") :]
+    assert "Look first at paper_figures/local/reproduction.md: this run beside the authors'." in end
+    assert len(lines) < 60
+    assert max(map(len, lines)) < 130
+
+
+@pytest.mark.slow
 def test_the_paper_s_set_in_git_is_what_the_published_records_give(finished):
     """Redrawn byte by byte, nothing more and nothing less."""
     drawn, kept = (
@@ -147,8 +163,11 @@ def test_the_paper_s_set_in_git_is_what_the_published_records_give(finished):
 
 
 @pytest.mark.slow
-def test_report_shows_what_was_drawn(finished, snakemake, tmp_path):
-    """One HTML page with the captions of either run."""
+def test_report_shows_what_was_drawn(finished, snakemake, warm, tmp_path):
+    """One HTML page with the captions of either run, by Snakemake and by ``make report``."""
+    made = warm.run("-m", "evaluation.paper.report", folder=finished, PYTHONPATH=str(finished / "src"))
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "python -m evaluation.paper reproduction --run local" in (finished / "report.html").read_text()
     page = tmp_path / "report.html"
     done = snakemake(finished, "--report", str(page), "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -348,7 +367,7 @@ def test_ten_minutes_are_a_run_of_their_own(finished, snakemake, planned):
     assert done.returncode == 0, done.stdout + done.stderr
     printed = done.stdout + done.stderr
     assert "The run local-ten-minutes (functional CPU run: not a performance result):" in printed
-    assert "    supported: activation" in printed  # the edits
+    assert printed.count("  C7 supported: Paused state can be edited") == 1
     assert "9 of 9 jobs took" in printed
     assert (finished / "paper_figures/local-ten-minutes/crossover.pdf").exists()
     for again in (settings, ("paper_figures", "--configfile", "tiny.yaml")):

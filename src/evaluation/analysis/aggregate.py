@@ -64,9 +64,10 @@ def join(folders: Sequence[Path], target: Path) -> None:
 
 
 def _write(folder: Path, tables: dict[str, list[Any]]) -> None:
-    """Given all at once, so that none is written where one cannot be made."""
+    """Given all at once, so that none is written where one cannot be made; says how many rows each has."""
     for name, rows in tables.items():
         write_table(folder / f"{name}.csv", TABLES[name].kind, rows)
+    print(f"{folder}: rows of {', '.join(f'{name}.csv {len(rows)}' for name, rows in tables.items() if rows)}")
 
 
 def main() -> int:

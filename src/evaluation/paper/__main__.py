@@ -33,6 +33,7 @@ def draw(material: Material, wanted: Sequence[str]) -> None:
         contents = importlib.import_module(f"evaluation.{output.module}").files(material, workload)
         for file, content in zip(output.written(name), contents, strict=True):
             write_bytes(material.outputs / file, content if isinstance(content, bytes) else content.encode())
+        print(f"{material.outputs}: {', '.join(output.written(name))}")
 
 
 def main() -> int:

@@ -70,13 +70,18 @@ class Plan:
         """Everything that was measured of it; of a published run every file, as each is in its checksums."""
         if not is_own(self.name):
             return sorted(path for path in self.folder.rglob("*") if path.is_file())
-        jobs = [*record_paths(self.folder, self.study), *pair_paths(self.folder, self.study)]
-        return [*self.about, *jobs, *(self.folder / path for path in self.beside)]
+        return [*self.about, *self.jobs]
+
+    @property
+    def jobs(self) -> list[Path]:
+        """The record of each job."""
+        raw = [*record_paths(self.folder, self.study), *pair_paths(self.folder, self.study)]
+        return [*raw, *(self.folder / path for path in self.beside)]
 
     @property
     def costs(self) -> list[Path]:
         """Snakemake's benchmark files, one of each job."""
-        return [benchmark_path(self.folder, path) for path in self.records if path not in self.about]
+        return [benchmark_path(self.folder, path) for path in self.jobs]
 
     @property
     def tables(self) -> list[Path]:

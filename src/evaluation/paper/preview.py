@@ -206,7 +206,13 @@ def main() -> int:
     add_options(arguments)
     arguments.add_argument("--out", type=Path, required=True, help="the PDF")
     given = arguments.parse_args()
-    return run(lambda: write_bytes(given.out, preview(material_of(given))))
+
+    def command() -> None:
+        material = material_of(given)
+        write_bytes(given.out, preview(material))
+        print(f"{given.out}: the run {material.name} as it would be printed, without a defect")
+
+    return run(command)
 
 
 if __name__ == "__main__":

@@ -159,8 +159,18 @@ def _matrix_rate(device: torch.device, size: int = 8192, samples: int = 30) -> d
     return {**_summary(rates[warmup:]), "n": size}
 
 
+def said(found: dict[str, Answer]) -> str:
+    """The machine in one line, for whoever probes it by hand."""
+    gpu, ceilings = found["gpu"], found["ceilings"]
+    if found["functional"]:
+        return f"Functional, on the CPU: {found['host']['cpu']}, {found['host']['cores_usable']} cores"
+    units = {"pinned_h2d_gbps": "GB/s to the device", "pinned_d2h_gbps": "GB/s back", "matrix_tflops_bf16": "TFLOP/s"}
+    rates = [f"{ceilings[name]['median']:.3g} {unit}" for name, unit in units.items() if "median" in ceilings[name]]
+    return f"{gpu['name']}: {', '.join(rates)}"
+
+
 def main() -> int:
-    """Write the probe as JSON."""
+    """Write the probe as JSON, and print what matters most of it."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.records.probe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="of the study; default: auto")
@@ -172,6 +182,7 @@ def main() -> int:
         return 2
     check_machine(found)
     write_json(arguments.out, found)
+    print(said(found), f"All of it: {arguments.out}", sep="\n")
     return 0
 
 

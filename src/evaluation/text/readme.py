@@ -196,6 +196,7 @@ def _write(given: argparse.Namespace) -> None:
         raise Differs(f"{', '.join(map(str, changed))}: not what python -m evaluation.text.readme writes")
     for path, page in changed.items():
         write_text(path, page)
+    print(f"{', '.join(map(str, changed)) or 'nothing'}: written anew")
 
 
 class Differs(command.Refusal):

@@ -64,17 +64,17 @@ def page(here: Side, there: Side) -> str:
 
 
 def _summary(here: Side) -> list[str]:
-    decided = [claim for claim in here.claims["claims"] if claim["verdict"] != "undecided"]
-    touched = ", ".join(sorted({claim["id"] for claim in decided})) or "none"
-    open_ones = ", ".join(sorted({claim["id"] for claim in here.claims["claims"]} - {one["id"] for one in decided}))
-    rest = f"It leaves {open_ones} undecided." if open_ones else ""
+    decided = {claim["id"] for claim in here.claims["claims"] if claim["verdict"] != "undecided"}
+    touched = ", ".join(sorted(decided)) or "none"
+    left = ", ".join(sorted({claim["id"] for claim in here.claims["claims"]} - decided)) or "none"
     if here.functional:
         return [
-            "**Functional CPU run: not a performance result.** It shows that every step works and that every resume is "
-            f"bit-exact, and decides the claims {touched}. {rest} Those are about speed or a GPU's memory, which a "
-            "tiny model on a CPU says nothing of; so no ratio and no time is compared."
+            "**Functional CPU run: not a performance result.**",
+            "",
+            f"- It decides {touched}: every step works, and every resume is bit-exact.",
+            f"- It cannot touch {left}: speed and a GPU's memory. So no ratio and no time is compared.",
         ]
-    return [f"This run decides the claims {touched}. {rest}".rstrip()]
+    return [f"This run decides {touched}. It leaves undecided: {left}."]
 
 
 def _machines(here: Side, there: Side) -> Iterable[tuple[str, ...]]:

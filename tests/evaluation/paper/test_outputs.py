@@ -142,7 +142,7 @@ def opened(warm, drawing):
         arguments = ["paper", name, "--run", run, "--leading", "", "--results", str(drawing.root / "results")]
         figures = ["--figures", str(drawing.root / "figures")]
         done = warm.run("-m", "opened", *arguments, *figures, folder=drawing.root, **settings)
-        listed, _, status = done.stdout.rpartition(" ")
+        listed, _, status = done.stdout.splitlines()[-1].rpartition(" ")
         assert status.strip() == "0", done.stderr
         found = {Path(path) for path in json.loads(listed) if not path.startswith("<")}
         places = (SOURCE / "evaluation", drawing.root / "results", ROOT / "examples")
@@ -193,8 +193,9 @@ def test_imports_are_followed_wherever_they_stand(tmp_path, monkeypatch):
 
 
 def test_planning_imports_nothing_heavy():
-    """Snakemake reads the registry for every dry run."""
-    code = "import sys, evaluation.paper.outputs; print(*{'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    """Snakemake reads the registry for every dry run, and says what is planned."""
+    modules = "evaluation.paper.outputs, evaluation.paper.progress"
+    code = f"import sys, {modules}; print(*{{'torch', 'pandas', 'matplotlib'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -52,12 +52,16 @@ def test_the_page_of_costs_has_no_row_of_what_was_not_asked_for(results):
 
 
 def test_verdicts_are_a_few_lines(results):
-    """Each claim, by verdict; a word on where the reasons stand."""
+    """Each claim with its commonest verdict, where there is another one, where to look and what is next."""
     printed = list(lines(results.material()))
     assert printed[0] == "The run local:"
-    assert [line.split(":")[0].strip() for line in printed if line.startswith("  C")] == [f"C{n}" for n in range(1, 9)]
-    assert any(line.startswith("    supported: activation, ready") for line in printed)
-    assert "claims.md" in printed[-1]
+    claims = [line.split()[:2] for line in printed if line.startswith("  C")]
+    assert [name for name, _ in claims] == [f"C{n}" for n in range(1, 9)]
+    assert "  C8 supported: No change to the user's model code" in printed
+    assert "     refuted: activation (first kernel); session (first kernel)" in printed
+    assert printed[-2].startswith("Look first at ")
+    assert printed[-1].endswith("make report")
+    assert max(map(len, printed[:-2])) <= 80
     assert len(printed) < 30
 
 

@@ -118,7 +118,10 @@ def test_times_are_expected_at_the_rates_of_this_machine(reproduce):
 def test_a_functional_run_says_what_it_leaves_open(reproduce):
     """No ratio and no time is compared; the claims that it can touch are named."""
     _, page = reproduce(replace(SMALL, functional=True))
-    assert "**Functional CPU run: not a performance result.**" in page
+    top = page.splitlines()[2:6]
+    assert top[0] == "**Functional CPU run: not a performance result.**"
+    assert top[2].startswith("- It decides C")
+    assert top[3].startswith("- It cannot touch C1, C2, C3, C4, C5")
     assert "Ratios" not in page
     assert "Times" not in page
     assert {row[3] for row in rows(page, "Claims") if row[0] in ("C1", "C3", "C4", "C5")} == {"undecided"}
