@@ -20,6 +20,7 @@ from evaluation.records.load import Load
 from evaluation.records.neighbour import Neighbour
 from evaluation.records.pairs import Pairs
 from evaluation.records.record import Record
+from evaluation.records.said import said
 from evaluation.records.thinking import Thinking
 from evaluation.records.wording import without_folders
 
@@ -228,7 +229,11 @@ def check_record(record: Json) -> Record:
 
 
 def write_record(path: Path, record: Json) -> None:
-    """Write ``record`` to ``path``, without the folders of this machine; raises ValueError as :func:`check_record`."""
+    """Write ``record`` to ``path``, without the folders of this machine, and print what it holds.
+
+    Raises ValueError as :func:`check_record`.
+    """
     published = without_folders(record)
     check_record(published)
     write_json(path, published)
+    print(*said(published), f"In {path}", sep="\n")
