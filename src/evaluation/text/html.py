@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 _TABULAR = re.compile(r"\\begin\{tabular\}(?P<rest>.*?)\\end\{tabular\}", re.DOTALL)
 _TABLE = re.compile(r"\\begin\{table\*?\}.*?\\end\{table\*?\}", re.DOTALL)
 _MACRO = re.compile(r"\\newcommand\{\\\w+\}(?=\{)")
-_RULES = re.compile(r"\\(?:toprule|midrule|bottomrule|addlinespace|cmidrule(?:\([a-z]+\))?\{[\d-]+\})\s*")
+_RULES = re.compile(r"\\(?:toprule|midrule|bottomrule|addlinespace(?:\[\w+\])?|cmidrule(?:\([a-z]+\))?\{[\d-]+\})\s*")
 _ROW_END = re.compile(r"(?:\\\\|\\tabularnewline)(?:\[\w+\])?\s*")
 _SPAN = re.compile(r"\s*\\multicolumn\{(\d+)\}(?=\{)")
 _TOKEN = re.compile(r"\\[a-zA-Z]+\s*|\\.|---?|.", re.DOTALL)
@@ -22,6 +22,7 @@ _SYMBOLS = {
     **{f"\\{character}": escape(character) for character in "%_#&$ {}"},
     r"\sys": "Djinn",
     r"\,": "&thinsp;",
+    r"\;": "&nbsp;",
     r"\quad": "&emsp;",
     r"\newline": "<br>",
     r"\times": "&times;",
@@ -141,6 +142,9 @@ def _inline(text: str) -> str:
         elif name in _MARKED and text[after : after + 1] == "{":
             inner, after = _group(text, after)
             found.append(f"<{_MARKED[name]}>{_inline(inner)}</{_MARKED[name]}>")
+        elif name in (r"\hspace", r"\ref") and text[after : after + 1] == "{":
+            inner, after = _group(text, after)
+            found.append("&emsp;" if name == r"\hspace" else escape(inner.rpartition(":")[2]))
         elif name == "$":
             mathematics = not mathematics
         elif mathematics and name == "^":

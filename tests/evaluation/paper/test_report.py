@@ -74,15 +74,19 @@ def test_a_table_is_one_in_a_browser():
  & \multicolumn{2}{c}{A \& B} \\
 \cmidrule(lr){2-3}
 \midrule
-\sys{} x\_y & $\geq$\,80 & {\tiny 1--2} \\[2pt]
+\addlinespace[2pt]
+\hspace{1em}\sys{} x\_y & $\geq$\,80 & {\tiny 1--2} \\[2pt]
 \bottomrule
 \end{tabular}
-\caption{Layer $L{+}1$ of 5\,\% \emph{and $R^2$}, \unknown{} stays.}
+\caption{Layer $L{+}1$ of 5\,\% \emph{and $R^2$}, \unknown{} stays, see \ref{tab:claims}.}
 \end{table}"""
     html = of_latex(table)
     assert '<td colspan="2" style="text-align:center">A &amp; B</td>' in html
-    assert '<tr class="ruled"><td style="text-align:left">Djinn x_y</td>' in html
+    assert '<tr class="ruled"><td style="text-align:left">&emsp;Djinn x_y</td>' in html
     assert '<td style="text-align:right">&ge;&thinsp;80</td>' in html
     assert "<small>1&ndash;2</small>" in html
-    assert "<figcaption>Layer <i>L</i>+1 of 5&thinsp;% <em>and <i>R</i><sup>2</sup></em>, \\unknown stays." in html
+    assert (
+        "<figcaption>Layer <i>L</i>+1 of 5&thinsp;% <em>and <i>R</i><sup>2</sup></em>, \\unknown stays, see claims."
+        in html
+    )
     assert "<td>1</td>" in of_markdown("| a |\n| --- |\n| 1 |\n")
