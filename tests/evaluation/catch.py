@@ -8,6 +8,7 @@ the place of what was measured, and the job must write none. The exit status is 
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -59,6 +60,8 @@ MUTANTS |= {
 
 def job(kind, study, folder):
     """Measure ``kind`` alone: the job's exit status, the last line that it printed, and whether there is a record."""
+    if study.device == "cuda":
+        gc.collect()  # the last job's model lies in cycles, and a GPU may have no room for two
     settings, record, printed = folder / "settings.json", folder / "record.json", io.StringIO()
     settings.write_text(json.dumps(study.to_json()))
     record.unlink(missing_ok=True)
