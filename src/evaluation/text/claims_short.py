@@ -113,6 +113,7 @@ def _bold(part: Part) -> str:
 
 def as_latex(run: Run, claims: Iterable[Claim]) -> str:
     """The table, a row for each claim."""
+    claims = list(claims)
     found, leading = answers(run, claims), leading_workload(run.study)
     parts = [part for answer in found for part in answer.parts]
     return (
@@ -124,6 +125,7 @@ def as_latex(run: Run, claims: Iterable[Claim]) -> str:
             workload=leading,
             others=", ".join(f"{one.id}: {one.workload}" for one in found if one.workload not in (leading, None)),
             answers=found,
+            numbers=any(claim.judgement.deciding for claim in claims),
             ranged=ranged,
             old_protocol=any(part.old for part in parts),
             brackets=any("[" in part.text for part in parts),
