@@ -2,7 +2,7 @@
 
 An answer holds the verdicts of one workload, the one that leads, as ``Yes: ready 1.03 (1.01 to 1.05); no: first kernel
 1.44``. The first clock has its interval. A workload that answers otherwise stands in brackets behind the clock. Every
-verdict of every workload is in the tables of :mod:`evaluation.text.claims`. Decides nothing.
+verdict of every workload is in the tables of :mod:`evaluation.text.claims`, for an appendix. Decides nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

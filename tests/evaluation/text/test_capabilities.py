@@ -36,9 +36,7 @@ def rows_of(text):
     """The cells of each row by its label: median, interval, sessions, what refused, editing."""
     body = text.partition("\\midrule")[2].partition("\\bottomrule")[0]
     lines = [line.removesuffix(" \\\\").split(" & ") for line in body.splitlines() if line.endswith("\\\\")]
-    plain = [
-        [re.sub(r"\\scriptsize |\\hspace\{0.7em\}|\\emph|[{}]", "", cell).strip() for cell in line] for line in lines
-    ]
+    plain = [[re.sub(r"\\scriptsize |\\quad |\\emph|[{}]", "", cell).strip() for cell in line] for line in lines]
     return {name: cells for name, *cells in plain}
 
 
