@@ -176,7 +176,7 @@ OUTPUTS = (
     Output(
         name="capabilities",
         module="text.capabilities",
-        files=("capabilities.tex",),
+        files=("capabilities.tex", "capabilities.md"),
         caption="capabilities.rst",
         reads=("summary", "capacity", "capabilities", "records"),
     ),

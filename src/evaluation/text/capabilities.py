@@ -1,4 +1,4 @@
-"""Plot 2: the capabilities table, as LaTeX that needs booktabs and fits a column.
+"""Plot 2: the capabilities table, as LaTeX that needs booktabs and fits a column, and as Markdown.
 
 The memo's columns. Resume latency is the clock ready of one workload, a session, at the layer that leads: see
 :mod:`evaluation.analysis.leading`. Below a method stand its other forms: recompute's quickest, copies by hand in the
@@ -16,7 +16,7 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals
 from evaluation.analysis.outcomes import Capability, Capacity, by_method
 from evaluation.analysis.variants import BULK, BY_KEY, KEPT, ORDERED, PRIMARY, plain_name
-from evaluation.text.latex import Latex, environment, latex
+from evaluation.text.latex import Latex, environment, in_markdown, latex, markdown, markdown_table
 
 UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
@@ -192,6 +192,35 @@ def table(sources: Sources, methods: Sequence[str], *, run: str, functional: boo
     )
 
 
+def as_markdown(sources: Sources, methods: Sequence[str], *, run: str, functional: bool) -> str:
+    """The same rows as a page, whose caption says less."""
+    lines = [line for method in methods for line, _ in sources.lines(method)]
+    head = ("", f"ready after layer {sources.leading.layer} (ms)", "paused sessions", "state can be edited")
+    rows = [
+        (
+            ("&emsp;" if line.below else "") + in_markdown(line.label),
+            f"{in_markdown(line.cell.median)}{_in_brackets(line.cell.interval)}",
+            f"{in_markdown(line.sessions)}{_in_brackets(line.stopped_by)}",
+            in_markdown(line.editing),
+        )
+        for line in lines
+    ]
+    page = [
+        f"# Capabilities of each method, run {markdown(run)}",
+        "",
+        *(["**Functional CPU run: not a performance result.**", ""] if functional else []),
+        *markdown_table(head, rows),
+        "",
+        f"Workload {markdown(sources.workload)}. "
+        "In brackets: an interval of 95 %, in italics a range; what refused the next session.",
+    ]
+    return "\n".join(page) + "\n"
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({in_markdown(text)})" if text else ""
+
+
 def _spread(resumes: Sequence[Resume]) -> Latex:
     """What stands beside the medians."""
     kinds = {one.is_range for one in resumes}
@@ -200,11 +229,14 @@ def _spread(resumes: Sequence[Resume]) -> Latex:
 
 
 def files(material: Material, workload: str) -> list[str]:
-    """``capabilities.tex``."""
+    """``capabilities.tex`` and ``.md``."""
     sources = Sources(
         leading=Leading(material.findings, material.run),
         workload=leading_workload(material.study),
         capacity=by_method(material.rows("capacity", Capacity)),
         capability=by_method(material.rows("capabilities", Capability)),
     )
-    return [table(sources, material.findings.methods, run=material.name, functional=material.functional)]
+    return [
+        write(sources, material.findings.methods, run=material.name, functional=material.functional)
+        for write in (table, as_markdown)
+    ]

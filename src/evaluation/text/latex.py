@@ -73,6 +73,12 @@ def ranged(text: str) -> Latex:
     return Latex(words.replace(r"\textgreater{}= ", r"$\geq$\,").replace("R2", "$R^2$"))
 
 
+def in_markdown(text: str) -> str:
+    """A cell of a LaTeX table as a page has it: "--" between figures is "to"; alone it is a gap, and stays."""
+    text = re.sub(r"\\emph\{(.*?)\}", r"*\1*", text).replace(r"$\geq$\,", "≥ ").replace(r"\sys{}", "Djinn")
+    return re.sub(r"(?<=[0-9])--(?=[0-9])", " to ", re.sub(r"\\([%_#&$])", r"\1", text))
+
+
 def _code_points(unknown: re.Match[str]) -> str:
     return rf"\texttt{{{' '.join(f'U+{ord(character):04X}' for character in unknown[0])}}}"
 

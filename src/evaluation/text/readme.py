@@ -22,7 +22,8 @@ PAGES = (
     *(Path(f"docs/{name}.md") for name in ("results", "how-it-works", "measurement", "running")),
 )
 NUMBERS = Path("paper_figures/numbers.json")
-EXPERIMENTS = Path("paper_figures/experiments.md")
+# Pages of the paper of which a table is taken.
+EXPERIMENTS, METHODS = Path("paper_figures/experiments.md"), Path("paper_figures/capabilities.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INLINE = re.compile(r"(?:≥ )?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
 _MARKS = re.compile(r"<!-- (?:numbers: \S+|end|[A-Z][A-Za-z]+) -->")
@@ -135,12 +136,13 @@ def _counted(numbers: Mapping[str, str], name: str) -> dict[str, str]:
     return found
 
 
-def written(page: str, numbers: Mapping[str, str], experiments: str) -> str:
-    """``page`` with its marked tables and numbers from ``numbers`` and from the page ``experiments``."""
+def written(page: str, numbers: Mapping[str, str], experiments: str, methods: str) -> str:
+    """``page`` with its marked tables and numbers from ``numbers`` and the pages ``experiments`` and ``methods``."""
     tables: dict[str, Callable[[], str]] = {
         name: functools.partial(_filled, make, numbers) for name, make in TABLES.items()
     }
     tables["experiments"] = lambda: experiment_table(experiments)
+    tables["methods"] = lambda: "".join(line for line in methods.splitlines(keepends=True) if line.startswith("|"))
 
     def block(found: re.Match[str]) -> str:
         if found[2] not in tables:
@@ -189,9 +191,10 @@ def main() -> int:
 
 
 def _write(given: argparse.Namespace) -> None:
-    numbers, experiments = read_numbers(NUMBERS), EXPERIMENTS.read_text(encoding="utf-8")
+    numbers = read_numbers(NUMBERS)
+    experiments, methods = (path.read_text(encoding="utf-8") for path in (EXPERIMENTS, METHODS))
     pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
-    changed = {path: new for path, old in pages.items() if (new := written(old, numbers, experiments)) != old}
+    changed = {path: new for path, old in pages.items() if (new := written(old, numbers, experiments, methods)) != old}
     if given.check and changed:
         raise Differs(f"{', '.join(map(str, changed))}: not what python -m evaluation.text.readme writes")
     for path, page in changed.items():

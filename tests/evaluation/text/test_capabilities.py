@@ -180,6 +180,20 @@ def test_text_from_records_is_escaped(results):
     assert r"run a\_b:" in text
 
 
+def test_the_page_has_the_cells_of_the_table(results):
+    """The same rows in the same order, with words for what LaTeX sets."""
+    assert results.draw("capabilities") == 0
+    page = [line.strip("| ").split(" | ") for line in results.drawn("capabilities.md").decode().splitlines()[4:-2]]
+    said = {name.replace("&emsp;", ""): " ".join(rest).replace("*", "") for name, *rest in page}
+    drawn = rows_of(results.drawn("capabilities.tex").decode())
+    cells = {name.replace("\\sys", "Djinn"): cells for name, cells in drawn.items()}
+    assert list(said) == list(cells)
+    for name, (median_, ends, sessions, refuser, editing) in cells.items():
+        interval = f" ({ends.replace('--', ' to ')})" if ends else ""
+        stopped = f" {refuser}" if refuser else ""
+        assert said[name] == f"{median_}{interval} {sessions}{stopped} {editing}".replace("$\\geq$\\,", "≥ ")
+
+
 def test_the_command_marks_a_functional_run(tmp_path, capsys):
     """By what its probe says; without the probe there is no table, and not an unmarked one."""
     results = Results.make(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))

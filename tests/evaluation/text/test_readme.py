@@ -33,6 +33,8 @@ EXPERIMENTS = """Words.
 |  |  | of these, djinn | `x` | `y` | 1 | 2 s | 3 s | 4 GiB | 5 kB |
 """
 
+METHODS = "# Title\n\n| | ready |\n| --- | --- |\n| &emsp;ordered | 0.7 (*0.6 to 0.9*) |\n\nWords.\n"
+
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
@@ -42,6 +44,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "paper_figures/numbers.json").write_text(json.dumps({"numbers": numbers}))
     (tmp_path / "paper_figures/experiments.md").write_text(EXPERIMENTS)
+    (tmp_path / "paper_figures/capabilities.md").write_text(METHODS)
     (tmp_path / "README.md").write_text("A 7 of ≥ 1<!-- Sessions -->.\n")
     for page in PAGES[1:]:
         (tmp_path / page).write_text("No numbers.\n")
@@ -58,7 +61,7 @@ def run(monkeypatch, *arguments):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_number_of_a_table_stands_in_its_cell(name, texts):
     """In the row of its label and the column of its word; what stood there before is gone."""
-    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", texts, EXPERIMENTS)
+    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", texts, EXPERIMENTS, METHODS)
     assert "stale" not in page
     rows = {line.split(" | ")[0].strip("| "): re.findall(r"\d+\.5", line) for line in page.splitlines()[3:-1]}
     table = TABLES[name](texts)
@@ -69,21 +72,21 @@ def test_every_number_of_a_table_stands_in_its_cell(name, texts):
 
 def test_a_table_has_the_columns_that_the_run_has():
     """Layers and sessions of another study are others; without any there is no table."""
-    head = written("<!-- numbers: pairs -->\n<!-- end -->", TEXTS, EXPERIMENTS).splitlines()[1]
+    head = written("<!-- numbers: pairs -->\n<!-- end -->", TEXTS, EXPERIMENTS, METHODS).splitlines()[1]
     assert head == "| Djinn over copies by hand | 1 | 39 | 40 |"
-    head = written("<!-- numbers: pairs -->\n<!-- end -->", NEW, EXPERIMENTS).splitlines()[1]
+    head = written("<!-- numbers: pairs -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
     assert head == "| Djinn over the strongest copies by hand | 1 | 39 | 40 |"
-    head = written("<!-- numbers: sessions -->\n<!-- end -->", NEW, EXPERIMENTS).splitlines()[1]
+    head = written("<!-- numbers: sessions -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
     assert "one NVIDIA H200 and" in head
     with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
-        written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "")
+        written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "", "")
 
 
 def test_an_interval_stands_behind_its_number():
     """Where the number has one."""
     name = "DjinnLoadReadyMsSessionsEight"
     page = written(
-        "<!-- numbers: load -->\n<!-- end -->", {**NEW, f"{name}Low": "1.0", f"{name}High": "9.0"}, EXPERIMENTS
+        "<!-- numbers: load -->\n<!-- end -->", {**NEW, f"{name}Low": "1.0", f"{name}High": "9.0"}, EXPERIMENTS, METHODS
     )
     assert page.count(" to ") == 1
     assert f"| {NEW[name]} (1.0 to 9.0) |" in page
@@ -94,19 +97,25 @@ def test_a_gap_is_a_dash_only_where_there_may_be_one():
     texts = {
         name: text for name, text in TEXTS.items() if not name.endswith("EightPNinetyNine") and "Paired" not in name
     }
-    page = written("<!-- numbers: load -->\n<!-- end -->", texts, EXPERIMENTS)
+    page = written("<!-- numbers: load -->\n<!-- end -->", texts, EXPERIMENTS, METHODS)
     (row,) = (line.split(" | ") for line in page.splitlines() if "99th" in line)
     assert [cell.strip(" |") == "--" for cell in row] == [False, False, True, False]
     assert "by hand" not in page
     del texts["DjinnSessions"]
     with pytest.raises(Refusal, match="has no number DjinnSessions"):
-        written("<!-- numbers: sessions -->\n<!-- end -->", texts, EXPERIMENTS)
+        written("<!-- numbers: sessions -->\n<!-- end -->", texts, EXPERIMENTS, METHODS)
 
 
 def test_an_experiment_is_a_row_without_its_methods():
     """Claims may be none; commands and paths are left out."""
-    page = written("<!-- numbers: experiments -->\n<!-- end -->", TEXTS, EXPERIMENTS)
+    page = written("<!-- numbers: experiments -->\n<!-- end -->", TEXTS, EXPERIMENTS, METHODS)
     assert page.splitlines()[3:-1] == ["| E4 |  | load | 1 | 4 min | 5 min | 6 GiB | 7 kB |"]
+
+
+def test_the_methods_are_the_table_of_their_page():
+    """Its words are left out."""
+    page = written("<!-- numbers: methods -->\nstale\n<!-- end -->\n", TEXTS, EXPERIMENTS, METHODS)
+    assert page.splitlines()[1:-1] == METHODS.splitlines()[2:5]
 
 
 def test_a_number_in_prose_is_replaced_and_its_neighbours_stay(checkout, monkeypatch):
@@ -137,4 +146,4 @@ def test_check_names_the_page_and_writes_nothing(checkout, monkeypatch, capsys):
 def test_a_mark_that_holds_nothing_is_refused(page, message):
     """A typing error does not leave a number unheld."""
     with pytest.raises(Refusal, match=re.escape(message)):
-        written(page, TEXTS, EXPERIMENTS)
+        written(page, TEXTS, EXPERIMENTS, METHODS)
