@@ -28,7 +28,8 @@ def flaws(figure: Figure, ignored: str = "") -> list[str]:
                 found += [
                     f"{text.get_text()!r} lies on a line"
                     for text in axes.texts
-                    if text.get_text() != ignored and path.intersects_bbox(text.get_window_extent(), filled=False)
+                    if text.get_text() not in ("", ignored)
+                    and path.intersects_bbox(text.get_window_extent(), filled=False)
                 ]
     shown = [text for text in texts if text.get_visible() and text.get_text() not in ("", ignored)]
     boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
@@ -44,8 +45,9 @@ def flaws(figure: Figure, ignored: str = "") -> list[str]:
 
 def pdf_text(pdf: bytes) -> bytes:
     """What is in a PDF, its compressed streams too."""
-    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
-    return pdf + b"".join(zlib.decompress(data) for data in streams if data[:1] == b"x")
+    streams = re.findall(rb"stream\r?\n(.*?)\nendstream", pdf, re.DOTALL)
+    # What is behind the end of the data is ignored: a byte of it may look like the end of a line.
+    return pdf + b"".join(zlib.decompressobj().decompress(data) for data in streams if data[:1] == b"x")
 
 
 def width_pt(pdf: bytes) -> float:

@@ -65,7 +65,8 @@ def comparisons(run: Run, resamples: int = RESAMPLES) -> list[Comparison]:
 def _rows(row: Callable[..., Comparison], one: Compared) -> Iterator[Comparison]:
     for cell, pairings in one.layers:
         for pairing in pairings:
-            yield row([pairing], strongest=pairing is pairings[0], floors=cell.floors)
+            floors = [floor for of_process in cell.floors.values() for floor in of_process]
+            yield row([pairing], strongest=pairing is pairings[0], floors=floors)
     if one.pooled:
         yield row(one.pooled, strongest=True)
 

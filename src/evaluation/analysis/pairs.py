@@ -97,12 +97,12 @@ class Pairing:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """All forms of one workload and layer, and raw copies of the frontier's bytes beside them, in ms."""
+    """All forms of one workload and layer, and raw copies of the frontier's bytes beside them: ms by round."""
 
     workload: str
     layer: int
     forms: Sequence[Form]
-    floors: Sequence[float]
+    floors: dict[int, list[float]]
 
     @property
     def policies(self) -> list[Policy]:
@@ -202,7 +202,9 @@ def _cell(workload: str, layer: int, rounds: dict[int, Json], sittings: dict[int
         forms=[
             _form({number: (rounds[number], index) for number, index in at.items()}, sittings) for at in places.values()
         ],
-        floors=[floor for cell in rounds.values() for block in cell["blocks"] for floor in block["floor_ms"]],
+        floors={
+            number: [ms for block in cell["blocks"] for ms in block["floor_ms"]] for number, cell in rounds.items()
+        },
     )
 
 

@@ -1,21 +1,28 @@
 """The session's figure: when its frontier, the first work, the logits and all of its state are there, by clock.
 
-As Plot 1 (:mod:`evaluation.figures.crossover`), over the breakpoint's depth, but across both columns and with one axis
-of latency, so that a line can be followed from clock to clock. The link's bound is what the clock waits for, the
-frontier or all of the state as Djinn moves it, over the pinned host-to-device bandwidth that the probe measured.
+Over the breakpoint's depth as Plot 1 (:mod:`evaluation.figures.crossover`), with one logarithmic axis of latency, so
+that a line can be followed from clock to clock. Recompute is in the form that is the quickest at ready. The raw copy is
+the one measured beside each sample of what the clock waits for: the frontier, or of the copies by hand all of the
+state. Points are medians of the jobs of each method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CLOCKS
-from evaluation.figures.crossover import RANGED, Curve, curves, label, note, plot, scale
-from evaluation.figures.style import FONT_PT, rendered, side_by_side
-from evaluation.records.runs import Json
+from evaluation.analysis.metrics import CLOCK, CLOCKS
+from evaluation.analysis.summary import Row
+from evaluation.analysis.table import TableError
+from evaluation.analysis.variants import DRAWN, METHODS, PRIMARY, Variant, plain_name
+from evaluation.figures.lines import FLOOR, FLOOR_NAME, Curve, logarithmic, name_ends, name_layers, plot
+from evaluation.figures.style import FONT_PT, OTHERS, rendered, side_by_side
+
+_COPIED_BY = {"frontier_bytes": "djinn", "state_bytes": "manual_offload"}  # beside whose samples these bytes are copied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +33,50 @@ class Panel:
     lines: Sequence[Curve]
 
 
-def panels(findings: Findings, workload: str, machine: Json) -> list[Panel]:
+def panels(findings: Findings, workload: str) -> list[Panel]:
     """One per clock that has a title and by which the run was measured; raises TableError if it lacks ``workload``."""
+    if workload not in findings.workloads:
+        raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     taken = findings.clocks(workload) or CLOCKS
-    shown = (clock for clock in taken if clock.title)
-    return [Panel(title=clock.title, lines=curves(findings, workload, machine, clock.name)) for clock in shown]
+    found = [Panel(title=one.title, lines=list(_lines(findings, workload, one.name))) for one in taken if one.title]
+    if not any(panel.lines for panel in found):
+        raise TableError(f"run {findings.run} has no time in workload {workload!r}")
+    return found
+
+
+def _lines(findings: Findings, workload: str, clock: str) -> Iterator[Curve]:
+    others = [method for method in findings.methods if method not in METHODS]
+    known = [(*one.key, _name(one), one.style) for one in _drawn(findings, workload)]
+    more = [(method, None, plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)]
+    for method, variant, label, style in [*known, *more]:
+        rows = findings.series(workload, method, CLOCK[clock].metric, variant)
+        yield from _curve(label, {"linewidth": 1.0, **style}, rows)
+    if waited_for := CLOCK[clock].waits_for:
+        yield from _curve(FLOOR_NAME, FLOOR, findings.series(workload, _COPIED_BY[waited_for], "floor_ms"))
+
+
+def _drawn(findings: Findings, workload: str) -> list[Variant]:
+    """In the order of drawing; of recompute's the one that is the quickest at the deepest layer."""
+    deepest = {}
+    for one in DRAWN:
+        rows = [row for row in findings.series(workload, one.method, "ready_ms", one.key[1]) if row.median is not None]
+        if one.method == "recompute" and rows:
+            deepest[one.name] = rows[-1].median or 0
+    quickest = min(deepest, key=deepest.__getitem__, default="")
+    return [one for one in DRAWN if one.method != "recompute" or one.name == quickest]
+
+
+def _name(one: Variant) -> str:
+    return PRIMARY["recompute"].label if one.method == "recompute" else one.label
+
+
+def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Iterator[Curve]:
+    points = [
+        (row.breakpoint, row.median, *row.ends, row.is_range) for row in rows if row.median is not None and row.ends
+    ]
+    if points:
+        layers, medians, lows, highs, ranged = zip(*points, strict=True)
+        yield Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)
 
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
@@ -39,17 +85,16 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
         len(shown), between=0.02, right=0.845, axis="Resume latency (ms)", functional=11 if functional else None
     )
     everything = [line for panel in shown for line in panel.lines]
-    ranged = any(any(line.ranged) for line in everything)
     for axes, panel in zip(places, shown, strict=True):
         plot(axes, panel.lines)
-        scale(axes, everything, room=3.2 if ranged else 1.6)
+        name_layers(axes, everything)
+        logarithmic(axes, everything)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
-    label(figure.axes[-1], shown[-1].lines)
-    note(places[0], [RANGED] if ranged else [])
+    name_ends(figure.axes[-1], shown[-1].lines)
     return figure
 
 
 def files(material: Material, workload: str) -> list[bytes]:
     """The figure as PDF and PNG."""
-    shown = panels(material.findings, workload, material.machine)
+    shown = panels(material.findings, workload)
     return rendered(lambda: draw(shown, functional=material.functional))

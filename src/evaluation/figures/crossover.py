@@ -1,221 +1,178 @@
-"""Plot 1: resume latency against the depth of the breakpoint, one line per method.
+"""Plot 1: resume latency against the depth of the breakpoint, in two panels across both columns.
 
-The clock is ready; points are medians with 95 % intervals. Where there are too few processes or samples for one, a bar
-with caps reaches from the least to the 95th percentile, and the figure says so. The link's bound is what layer L+1
-needs from the host, the row ``frontier_bytes`` of Djinn, over the pinned host-to-device bandwidth that the probe
-measured. A run without a GPU has no link, and so no bound.
+The clock is ready. On the left the axis is linear: recompute in its quickest form rises, and Djinn and copies by hand
+lie on the floor. An arrow says how many times as long recompute takes, at the layer that leads. On the right it is
+logarithmic. Djinn stands beside the best copies by hand, both with all of the state swapped and with the frontier kept.
+So does the raw copy that was measured beside each sample. Points, bars and the source of both: see
+:mod:`evaluation.analysis.depth` and :mod:`evaluation.figures.lines`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from evaluation.analysis.findings import Findings, ceiling
+from evaluation.analysis.depth import Depth, Time, Times
+from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import DRAWN, METHODS, plain_name
-from evaluation.figures.style import (
-    FONT_PT,
-    HEIGHT_IN,
-    OTHERS,
-    WIDTH_IN,
-    mark_functional,
-    rendered,
-    spread,
-)
-from evaluation.records.runs import Json
+from evaluation.analysis.variants import BLUE, BULK, BY_KEY, KEPT, METHODS, ORDERED, PRIMARY, plain_name
+from evaluation.figures.lines import FLOOR, FLOOR_NAME, Curve, from_zero, logarithmic, name_ends, name_layers, plot
+from evaluation.figures.room import put
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, readable, rendered
 
-_AXES = (0.135, 0.165, 0.55, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
+_HEIGHT_IN = 1.95
+_PANELS = ((0.06, 0.365), (0.495, 0.345))  # left and width of the figure; right of the second is room for names
+_BOTTOM, _HEIGHT = 0.18, 0.77
+_TOUCH = 0.03  # of the axis: lines that are closer at depth lie on each other, and are named together
+_KEPT_BY_HAND = tuple(f"{name}_{KEPT}" for name in ("ordered", "pinned"))
+_KEPT_STYLE = {"color": BLUE, "marker": "p", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 4.5}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One line of a figure: times in ms over breakpoint layers, or ratios. ``style`` is for ``Axes.plot``.
+class Shown:
+    """What the figure shows of a workload: the lines of both panels, and what the arrow says, if that was measured."""
 
-    ``ranged``: whether the ends of a point are those of a range and not of an interval; empty: of no point.
-    """
-
-    label: str
-    style: dict[str, Any]
-    layers: Sequence[float]
-    medians: Sequence[float]
-    lows: Sequence[float] = field(default_factory=list)
-    highs: Sequence[float] = field(default_factory=list)
-    ranged: Sequence[bool] = field(default_factory=list)
+    left: Sequence[Curve]
+    right: Sequence[Curve]
+    layer: int
+    times: Times | None
 
 
-RANGED = "with caps: least to 95th percentile"
-_CROWDED = 0.1  # of the depth: layers that are closer, as the last two, share a name on the axis
-_BOUND_STYLE = {"color": "#111111", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
-
-
-def curves(findings: Findings, workload: str, machine: Json, clock: str = "ready") -> list[Curve]:
-    """What the figure shows of ``workload`` by ``clock``; cells for which the device had no room are left out.
+def shown(findings: Findings, depth: Depth, workload: str) -> Shown:
+    """Of ``workload``; cells for which the device had no room are left out.
 
     Raises TableError if the run has no such workload or no time in it.
     """
     if workload not in findings.workloads:
         raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
-    drawn = []
-    others = [method for method in findings.methods if method not in METHODS]
-    known = [(*variant.key, variant.label, variant.style) for variant in DRAWN]
-    more = [(method, None, plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)]
-    for method, variant, label, style in [*known, *more]:
-        rows = findings.series(workload, method, f"{clock}_ms", variant)
-        if curve := _curve(label, {"linewidth": 1.0, **style}, rows):
-            drawn.append(curve)
-    if not drawn:
-        raise TableError(f"run {findings.run} has no {clock}_ms in workload {workload!r}")
-    waited_for = CLOCK[clock].waits_for
-    return drawn + (_link_bound(findings.series(workload, "djinn", waited_for), machine) if waited_for else [])
+    times = depth.times(workload)
+    quickest = (times.variant,) if times else ()
+    recompute = _curve(
+        recompute_name(times), _style("recompute", *quickest), depth.of(workload, "recompute", *quickest)
+    )
+    bulk = _of(depth, workload, "manual_offload", BULK)
+    by_hand = _of(depth, workload, "manual_offload", ORDERED) or bulk
+    djinn = _of(depth, workload, "djinn", (PRIMARY["djinn"].name,))
+    others = [
+        _curve(plain_name(method), {"linewidth": 1.0, **style}, depth.of(workload, method))
+        for method, style in zip((one for one in findings.methods if one not in METHODS), cycle(OTHERS), strict=False)
+    ]
+    left = [*recompute, *(bulk if bulk != by_hand else []), *by_hand, *djinn]
+    right = [
+        *by_hand,
+        *_curve("Manual, kept", _KEPT_STYLE, depth.of(workload, "manual_offload", *_KEPT_BY_HAND)),
+        *_curve(FLOOR_NAME, FLOOR, depth.floors(workload)),
+        *djinn,
+        *_of(depth, workload, "djinn", (KEPT,)),
+        *(line for found in others for line in found),
+    ]
+    if not left and not right:
+        raise TableError(f"run {findings.run} has no ready_ms in workload {workload!r}")
+    return Shown(left=left, right=right, layer=times.layer if times else depth.layer, times=times)
 
 
-def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Curve | None:
-    points = [(row.breakpoint, row.median, *row.ends) for row in rows if row.median is not None and row.ends]
+def recompute_name(times: Times | None) -> str:
+    """Of recompute in its quickest form."""
+    variant = BY_KEY.get(("recompute", times.variant)) if times else None
+    return f"Recompute:\n{variant.label.lower()}" if variant else PRIMARY["recompute"].label
+
+
+def _style(method: str, variant: str = "") -> dict[str, Any]:
+    return {"linewidth": 1.0, **BY_KEY.get((method, variant), PRIMARY[method]).style}
+
+
+def _of(depth: Depth, workload: str, method: str, variants: Sequence[str]) -> list[Curve]:
+    """The line of the first of ``variants`` that the run has, by its name in the paper."""
+    named = BY_KEY.get((method, variants[0]), PRIMARY[method])
+    return _curve(named.label, {"linewidth": 1.0, **named.style}, depth.of(workload, method, *variants))
+
+
+def _curve(label: str, style: dict[str, Any], points: Sequence[Time]) -> list[Curve]:
     if not points:
-        return None
-    layers, medians, lows, highs = zip(*points, strict=True)
-    ranged = len(points) * [any(row.is_range for row in rows)]
-    return Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)
-
-
-def _link_bound(sizes: Sequence[Row], machine: Json) -> list[Curve]:
-    gbps = ceiling(machine, "pinned_h2d_gbps")
-    points = [(row.breakpoint, row.median / (gbps * 1e9) * 1e3) for row in sizes if gbps and row.median]
-    if machine["functional"] or not points:
         return []
-    layers, times = zip(*points, strict=True)
-    return [Curve(label="Link bound", style=dict(_BOUND_STYLE), layers=layers, medians=times)]
+    layers, medians, lows, highs, ranged = zip(
+        *((one.layer, one.median, one.low, one.high, one.is_range) for one in points), strict=True
+    )
+    return [Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)]
 
 
-def draw(lines: Sequence[Curve], *, functional: bool) -> Figure:
-    """The figure of ``lines``; a functional run is marked as such across it."""
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
-    axes = figure.add_axes(_AXES)
-    lines, notes = _apart(lines)
-    notes += [RANGED] if any(any(line.ranged) for line in lines) else []
-    plot(axes, lines)
-    axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
-    axes.set_ylabel("Resume latency, ready (ms)", labelpad=2)
-    scale(axes, lines, room=1.6 * 2.2 ** len(notes))
-    label(axes, lines)
-    note(axes, notes)
+def draw(found: Shown, *, functional: bool) -> Figure:
+    """The figure of ``found``; a functional run is marked as such across each panel."""
+    figure = Figure(figsize=(BOTH_COLUMNS_IN, _HEIGHT_IN))
+    for lines, (left, width) in zip((found.left, found.right), _PANELS, strict=True):
+        axes = figure.add_axes((left, _BOTTOM, width, _HEIGHT))
+        if lines:
+            plot(axes, lines)
+            name_layers(axes, lines)
+        axes.set_xlabel("Breakpoint: paused after layer", labelpad=2)
+    linear, log = figure.axes
+    linear.set_ylabel("Resume latency, ready (ms)", labelpad=2)
+    log.set_ylabel("Ready (ms), logarithmic axis", labelpad=2)
+    if found.left:
+        from_zero(linear, found.left)
+        _compare(linear, found)
+    if found.right:
+        logarithmic(log, found.right)
+        name_ends(log, found.right)
     if functional:
-        mark_functional(axes)
+        for axes in figure.axes:
+            mark_functional(axes, size=11)
     return figure
 
 
-def plot(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Draw ``lines`` with their intervals, and with caps their ranges."""
-    for line in lines:
-        axes.plot(line.layers, line.medians, clip_on=False, **line.style)
-        if line.lows:
-            ranged = line.ranged or len(line.medians) * [False]
-            points = list(zip(line.layers, line.medians, line.lows, line.highs, ranged, strict=True))
-            for capped in sorted(set(ranged)):
-                places, medians, lows, highs, _ = zip(*(point for point in points if point[-1] == capped), strict=True)
-                below = [median - low for median, low in zip(medians, lows, strict=True)]
-                above = [high - median for median, high in zip(medians, highs, strict=True)]
-                axes.errorbar(
-                    places,
-                    medians,
-                    (below, above),
-                    fmt="none",
-                    ecolor=line.style["color"],
-                    elinewidth=0.5 if capped else 0.8,
-                    capsize=1.5 if capped else 0,
-                    capthick=0.5,
-                    zorder=1.5,
-                )
-
-
-def note(axes: Axes, texts: Sequence[str]) -> None:
-    """Say ``texts`` at the foot of ``axes``, a line each."""
-    if texts:
-        said = "\n".join(texts)
-        axes.text(0.98, 0.02, said, transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT - 0.5)
-
-
-def _apart(lines: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
-    """The lines to draw, and what is said of bounds too far below all that was measured to leave it any room.
-
-    In a decode step the deepest layer's frontier is a few kilobytes, which the link takes in less than a microsecond.
-    """
-    lowest = min(min(line.medians) for line in lines if line.lows)
-    drawn, notes = [], []
-    for line in lines:
-        points = list(zip(line.layers, line.medians, strict=True))
-        far = [] if line.lows else [(layer, median) for layer, median in points if median * 10 < lowest]
-        near = [point for point in points if point not in far]
-        if far:
-            where = f", layer {', '.join(str(layer) for layer, _ in far)}" if near else ""
-            time = significant(max(median for _, median in far), 1)
-            notes.append(f"\N{DOWNWARDS ARROW} {line.label.lower()}{where}: {time} ms")
-        if near:
-            layers, medians = zip(*near, strict=True)
-            drawn.append(replace(line, layers=layers, medians=medians))
-    return drawn, notes
-
-
-def scale(axes: Axes, lines: Sequence[Curve], *, room: float) -> None:
-    """Ticks at the layers measured; a log axis where the times span more than a factor of 20, ``room`` below them."""
-    layers = sorted({layer for line in lines for layer in line.layers})
-    axes.set_xlim(-0.04 * layers[-1], 1.04 * layers[-1])
-    if len(layers) <= 8:
-        _name_layers(axes, layers)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    lowest = min(min([*line.medians, *line.lows]) for line in lines)
-    highest = max(max([*line.medians, *line.highs]) for line in lines)
-    if lowest > 0 and highest / lowest > 20:
-        axes.set_yscale("log")
-        axes.set_ylim(lowest / room, highest * 1.6)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_ylim(0, highest * 1.08 or 1)
-
-
-def _name_layers(axes: Axes, layers: Sequence[float]) -> None:
-    """A tick at each of ``layers`` with its number; those that crowd have one name in the middle, as 39, 40."""
-    groups: list[list[float]] = []
-    for layer in layers:
-        if groups and layer - groups[-1][-1] < _CROWDED * layers[-1]:
-            groups[-1].append(layer)
+def _compare(axes: Axes, found: Shown) -> None:
+    """The names of all lines beside them, and an arrow from Djinn to recompute with what is between."""
+    at, top = found.layer, axes.get_ylim()[1]
+    groups: list[list[Curve]] = []
+    for line in sorted(found.left, key=lambda one: _after(one, at)):
+        if groups and _after(line, at) - _after(groups[-1][-1], at) < _TOUCH * top:
+            groups[-1].append(line)
         else:
-            groups.append([layer])
-    alone = [group[0] for group in groups if len(group) == 1]
-    axes.set_xticks(layers, [str(layer) if layer in alone else "" for layer in layers])
-    shared = [group for group in groups if len(group) > 1]
-    names = [", ".join(map(str, group)) for group in shared]
-    axes.set_xticks([sum(group[:: len(group) - 1]) / 2 for group in shared], names, minor=True)
-    # The shared names have no tick of their own, and stand where those of a tick do.
-    drop = mpl.rcParams["xtick.major.size"] + mpl.rcParams["xtick.major.pad"]
-    axes.tick_params(axis="x", which="minor", length=0, pad=drop)
+            groups.append([line])
+    ends = [_after(found.left[index], at) for index in (-1, 0)]  # Djinn's line is the last, recompute's the first
+    if found.times is None:
+        for group in groups:
+            _name(axes, group, at)
+        return
+    look: dict[str, Any] = {"arrowstyle": "<->", "linewidth": 0.7, "shrinkA": 4, "shrinkB": 4, "color": "0.25"}
+    axes.annotate("", (at, ends[1]), (at, ends[0]), arrowprops=look)
+    (arrow,) = axes.plot([at, at], ends, linestyle="-")  # stands for it while room is sought
+    _name(axes, groups[0], at)  # the floor has the least room
+    said = f"{significant(found.times.times)}\N{MULTIPLICATION SIGN}\nat layer {at}"
+    put(axes, said, [(0.9 * at, sum(ends) / 2)], size=FONT_PT + 1, linespacing=1.0)
+    for group in groups[1:]:
+        _name(axes, group, at)
+    arrow.remove()
 
 
-def label(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Name each of ``lines`` right of ``axes``, where it ends; names of ends that coincide move apart, with leaders."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ends = [tuple(to_axes.transform((line.layers[-1], line.medians[-1]))) for line in lines]
-    gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * axes.get_position().height)
-    for line, end, height in zip(lines, ends, spread([end[1] for end in ends], gap), strict=True):
-        right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([end[0] + 0.03, 1.04], [end[1], height], color="0.55", linewidth=0.4, zorder=1, **right)
-        axes.plot([1.05, 1.095, 1.14], [height] * 3, markevery=[1], **line.style, **right)
-        axes.text(1.165, height, line.label, va="center_baseline", color=line.style["color"], **right)
+def _name(axes: Axes, group: Sequence[Curve], at: int) -> None:
+    """Of lines that lie on each other the names stand together, with their times after layer ``at``."""
+    said, color = group[0].label, readable(group[0].style["color"])
+    if len(group) > 1:
+        between = ", " if len(group) == 2 else ",\n"
+        said, color = between.join(f"{one.label} {significant(_after(one, at), 2)}" for one in group) + " ms", "0.25"
+    put(axes, said, _along(group[0]), color=color, linespacing=1.05)
+
+
+def _along(line: Curve) -> list[tuple[float, float]]:
+    """Points of ``line`` in the middle half of the depth, where its name may stand."""
+    start, end = line.layers[0], line.layers[-1]
+    places = [start + (end - start) * step / 20 for step in range(5, 16)]
+    return list(zip(places, np.interp(places, line.layers, line.medians), strict=True))
+
+
+def _after(line: Curve, layer: float) -> float:
+    """Its time there, or else at its last layer."""
+    return dict(zip(line.layers, line.medians, strict=True)).get(layer, line.medians[-1])
 
 
 def files(material: Material, workload: str) -> list[bytes]:
     """The figure as PDF and PNG."""
-    lines = curves(material.findings, workload, material.machine)
-    return rendered(lambda: draw(lines, functional=material.functional))
+    found = shown(material.findings, Depth(material.findings, material.run), workload)
+    return rendered(lambda: draw(found, functional=material.functional))

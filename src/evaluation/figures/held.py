@@ -1,8 +1,9 @@
 """Resume latency against the device memory that a paused session holds: one mark per method and variant.
 
-The clock ready at the layer that leads, from :mod:`evaluation.analysis.leading`, with intervals or extremes; peers at
-the deepest layer. Both axes are logarithmic. What holds less than a thousandth of the most stands apart, left of a
-break in the axis. The best place is the lower left corner. A mark is named beside it.
+The clock ready at the layer that leads, from :mod:`evaluation.analysis.leading`, with intervals; hollow, with the
+range, where there are too few processes or samples. Peers at the deepest layer. Both axes are logarithmic. What holds
+less than a thousandth of the most stands apart, left of a break in the axis. The best place is the lower left corner. A
+mark is named beside it.
 """
 
 import math
@@ -19,8 +20,10 @@ from evaluation.analysis.leading import Leading
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.outcomes import PeerMetric
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import BULK, KEPT, ORDERED, PRIMARY, plain_name
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, OTHERS, WIDTH_IN, mark_functional, spread
+from evaluation.analysis.variants import BULK, KEPT, NAVY, ORDERED, PRIMARY, plain_name
+from evaluation.figures.lines import HOLLOW
+from evaluation.figures.room import put
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, OTHERS, WIDTH_IN, mark_functional, readable, spread
 
 _AXES = (0.165, 0.185, 0.815, 0.785)  # left, bottom, width, height of the figure
 _APART = 1000  # times less than the most that is held: as good as nothing
@@ -34,7 +37,7 @@ VANILLA, DJINN, KEPT_DJINN = "Vanilla", "Djinn", "Djinn, kept"
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One form: bytes on the device per paused session, and ready in ms, with the ends of its interval."""
+    """One form: bytes on the device per paused session, and ready in ms, with the ends of its interval or range."""
 
     label: str
     style: dict[str, Any]
@@ -42,19 +45,20 @@ class Mark:
     median: float
     low: float
     high: float
+    is_range: bool = False
 
 
 _KEPT_BY_HAND = tuple(f"{name}_{KEPT}" for name in ("ordered", "pinned"))
 
 # Method, variants of which the first that a run has is shown (the quickest where none is named), name and look. Where
-# marks coincide the wide and open ones lie under the small ones.
+# marks coincide the wide ones lie under the small ones.
 _SHOWN: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
-    ("vanilla", (), VANILLA, {"marker": "x", "markersize": 5}),
+    ("vanilla", (), VANILLA, {"marker": "X", "markersize": 5}),
     ("recompute", (), "Recompute", {"marker": "^", "markersize": 5}),
-    ("manual_offload", BULK, "Manual offload", {"marker": "s", "markersize": 7, "mfc": "white"}),
-    ("manual_offload", ORDERED, "Manual, ordered", {"marker": "D", "markersize": 6, "mfc": "white"}),
-    ("manual_offload", _KEPT_BY_HAND, "Manual, kept", {"marker": "p", "markersize": 7.5, "mfc": "white"}),
-    ("manual_offload", ("offloaded_cache",), "Offloaded cache", {"marker": "v", "markersize": 5, "mfc": "white"}),
+    ("manual_offload", BULK, "Manual offload", {"marker": "s", "markersize": 7}),
+    ("manual_offload", ORDERED, "Manual, ordered", {"marker": "D", "markersize": 6}),
+    ("manual_offload", _KEPT_BY_HAND, "Manual, kept", {"marker": "p", "markersize": 7.5}),
+    ("manual_offload", ("offloaded_cache",), "Offloaded cache", {"marker": "v", "markersize": 5}),
     ("djinn", (PRIMARY["djinn"].name,), DJINN, {"marker": "o", "markersize": 4}),
     ("djinn", (KEPT,), KEPT_DJINN, {"marker": "h", "markersize": 4}),
 )
@@ -66,9 +70,9 @@ def marks_of(leading: Leading, peers: Sequence[PeerMetric], workload: str) -> li
     for method, variants, name, look in _SHOWN:
         one = leading.of(workload, method, *variants)
         if one is not None and one.median and one.low is not None and one.high is not None:
-            style = {"color": PRIMARY[method].style["color"], **look}
+            style = {"color": NAVY if variants == ORDERED else PRIMARY[method].style["color"], **look}
             times = {"median": one.median, "low": one.low, "high": one.high}
-            found.append(Mark(label=name, style=style, held_bytes=one.held_bytes, **times))
+            found.append(Mark(label=name, style=style, held_bytes=one.held_bytes, is_range=one.is_range, **times))
     found += _of_peers(peers, workload)
     if not found:
         raise TableError(f"the run has no time of the clock ready in workload {workload!r}")
@@ -88,6 +92,7 @@ def _of_peers(peers: Sequence[PeerMetric], workload: str) -> Iterator[Mark]:
                 median=ready.median,
                 low=ready.ci_low or ready.median,  # of too few samples there is no interval
                 high=ready.ci_high or ready.median,
+                is_range=ready.ci_low is None,
             )
 
 
@@ -142,7 +147,8 @@ def draw(shown: Sequence[Mark], *, functional: bool) -> Figure:
     for mark, place in zip(shown, places, strict=True):
         ends = ([mark.median - mark.low], [mark.high - mark.median])
         axes.errorbar([place], [mark.median], ends, fmt="none", ecolor=mark.style["color"], elinewidth=0.8, zorder=1.5)
-        axes.plot([place], [mark.median], linestyle="none", **mark.style)
+        look = {**mark.style, **({"mfc": HOLLOW} if mark.is_range else {})}
+        axes.plot([place], [mark.median], linestyle="none", **look)
     axes.set_xlim(-0.35, scale.place(scale.most) + 0.35)
     axes.set_xticks(list(scale.ticks()), list(scale.ticks().values()))
     axes.set_yscale("log")
@@ -154,13 +160,16 @@ def draw(shown: Sequence[Mark], *, functional: bool) -> Figure:
     if scale.place(scale.most):
         _break(axes)
     _name(axes, shown, places)
-    axes.annotate(
-        "better", (0.66, 0.6), (0.83, 0.82), xycoords="axes fraction", ha="center", va="center", color="0.45",
-        size=FONT_PT - 0.5, arrowprops={"arrowstyle": "->", "color": "0.45", "linewidth": 0.6},
-    )  # fmt: skip
+    put(axes, "\N{SOUTH WEST ARROW} better", [(scale.place(scale.most) * 0.55, _middle(axes))], color="0.4")
     if functional:
         mark_functional(axes)
     return figure
+
+
+def _middle(axes: Axes) -> float:
+    """Of the logarithmic axis of latency."""
+    low, high = axes.get_ylim()
+    return math.sqrt(low * high)
 
 
 def _break(axes: Axes) -> None:
@@ -175,14 +184,17 @@ def _break(axes: Axes) -> None:
 def _name(axes: Axes, shown: Sequence[Mark], places: Sequence[float]) -> None:
     """Name the marks, those that stand close together in one column right of them, or above where there is no room."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    spots = [tuple(to_axes.transform((x, mark.median))) for mark, x in zip(shown, places, strict=True)]
+    spots, tops = (
+        [tuple(to_axes.transform((x, value))) for value, x in zip(values, places, strict=True)]
+        for values in ([mark.median for mark in shown], [mark.high for mark in shown])
+    )
     gap = 1.2 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
     for group in _columns([spot[0] for spot in spots]):
         right = max(spots[index][0] for index in group)
         above = right + _BESIDE + _NAME > 1
-        heights = spread([spots[index][1] + gap * above for index in group], gap)
+        heights = spread([tops[index][1] + 0.9 * gap if above else spots[index][1] for index in group], gap)
         for index, height in zip(group, heights, strict=True):
-            name: dict[str, Any] = {"color": shown[index].style["color"], "size": FONT_PT - 0.5}
+            name: dict[str, Any] = {"color": readable(shown[index].style["color"]), "size": FONT_PT - 0.5}
             name |= {"transform": axes.transAxes, "va": "center_baseline"}
             if above:
                 axes.text(min(right + _BESIDE, 1), height, shown[index].label, ha="right", **name)

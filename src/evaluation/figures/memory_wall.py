@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BY_KEY, DRAWN
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered, spread
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, readable, rendered, spread
 from evaluation.records.runs import Run
 
 _GIB = 2**30
@@ -84,19 +84,22 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
         end, size, _ = _STOPS[line.stopped_by]
         axes.plot(line.sessions[-1:], line.gib[-1:], **{**alone, "marker": end, "markersize": size})
     axes.axhline(total_gib, color="0.35", linewidth=0.6)
-    axes.text(0.02 * most, total_gib * 1.015, f"device memory, {total_gib:.0f} GiB", size=FONT_PT - 1, color="0.35")
     axes.set_xlim(0, most * 1.04)
     axes.set_ylim(0, total_gib * 1.12)
     axes.set_xlabel("Paused sessions", labelpad=2)
     axes.set_ylabel("Device memory in use (GiB)", labelpad=2)
+    ceiling = Wall(label="", style={"color": "0.35", "linewidth": 0.6}, sessions=[], gib=[total_gib], stopped_by="")
+    named = sorted([ceiling, *lines], key=lambda line: -line.gib[-1])
     gap = 1.25 * FONT_PT / 72 / (HEIGHT_IN * _AXES[3])
-    heights = [line.gib[-1] / (total_gib * 1.12) for line in lines]
-    for line, height in zip(lines, spread(heights, gap), strict=True):
-        *_, why = _STOPS[line.stopped_by]
-        text = f"{line.label}: {line.sessions[-1]} ({why})"
+    heights = spread([line.gib[-1] / (total_gib * 1.12) for line in named], gap)
+    for line, height in zip(named, heights, strict=True):
+        text = f"Device memory: {total_gib:.0f} GiB"
+        if line.sessions:
+            text = f"{line.label}: {line.sessions[-1]} ({_STOPS[line.stopped_by][-1]})"
         right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([1.045, 1.095, 1.145], [height] * 3, markevery=[1], **line.style, **right)
-        axes.text(1.17, height, text, va="center_baseline", color=line.style["color"], size=FONT_PT - 0.5, **right)
+        right |= {"va": "center_baseline", "color": readable(line.style["color"]), "size": FONT_PT - 0.5}
+        axes.text(1.17, height, text, **right)
     return figure
 
 

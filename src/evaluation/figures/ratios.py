@@ -16,15 +16,16 @@ from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CURRENT
 from evaluation.analysis.pairs import IDLE, NOTHING
 from evaluation.analysis.table import TableError
-from evaluation.figures.crossover import Curve, label, plot
+from evaluation.analysis.variants import BLACK, BLUE, PALE, RED
+from evaluation.figures.lines import Curve, name_ends, plot
 from evaluation.figures.style import FONT_PT, rendered, side_by_side
 
 _ASIDE = 0.16  # of a layer's place, from one workload to the next, so that no interval hides another
 _LOOKS: list[dict[str, Any]] = [
-    {"color": "#111111", "marker": "o", "linestyle": "-", "linewidth": 0.9, "markersize": 3.5},
-    {"color": "#2A7AB5", "marker": "s", "linestyle": "--", "linewidth": 0.9, "markersize": 3.5, "mfc": "white"},
-    {"color": "#C1440E", "marker": "^", "linestyle": "-.", "linewidth": 0.9, "markersize": 3.5},
-    {"color": "#3B7A3B", "marker": "P", "linestyle": ":", "linewidth": 0.9, "markersize": 3.5},
+    {"color": BLACK, "marker": "o", "linestyle": "-", "linewidth": 0.9, "markersize": 3.5},
+    {"color": BLUE, "marker": "s", "linestyle": "--", "linewidth": 0.9, "markersize": 3.5},
+    {"color": RED, "marker": "^", "linestyle": "-.", "linewidth": 0.9, "markersize": 3.5},
+    {"color": PALE, "marker": "P", "linestyle": ":", "linewidth": 0.9, "markersize": 3.5},
 ]
 
 
@@ -69,7 +70,8 @@ def _curve(
 ) -> Curve:
     places = [layers.index(row.layer) + aside for row in rows]
     medians, lows, highs = ([getattr(row, column) for row in rows] for column in ("ratio", "ratio_low", "ratio_high"))
-    return Curve(label=name, style=style, layers=places, medians=medians, lows=lows, highs=highs)
+    ranged = [row.is_range for row in rows]
+    return Curve(label=name, style=style, layers=places, medians=medians, lows=lows, highs=highs, ranged=ranged)
 
 
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
@@ -84,7 +86,7 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
         _scale(axes, everything, panel.layers)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
     most = max(shown, key=lambda panel: len(panel.lines))
-    label(figure.axes[-1], shown[-1].lines if len(shown[-1].lines) == len(most.lines) else most.lines)
+    name_ends(figure.axes[-1], shown[-1].lines if len(shown[-1].lines) == len(most.lines) else most.lines)
     return figure
 
 

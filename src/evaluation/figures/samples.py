@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import METHODS, PRIMARY, plain_name
-from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, rendered
+from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, readable, rendered
 from evaluation.records.runs import Run, latency_methods
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.64, 0.06, 0.24, 0.55  # inches beside the panels; below is a line of note
@@ -107,7 +107,7 @@ def draw(strip: Sequence[Panel], *, functional: bool) -> Figure:
         if row == 0:
             axes.set_title(panel.workload.capitalize(), size=FONT_PT, pad=4)
         if column == 0:
-            axes.set_ylabel(f"{panel.label}\nready (ms)", color=panel.style["color"], linespacing=1.15)
+            axes.set_ylabel(f"{panel.label}\nready (ms)", color=readable(panel.style["color"]), linespacing=1.15)
             axes.yaxis.set_label_coords(-0.36 / width_in, 0.5)
         if functional:
             mark_functional(axes, size=min(6 * width_in, 11))

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 WIDTH_IN = 3.335  # one column of the USENIX style
@@ -38,8 +39,21 @@ _RC = {
 # For methods that the paper does not know, in turn.
 OTHERS: list[dict[str, Any]] = [
     {"color": "#3B7A3B", "marker": "P", "linestyle": "-.", "markersize": 4.5},
-    {"color": "#7B4FA3", "marker": "X", "linestyle": ":", "markersize": 4.5},
+    {"color": "#7B4FA3", "marker": "*", "linestyle": ":", "markersize": 5.5},
 ]
+_DARK = 0.42  # lightness up to which letters can be read on white
+
+
+def lightness(color: str) -> float:
+    """Of ``color`` in print without colour: 0 is black, 1 is white."""
+    red, green, blue = to_rgb(color)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def readable(color: str) -> str:
+    """``color`` for letters: a light one darker, of the same hue."""
+    scale = min(_DARK / lightness(color), 1.0) if lightness(color) else 1.0
+    return str(to_hex([scale * part for part in to_rgb(color)]))
 
 
 def mark_functional(axes: Axes, size: float = 13) -> None:

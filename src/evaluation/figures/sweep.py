@@ -1,12 +1,13 @@
 """Where recompute and hand-written copies cross: resume latency against the size of the prompt, a panel for each depth.
 
-The clock is ready; points are medians with 95 % intervals, of fewer than six samples without, over batch x tokens, both
-axes logarithmic and the same in all panels. Recompute's point is that of its quickest variant at this size and layer.
-Which is the quicker at each size is in :mod:`evaluation.text.numbers`. Drawn from ``sweep.csv`` alone. A functional
-run's times mean nothing, and it has no such figure.
+The clock is ready; points are medians over batch x tokens, both axes logarithmic and the same in all panels.
+Recompute's point is that of its quickest variant at this size and layer. The sweep does not measure Djinn. It has a
+point where its own jobs ran a workload of that size, without a KV cache, after that layer. Which is the quicker at each
+size is in :mod:`evaluation.text.numbers`. Drawn from ``sweep.csv`` and the summary. A functional run's times mean
+nothing, and it has no such figure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,21 +16,20 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from evaluation.analysis.crossings import Crossing, quickest
 from evaluation.analysis.material import Material
+from evaluation.analysis.statistics import ENOUGH
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BY_KEY, PRIMARY
-from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered, spread
+from evaluation.figures.lines import Curve, name_ends, plot
+from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, rendered
 
-_LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.735, 0.185, 0.91  # of the figure; what is right of it is for labels
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.135, 0.66, 0.185, 0.91  # of the figure; what is right of it is for names
 _BETWEEN = 0.03
-_PAGEABLE = BY_KEY["manual_offload", "pageable"]
-# By method and variant, or the quickest. Manual offload is drawn thinner than where Djinn must show through it.
-_LINES: dict[tuple[str, str | None], tuple[str, Mapping[str, Any]]] = {
-    ("recompute", None): (PRIMARY["recompute"].label, PRIMARY["recompute"].style),
-    ("manual_offload", "pageable"): (_PAGEABLE.label, _PAGEABLE.style),
-    ("manual_offload", "pinned"): (
-        "Manual, pinned",
-        {**PRIMARY["manual_offload"].style, "linewidth": 1.2, "markersize": 4.5},
-    ),
+# By method and variant, or the quickest; in the order of drawing.
+_LINES: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = {
+    ("recompute", None): ("Recompute", dict(PRIMARY["recompute"].style)),
+    ("manual_offload", "pageable"): ("By hand, pageable", dict(BY_KEY["manual_offload", "pageable"].style)),
+    ("manual_offload", "pinned"): ("By hand, pinned", {**PRIMARY["manual_offload"].style, "linewidth": 1.2}),
+    ("djinn", "default"): ("Djinn", dict(PRIMARY["djinn"].style)),
 }
 
 
@@ -44,17 +44,45 @@ def measured(material: Material) -> list[Crossing]:
     return rows
 
 
+def djinn_beside(material: Material, rows: Sequence[Crossing]) -> list[Crossing]:
+    """What Djinn's own jobs measured at sizes and layers of ``rows``."""
+    places = {(row.batch, row.tokens, row.layer) for row in rows}
+    found: dict[tuple[int, int, int], Crossing] = {}
+    for workload in material.study["workloads"]:
+        if workload["kv_cache"] or workload["name"] not in material.findings.workloads:
+            continue
+        for row in material.findings.series(workload["name"], "djinn", "ready_ms"):
+            place = workload["batch"], workload["tokens"], row.breakpoint
+            if place in places and row.median is not None and row.ends:
+                found[place] = Crossing(
+                    run=row.run,
+                    batch=place[0],
+                    tokens=place[1],
+                    method="djinn",
+                    variant=row.variant,
+                    layer=place[2],
+                    ready_ms=row.median,
+                    ci_low=row.ends[0],
+                    ci_high=row.ends[1],
+                    n=0 if row.is_range else row.n,  # of too few processes: as good as none, for an interval
+                    crossover_layer=None,
+                )
+    return list(found.values())
+
+
 def draw(rows: Sequence[Crossing]) -> Figure:
     """The figure of the rows of one run, all of which have numbers."""
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
     layers = sorted({row.layer for row in rows})
     width = (_RIGHT - _LEFT - _BETWEEN * (len(layers) - 1)) / len(layers)
-    low, high = (end(_ends(rows)) for end in (min, max))
-    for number, layer in enumerate(layers):
+    panels = [list(_curves([row for row in rows if row.layer == layer])) for layer in layers]
+    low = min(line.lowest for lines in panels for line in lines)
+    high = max(line.highest for lines in panels for line in lines)
+    for number, (layer, lines) in enumerate(zip(layers, panels, strict=True)):
         axes = figure.add_axes((_LEFT + number * (width + _BETWEEN), _BOTTOM, width, _TOP - _BOTTOM))
-        _panel(axes, [row for row in rows if row.layer == layer])
+        plot(axes, lines)
         _scale(axes, rows, (low / 1.5, high * 1.5))
-        axes.set_title(f"Paused after layer {layer}", size=FONT_PT, pad=3)
+        axes.set_title(f"After layer {layer}", size=FONT_PT, pad=3)
         if number:
             axes.tick_params(labelleft=False)
     figure.axes[0].set_ylabel("Resume latency, ready (ms)", labelpad=2)
@@ -65,12 +93,8 @@ def draw(rows: Sequence[Crossing]) -> Figure:
         ha="center",
         va="bottom",
     )
-    _label(figure.axes[-1], [row for row in rows if row.layer == layers[-1]])
+    name_ends(figure.axes[-1], panels[-1])
     return figure
-
-
-def _ends(rows: Sequence[Crossing]) -> list[float]:
-    return [value for row in rows for value in (row.ci_low, row.ready_ms, row.ci_high) if value is not None]
 
 
 def _line(rows: Sequence[Crossing], key: tuple[str, str | None]) -> list[Crossing]:
@@ -78,22 +102,24 @@ def _line(rows: Sequence[Crossing], key: tuple[str, str | None]) -> list[Crossin
     return sorted(mine, key=lambda row: (row.batch * row.tokens, row.batch))
 
 
-def _panel(axes: Axes, rows: Sequence[Crossing]) -> None:
-    for key, (_, style) in _LINES.items():
+def _curves(rows: Sequence[Crossing]) -> Sequence[Curve]:
+    """Over sizes, which stand for layers."""
+    found = []
+    for key, (name, style) in _LINES.items():
         if line := _line(rows, key):
-            sizes = [row.batch * row.tokens for row in line]
             medians = [row.ready_ms or 0.0 for row in line]
-            axes.plot(sizes, medians, clip_on=False, **{"linewidth": 1.0, **style})
-            bars = [
-                (size, median, median - row.ci_low, row.ci_high - median)
-                for size, median, row in zip(sizes, medians, line, strict=True)
-                if row.ci_low is not None and row.ci_high is not None
-            ]
-            if bars:
-                at, middles, below, above = zip(*bars, strict=True)
-                axes.errorbar(
-                    at, middles, (below, above), fmt="none", ecolor=style["color"], elinewidth=0.8, zorder=1.5
+            found.append(
+                Curve(
+                    label=name,
+                    style={"linewidth": 1.0, **style},
+                    layers=[row.batch * row.tokens for row in line],
+                    medians=medians,
+                    lows=[row.ci_low or row.ready_ms or 0.0 for row in line],
+                    highs=[row.ci_high or row.ready_ms or 0.0 for row in line],
+                    ranged=[row.n < ENOUGH for row in line],
                 )
+            )
+    return found
 
 
 def _scale(axes: Axes, rows: Sequence[Crossing], limits: tuple[float, float]) -> None:
@@ -109,19 +135,8 @@ def _scale(axes: Axes, rows: Sequence[Crossing], limits: tuple[float, float]) ->
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _label(axes: Axes, rows: Sequence[Crossing]) -> None:
-    """Name each line at its right end; names of ends that are close move apart, tied by thin leaders."""
-    lines = {label: (line[-1], style) for key, (label, style) in _LINES.items() if (line := _line(rows, key))}
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ends = [to_axes.transform((row.batch * row.tokens, row.ready_ms or 0)) for row, _ in lines.values()]
-    heights = spread([float(y) for _, y in ends], 1.25 * FONT_PT / 72 / (HEIGHT_IN * (_TOP - _BOTTOM)))
-    for (label, (_, style)), (x, y), height in zip(lines.items(), ends, heights, strict=True):
-        place: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([x + 0.06, 1.03], [y, height], color="0.55", linewidth=0.4, zorder=1, **place)
-        axes.text(1.06, height, label, va="center_baseline", size=FONT_PT - 0.5, color=style["color"], **place)
-
-
 def files(material: Material, workload: str) -> list[bytes]:
     """The figure as PDF and PNG."""
     rows = measured(material)
-    return rendered(lambda: draw(rows))
+    beside = djinn_beside(material, rows)
+    return rendered(lambda: draw([*rows, *beside]))

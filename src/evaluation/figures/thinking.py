@@ -1,9 +1,9 @@
 """Resume latency over the wait between pause and resume: a panel for each workload and clock, a line for each form.
 
-The clocks are ready and first kernel. Points are medians with 95 % intervals over the resumes of one process, or with
-caps their range where there are fewer than six. The wait is on a logarithmic axis, left of which stands no wait at all.
-The floor is a raw copy of the frontier after the same wait, and stands in every panel: nothing can go on before. Drawn
-from ``thinking.csv`` alone.
+The clocks are ready and first kernel. Points are medians with 95 % intervals over the resumes of one process; hollow,
+with their range, where there are fewer than six. The wait is on a logarithmic axis, left of which stands no wait at
+all. The floor is a raw copy of the frontier after the same wait, and stands in every panel: nothing can go on before.
+Drawn from ``thinking.csv`` alone.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import BY_KEY, KEPT, PRIMARY
+from evaluation.analysis.variants import BLUE, BY_KEY, KEPT, NAVY, PRIMARY
 from evaluation.analysis.waits import FLOOR, Wait
-from evaluation.figures.crossover import Curve, label, plot
+from evaluation.figures.lines import FLOOR as FLOOR_LOOK
+from evaluation.figures.lines import FLOOR_NAME, Curve, name_ends, plot
 from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, HEIGHT_IN, mark_functional, rendered
 
 _CLOCKS = ("ready", "first_kernel")
@@ -28,17 +29,20 @@ _NONE = 0.7  # decades left of the shortest wait: where no wait stands
 _BOTTOM, _TOP = 0.165, 0.85
 _LEFT, _WIDTH = 0.06, 0.155  # of a panel
 _BETWEEN, _LABELS = 0.012, 0.155  # between panels of one workload, and right of each workload
-_OURS, _HAND = PRIMARY["djinn"].style, PRIMARY["manual_offload"].style
+_OURS = PRIMARY["djinn"].style
 _THIN = {"linewidth": 1.0, "markersize": 4.5}
-# By method and variant, in the order of drawing.
+# By method and variant, in the order of drawing. What waits until ready is navy, other copies by hand are blue.
 _LOOKS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    (FLOOR, "default"): ("Raw copy", {"color": "0.55", "linestyle": ":", "linewidth": 1.2}),
-    ("manual_offload", "pinned"): ("Pinned", {**_HAND, **_THIN}),
-    ("manual_offload", "ordered"): ("Ordered", {**BY_KEY["manual_offload", "ordered"].style, **_THIN}),
-    ("manual_offload", "async"): ("Async", {**_HAND, **_THIN, "marker": "^", "linestyle": "-."}),
-    ("manual_offload", "pinned_attended"): ("Pinned, attended", {**_HAND, **_THIN, "linestyle": (0, (1, 1.2))}),
+    (FLOOR, "default"): (FLOOR_NAME, dict(FLOOR_LOOK)),
+    ("manual_offload", "pinned"): ("Pinned", {**_THIN, "color": NAVY, "marker": "s", "linestyle": "--"}),
+    ("manual_offload", "ordered"): ("Ordered", {**_THIN, "color": NAVY, "marker": "D", "linestyle": "--"}),
+    ("manual_offload", "async"): ("Async", {**_THIN, "color": BLUE, "marker": "^", "linestyle": "-."}),
+    ("manual_offload", "pinned_attended"): (
+        "Pinned, attended",
+        {**_THIN, "color": BLUE, "marker": "s", "linestyle": (0, (1, 1.2))},
+    ),
     ("djinn", "default"): ("Djinn", dict(_OURS)),
-    ("djinn", "attended"): ("Djinn, attended", {**_OURS, "linestyle": (0, (4, 1.5)), "marker": "D"}),
+    ("djinn", "attended"): ("Djinn, attended", {**_OURS, "linestyle": (0, (4, 1.5)), "marker": "v"}),
     ("djinn", KEPT): ("Djinn, kept", dict(BY_KEY["djinn", KEPT].style)),
 }
 
@@ -101,7 +105,7 @@ def draw(shown: Sequence[Sequence[Panel]], waits: Sequence[float], *, functional
             axes.tick_params(labelleft=not number)
             if functional:
                 mark_functional(axes, size=7)
-        label(axes, group[-1].lines)
+        name_ends(axes, group[-1].lines)
         middle = (left - _BETWEEN - len(group) * (_WIDTH + _BETWEEN) + left) / 2
         name = f"{group[0].workload.capitalize()}, after layer {group[0].layer}"
         figure.text(middle, 0.985, name, ha="center", va="top", size=FONT_PT)

@@ -102,6 +102,7 @@ OUTPUTS = (
         module="figures.crossover",
         files=("crossover.pdf", "crossover.png"),
         caption="crossover.rst",
+        reads=("summary", "records"),
         drawn=lambda plan: plan.workloads(kv_cache=False, decode=False),
     ),
     Output(
@@ -116,6 +117,7 @@ OUTPUTS = (
         module="figures.crossover",
         files=("crossover_decode.pdf", "crossover_decode.png"),
         caption="crossover.rst",
+        reads=("summary", "records"),
         drawn=lambda plan: plan.workloads(kv_cache=True, decode=True),
     ),
     Output(
@@ -147,7 +149,7 @@ OUTPUTS = (
         module="figures.sweep",
         files=("sweep.pdf", "sweep.png"),
         caption="sweep.rst",
-        reads=("sweep",),
+        reads=("sweep", "summary"),
         wanted=_on_a_gpu("sweep.json"),
     ),
     Output(

@@ -9,7 +9,7 @@ from evaluation.figures.style import FUNCTIONAL, private_style
 from tests.evaluation.layout import flaws
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import LINK_GBPS, Synthetic, edit, record_path
+from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 CLOCKS = {clock.name: clock for clock in ALL if clock.title}
 PAIRS = SyntheticPairs()
@@ -26,7 +26,7 @@ def results(request, tmp_path_factory):
 
 
 def shown(results):
-    return panels(results.findings(), "session", results.material().machine)
+    return panels(results.findings(), "session")
 
 
 def test_each_panel_holds_the_medians_of_its_clock(results):
@@ -46,20 +46,26 @@ def test_each_panel_holds_the_medians_of_its_clock(results):
     assert len({tuple(medians) for medians in taken.values()}) == len(CLOCKS) == 4
 
 
-def test_the_bound_is_of_what_the_clock_waits_for(tmp_path):
-    """The frontier's bytes, until resident all of the state's, for the logits none; a functional run has no link."""
-    results = Results.make(tmp_path / "gpu", RECIPES["gpu"])
-    sizes = {"ready": "frontier_bytes", "first_kernel": "frontier_bytes", "resident": "state_bytes"}
+def test_the_raw_copy_is_of_what_the_clock_waits_for(results):
+    """The frontier beside Djinn's samples, until resident all state beside those by hand; for the logits none."""
+    beside = {"ready": "djinn", "first_kernel": "djinn", "resident": "manual_offload"}
     for clock, panel in zip(CLOCKS, shown(results), strict=True):
-        bounds = [line.medians for line in panel.lines if line.label == "Link bound"]
-        if clock == "usable":
-            assert not bounds
-            continue
-        (bound,) = bounds
-        rows = results.findings().series("session", "djinn", sizes[clock])
-        assert list(bound) == pytest.approx([row.median / (LINK_GBPS * 1e6) for row in rows])
-    functional = Results.make(tmp_path / "cpu", RECIPES["functional"])
-    assert not any(line.label == "Link bound" for panel in shown(functional) for line in panel.lines)
+        copies = [list(line.medians) for line in panel.lines if line.label == "Raw copy"]
+        rows = results.findings().series("session", beside[clock], "floor_ms") if clock in beside else []
+        assert copies == ([[row.median for row in rows]] if rows else [])
+
+
+def test_recompute_is_in_its_quickest_form(tmp_path):
+    """One line of it, though two were measured."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
+    for layer in (1, 40):
+        edit(record_path(results.folder, "recompute", layer), lambda record: record["cells"].extend(
+            {**cell, "variant": "compiled", "headline": False, "samples": [
+                {**sample, "ready_ms": 0.5 * sample["ready_ms"]} for sample in cell["samples"]
+            ]} for cell in list(record["cells"])))  # fmt: skip
+    results.aggregate()
+    (line,) = (line for line in shown(results)[0].lines if line.label == "Recompute")
+    assert line.medians == pytest.approx([2, 60.5], rel=1e-4)
 
 
 def test_the_panels_share_one_axis_and_can_be_read(results):
@@ -110,4 +116,4 @@ def test_what_is_not_there_is_refused(tmp_path):
     """A workload that the run lacks, with the names that there are."""
     material = Results.make(tmp_path, RECIPES["gpu"]).material()
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
-        panels(material.findings, "chat", material.machine)
+        panels(material.findings, "chat")

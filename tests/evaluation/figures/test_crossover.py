@@ -1,4 +1,4 @@
-"""Plot 1 shows what the summary says, is readable, and is the same file every time."""
+"""Plot 1 shows what the records say, is readable, and is the same file every time."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -6,167 +6,150 @@ from itertools import pairwise
 import matplotlib as mpl
 import pytest
 
+from evaluation.analysis.depth import Depth
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import DRAWN, ONE_TOKEN
-from evaluation.figures.clocks import Panel
-from evaluation.figures.clocks import draw as narrow
-from evaluation.figures.crossover import Curve, curves, draw
-from evaluation.figures.style import FUNCTIONAL, private_style, rendered, spread
+from evaluation.figures.crossover import draw, shown
+from evaluation.figures.lines import FLOOR_NAME
+from evaluation.figures.style import FUNCTIONAL, lightness, private_style, rendered
 from tests.evaluation.layout import flaws
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import FRONTIER_BYTES, LINK_GBPS, Synthetic, clocks, edit, record_path, refused, write
+from tests.evaluation.synthetic import Synthetic, clocks, edit, record_path, refused
 
-GPU = Synthetic(samples=6)
+OLD = Synthetic(samples=6)
 CPU = Synthetic(functional=True, samples=6)
-CLOSE = Synthetic(
-    functional=True, samples=6, ready=lambda method, *rest: {"recompute": 9.0, "vanilla": 8.0}.get(method, 10.0)
-)
+
+
+def in_pairs(which):
+    """Djinn a little slower than by hand, and the kept forms apart, so that no two lines are one."""
+    if which.method == "recompute":
+        return 2.0 * which.layer + (which.variant == "compiled")
+    if which.variant.startswith("async"):
+        return None
+    base = {"nothing": 0.6, "frontier": 0.03}[which.keeps]
+    return 30.0 if which.variant == "bulk" else base * (1.1 if which.method == "djinn" else 1.0)
+
+
+PAIRED = Synthetic(samples=6, pairs=SyntheticPairs(rounds=6, layers=(1, 10, 20, 30, 39, 40), ready=in_pairs))
+RECIPES = {"old": OLD, "paired": PAIRED, "functional": CPU}
 
 
 @pytest.fixture(scope="module")
-def gpu(tmp_path_factory):
-    """Results with the magnitudes of an H100."""
-    return Results.make(tmp_path_factory.mktemp("gpu"), GPU)
+def runs(tmp_path_factory):
+    """Results of each recipe."""
+    return {name: Results.make(tmp_path_factory.mktemp(name), recipe) for name, recipe in RECIPES.items()}
 
 
-@pytest.fixture(scope="module")
-def cpu(tmp_path_factory):
-    """Results of a functional run."""
-    return Results.make(tmp_path_factory.mktemp("cpu"), CPU)
+def found_in(results, workload):
+    return shown(results.findings(), Depth(results.findings(), results.run()), workload)
 
 
-def lines_of(results, workload):
-    return curves(results.findings(), workload, results.material().machine)
+def medians(lines):
+    return {line.label: list(line.medians) for line in lines}
 
 
-def test_the_lines_are_the_medians_of_the_summary(gpu):
-    """Each method's headline, at its measured value: vanilla at 0.01 ms and not at 0."""
-    found = {line.label: list(line.medians) for line in lines_of(gpu, "activation")}
-    bound = FRONTIER_BYTES / (LINK_GBPS * 1e9) * 1e3
-    assert set(found) == {"Recompute", "Manual offload", "Djinn", "Vanilla", "Link bound"}
-    assert found["Recompute"] == pytest.approx([4, 31, 61, 91, 121], rel=1e-5)
-    assert found["Manual offload"] == pytest.approx([0.64] * 5, rel=1e-5)
-    assert found["Djinn"] == pytest.approx([0.63] * 5, rel=1e-5)
-    assert found["Vanilla"] == pytest.approx([0.01] * 5, rel=1e-5)
-    assert found["Link bound"] == pytest.approx([bound] * 5, rel=1e-5)
+def test_the_lines_are_what_was_measured(runs):
+    """On the left recompute and the floor; on the right no recompute, and beside each sample its raw copy."""
+    found = found_in(runs["old"], "activation")
+    left, right = medians(found.left), medians(found.right)
+    assert set(left) == {"Recompute", "Manual offload", "Djinn"}
+    assert left["Recompute"] == pytest.approx([4, 31, 61, 91, 121], rel=1e-5)
+    assert set(right) == {"Manual offload", "Djinn", FLOOR_NAME}
+    assert right["Djinn"] == left["Djinn"] == pytest.approx([0.63] * 5, rel=1e-5)
+    floors = runs["old"].findings().series("activation", "djinn", "floor_ms")
+    assert right[FLOOR_NAME] == [row.median for row in floors]
 
 
-def test_a_session_shows_both_hand_written_orders(gpu):
-    """The bulk copy rises with depth, the ordered one is flat."""
-    found = {line.label: list(line.medians) for line in lines_of(gpu, "session")}
-    assert found["Manual offload"] == pytest.approx([1.4, 8.24, 15.84, 23.44, 31.04], rel=1e-5)
-    assert found["Manual, ordered"] == pytest.approx([0.64] * 5, rel=1e-5)
+def test_pairs_come_first_and_bring_what_is_kept(runs):
+    """By both; recompute, which they have at the last layers only, is that of its jobs."""
+    found = found_in(runs["paired"], "activation")
+    right = medians(found.right)
+    assert right["Djinn"] == pytest.approx([0.66] * 6)
+    assert right["Manual offload"] == pytest.approx([0.6] * 6)
+    assert right["Djinn, kept"] == pytest.approx([0.033] * 6)
+    assert right["Manual, kept"] == pytest.approx([0.03] * 6)
+    assert right[FLOOR_NAME] == pytest.approx([0.5] * 6)
+    assert found.left[-1].layers[-1] == 40
 
 
-def test_intervals_are_drawn(gpu):
-    """Each method has a line and error bars whose ends are those of the summary."""
+def test_a_session_shows_both_hand_written_orders(runs):
+    """All at once rises with depth beside recompute; in the order of need it lies on the floor, and on the right."""
+    found = found_in(runs["old"], "session")
+    assert medians(found.left)["Manual offload"] == pytest.approx([1.4, 8.24, 15.84, 23.44, 31.04], rel=1e-5)
+    assert medians(found.right)["Manual, ordered"] == pytest.approx([0.64] * 5, rel=1e-5)
+    assert "Manual offload" not in medians(found.right)
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("old", "192"), ("paired", "118")])
+def test_the_arrow_says_how_many_times_as_long_recompute_takes_and_where(runs, name, ratio):
+    """At layer 39 where it was measured, else at the deepest."""
     with private_style():
-        axes = draw(lines_of(gpu, "activation"), functional=False).axes[0]
-    row = gpu.findings().at("activation", "djinn", "ready_ms", 40)
-    ends = [tuple(path[:, 1]) for bars in axes.collections for path in bars.get_segments()]
-    assert (pytest.approx(row.ci_low), pytest.approx(row.ci_high)) in ends
-    assert len(ends) == 4 * 5
+        linear, _ = draw(found_in(runs[name], "activation"), functional=False).axes
+    layer = {"old": 40, "paired": 39}[name]
+    said = [text.get_text() for text in linear.texts]
+    assert f"{ratio}\N{MULTIPLICATION SIGN}\nat layer {layer}" in said
+    (arrow,) = [text for text in linear.texts if hasattr(text, "arrow_patch")]
+    assert arrow.xy[0] == layer
 
 
-@pytest.mark.parametrize(("recipe", "scale"), [(GPU, "log"), (CPU, "log"), (CLOSE, "linear")])
-def test_the_axis_is_logarithmic_where_the_range_needs_it(tmp_path, recipe, scale):
-    """Times within a factor of 20 start at zero on a linear axis."""
+def test_without_recompute_there_is_no_arrow(tmp_path):
+    """And no name for it."""
+    results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6, methods=("manual_offload", "djinn")))
     with private_style():
-        axes = draw(lines_of(Results.make(tmp_path, recipe), "activation"), functional=False).axes[0]
-    assert axes.get_yscale() == scale
-    assert (axes.get_ylim()[0] == 0) == (scale == "linear")
+        linear, _ = draw(found_in(results, "activation"), functional=False).axes
+    assert [text.get_text() for text in linear.texts] == ["Djinn 0.63, Manual offload 0.64 ms"]
 
 
-@pytest.mark.parametrize("recipe", [GPU, CPU, CLOSE])
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("workload", ["activation", "session"])
-def test_labels_are_inside_the_figure_and_apart(tmp_path, recipe, workload):
-    """Also where the lines of manual offload and Djinn coincide."""
-    lines = lines_of(Results.make(tmp_path, recipe), workload)
+def test_it_can_be_read(runs, name, workload):
+    """No text leaves the page, touches another or lies on a line; the axes are linear and logarithmic."""
+    functional = name == "functional"
     with private_style():
-        figure = draw(lines, functional=recipe.functional)
-        figure.draw_without_rendering()
-        names = [text for text in figure.axes[0].texts if text.get_text() != FUNCTIONAL]
-        boxes = sorted((text.get_window_extent() for text in names), key=lambda box: box.y0)
-        page = figure.bbox
-        ticks = [label.get_window_extent() for label in figure.axes[0].get_yticklabels() if label.get_text()]
-        outside = [box for box in [*boxes, *ticks, figure.axes[0].yaxis.label.get_window_extent()] if box.x0 < 0]
-    assert len(boxes) == len(lines)
-    assert not outside
-    assert all(box.x1 <= page.x1 and box.y0 >= 0 and box.y1 <= page.y1 for box in boxes)
-    assert all(low.y1 <= high.y0 + 0.5 for low, high in pairwise(boxes))
+        figure = draw(found_in(runs[name], workload), functional=functional)
+        assert flaws(figure, ignored=FUNCTIONAL) == []
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log"]
+    assert figure.axes[0].get_ylim()[0] == 0
+    marks = [text.get_text() for axes in figure.axes for text in axes.texts].count(FUNCTIONAL)
+    assert marks == (2 if functional else 0)
 
 
-@pytest.mark.parametrize(
-    ("layers", "names"),
-    [
-        ((1, 10, 20, 30, 39, 40), ["1", "10", "20", "30", "39, 40"]),
-        ((1, 20, 40, 60, 79, 80), ["1", "20", "40", "60", "79, 80"]),
-        ((1, 20, 39), ["1", "20", "39"]),
-    ],
-)
-def test_the_last_two_layers_share_a_name_on_the_axis(layers, names):
-    """Each has a tick, and their numbers do not lie on each other; also in a narrow panel."""
-    line = Curve(label="Djinn", style={"color": "black"}, layers=layers, medians=layers, lows=layers, highs=layers)
-    with private_style():
-        (plot1,), panels = (
-            draw([line], functional=False).axes,
-            narrow([Panel(title="Ready", lines=[line])] * 4, functional=False),
-        )
-        for axes in (plot1, *panels.axes):
-            assert not flaws(axes.figure)
-            assert list(axes.get_xticks()) == list(layers)
-            shown = [text for text in axes.get_xticklabels(which="both") if text.get_text()]
-            assert [text.get_text() for text in sorted(shown, key=lambda text: text.get_position()[0])] == names
-            assert len({round(text.get_window_extent().y1, 1) for text in shown}) == 1
+@pytest.mark.parametrize("workload", ["activation", "session"])
+def test_lines_side_by_side_differ_without_colour(runs, workload):
+    """In lightness, and in marker or dashes."""
+    found = found_in(runs["paired"], workload)
+    for lines in (found.left, found.right):
+        for index in range(len(found.left[-1].layers)):
+            at = [line for line in lines if len(line.medians) > index]
+            at.sort(key=lambda line, index=index: line.medians[index])
+            for one, other in pairwise(at):
+                assert abs(lightness(one.style["color"]) - lightness(other.style["color"])) >= 0.15
+        looks = [(line.style["marker"], str(line.style["linestyle"])) for line in lines]
+        assert len(set(looks)) == len(looks)
 
 
-def test_no_two_lines_are_told_apart_by_colour_alone(gpu):
-    """Marker and dashes together are unique."""
-    styles = [(line.style.get("marker"), str(line.style["linestyle"])) for line in lines_of(gpu, "session")]
-    assert len(set(styles)) == len(styles) == 6
+def test_few_processes_make_a_hollow_marker(runs, tmp_path):
+    """Six samples of one process are enough, two rounds are not."""
+    found = found_in(runs["old"], "activation")
+    assert not any(any(line.ranged) for line in [*found.left, *found.right])
+    few = found_in(Results.make(tmp_path, replace(OLD, rounds=2, layers=(1, 40))), "activation")
+    assert all(all(line.ranged) for line in [*few.left, *few.right])
 
 
-@pytest.mark.parametrize(("bound", "drawn"), [(0.0004, False), (0.1, True)])
-def test_a_bound_far_below_all_that_was_measured_is_said_and_not_drawn(gpu, bound, drawn):
-    """It would leave the measured lines half of the axis; nothing else is moved for it, and it is not lost."""
-    lines = [line for line in lines_of(gpu, "session") if line.label != "Vanilla"]
-    lines = [replace(line, medians=[bound] * 5) if line.label == "Link bound" else line for line in lines]
-    with private_style():
-        figure = draw(lines, functional=False)
-        assert not flaws(figure)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert ("Link bound" in texts) == drawn
-    assert ("\N{DOWNWARDS ARROW} link bound: 0.0004 ms" in texts) == (not drawn)
-    assert (figure.axes[0].get_ylim()[0] < bound) == drawn
-
-
-def test_a_bound_that_falls_at_one_layer_is_drawn_at_the_others(gpu):
-    """In a decode step the deepest layer waits for no KV: the line ends before it, and what it is there is said."""
-    lines = [line for line in lines_of(gpu, "session") if line.label != "Vanilla"]
-    falls = [0.4, 0.4, 0.4, 0.4, 0.0002]
-    lines = [replace(line, medians=falls) if line.label == "Link bound" else line for line in lines]
-    with private_style():
-        figure = draw(lines, functional=False)
-        assert not flaws(figure)
-    (axes,) = figure.axes
-    texts = [text.get_text() for text in axes.texts]
-    assert "Link bound" in texts
-    assert "\N{DOWNWARDS ARROW} link bound, layer 40: 0.0002 ms" in texts
-    dotted = [line for line in axes.lines if len(line.get_xdata()) == 4 and line.get_transform() == axes.transData]
-    assert [list(line.get_ydata()) for line in dotted] == [[0.4] * 4]
-
-
-def test_recompute_with_fused_layers_is_drawn_beside_it(tmp_path):
-    """Where it was measured, as a line of its own that fits."""
+def test_recompute_is_in_its_quickest_form(tmp_path):
+    """By its name, at the layer that leads."""
     results = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=6))
     for layer in (1, 40):
         edit(record_path(results.folder, "recompute", layer), lambda record: record["cells"].extend(
-            {**cell, "variant": "compiled", "headline": False} for cell in list(record["cells"])))  # fmt: skip
+            {**cell, "variant": "compiled", "headline": False, "samples": [
+                {**sample, "ready_ms": 0.5 * sample["ready_ms"]} for sample in cell["samples"]
+            ]} for cell in list(record["cells"])))  # fmt: skip
     results.aggregate()
-    lines = lines_of(results, "session")
-    assert [line.label for line in lines[:2]] == ["Recompute", "Fused layers"]
-    with private_style():
-        assert not flaws(draw(lines, functional=False))
+    found = found_in(results, "session")
+    assert found.left[0].label == "Recompute:\nfused layers"
+    assert found.left[0].medians == pytest.approx([2, 60.5], rel=1e-4)
+    assert found.times.times == pytest.approx(60.5 / 0.63, rel=1e-3)
 
 
 def test_one_token_rerun_shows_through_a_copy_that_takes_as_long():
@@ -178,81 +161,45 @@ def test_one_token_rerun_shows_through_a_copy_that_takes_as_long():
     assert marks[0] < marks[1]
 
 
-def test_a_functional_run_is_marked_across_the_figure_and_has_no_bound(gpu, cpu):
-    """The mark is there for the CPU and not for the GPU; without a link there is no bound."""
-    for results, functional in ((gpu, False), (cpu, True)):
-        lines = lines_of(results, "activation")
-        with private_style():
-            axes = draw(lines, functional=functional).axes[0]
-        assert (FUNCTIONAL in [text.get_text() for text in axes.texts]) == functional
-        assert ("Link bound" not in [line.label for line in lines]) == functional
-
-
 def test_the_command_marks_a_functional_run_by_itself(tmp_path):
-    """It is machine.json that decides: the same rows with a GPU's probe give another picture."""
-    results = Results.make(tmp_path, CPU)
+    """And writes the same bytes as before."""
+    results = Results.make(tmp_path, replace(CPU, layers=(1, 40)))
     assert results.draw("crossover") == 0
-    marked = results.drawn("crossover.pdf"), results.drawn("crossover.png")
-    lines = lines_of(results, "activation")
-    assert marked == tuple(rendered(lambda: draw(lines, functional=True)))
-    write(results.machine, GPU.machine())
-    assert results.draw("crossover") == 0
-    assert results.drawn("crossover.png") != marked[1]
+    marked = [results.drawn("crossover.pdf"), results.drawn("crossover.png")]
+    found = found_in(results, "activation")
+    assert marked == rendered(lambda: draw(found, functional=True))
+    assert marked[1] != rendered(lambda: draw(found, functional=False))[1]
 
 
-def test_the_settings_of_the_caller_are_as_before(gpu):
+def test_the_settings_of_the_caller_are_as_before(runs):
     """Rendering leaves no trace in matplotlib's global settings."""
     with mpl.rc_context({"font.size": 19}):
         before = dict(mpl.rcParams)
-        rendered(lambda: draw(lines_of(gpu, "activation"), functional=False))
+        rendered(lambda: draw(found_in(runs["old"], "activation"), functional=False))
         assert dict(mpl.rcParams) == before
 
 
-def test_a_changed_record_moves_its_point_only(tmp_path):
-    """From record through summary to line."""
-    results = Results.make(tmp_path, GPU)
-    before = {line.label: list(line.medians) for line in lines_of(results, "activation")}
+def test_a_changed_record_moves_its_point_only_and_a_refused_cell_is_left_out(tmp_path):
+    """From record through summary to line; out of memory at layer 40 ends the line before."""
+    results = Results.make(tmp_path, replace(OLD, layers=(1, 20, 40)))
+    before = medians(found_in(results, "activation").left)
 
     def slower(record):
         for sample in record["cells"][0]["samples"]:
             sample.update(clocks(5.0))
 
     edit(record_path(results.folder, "djinn", 20), slower)
+    edit(record_path(results.folder, "recompute", 40), lambda record: refused(record["cells"][0]))
     results.aggregate()
-    after = {line.label: list(line.medians) for line in lines_of(results, "activation")}
-    assert after.pop("Djinn") == [*before["Djinn"][:2], 5.0, *before.pop("Djinn")[3:]]
+    found = found_in(results, "activation")
+    after = medians(found.left)
+    assert after.pop("Djinn") == [before["Djinn"][0], 5.0, before.pop("Djinn")[2]]
+    assert after.pop("Recompute") == before.pop("Recompute")[:2]
     assert after == before
+    assert found.times.layer == 20
 
 
-def test_a_refused_cell_is_left_out(tmp_path):
-    """Out of memory at layer 40: the line ends at layer 30."""
-    results = Results.make(tmp_path, GPU)
-
-    def refuse(record):
-        refused(record["cells"][0])
-
-    edit(record_path(results.folder, "vanilla", 40), refuse)
-    results.aggregate()
-    vanilla = next(line for line in lines_of(results, "activation") if line.label == "Vanilla")
-    assert list(vanilla.layers) == [1, 10, 20, 30]
-
-
-def test_what_is_not_there_is_refused(gpu):
+def test_what_is_not_there_is_refused(runs):
     """An unknown workload, with the names that there are."""
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
-        lines_of(gpu, "chat")
-
-
-@pytest.mark.parametrize(
-    ("positions", "expected"),
-    [
-        ([0.5, 0.5], [0.55, 0.45]),
-        ([0.2, 0.8], [0.2, 0.8]),
-        ([0.3, 0.25, 0.9], [0.325, 0.225, 0.9]),
-        ([1.0, 1.0], [1.0, 0.9]),
-        ([0.0, -0.2], [0.1, 0.0]),
-    ],
-)
-def test_spread_moves_as_little_as_needed(positions, expected):
-    """At a gap of 0.1: ties part symmetrically, far ones stay, the ends of the axis hold."""
-    assert spread(positions, 0.1) == pytest.approx(expected)
+        found_in(runs["old"], "chat")

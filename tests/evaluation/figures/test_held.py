@@ -1,11 +1,14 @@
 """The figure of latency against memory shows each form where it belongs, and can be read."""
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.analysis.leading import Leading
 from evaluation.analysis.outcomes import PeerMetric
 from evaluation.analysis.table import TableError
 from evaluation.figures.held import Mark, draw, marks_of
+from evaluation.figures.lines import HOLLOW
 from evaluation.figures.style import FUNCTIONAL, private_style
 from tests.evaluation.layout import flaws
 from tests.evaluation.paired import SyntheticPairs
@@ -63,6 +66,16 @@ def test_each_form_has_its_mark(results):
         "Djinn, kept": (frontier, 0.1),
         **({} if functional else {"Memory saver": (0, 33.5)}),
     }
+
+
+def test_what_has_a_range_is_hollow(results):
+    """Of two processes, of two samples and of four of a peer; an interval would fill it."""
+    found = marks(results)
+    assert all(mark.is_range for mark in found)
+    with private_style():
+        (axes,) = draw([*found[:-1], replace(found[-1], is_range=False)], functional=False).axes
+    faces = {line.get_markerfacecolor() for line in axes.lines if line.get_transform() == axes.transData}
+    assert faces == {HOLLOW, found[-1].style["color"]}
 
 
 def test_marks_differ_without_colour(results):

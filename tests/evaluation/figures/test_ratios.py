@@ -41,6 +41,7 @@ def test_each_panel_holds_the_ratios_of_its_clock(results):
     assert line.medians == pytest.approx([1.05, 1.05, 1.05, 1.26])
     assert [round(place) for place in line.layers] == [0, 1, 2, 3]
     assert [panel.layers for panel in shown(results)] == [[1, 20, 39, 40]] * 5
+    assert line.ranged == [True] * 4  # of two processes
     assert (line.lows, line.highs) == (pytest.approx(line.medians), pytest.approx(line.medians))
 
 

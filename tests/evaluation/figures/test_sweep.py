@@ -7,7 +7,7 @@ import pytest
 from evaluation.analysis.crossings import Crossing, orders
 from evaluation.analysis.table import TableError
 from evaluation.figures.style import private_style
-from evaluation.figures.sweep import draw, measured
+from evaluation.figures.sweep import djinn_beside, draw, measured
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
 from tests.evaluation.layout import flaws
@@ -73,10 +73,10 @@ def test_lines_are_the_rows(results):
         ends = [tuple(path[:, 1]) for bars in axes.collections for path in bars.get_segments()]
         assert len(ends) == 12
         assert ends[0] == pytest.approx((0.995 * expected[0][0], 1.005 * expected[0][0]))
-        assert axes.get_title() == f"Paused after layer {layer}"
+        assert axes.get_title() == f"After layer {layer}"
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert panels[0].get_ylim() == panels[1].get_ylim()
-    assert [text.get_text() for text in panels[1].texts] == ["Recompute", "Manual, pageable", "Manual, pinned"]
+    assert [text.get_text() for text in panels[1].texts] == ["Recompute", "By hand, pageable", "By hand, pinned"]
     styles = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(styles) == 3  # not told apart by colour alone
 
@@ -87,6 +87,18 @@ def test_nothing_overlaps_or_leaves_the_figure(results, times):
     add(results, times)
     with private_style():
         assert not flaws(draw(rows_of(results)))
+
+
+def test_djinn_has_a_point_where_its_own_jobs_ran_that_size(results):
+    """After a layer of both, without a KV cache; and its name is there though it has no line."""
+    rows = rows_of(results)
+    (own,) = djinn_beside(results.material(), rows)
+    row = results.findings().at("activation", "djinn", "ready_ms", 1)
+    assert (own.batch, own.tokens, own.layer, own.ready_ms, own.n) == (1, 2048, 1, row.median, row.n)
+    with private_style():
+        figure = draw([*rows, *(replace(own, layer=layer) for layer in (1, 10))])
+        assert not flaws(figure)
+    assert [text.get_text() for text in figure.axes[1].texts][-1] == "Djinn"
 
 
 def test_a_refused_cell_is_left_out(results):

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from matplotlib.figure import Figure
 
 from evaluation.analysis.table import TableError
 from evaluation.analysis.waits import Wait
-from evaluation.figures.crossover import plot
 from evaluation.figures.style import FUNCTIONAL, private_style
 from evaluation.figures.thinking import draw, files, panels
 from tests.evaluation.layout import flaws
@@ -40,16 +38,12 @@ def test_each_workload_has_a_panel_for_each_clock(results):
         assert lines["Djinn"].medians[0] == pytest.approx(1.03 + 0.1 * (panel.title != "Ready"))
 
 
-def test_only_a_range_has_caps(results):
+def test_only_a_range_is_hollow(results):
     """Of two and four resumes; of six the ends are those of an interval, in the same line."""
     few = rows(results)
     assert all(line.ranged == [True, True] for group in panels(few) for panel in group for line in panel.lines)
     mixed = [replace(row, n=2 if row.think_time_ms else 6) for row in few]
     assert all(line.ranged == [False, True] for group in panels(mixed) for panel in group for line in panel.lines)
-    figure = Figure()
-    plot(axes := figure.add_subplot(), panels(mixed)[0][0].lines[1:2])
-    line, *caps = axes.lines
-    assert {mark.get_xdata()[0] for mark in caps} == {line.get_xdata()[1]}
 
 
 def test_it_can_be_read(results):
