@@ -66,7 +66,11 @@ def job(kind, study, folder):
     settings.write_text(json.dumps(study.to_json()))
     record.unlink(missing_ok=True)
     command = ["pairs", "--study", str(settings), "--out", str(record)]
-    with mock.patch.object(sys, "argv", command), contextlib.redirect_stderr(printed):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        mock.patch.object(sys, "argv", command),
+    ):
         status = run_round_job("pairs", None, partial(take, forms=lambda where: [kind]))
     return status, printed.getvalue().splitlines()[-1], record.exists()
 
