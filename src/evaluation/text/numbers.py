@@ -36,10 +36,15 @@ ManualOffloadPinned and ManualOffloadPageable too. The depth from which recomput
 \SweepPinnedCrossoverLayerBatchFourTokensOneHundredTwentyEight. All sizes in words, the quickest first:
 \SweepOrderLayerTen.
 
-Over the wait between pause and resume: \DjinnActivationWaitTwoHundredReadyMsLayerTwenty, of FloorActivation too. Of a
+Over the wait between pause and resume: \DjinnActivationWaitTwoHundredReadyMsLayerTwenty, of FloorActivation too, and
+\DjinnActivationShortestWaitReadyMs after \ShortestWaitMs, the Longest likewise. Of a
 session that decodes beside another one, under Djinn: \NeighbourDjinnUndisturbedTokensPerS, \NeighbourDjinnSwapsCostMs
 for each step of the other one, and that one's \NeighbourDjinnSwapsReadyMs; by hand \NeighbourManualOffloadSwapsCostMs.
 All have Low and High, but for ranges.
+
+What Plot 1 shows at its layer, \ActivationAtDepthLayer: recompute in its quickest form, \ActivationAtDepthRecompute,
+takes \ActivationAtDepthReadyRatio times as long as Djinn, with Low and High where there is an interval. The times are
+\ActivationAtDepthRecomputeReadyMs, DjinnReadyMs, DjinnKeptReadyMs, ByHandReadyMs, ByHandKeptReadyMs, RawCopyReadyMs.
 
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.
@@ -47,6 +52,7 @@ about it does not compile. A gap in what was measured stops the build.
 
 from collections.abc import Iterator
 
+from evaluation.analysis.depth import Depth
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CURRENT, PARTNERED
@@ -56,6 +62,7 @@ from evaluation.analysis.table import TableError
 from evaluation.records.atomic import json_text
 from evaluation.records.runs import Json
 from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, measured, plain
+from evaluation.text.numbers_of_depth import numbers_of_depth
 from evaluation.text.numbers_of_use import Tables, numbers_of_use
 
 _STATE = {"pause_ms": "PauseMs", "state_bytes": "StateMb"}
@@ -68,6 +75,7 @@ def numbers(
     machine: Json,
     study: Json,
     tables: Tables | None = None,
+    depth: Depth | None = None,
 ) -> list[Number]:
     """All numbers of a run; raises TableError for a missing value and for two numbers of one name."""
     found = [*_of_run(findings, machine, study)]
@@ -81,6 +89,7 @@ def numbers(
             found += _of_series(findings, workload, "djinn", metric, quantity)
         found += [*_recompute_over_djinn(findings, workload), *_recompute_fit(findings, workload)]
     found += numbers_of_use(tables or Tables())
+    found += numbers_of_depth(depth, findings.run, findings.workloads) if depth else []
     names = [number.name for number in found]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise TableError(f"two numbers of one name: {', '.join(sorted(repeated))}")
@@ -234,5 +243,7 @@ def _recompute_fit(findings: Findings, workload: str) -> Iterator[Number]:
 
 def files(material: Material, workload: str) -> list[str]:
     """``numbers.tex`` and ``numbers.json``."""
-    found = numbers(material.findings, material.machine, material.study, Tables.of(material))
+    found = numbers(
+        material.findings, material.machine, material.study, Tables.of(material), Depth(material.findings, material.run)
+    )
     return [as_latex(found, material.name), json_text(as_json(found, material.name))]

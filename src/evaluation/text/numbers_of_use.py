@@ -16,7 +16,7 @@ from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
 from evaluation.analysis.round_trips import FIRST, RoundTrip
 from evaluation.analysis.variants import PRIMARY
-from evaluation.analysis.waits import Wait
+from evaluation.analysis.waits import FLOOR, Wait
 from evaluation.records.runs import Json
 from evaluation.text.latex import Latex, latex
 from evaluation.text.macro import Number, camel, in_words, measured, plain
@@ -214,7 +214,12 @@ def _of_peers(rows: Sequence[PeerMetric]) -> Iterator[Number]:
 
 
 def _of_waits(rows: Sequence[Wait]) -> Iterator[Number]:
-    """Each clock of each form after each wait, a range without its ends; of the raw copy the name is ``Floor``."""
+    """Each clock of each form after each wait, a range without its ends; of the raw copy the name is ``Floor``.
+
+    After the shortest and the longest wait of all, Djinn's and the raw copy's are easier to ask for.
+    """
+    waits = [row.think_time_ms for row in rows]
+    ends = {"Shortest": min(waits), "Longest": max(waits)} if waits else {}
     for row in rows:
         form = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}"
         name = f"{form}{camel(row.workload)}Wait{camel(f'{row.think_time_ms:g}')}{camel(row.metric)}"
@@ -223,6 +228,12 @@ def _of_waits(rows: Sequence[Wait]) -> Iterator[Number]:
         source = {"file": "thinking.csv", **{key: getattr(row, key) for key in keys}}
         for ending, column in {"": "median", **({} if row.is_range else _ENDS)}.items():
             yield measured(f"{name}{ending}", getattr(row, column), row.unit, {**source, "column": column})
+        if row.metric == "ready_ms" and row.form in (("djinn", "default"), (FLOOR, "default")):
+            for end in (one for one, wait in ends.items() if wait == row.think_time_ms):
+                name = f"{form}{camel(row.workload)}{end}WaitReadyMs"
+                yield measured(name, row.median, row.unit, {**source, "column": "median"})
+    for end, wait in ends.items():
+        yield plain(f"{end}WaitMs", f"{wait:g}", {"file": "thinking.csv", "column": "think_time_ms"})
 
 
 def _of_neighbours(rows: Sequence[Disturbance]) -> Iterator[Number]:

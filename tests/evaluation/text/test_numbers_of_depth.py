@@ -1,0 +1,42 @@
+"""Plot 1's numbers are those of its lines at its layer."""
+
+import pytest
+
+from evaluation.analysis.depth import Depth
+from evaluation.text.numbers_of_depth import numbers_of_depth
+from tests.evaluation.paired import SyntheticPairs
+from tests.evaluation.papers import Results
+from tests.evaluation.synthetic import Synthetic
+
+
+def found_in(results):
+    depth = Depth(results.findings(), results.run())
+    return {number.name: number.text for number in numbers_of_depth(depth, "local", ["activation", "chat"])}
+
+
+@pytest.mark.parametrize("rounds", [2, 6])
+def test_each_line_has_its_time_and_recompute_its_ratio(tmp_path, rounds):
+    """With the ends of an interval where there are processes enough; a workload that was not measured has none."""
+    pairs = SyntheticPairs(rounds=rounds, layers=(1, 39, 40))
+    found = found_in(Results.make(tmp_path, Synthetic(layers=(1, 40), samples=1, pairs=pairs)))
+    place = "ActivationAtDepth"
+    ends = {f"{place}ReadyRatio{end}": "132" for end in ("Low", "High")} if rounds == 6 else {}
+    assert found == {
+        f"{place}Layer": "39",
+        f"{place}Recompute": "fused, one graph",
+        f"{place}RecomputeReadyMs": "79.0",
+        f"{place}ReadyRatio": "132",
+        **ends,
+        f"{place}DjinnReadyMs": "0.600",
+        f"{place}DjinnKeptReadyMs": "0.0800",
+        f"{place}ByHandReadyMs": "0.600",
+        f"{place}ByHandKeptReadyMs": "0.0800",
+        f"{place}RawCopyReadyMs": "0.500",
+    }
+
+
+def test_an_older_run_has_them_from_its_jobs(tmp_path):
+    """Of recompute in its plain form, at the deepest layer, and nothing of what is kept."""
+    found = found_in(Results.make(tmp_path, Synthetic(layers=(1, 40), samples=1)))
+    assert (found["ActivationAtDepthRecompute"], found["ActivationAtDepthLayer"]) == ("plain", "40")
+    assert not any("Kept" in name or "Low" in name for name in found)
