@@ -259,9 +259,9 @@ def test_edits_rerun_what_depends_on_them(finished, planned):
     for target in ("paper_figures", "paper_figures/local/crossover.pdf"):  # a run is measured by one state of the code
         plan = planned_after_edit("djinn/memory/transfer.py", target)
         assert (plan["measure"], plan["side_measure"], plan["method_measure"]) == (4, 6, 8)
-    drawing = planned_after_edit("evaluation/figures/crossover.py")
+    drawing = planned_after_edit("evaluation/figures/lines.py")
     assert "measure" not in drawing
-    assert (drawing["crossover"], drawing["clocks"]) == (2, 2)  # of either run; clocks draws its lines with it
+    assert (drawing["crossover"], drawing["clocks"]) == (2, 2)  # of either run; both draw their lines with it
     assert "samples" not in drawing
 
 
