@@ -88,7 +88,8 @@ def _part(plan: Plan, figures: Path, leading: str | None) -> dict[str, Any]:
 def _item(plan: Plan, folder: Path, one: tuple[Output, str, str], leading: str | None) -> dict[str, Any]:
     output, name, workload = one
     files = [folder / file for file in output.written(name)]
-    of_tables = all(path.suffix == ".tex" for path in files)
+    kinds = {path.suffix for path in files}
+    of_tables = ".tex" in kinds and ".png" not in kinds and output.name != "numbers"
     params = SimpleNamespace(run=plan.name, leading=leading or "", workload=workload)
     return {
         "name": name,
