@@ -58,11 +58,12 @@ test-pythons:
 		if [ -n "$(NEWER)" ]; then \
 			$$python -m venv --clear $$venv && \
 			$$venv/bin/$(INSTALL) --require-hashes -r envs/requirements-dev.txt && \
-			$$venv/bin/$(INSTALL) -r envs/torch.txt && touch $$venv/installed || \
+			$$venv/bin/$(INSTALL) -r envs/torch.txt && \
+			$$venv/bin/$(INSTALL) --no-deps --no-build-isolation --editable . && touch $$venv/installed || \
 				{ echo "error: Python $$version: not every version pinned in envs/ can be installed"; \
 				failed="$$failed $$version"; continue; }; \
 		fi; \
-		PYTHONPATH=src $$venv/bin/python -m pytest tests/djinn || failed="$$failed $$version"; \
+		$$venv/bin/python -m pytest tests/djinn || failed="$$failed $$version"; \
 	done; \
 	[ -n "$$tested" ] || { echo "error: no Python to test on"; exit 1; }; \
 	[ -z "$$failed" ] || { echo "error: failed on:$$failed"; exit 1; }; \
