@@ -44,9 +44,10 @@ FUSED = "compiled"  # recompute with its small operators fused, in a prefill
 GRAPHED = "graphed"  # the same, launched as one CUDA graph
 ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
-# In print without colour: 0.07, 0.27, 0.33, 0.49, 0.46 and 0.66 of the way from black to white. Lines that come to lie
-# side by side have inks that are 0.15 apart.
-BLACK, NAVY, RED, BLUE, GREY, PALE = "#111111", "#1B4F8A", "#B3330E", "#3C8FCB", "#757575", "#A8A8A8"
+# In print without colour: 0.07, 0.27, 0.33, 0.49, 0.67, 0.46 and 0.66 of the way from black to white. Lines that come to
+# lie side by side have inks that are 0.15 apart.
+BLACK, NAVY, RED, BLUE, SKY = "#111111", "#1B4F8A", "#B3330E", "#3C8FCB", "#86B3D9"
+GREY, PALE = "#757575", "#A8A8A8"
 _TO_PINNED = "copies all state to pinned host memory"
 _KEPT = "the same, but for the frontier, which stays on the device"
 _IN_ORDER = "copies the frontier back, then the rest behind the computation, in order of need"
@@ -140,7 +141,7 @@ VARIANTS = (
         method="manual_offload",
         name="pageable",
         label="Manual, pageable",
-        style={"color": BLUE, "marker": "P", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 5.5},
+        style={"color": SKY, "marker": "P", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 5.5},
         deeds=("copies all state to pageable host memory", "copies all back", "all state"),
     ),
     _ORDERED_BY_HAND,

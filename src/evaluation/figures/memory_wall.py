@@ -99,7 +99,7 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
         right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([1.045, 1.095, 1.145], [height] * 3, markevery=[1], **line.style, **right)
         right |= {"va": "center_baseline", "color": readable(line.style["color"]), "size": FONT_PT - 0.5}
-        axes.text(1.17, height, text, **right)
+        axes.text(1.19, height, text, **right)
     return figure
 
 

@@ -4,10 +4,15 @@ from itertools import combinations
 
 import pytest
 
-from evaluation.analysis.variants import BLACK, BLUE, GREY, NAVY, PALE, RED
+from evaluation.analysis.variants import BLACK, BLUE, GREY, NAVY, PALE, RED, SKY
 from evaluation.figures.style import lightness, readable, spread
 
-SIDE_BY_SIDE = [*combinations((BLACK, RED, BLUE, PALE), 2), *combinations((BLACK, NAVY, GREY, PALE), 2), (NAVY, BLUE)]
+SIDE_BY_SIDE = [
+    *combinations((BLACK, RED, BLUE, PALE), 2),
+    *combinations((BLACK, NAVY, GREY, PALE), 2),
+    *combinations((RED, BLUE, SKY), 2),
+    (NAVY, BLUE),
+]
 
 
 @pytest.mark.parametrize("inks", SIDE_BY_SIDE)
@@ -17,7 +22,7 @@ def test_inks_of_lines_that_lie_side_by_side_differ_in_grey(inks):
     assert abs(one - other) >= 0.15
 
 
-@pytest.mark.parametrize("ink", [BLACK, BLUE, GREY, NAVY, PALE, RED, "0.9", "black"])
+@pytest.mark.parametrize("ink", [BLACK, BLUE, GREY, NAVY, PALE, RED, SKY, "0.9", "black"])
 def test_letters_are_dark_enough(ink):
     """A light ink has a darker one for letters, any other is as it was."""
     assert lightness(readable(ink)) <= 0.43
