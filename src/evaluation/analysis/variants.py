@@ -44,8 +44,8 @@ FUSED = "compiled"  # recompute with its small operators fused, in a prefill
 GRAPHED = "graphed"  # the same, launched as one CUDA graph
 ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
 
-# In print without colour: 0.07, 0.27, 0.33, 0.49, 0.67, 0.46 and 0.66 of the way from black to white. Lines that come to
-# lie side by side have inks that are 0.15 apart.
+# In print without colour: 0.07, 0.27, 0.33, 0.49, 0.67, 0.46 and 0.66 of the way from black to white. Lines that come
+# to lie side by side have inks that are 0.15 apart.
 BLACK, NAVY, RED, BLUE, SKY = "#111111", "#1B4F8A", "#B3330E", "#3C8FCB", "#86B3D9"
 GREY, PALE = "#757575", "#A8A8A8"
 _TO_PINNED = "copies all state to pinned host memory"
