@@ -21,8 +21,8 @@ def caption(
 ) -> str:
     """LaTeX that defines the macro; ``each_bytes``: of a paused session of Djinn by the driver's count, if known."""
     said = [
-        "Resume latency against the device memory that a paused session holds:",
-        f"workload {latex(workload)}, paused after layer {layer}, run {latex(run)}.",
+        "What a quick resume costs in device memory while a session is paused:",
+        f"workload {latex(workload)}, after layer {layer}, run {latex(run)}.",
         *([r"\textbf{Functional CPU run: not a performance result.}"] if functional else []),
         *_sentences(marks, each_bytes),
     ]
@@ -37,18 +37,19 @@ def caption(
 
 
 def _sentences(marks: Sequence[Mark], each_bytes: float | None) -> Iterator[str]:
-    yield "Ready after, and held:\n" + ";\n".join(map(_stands, marks)) + "."
     by_label = {mark.label: mark for mark in marks}
     djinn = by_label.get(DJINN)
-    if djinn is not None and each_bytes is not None and each_bytes > djinn.held_bytes:
-        size, unit = in_unit(each_bytes)
-        yield "These bytes are counted by torch, those of peers by the driver."
-        yield rf"In the memory wall the driver counted {significant(size)}~{unit} for each session of \sys{{}}."
     for label, words in ((VANILLA, "To keep all state on the device"), (KEPT_DJINN, "To keep the frontier there")):
         other = by_label.get(label)
         if djinn is not None and other is not None and other.median < djinn.median:
             saved = djinn.median - other.median
             yield rf"{words} makes a resume {saved:.3f}~ms shorter than with all swapped by \sys{{}}."
+    yield "Ready after, and held:\n" + ";\n".join(map(_stands, marks)) + "."
+    if djinn is not None and each_bytes is not None and each_bytes > djinn.held_bytes:
+        size, unit = in_unit(each_bytes)
+        yield "These bytes are counted by torch, those of peers by the driver."
+        yield rf"In the memory wall the driver counted {significant(size)}~{unit} for each session of \sys{{}}."
+    yield r"Bars are intervals of 95\,\%. A hollow mark has too few processes or samples, and its bar is their range."
 
 
 def _stands(mark: Mark) -> str:
