@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.table import AnyRow, read_table
-from evaluation.records.runs import Json, Run, RunError, load_run, read_object, run_folder
+from evaluation.records.runs import Json, Run, RunError, is_own, load_run, read_object, run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,11 @@ class Material:
     def folder(self) -> Path:
         """Where the records lie."""
         return run_folder(self.results, self.name)
+
+    @property
+    def further(self) -> bool:
+        """Whether it is a published run that is drawn beside the leading one."""
+        return self.leading is not None and not is_own(self.name)
 
     @cached_property
     def run(self) -> Run:

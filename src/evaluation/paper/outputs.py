@@ -21,8 +21,8 @@ class Output:
 
     ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
     ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
-    ``reads``: tables by name, "records" (with what each job took, which its job writes too), "claims" (as written; then
-    all else is read of the leading run as well).
+    ``reads``: tables by name, "records" (with what each job took, which its job writes too), other outputs by file.
+    ``compares``: it sets the run beside the leading one, of which all of that is read as well.
     """
 
     name: str
@@ -33,13 +33,14 @@ class Output:
     wanted: Callable[[Plan], bool] = lambda plan: True
     drawn: Callable[[Plan], list[str]] | None = None
     besides: tuple[Path, ...] = ()
+    compares: bool = False
 
     def names(self, plan: Plan, *, leading: bool) -> dict[str, str]:
         """What can be asked for of a run, ``crossover`` or ``crossover-chat``, and the workload of each.
 
         ``leading``: whether there is another run, which the paper is drawn from.
         """
-        if not self.wanted(plan) or ("claims" in self.reads and not leading):
+        if not self.wanted(plan) or (self.compares and not leading):
             return {}
         if self.drawn is None:
             return {self.name: ""}
@@ -64,14 +65,14 @@ class Output:
     def inputs(self, plan: Plan, leading: Plan | None, figures: Callable[[str], Path]) -> list[Path]:
         """The files that are read to write this of a run; ``figures`` is the folder of a run's outputs."""
         found = [*self.besides]
-        for one in (plan, leading) if "claims" in self.reads and leading is not None else (plan,):
+        for one in (plan, leading) if self.compares and leading is not None else (plan,):
             found += one.about
             for kind in self.reads:
                 match kind:
                     case "records":
                         found.append(one.checked)
-                    case "claims":
-                        found.append(figures(one.name) / "claims.json")
+                    case file if file.endswith(".json"):
+                        found.append(figures(one.name) / file)
                     case table:
                         found.append(one.table(table))
         return list(dict.fromkeys(found))
@@ -96,6 +97,7 @@ def _paired(plan: Plan) -> bool:
 
 
 _EXAMPLES = tuple(path for method in ("vanilla", "djinn") if (path := example(method)))  # whose lines are counted
+_WORDS = ("numbers.json", "claims.json")  # what prose is written from
 OUTPUTS = (
     Output(
         name="crossover",
@@ -241,7 +243,31 @@ OUTPUTS = (
         module="text.reproduction",
         files=("reproduction.md",),
         caption="reproduction.rst",
-        reads=("summary", "claims"),
+        reads=("summary", "claims.json"),
         wanted=lambda plan: is_own(plan.name),
+        compares=True,
+    ),
+    Output(
+        name="decided",
+        module="text.verdicts",
+        files=("verdicts.tex",),
+        caption="verdicts.rst",
+        reads=("claims.json",),
+    ),
+    Output(
+        name="section",
+        module="paper.section",
+        files=("section.tex", "appendix.tex"),
+        caption="section.rst",
+        reads=_WORDS,
+    ),
+    Output(
+        name="further",
+        module="paper.further",
+        files=("further.tex",),
+        caption="further.rst",
+        reads=_WORDS,
+        wanted=lambda plan: not is_own(plan.name),
+        compares=True,
     ),
 )

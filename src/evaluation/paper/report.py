@@ -88,16 +88,16 @@ def _part(plan: Plan, figures: Path, leading: str | None) -> dict[str, Any]:
 def _item(plan: Plan, folder: Path, one: tuple[Output, str, str], leading: str | None) -> dict[str, Any]:
     output, name, workload = one
     files = [folder / file for file in output.written(name)]
-    kinds = {path.suffix for path in files}
-    of_tables = ".tex" in kinds and ".png" not in kinds and output.name != "numbers"
+    texts = [_text(path) for path in files if path.suffix == ".tex"]
+    tables = [of_latex(text) for text in texts if r"\begin{tabular}" in text]  # and not macros, or the section
     params = SimpleNamespace(run=plan.name, leading=leading or "", workload=workload)
     return {
         "name": name,
         "pictures": [base64.b64encode(path.read_bytes()).decode() for path in files if path.suffix == ".png"],
-        "tables": [of_latex(_text(path)) for path in files if path.suffix == ".tex" and output.name != "numbers"],
+        "tables": tables,
         "pages": list(_pages(files)),
         # The tables have captions of their own.
-        "caption": "" if of_tables else _caption(output.caption, SimpleNamespace(params=params)),
+        "caption": "" if tables else _caption(output.caption, SimpleNamespace(params=params)),
         "command": f"python -m evaluation.paper {name} --run {plan.name}",
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.table import TableError
 from evaluation.records.runs import Json
@@ -65,10 +66,20 @@ def camel(name: str) -> str:
     return "".join(in_words(int(part)) if part.isdigit() else part[0].upper() + part[1:] for part in parts)
 
 
-def as_latex(found: Sequence[Number], run: str) -> str:
-    """One ``\\newcommand`` a line."""
+def prefix_of(material: Material) -> str:
+    """What stands before the name of each macro: of a run beside the leading one its name, else nothing."""
+    return camel(material.name) if material.further else ""
+
+
+def as_latex(found: Sequence[Number], run: str, prefix: str = "") -> str:
+    """One ``\\newcommand`` a line, with ``prefix`` before its name, so that one paper can read several runs."""
     heading = f"% Written by evaluation.paper from the run {latex(run)}; do not edit.\n"
-    return heading + "".join(f"\\newcommand{{\\{number.name}}}{{{number.text}}}\n" for number in found)
+    return heading + "".join(f"\\newcommand{{\\{prefix}{one.name}}}{{{_set(one.text)}}}\n" for one in found)
+
+
+def _set(text: str) -> str:
+    """A negative number has a sign and no hyphen."""
+    return re.sub(r"^-(?=[0-9])", "$-$", text)
 
 
 def as_json(found: Sequence[Number], run: str) -> dict[str, Any]:

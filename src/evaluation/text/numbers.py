@@ -5,7 +5,7 @@ Names say what they are, in words because LaTeX allows letters only:
 variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs, in older runs ResultMs. What
 compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeActivationReadyMsPerLayer and
 \RecomputeActivationReadyRSquared. What describes the run: \GpuName, \ModelName, \ModelDtype, \DeepestLayer,
-\LeadingLayer where it is the one before, \SamplesPerCell.
+\LeadingLayer where it is the one before, \SamplesPerCell, and of a Llama-2 \QueryHeads and \KvHeads.
 
 Djinn over the strongest form by hand, and less that: PairedReadyRatio and PairedReadyDifferenceMs, and so on. With Low
 and High appended these are the ends of the 95 % interval; a range has no such macros. With Pooled in place of the layer
@@ -46,6 +46,8 @@ What Plot 1 shows at its layer, \ActivationAtDepthLayer: recompute in its quicke
 takes \ActivationAtDepthReadyRatio times as long as Djinn, with Low and High where there is an interval. The times are
 \ActivationAtDepthRecomputeReadyMs, DjinnReadyMs, DjinnKeptReadyMs, ByHandReadyMs, ByHandKeptReadyMs, RawCopyReadyMs.
 
+Of a run that is drawn beside the leading one the macros begin with its name: \HTwoHundredDjinnSessions of ``h200``.
+
 A method or a cell that was not measured, or for which the device had no room, has no macro, so that prose
 about it does not compile. A gap in what was measured stops the build.
 """
@@ -61,7 +63,8 @@ from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError
 from evaluation.records.atomic import json_text
 from evaluation.records.runs import Json
-from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, measured, plain
+from evaluation.study.architectures import LLAMA_2
+from evaluation.text.macro import Number, as_json, as_latex, camel, in_words, measured, plain, prefix_of
 from evaluation.text.numbers_of_depth import numbers_of_depth
 from evaluation.text.numbers_of_use import Tables, numbers_of_use
 
@@ -109,6 +112,9 @@ def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
     if machine["functional"]:
         gpu = "none (functional CPU run)"
     yield plain("GpuName", gpu, {"file": "machine.json", "key": "gpu.name"})
+    if architecture := LLAMA_2.get(str(study.get("model", {}).get("name"))):
+        for name, heads in (("QueryHeads", architecture.heads), ("KvHeads", architecture.kv_heads)):
+            yield plain(name, heads, {"file": "study.json", "key": "model.name"})
     for key in ("name", "dtype"):
         value = study.get("model", {}).get(key)
         yield plain(f"Model{camel(key)}", value, {"file": "study.json", "key": f"model.{key}"})
@@ -246,4 +252,4 @@ def files(material: Material, workload: str) -> list[str]:
     found = numbers(
         material.findings, material.machine, material.study, Tables.of(material), Depth(material.findings, material.run)
     )
-    return [as_latex(found, material.name), json_text(as_json(found, material.name))]
+    return [as_latex(found, material.name, prefix_of(material)), json_text(as_json(found, material.name))]

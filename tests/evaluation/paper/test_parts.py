@@ -2,17 +2,26 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from evaluation.analysis.neighbours import Disturbance
+from evaluation.analysis.round_trips import FIRST, RoundTrip
+from evaluation.paper import section
 from evaluation.paper.plan import Plan
 from evaluation.paper.verdicts import lines
 from evaluation.records.publish import publish as put_among_the_published
 from evaluation.records.runs import load_run, side_records
+from evaluation.text.numbers_of_use import Tables, numbers_of_use
+from evaluation.text.verdicts import verdicts
+from evaluation.text.words import Words
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results, publish
 from tests.evaluation.synthetic import EVERY, Synthetic
+from tests.evaluation.text.test_verdicts import claim
 
+FIGURES = Path(__file__).parents[3] / "paper_figures"
 # As configs/ten_minutes.yaml asks for it.
 TEN = Synthetic(
     layers=(1, 20, 39),
@@ -96,3 +105,42 @@ def test_of_two_published_runs_the_second_decides_what_each_run_decides(tmp_path
     assert decided["second"] == {f"C{number}" for number in range(1, 7)}
     assert {path.name for path in (tmp_path / "figures" / "second").iterdir()} >= {"claims.md", "crossover.pdf"}
     assert Plan.found(tmp_path / "results", "second").name == "second"
+
+
+class Everything(dict):
+    """Has every number, and notes which were asked for."""
+
+    def __contains__(self, name):
+        return True
+
+    def __missing__(self, name):
+        self[name] = 1
+        return 1
+
+
+@pytest.mark.parametrize("template", ["section.tex.j2", "appendix.tex.j2"])
+def test_no_sentence_waits_for_a_number_that_no_run_has(results, monkeypatch, template):
+    """Else a slip in a name would leave its sentence out of every paper."""
+    ends = {"median": 1.0, "ci_low": 1.0, "ci_high": 1.0, "n": 6}
+    form = {"run": "x", "variant": "ordered", **ends}
+    trips = [
+        RoundTrip(workload="x", layer=1, keeps="nothing", metric="paused_ms", site=site, **{**form, **who})
+        for site in ("known", FIRST)
+        for who in ({"method": "djinn", "variant": "default"}, {"method": "manual_offload"})
+    ]
+    swaps = [
+        Disturbance(window="swaps", metric="relative_rate", unit="", **{**form, "variant": variant}, method=method)
+        for method, variant in (("djinn", "default"), ("manual_offload", "ordered"))
+    ]
+    usable = claim("C5", "session", "usable", "refuted", ratio={"value": 15.0, "unit": "times"})
+    known = {one.name for one in (*numbers_of_use(Tables(editing=trips, neighbour=swaps)), *verdicts([usable]))}
+    for folder in (results.root / "figures" / "local", FIGURES):
+        numbers, claims = (json.loads((folder / name).read_text()) for name in ("numbers.json", "claims.json"))
+        known |= Words.of(numbers, claims).values.keys()
+    asked = Everything()
+    monkeypatch.setattr(section, "words_of", lambda material: Words(values=asked, claims=claims["claims"]))
+    assert section.text(results.material(), template)
+    known |= {"LeadingLayer"}  # of neither run, and these of no job of theirs
+    known |= {f"ManualOffloadOrderedSession{clock}MsLayerOne" for clock in ("Ready", "Resident")}
+    known |= {name for name in asked if name.startswith("SweepOrderLayer")}  # which the caption tries for every layer
+    assert {name for name in asked if not name.endswith(("Low", "High"))} <= known
