@@ -84,7 +84,6 @@ def text(material: Material, template: str) -> str:
             decoding=[one for one in workloads if one["file"] and one["decode_step"]],
             main=main_workload(study),
             w=camel(main_workload(study)),
-            edited="".join(camel(one["workload"]) for one in words.claims if one["id"] == "C7" and one["workload"]),
             leading=leading,
             deep="Layer" + in_words(words.value(leading)),
             paused=[words.value(name) for name in _PAUSED if words.has(name)],
@@ -97,7 +96,7 @@ def text(material: Material, template: str) -> str:
 
 
 _PAUSED = ("DjinnLoadFewestSessions", "DjinnLoadMostSessions")
-_SAYS = ("number", "value", "ends", "has", "choose", "weigh", "sentence", "worst", "tally")
+_SAYS = ("number", "value", "ends", "has", "choose", "weigh", "sentence", "worst", "of_claim", "tally")
 
 
 def _workload(workload: Json, words: Words, drawn: dict[str, str]) -> Json:

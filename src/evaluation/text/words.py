@@ -97,6 +97,13 @@ class Words:
         _, claim = max(found, key=lambda one: one[0])
         return claim["workload"], claim["clock"].replace("_", " "), f"{place(claim)}LeadingRatio"
 
+    def of_claim(self, name: str) -> str:
+        """What the macros of the claim ``name`` begin with, at the first place that it is decided for."""
+        found = [place(claim) for claim in self.claims if claim["id"] == name]
+        if not found:
+            raise NoSuchNumber(f"the text needs {name}, which the run does not decide")
+        return found[0]
+
     def tally(self, verdict: str) -> Latex:
         """The claims that have ``verdict``, each with how often: ``C4 (9 of 26), C6``; "none" if there are none."""
         assert verdict in list(Verdict)
