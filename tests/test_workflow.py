@@ -300,8 +300,8 @@ def test_a_method_is_one_module_and_a_workload_one_row(copy, snakemake, tmp_path
     done = snakemake(folder, *drawn, "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     table = (folder / drawn[0]).read_text()
-    assert "& chat" in table
-    (line,) = (line for line in table.splitlines() if line.startswith("Keep &"))
+    assert "in workload chat," in table
+    (line,) = (line for line in table.splitlines() if line.startswith("Keep twice &"))
     assert float(line.split("&")[1]) > 0
     assert "KeepTwiceChatReadyMsLayerThree" in (folder / drawn[1]).read_text()
 
