@@ -139,9 +139,9 @@ def in_file(path: Path) -> list[str]:
 
 def _texts(pdf: bytes) -> Iterator[str]:
     """The strings that the content streams of a PDF show, in one byte a character or, as matplotlib writes, in two."""
-    for match in re.finditer(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
+    for match in re.finditer(rb"stream\r?\n(.*?)\nendstream", pdf, re.DOTALL):
         try:
-            content = zlib.decompress(match[1])
+            content = zlib.decompressobj().decompress(match[1])  # which leaves alone what is behind its end
         except zlib.error:
             content = match[1]
         for shown in re.finditer(rb"\((?:\\.|[^()\\])*\)\s*Tj|\[(?:\((?:\\.|[^()\\])*\)|[^\]()])*\]\s*TJ", content):

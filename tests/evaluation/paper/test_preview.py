@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def test_what_figures_say_is_read(tmp_path):
     drawn(tmp_path / "good.pdf", "a nanosecond of the finance")
     assert in_file(tmp_path / "bad.pdf") == ["bad.pdf: nan in 'median nan ms'"]
     assert in_file(tmp_path / "good.pdf") == []
+
+
+def test_a_stream_whose_last_byte_looks_like_the_end_of_a_line_is_read(tmp_path):
+    """A compressed one may end in any byte, as in a carriage return."""
+    shown = (b"(nan %d) Tj" % number for number in range(10_000))
+    stream = next(data for data in map(zlib.compress, shown) if data.endswith(b"\r"))
+    (tmp_path / "bad.pdf").write_bytes(b"stream\n" + stream + b"\nendstream")
+    assert len(in_file(tmp_path / "bad.pdf")) == 1
 
 
 def test_an_error_is_told_with_its_place():
