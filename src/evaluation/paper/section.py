@@ -8,6 +8,7 @@ and a figure or table that it does not have is not asked for.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from evaluation.analysis.margins import TIMES_FASTER
 from evaluation.analysis.material import Material
 from evaluation.analysis.variants import PEERS, plain_name
 from evaluation.paper.outputs import OUTPUTS
@@ -77,6 +78,7 @@ def text(material: Material, template: str) -> str:
             prefix=words.prefix,
             functional=material.functional,
             old_protocol="pairs" not in study,
+            times_faster=TIMES_FASTER,
             finished="usable" if "pairs" in study else "result",
             random_weights=study["model"].get("path") is None,
             workloads=workloads,
@@ -87,6 +89,7 @@ def text(material: Material, template: str) -> str:
             leading=leading,
             deep="Layer" + in_words(words.value(leading)),
             paused=[words.value(name) for name in _PAUSED if words.has(name)],
+            loaded=[n for n in range(1, 1000) if words.has(f"DjinnLoadReadyMsSessions{in_words(n)}")],
             held="".join(map(camel, plan.workloads(kv_cache=True, decode=False)[:1])),
             peers=list(_peers(study, words)),
             files=drawn,

@@ -212,7 +212,8 @@ def as_markdown(sources: Sources, methods: Sequence[str], *, run: str, functiona
         *markdown_table(head, rows),
         "",
         f"Workload {markdown(sources.workload)}. "
-        "In brackets: an interval of 95 %, in italics a range; what refused the next session.",
+        "In brackets: an interval of 95 %, in italics a range from the least to the 95th percentile, of pairs to the "
+        "most; what refused the next session.",
     ]
     return "\n".join(page) + "\n"
 
@@ -223,8 +224,12 @@ def _in_brackets(text: str) -> str:
 
 def _spread(resumes: Sequence[Resume]) -> Latex:
     """What stands beside the medians."""
-    kinds = {one.is_range for one in resumes}
-    words = {False: r"95\,\% interval", True: r"\emph{range}"}
+    kinds = {(one.is_range, one.is_range and one.processes is None) for one in resumes}
+    words = {
+        (False, False): r"95\,\% interval",
+        (True, False): r"\emph{range}",
+        (True, True): r"\emph{range to the 95th percentile}",
+    }
     return Latex(" or ".join(words[kind] for kind in sorted(kinds)))
 
 

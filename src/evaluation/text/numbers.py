@@ -5,7 +5,8 @@ Names say what they are, in words because LaTeX allows letters only:
 variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs, in older runs ResultMs. What
 compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeActivationReadyMsPerLayer and
 \RecomputeActivationReadyRSquared. What describes the run: \GpuName, \ModelName, \ModelDtype, \DeepestLayer,
-\LeadingLayer where it is the one before, \SamplesPerCell, and of a Llama-2 \QueryHeads and \KvHeads.
+\LeadingLayer where it is the one before, \SamplesPerCell, and of a Llama-2 \QueryHeads and \KvHeads. Of \Cells the
+95th percentile of ready is more than \LongTailRatio medians in \CellsWithLongTails.
 
 Djinn over the strongest form by hand, and less that: PairedReadyRatio and PairedReadyDifferenceMs, and so on. With Low
 and High appended these are the ends of the 95 % interval; a range has no such macros. With Pooled in place of the layer
@@ -70,6 +71,7 @@ from evaluation.text.numbers_of_use import Tables, numbers_of_use
 
 _STATE = {"pause_ms": "PauseMs", "state_bytes": "StateMb"}
 _WITH_INTERVAL = {"": "median", "Low": "ci_low", "High": "ci_high"}
+_LONG_TAIL = 1.5  # a 95th percentile beyond so many medians
 _SOURCE = ("run", "workload", "method", "variant", "layer", "metric")
 
 
@@ -105,6 +107,11 @@ def _of_run(findings: Findings, machine: Json, study: Json) -> Iterator[Number]:
         raise TableError(f"run {findings.run} has no sample")
     fewest = min(counts, key=lambda row: row.n)
     yield plain("SamplesPerCell", fewest.n, _source(fewest, "n"))
+    tails = [row for row in counts if row.p95 is not None and row.median and row.p95 > _LONG_TAIL * row.median]
+    about = {"file": "summary.csv", "run": findings.run, "metric": "ready_ms", "column": "p95"}
+    yield plain("Cells", len(counts), about)
+    yield plain("CellsWithLongTails", len(tails), about)
+    yield plain("LongTailRatio", str(_LONG_TAIL), about)
     yield plain("DeepestLayer", findings.deepest, {"run": findings.run, "column": "layer"})
     for leading in _last_but_one(findings):
         yield plain("LeadingLayer", leading, {"run": findings.run, "column": "layer"})

@@ -13,7 +13,10 @@ RECIPE = Synthetic(layers=(1, 39, 40), samples=6, scatter=0)
 
 
 def leading(folder, recipe):
-    results = Results.make(folder, recipe)
+    return leading_of(Results.make(folder, recipe))
+
+
+def leading_of(results):
     return Leading(results.findings(), results.run())
 
 
@@ -44,6 +47,26 @@ def test_pairs_come_first_with_their_processes(tmp_path):
     assert (vanilla.median, vanilla.n, vanilla.processes) == (0.01, 6, None)
     assert found.of("session", "manual_offload", "nobody", "ordered").processes == 6
     assert found.of("session", "manual_offload", "nobody") is None
+
+
+def test_without_pairs_recompute_leads_in_its_quickest_form(tmp_path):
+    """Of its own jobs; a form that is named is taken as it is."""
+    results = Results.make(tmp_path, RECIPE)
+    plain = leading_of(results).of("session", "recompute")
+    assert plain.variant == "default"
+
+    def halve(record):
+        for cell in [cell for cell in record["cells"] if cell["headline"]]:
+            quick = [{**one, "ready_ms": one["ready_ms"] / 2} for one in cell["samples"]]
+            record["cells"].append({**cell, "variant": "compiled", "headline": False, "samples": quick})
+
+    for layer in RECIPE.layers:
+        edit(record_path(results.folder, "recompute", layer, 1), halve)
+    results.aggregate()
+    found = leading_of(results)
+    quickest = found.of("session", "recompute")
+    assert (quickest.variant, quickest.median) == ("compiled", plain.median / 2)
+    assert found.of("session", "recompute", "default") == plain
 
 
 def test_two_processes_have_no_interval(tmp_path):

@@ -230,7 +230,10 @@ def test_more_decimals_than_a_column_has_room_for_are_not_printed(tmp_path):
     assert rows_of(table(results))["Vanilla PyTorch"][:2] == ["0.0081", "0.0081--0.0082"]
 
 
-@pytest.mark.parametrize(("taken", "words"), [(5, "median and \\emph{range}."), (6, "median and 95\\,\\% interval.")])
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [(5, "median and \\emph{range to the 95th percentile}."), (6, "median and 95\\,\\% interval.")],
+)
 def test_too_few_samples_are_not_called_an_interval(tmp_path, taken, words):
     """Five values have no rank interval of 95 %; six do. A range is in italics."""
     few = Results.make(tmp_path, Synthetic(layers=(1, 40), samples=taken))
@@ -268,7 +271,7 @@ def test_pairs_lead_where_a_run_has_them(tmp_path):
         "frontier kept": "0.100",
     }
     assert "(Layer 39)" in text
-    assert "median and 95\\,\\% interval or \\emph{range}." in text
+    assert "median and 95\\,\\% interval or \\emph{range to the 95th percentile}." in text
     assert (rows["\\sys (Ours)"][4], rows["frontier kept"][4]) == ("Yes, 8 lines", "Yes")
     assert rows["fused, one graph"][2:4] == ["9", "(device)"]
 
