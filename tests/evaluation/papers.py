@@ -71,12 +71,6 @@ class Results:
         """What was drawn into ``file``."""
         return (self.root / "figures" / "local" / file).read_bytes()
 
-    def edit_summary(self, old: str, new: str) -> None:
-        """Replace text in the summary; ``old`` must be there."""
-        text = self.summary.read_text()
-        assert old in text
-        self.summary.write_text(text.replace(old, new))
-
 
 def publish(root: Path, name: str, recipe: Synthetic) -> Path:
     """Write the run of ``recipe`` as a published one beside that of :class:`Results`, with its tables; its folder."""
