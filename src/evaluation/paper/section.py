@@ -11,6 +11,7 @@ from typing import Any
 from evaluation.analysis.margins import TIMES_FASTER
 from evaluation.analysis.material import Material
 from evaluation.analysis.variants import PEERS, plain_name
+from evaluation.claims.rules import KEY
 from evaluation.paper.outputs import OUTPUTS
 from evaluation.paper.plan import Plan
 from evaluation.records.runs import Json, RunError, read_object
@@ -79,6 +80,7 @@ def text(material: Material, template: str) -> str:
             functional=material.functional,
             old_protocol="pairs" not in study,
             times_faster=TIMES_FASTER,
+            digested=KEY in study,
             finished="usable" if "pairs" in study else "result",
             random_weights=study["model"].get("path") is None,
             workloads=workloads,
