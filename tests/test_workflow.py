@@ -176,7 +176,7 @@ def test_report_shows_what_was_drawn(finished, snakemake, warm, tmp_path):
     text = page.read_text()
     for words in ("This machine", f"Published run {LEADING}", "crossover.png", "The digest of rules and margins"):
         assert words in text
-    assert "workload activation: the clock <em>ready</em>" in text
+    assert "workload activation: how long until the device holds" in " ".join(text.split())
     assert f"beside the published run {LEADING}: claim by claim" in text
 
 
