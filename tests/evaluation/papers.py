@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.paper.__main__ import main
 from evaluation.records.runs import CHECKSUMS, Run, load_run, sha256
-from tests.evaluation.synthetic import Synthetic
+from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,18 @@ class Results:
         recipe.write(results.folder)
         results.aggregate()
         return results
+
+    def add_quicker_rerun(self, *layers: int) -> None:
+        """A second form of recompute, ``compiled``, which takes half of the first one's time."""
+
+        def halve(record: Any) -> None:
+            for cell in [cell for cell in record["cells"] if cell["headline"]]:
+                quick = [{**one, "ready_ms": one["ready_ms"] / 2} for one in cell["samples"]]
+                record["cells"].append({**cell, "variant": "compiled", "headline": False, "samples": quick})
+
+        for layer in layers:
+            edit(record_path(self.folder, "recompute", layer), halve)
+        self.aggregate()
 
     @property
     def folder(self) -> Path:

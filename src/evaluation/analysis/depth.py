@@ -130,31 +130,22 @@ class Depth:
         return self._of_jobs(workload)
 
     def _of_jobs(self, workload: str) -> Times | None:
-        rows = [
-            row
-            for row in self._findings.rows
-            if (row.workload, row.metric) == (workload, _READY.metric) and row.median is not None
-        ]
-        djinn = [row for row in rows if (row.method, row.variant) == ("djinn", _DJINN)]
-        recompute = [row for row in rows if row.method == "recompute"]
-        layers = {row.breakpoint for row in djinn} & {row.breakpoint for row in recompute}
-        if not layers:
-            return None
-        layer = self.layer if self.layer in layers else max(layers)
-        ours = next(row.median or 0 for row in djinn if row.layer == layer)
-        best = min((row for row in recompute if row.layer == layer), key=lambda row: row.median or 0)
-        if not ours or best.median is None:
-            return None
-        return Times(
-            layer=layer,
-            variant=best.variant,
-            recompute_ms=best.median,
-            djinn_ms=ours,
-            times=best.median / ours,
-            low=None,
-            high=None,
-            paired=False,
-        )
+        """At the layer that leads, or else at the deepest that has both."""
+        for layer in (self.layer, *sorted(self._findings.layers, reverse=True)):
+            djinn = self._findings.at(workload, "djinn", _READY.metric, layer, _DJINN)
+            best = self._findings.quickest(workload, "recompute", _READY.metric, layer)
+            if djinn is not None and djinn.median and best is not None and best.median is not None:
+                return Times(
+                    layer=layer,
+                    variant=best.variant,
+                    recompute_ms=best.median,
+                    djinn_ms=djinn.median,
+                    times=best.median / djinn.median,
+                    low=None,
+                    high=None,
+                    paired=False,
+                )
+        return None
 
 
 def _of_rows(rows: Sequence[Row]) -> list[Time]:

@@ -80,6 +80,13 @@ class Findings:
         """The row of ``layer`` in :meth:`series`, or None if there is none."""
         return next((row for row in self.series(workload, method, metric, variant) if row.layer == layer), None)
 
+    def quickest(self, workload: str, method: str, metric: str, layer: int) -> Row | None:
+        """The row of the variant with the smallest median at ``layer``; None if none was timed there."""
+        wanted = (workload, method, metric, layer)
+        of_layer = (row for row in self.rows if (row.workload, row.method, row.metric, row.layer) == wanted)
+        timed = [(row.median, row) for row in of_layer if row.median is not None]
+        return min(timed, key=lambda one: one[0])[1] if timed else None
+
 
 def ceiling(machine: Json, name: str) -> float | None:
     """Median of a ceiling that the probe measured, in the unit of its name; None where it could not."""

@@ -72,8 +72,10 @@ class Leading:
             for layer in layers
             for variant in variants or (None,)
         )
-        quickest = self._quickest_rerun(workload) if method == "recompute" and not variants else None
-        row = quickest or next(filter(None, found), None)
+        row = None
+        if method == "recompute" and not variants:
+            row = self._findings.quickest(workload, method, _READY.metric, self.layer)
+        row = row or next(filter(None, found), None)
         return None if row is None else self._of_jobs(row)
 
     def _in_pairs(self, workload: str, method: str, variants: Sequence[str]) -> Form | None:
@@ -83,12 +85,6 @@ class Leading:
             return min(forms, key=lambda form: median(form.values(_READY)), default=None)
         by_name = {form.variant: form for form in forms}
         return next((by_name[name] for name in variants if name in by_name), None)
-
-    def _quickest_rerun(self, workload: str) -> Row | None:
-        names = {row.variant for row in self._findings.rows if (row.workload, row.method) == (workload, "recompute")}
-        found = (self._findings.at(workload, "recompute", _READY.metric, self.layer, name) for name in sorted(names))
-        timed = [(row.median, row) for row in found if row is not None and row.median is not None]
-        return min(timed, key=lambda one: one[0])[1] if timed else None
 
     def _of_jobs(self, row: Row) -> Resume:
         return Resume(

@@ -50,6 +50,13 @@ def test_recompute_over_djinn_is_of_its_quickest_form_at_the_last_layer_that_has
     assert times.times == pytest.approx(79 / 0.6) == pytest.approx(times.low) == pytest.approx(times.high)
 
 
+def test_pairs_with_the_layers_of_the_jobs_are_enough(tmp_path):
+    """They need no more."""
+    depth = depth_of(made(tmp_path, layers=(1, 39, 40)))
+    assert [time.median for time in depth.of("activation", "djinn", "default")] == pytest.approx([0.6] * 3)
+    assert [time.is_range for time in depth.floors("activation")] == [False] * 3
+
+
 def test_without_pairs_the_jobs_say_it(tmp_path):
     """At the deepest layer, by the medians of either; without an interval."""
     times = depth_of(made(tmp_path, pairs=None)).times("session")

@@ -19,6 +19,7 @@ def words(prefix="", claims=CLAIMS, **values):
         (0.8, 0.9, 1, "sooner"),
         (0.9, 1.1, 1, "alike"),
         (1.0, 1.1, 1, "alike"),
+        (0.9, 1.0, 1, "alike"),
         (1.1, 1.2, 1, "later"),
         (-2, -1, 0, "sooner"),
         (0.1, 0.2, 0, "later"),
@@ -64,6 +65,13 @@ def test_the_worst_place_is_that_of_the_largest_ratio():
     assert found == ("session", "first kernel", "CFourSessionFirstKernelLeadingRatio")
     with pytest.raises(NoSuchNumber):
         words(claims=CLAIMS[1:]).worst()
+
+
+def test_a_claim_is_quoted_at_its_first_place():
+    """Which the run has decided."""
+    assert words(claims=CLAIMS[1:]).of_claim("C4") != words().of_claim("C4") == "CFourSessionFirstKernel"
+    with pytest.raises(NoSuchNumber, match="the text needs C2, which the run does not decide"):
+        words().of_claim("C2")
 
 
 def test_claims_are_listed_by_verdict_with_how_often():
