@@ -20,6 +20,7 @@ from djinn.core import (
     HostMemoryFull,
     IllegalMove,
     LayersNotFound,
+    NotRestored,
     Phase,
     SessionCancelled,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "IllegalMove",
     "LayersNotFound",
     "LeftBehind",
+    "NotRestored",
     "Phase",
     "Resume",
     "Runtime",

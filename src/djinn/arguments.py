@@ -133,8 +133,12 @@ def check_program(program: object) -> None:
             kind = "a generator function, whose call runs nothing of it yet"
         else:
             continue
-        name = getattr(program, "__qualname__", type(program).__qualname__)
-        raise TypeError(f"start() was given {name}, {kind}: {_way_out(function)}")
+        raise TypeError(f"start() was given {name_of_program(program)}, {kind}: {_way_out(function)}")
+
+
+def name_of_program(program: Any) -> str:
+    """Return how ``program`` is called in messages."""
+    return str(getattr(program, "__qualname__", type(program).__qualname__))
 
 
 def check_around_turn(around_turn: object) -> None:

@@ -57,6 +57,10 @@ class DeviceMemoryFull(DjinnError):
         self.wanted_bytes = wanted_bytes
 
 
+class NotRestored(DjinnError):
+    """A saved session that cannot be restored: its file, the model, the machine or the program differs as named."""
+
+
 class LayersNotFound(DjinnError):
     """The model's decoder layers could not be found among its modules; name them by ``layers=``."""
 

@@ -11,7 +11,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -25,11 +26,15 @@ from djinn.arguments import (
     check_keep,
     check_layers,
     check_model,
+    check_program,
     check_timeout,
     check_visit,
 )
 from djinn.blocks import EXIT_SECONDS, end_block
-from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, Phase
+from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, NotRestored, Phase
+from djinn.durable import document, session_file
+from djinn.durable.machine import machine_of
+from djinn.durable.model_print import ModelPrint
 from djinn.holdings import Holdings
 from djinn.interrupts import Hands
 from djinn.journal import Journal
@@ -42,7 +47,9 @@ from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_bud
 from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import lock_of
 from djinn.program.forward import Interceptors, device_of, storages_of_model
-from djinn.session import AroundTurn, Session
+from djinn.program.replay import Replay
+from djinn.program.tape import Tape
+from djinn.session import AroundTurn, Saving, Session
 from djinn.state.adopted import Adopted
 from djinn.state.cuda_graphs import WithoutGraphs
 from djinn.state.discovery import StateScanner
@@ -103,7 +110,7 @@ class Runtime:
         found = find_layers(model, layers)
         self.depth = len(found)  # number of decoder layers, N
         self._layers = names_of(model, found)
-        self._model_name = type(model).__name__
+        self._model = model
         self._process = os.getpid()
         self._idle_device_bytes = idle_device_bytes
         self._around_turn = around_turn
@@ -116,6 +123,7 @@ class Runtime:
         self._without_graphs = WithoutGraphs(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
         self._attributes = ModelAttributes(model, found, device)
+        self._saving: Saving | None = None  # once there is a durable session
         self._attention = Attention(
             beat_of(device), check_attentive(attentive), functools.partial(_waits_in_host_memory, weakref.ref(self))
         )
@@ -159,7 +167,14 @@ class Runtime:
         """The sessions that are not closed, in the order of :meth:`open`; also those whose names are lost."""
         return tuple(session for session in list(self._sessions.values()) if session._phase is not Phase.CLOSED)
 
-    def open(self, *, breakpoint: int | None = None, visit: int = 1, adopt: Sequence[object] = ()) -> Session:
+    def open(
+        self,
+        *,
+        breakpoint: int | None = None,
+        visit: int = 1,
+        adopt: Sequence[object] = (),
+        durable: bool = False,
+    ) -> Session:
         """Open a session that parks after decoder layer ``breakpoint`` (1 .. N), at hit count ``visit``.
 
         In ``model.generate`` with a KV cache, hit count 1 is the prefill and hit count k the (k-1)-th decode step.
@@ -172,18 +187,24 @@ class Runtime:
         puts the very tensors back before the program goes on, and :meth:`djinn.Session.close` before it unwinds. A
         tensor to which the caller has a reference of his own stays. Raises ``TypeError`` for anything else,
         :class:`IllegalMove` if a session that has not ended has adopted the same.
+
+        A ``durable`` session can be saved to a file, see :meth:`djinn.Session.save`. For that all that the model
+        returns is kept in host memory too (64 KB for a decode step with 32,000 words), and digests are taken.
         """
-        self._check_process()
-        self._check_open()
-        self._interceptors.check()
         if breakpoint is not None:
             breakpoint, visit = check_breakpoint(breakpoint, visit, self.depth)
         else:
             check_visit(visit)
+        return self._open((breakpoint, visit), adopt, Tape(self._device) if durable else None)
+
+    def _open(self, breakpoint: tuple[int | None, int], adopt: Sequence[object], tape: Tape | None) -> Session:
+        self._check_process()
+        self._check_open()
+        self._interceptors.check()
         number = next(self._numbers)
         session = Session(
             number,
-            breakpoint=(breakpoint, visit),
+            breakpoint=breakpoint,
             adopt=adopt,
             living=self._adopted,
             depth=self.depth,
@@ -199,6 +220,8 @@ class Runtime:
             keep=self._keep,
             keep_budget=self._keep_budget,
             attend=self._attention.attend,
+            tape=tape,
+            saving=None if tape is None else self._saved_by(),
         )
         self._sessions[number] = session
         if self._closed:  # meanwhile; close() may not have seen this session
@@ -207,6 +230,58 @@ class Runtime:
         for closed in [one for one, other in list(self._sessions.items()) if other.phase is Phase.CLOSED]:
             self._sessions.pop(closed, None)
         return session
+
+    def _saved_by(self) -> Saving:
+        """Return what durable sessions share; its thread is started for the first of them."""
+        if self._saving is None:
+            hands = self._holdings.record(Hands("djinn-saves"))
+            hands.start()
+            self._saving = Saving(hands=hands, model_print=ModelPrint(self._model))
+        return self._saving
+
+    def restore(
+        self,
+        path: "str | os.PathLike[str]",
+        program: Callable[..., Any],
+        /,
+        *args: Any,
+        adopt: Sequence[object] = (),
+        allow_other: bool = False,
+        **kwargs: Any,
+    ) -> Session:
+        """Restore a session that :meth:`djinn.Session.save` has written to ``path``; return it, parked as it was.
+
+        ``program`` and its arguments are given anew, and must be the same: it runs again up to its breakpoint, and what
+        it does beside calling the model happens again. The model answers from the file, and decoder layers do not run.
+        Where that is not possible, or does not fit, all is computed again and compared (``docs/durable.md``).
+
+        What the program may ``adopt`` is given anew too, see :meth:`open`.
+
+        Raises :class:`djinn.NotRestored`, which names what differs: the file, the model's contents, the machine, the
+        arguments, or what the program does. A session that was going on is not touched by that. Another GPU, driver or
+        version is accepted with ``allow_other``: results then may differ in their last bits. Raises
+        ``FileNotFoundError``, and :class:`djinn.DeviceMemoryFull` as the program would.
+        """
+        self._check_process()
+        self._check_open()
+        check_program(program)
+        saving = self._saved_by()
+        saved = saving.hands.do(functools.partial(_read, Path(path), saving.model_print, self._device, allow_other))
+
+        def led(*, computing: bool) -> Session:
+            replay = Replay(self._device, saved.recording, computing=computing)
+            return self._open((saved.layer, saved.visit), adopt, replay)._replay(program, args, kwargs)
+
+        if saved.recording.only_by_computing or self._interceptors.hooked:
+            return led(computing=True)
+        try:
+            return led(computing=False)
+        except NotRestored as error:
+            first = str(error)
+        try:
+            return led(computing=True)
+        except NotRestored as error:
+            raise NotRestored(first if str(error) == first else f"{first}; and all computed again, {error}") from error
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
@@ -233,6 +308,7 @@ class Runtime:
                 device_bytes=session.device_bytes,
                 host_bytes=session.host_bytes,
                 left_bytes=session.left_bytes,
+                recorded_bytes=session.recorded_bytes,
                 age_seconds=session.age_seconds,
                 doing=session.doing,
             )
@@ -394,16 +470,25 @@ class Runtime:
 
     def __repr__(self) -> str:
         if self._holdings.returned:
-            return f"<Runtime of {self._model_name}: closed>"
+            return f"<Runtime of {type(self._model).__name__}: closed>"
         if self._closed:
-            return f"<Runtime of {self._model_name}: being closed, {self._not_ended}>"
+            return f"<Runtime of {type(self._model).__name__}: being closed, {self._not_ended}>"
         sessions = self.sessions
         used = sum(session.host_bytes for session in sessions)
         beat = f", {self._attention.said}" if self._attention.said else ""
-        return (
-            f"<Runtime of {self._model_name}: {counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}, "
-            f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use{beat}>"
-        )
+        memory = f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use"
+        counts = f"{counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}"
+        return f"<Runtime of {type(self._model).__name__}: {counts}, {memory}{beat}>"
+
+
+def _read(path: Path, model_print: ModelPrint, device: torch.device, allow_other: bool) -> document.SavedSession:
+    """Read the session in the file at ``path``, and check that its model and machine are those of this runtime."""
+    saved = document.read(*session_file.read(path))
+    document.check_equal("the model", saved.model, model_print.take())
+    if not allow_other:
+        also = "; allow_other=True accepts that, and results may differ in their last bits"
+        document.check_equal("the machine", saved.machine, machine_of(device), also)
+    return saved
 
 
 def _started(sessions: Iterable[Session]) -> list[Session]:

@@ -18,22 +18,29 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from djinn.arguments import Keep, check_breakpoint, check_keep, check_program, check_timeout
+from djinn.arguments import Keep, check_breakpoint, check_keep, check_program, check_timeout, name_of_program
 from djinn.blocks import end_block
 from djinn.core import (
     ENDED,
     PARKED,
     DjinnError,
     IllegalMove,
+    NotRestored,
     Phase,
     SessionAbandoned,
     SessionCancelled,
     move,
 )
+from djinn.durable.document import SavedSession, recording_of, written
+from djinn.durable.machine import machine_of
+from djinn.durable.model_print import ModelPrint
+from djinn.durable.session_file import check_can_write, write
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
 from djinn.memory.host_memory import ArenaGrowing
@@ -44,6 +51,7 @@ from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
 from djinn.program.program import Callbacks, Program, current_program
+from djinn.program.tape import Tape, named
 from djinn.program.turn import Around, Turn
 from djinn.resumes import Resume, ResumeClock
 from djinn.state.adopted import Adopted
@@ -68,6 +76,14 @@ Step = Callable[[], object]  # a C function
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
     return item.views[0].over(raw_bytes(item.storage))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What the durable sessions of a runtime share: a thread that writes and reads files, and the model's print."""
+
+    hands: Hands
+    model_print: ModelPrint
 
 
 class _Pause:
@@ -125,8 +141,11 @@ class Session:
         keep: Keep,
         keep_budget: Callable[[], None],
         attend: Callable[[], None],
+        tape: Tape | None,
+        saving: Saving | None,
     ) -> None:
         self._number = number
+        self._tape, self._saving = tape, saving  # of a durable session
         self._layer: int | None = None
         self._depth = depth
         self._interceptors = interceptors
@@ -149,6 +168,7 @@ class Session:
         self._pause: _Pause | None = None  # whose tensors are not void
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
+        self._name = ""  # of the program
         self._callbacks = Callbacks(parked=self._parked, restore=self._restore, ended=self._ended)
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
         self._arrivals = 0  # how often it has come to rest
@@ -249,7 +269,9 @@ class Session:
             adopted=self._adopted,
             turn=turn,
             callbacks=self._callbacks,
+            tape=self._tape,
         )
+        self._name = name_of_program(program)
         self._serve(functools.partial(self._start, prepared, (args, kwargs)))
         return self
 
@@ -417,6 +439,51 @@ class Session:
         if force:
             self._attend()
             self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
+
+    def save(self, path: "str | os.PathLike[str]") -> int:
+        """Write the parked session to the file ``path``, from which :meth:`djinn.Runtime.restore` makes it go on.
+
+        Returns the bytes of the file. The session stays as it is. A file that is there is replaced at the end, at
+        once: after a crash it is the old or the new one, whole. Only its owner can read it. Needs the package
+        safetensors. Raises :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or
+        if somebody else holds tensors that a file must have; ``OSError`` if the system refuses to write.
+        """
+        self._enter()
+        tape, saving = self._tape, self._saving
+        if tape is None or saving is None:
+            raise IllegalMove(f"session {self.number} was not recorded: open it with durable=True to save it")
+        target = Path(path)
+        check_can_write(target)
+        save = functools.partial(self._save, target, tape, saving.model_print)
+        nbytes: int = saving.hands.do(functools.partial(holding, self._lock, save))
+        return nbytes
+
+    def _save(self, path: Path, tape: Tape, model_print: ModelPrint) -> int:
+        state = self._check_parked("a session can be saved")
+        for line in self._residency.left:
+            if line.name == "hidden_states" or line.name.startswith("kv."):
+                raise IllegalMove(f"session {self.number} cannot be saved without its {line.name}: {line.said}")
+        assert self._pause is not None
+        assert self._layer is not None
+        self._pause.before_use()
+        saved = SavedSession(
+            program=self._name,
+            layer=self._layer,
+            model=model_print.take(),
+            machine=machine_of(self._device),
+            recording=recording_of(tape, {name: self._residency.on_host(item) for name, item in named(state)}),
+        )
+        began = time.perf_counter()
+        nbytes = write(path, *written(saved))
+        text = "session %d: saved, %s in %.1f s, of which %s are what the model returned"
+        seconds = time.perf_counter() - began
+        self._journal.note(logging.INFO, text, self.number, mebibytes(nbytes), seconds, mebibytes(tape.nbytes))
+        return nbytes
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes in host memory of what the model returned so far to a durable session; 0 for any other."""
+        return 0 if self._tape is None else self._tape.nbytes
 
     def _swap_out(self, keep: int = 0) -> None:
         """Swap out all but the first ``keep`` storages, and prepare the way back."""
@@ -652,6 +719,23 @@ class Session:
             cancelled=program is not None and program.abandoned,
             error=None if outcome is None else outcome[1],
         )
+
+    def _replay(self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Session":
+        """Lead the program to where it was saved; return itself. Raises :class:`NotRestored`, and is closed then."""
+        try:
+            self.start(program, *args, **kwargs)
+            if self.wait() not in PARKED:
+                self.result()
+                raise NotRestored("the program ended before it came to where it was saved")
+        except (NotRestored, IllegalMove):
+            raise
+        except Exception as error:
+            what = f"the program raised {type(error).__name__} before it came to where it was saved"
+            raise NotRestored(what) from error
+        finally:
+            if self._phase not in PARKED:
+                self.close()
+        return self
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 

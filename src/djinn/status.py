@@ -12,6 +12,7 @@ class Status:
     """One session at one moment: the layer after which it is parked, bytes of state per tier, seconds in its phase.
 
     ``left_bytes`` is further state that was found and stays on the device, see :attr:`djinn.Session.left_behind`.
+    ``recorded_bytes`` are what the model returned to a durable session, kept in host memory beside the arena.
     ``doing`` tells of a program that runs whether it computes, see :attr:`djinn.Session.doing`.
     """
 
@@ -21,6 +22,7 @@ class Status:
     device_bytes: int
     host_bytes: int
     left_bytes: int
+    recorded_bytes: int
     age_seconds: float
     doing: str
 
@@ -70,6 +72,9 @@ class StatusTable(tuple[Status, ...]):
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
         if self.arena_ready_bytes < self.arena_bytes:
             footer += f", {_mebibytes(self.arena_ready_bytes)} ready so far"
+        recorded = sum(row.recorded_bytes for row in self)
+        if recorded:
+            footer += f", and {_mebibytes(recorded)} beside it for durable sessions"
         if self.set_aside_bytes:
             footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
         if self.beat:

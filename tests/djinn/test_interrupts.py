@@ -20,6 +20,7 @@ from torch import nn
 
 import djinn
 from djinn import interrupts
+from djinn.durable import session_file
 
 PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
 
@@ -260,3 +261,33 @@ def test_two_threads_ring_a_bell_at_once(monkeypatch):
     bell.ring()
     assert not left
     assert not alarm.locked()
+
+
+@pytest.mark.parametrize("again", [0, 3])
+def test_saving_and_restoring_can_be_interrupted(runtime, model, tmp_path, again):
+    """At any line: the file is absent or whole, the session is as it was, and no half-restored one is left."""
+    path, line, raised = tmp_path / "one.djinn", 0, 1
+    while raised:
+        line += 1 + again
+        path.unlink(missing_ok=True)
+        with runtime.open(breakpoint=1, durable=True).start(program, model) as session:
+            session.wait(10)
+            with Interrupt(line, again) as interrupt:
+                session.save(path)
+            raised = interrupt.raised
+            session.save(tmp_path / "other.djinn")  # behind whatever the first call still does
+            if path.exists():
+                session_file.read(path)
+            check(runtime, session, model, ends=True)
+    assert line > 5
+    line, raised = 0, 1
+    while raised:
+        line += 1 + again
+        with Interrupt(line, again) as interrupt:
+            runtime.restore(path, program, model)
+        raised = interrupt.raised
+        for session in runtime.sessions:
+            check(runtime, session, model, ends=not raised)
+        runtime.open().close()  # forgets those that are closed, for which open() would need more lines each time
+    assert line > 20
+    assert {one.name for one in tmp_path.iterdir()} == {"one.djinn", "other.djinn"}

@@ -112,6 +112,19 @@ class Interceptors:
                     "accelerate does with its hooks. Close the runtime and make another one"
                 )
 
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody has put hooks on the layers or in them, which would see what they compute."""
+        modules = (module for layer in self._layers for module in layer.modules())
+        hooks = (
+            hook
+            for module in modules
+            for held in (module._forward_hooks, module._forward_pre_hooks)
+            for hook in held.values()
+        )
+        # transformers installs one on every layer for output_hidden_states: it only passes on what the model returns
+        return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+
     def attach(self, passage: Passage) -> None:
         """Register ``passage`` for the current thread's calls of the model."""
         self._passages[threading.get_native_id()] = passage

@@ -14,9 +14,22 @@ from torch import nn
 
 from djinn.state.compiled import ends_a_graph
 
+Forward = Callable[..., Any]
+
 
 class Passage(Protocol):
-    """The callbacks of a session as its own thread runs the model; layers count from 1."""
+    """The callbacks of a session as its own thread runs the model; layers count from 1.
+
+    Of a durable session ``run_layer`` and ``run_model`` run the modules; ``is_durable`` says whether it is one.
+    """
+
+    is_durable: bool
+
+    def run_layer(self, layer: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the forward pass of decoder layer ``layer``, or answer for it."""
+
+    def run_model(self, module: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a forward pass of the model, or of a module that holds its layers, or answer for it."""
 
     def enter_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before decoder layer ``layer`` runs."""
@@ -130,7 +143,10 @@ class LayerInterceptor(Interceptor):
         if passage is None:
             return self.forward(*args, **kwargs)
         passage.enter_layer(self._number, args, kwargs)
-        output = self.forward(*args, **kwargs)
+        if passage.is_durable:
+            output = passage.run_layer(self._number, self.forward, args, kwargs)
+        else:
+            output = self.forward(*args, **kwargs)
         passage.leave_layer(self._number, args, kwargs, output)
         return output
 
@@ -145,6 +161,8 @@ class ModelInterceptor(Interceptor):
         if passage is None:
             return self.forward(*args, **kwargs)
         try:
+            if passage.is_durable:
+                return passage.run_model(type(self._module).__name__, self.forward, args, kwargs)
             return self.forward(*args, **kwargs)
         finally:
             passage.leave_model()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
@@ -22,15 +22,17 @@ from djinn.memory.transfer import TransferEngine
 from djinn.program.caller import CallerContext
 from djinn.program.forward import Interceptors
 from djinn.program.gates import ReadBarrier
+from djinn.program.interceptor import Forward
 from djinn.program.reads import tensors_read
+from djinn.program.tape import Tape
 from djinn.program.turn import Turn
 from djinn.state.adopted import Adopted
-from djinn.state.compiled import explained, never_traced
+from djinn.state.compiled import ends_a_graph, explained, never_traced
 from djinn.state.cuda_graphs import is_recording
 from djinn.state.discovery import StateScanner
 from djinn.state.referrers import frames_of_other_threads
 from djinn.state.storages import SessionState
-from djinn.state.tensors import storage_of, untransformed
+from djinn.state.tensors import plain_torch, storage_of, untransformed
 
 _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME counted on was taken meanwhile
 
@@ -81,8 +83,11 @@ class Program:
         adopted: Adopted,
         turn: Turn,
         callbacks: Callbacks,
+        tape: Tape | None = None,
     ) -> None:
         self._call: Call | None = call
+        self._tape = tape
+        self.is_durable = tape is not None
         self._engine = engine
         self._device = device
         self._interceptors = interceptors
@@ -166,6 +171,8 @@ class Program:
                         self.turn.enter_around()
                         if self._must_end:
                             self._unwind()
+                        if self._tape is not None:
+                            self._tape.begin(self, args, kwargs)
                         value = function(*args, **kwargs)
                     finally:
                         self._finish_restoring()
@@ -200,6 +207,18 @@ class Program:
             self._wait_for_call(args, kwargs, kv=self._scanner.kv_layers.read_by(layer))
         if self.restoring is not None:
             self.restoring.wait_layer(layer)
+
+    @ends_a_graph
+    def run_layer(self, layer: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a decoder layer of a durable program, or answer for it from the tape."""
+        assert self._tape is not None
+        return self._tape.run_layer(self, layer, forward, args, kwargs)
+
+    @ends_a_graph
+    def run_model(self, module: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a pass of the model of a durable program, or answer for it from the tape."""
+        assert self._tape is not None
+        return self._tape.run_model(self, module, forward, args, kwargs)
 
     @never_traced
     def leave_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
@@ -310,6 +329,9 @@ class Program:
             modules=self._module_state.roots,
         )
         self.lane = self._engine.link.current()
+        if self._tape is not None:
+            with plain_torch(), torch.no_grad():
+                self._tape.arrive(self, state)
         self._barrier.enter()  # now, off the resume path
         self.turn.give_up()
         try:
@@ -377,7 +399,12 @@ class Program:
         """Whether the program is to be unwound, for it was cancelled or its turn has failed."""
         return self.abandoned or self.turn.failure is not None
 
-    def _unwind(self) -> None:
+    def fail(self, error: Exception) -> NoReturn:
+        """Unwind the call for ``error``, which its code cannot catch."""
+        self.turn.failure = self.turn.failure or error
+        self._unwind()
+
+    def _unwind(self) -> NoReturn:
         """Unwind the call, when all the state that its ``finally`` blocks may touch is back."""
         self.abandoned = True  # whatever the program catches, it does not compute on
         self.wait_all()

@@ -79,6 +79,14 @@ _OLDER: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
+def settings_in_words() -> dict[str, str]:
+    """Return the settings by name, each as it prints."""
+    precision = zip(_PRECISIONS, Precision().mark(), strict=True)
+    return {get.__name__.lstrip("_"): str(get()) for get, _ in _TABLE} | {
+        f"precision of {backend} {op}": str(value) for (backend, op), value in precision
+    }
+
+
 def _or_none(get: Callable[[], Any]) -> Any:
     try:
         return get()
@@ -108,7 +116,7 @@ class Flags:
 class Precision:
     """The precision of float32 products and convolutions (TF32), by torch's older and newer calls."""
 
-    def mark(self) -> object:
+    def mark(self) -> tuple[str, ...]:
         """Return what the newer calls tell: it decides about the numbers."""
         return tuple([_C._get_fp32_precision_getter(backend, op) for backend, op in _PRECISIONS])
 

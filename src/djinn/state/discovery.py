@@ -216,13 +216,14 @@ def _reached_from(caller: object, adopted: Container[int]) -> frozenset[int]:
 def _state_storage(nodes: list[Node]) -> StateStorage:
     """Describe the one storage under the tensors of ``nodes``."""
     tensors = [node.tensor for node in nodes]
-    views = tuple(_view(node.name, node.tensor) for node in nodes)
+    views = tuple(view_of(node.name, node.tensor) for node in nodes)
     storage = storage_of(tensors[0])
     assert storage is not None
     return StateStorage(storage=storage, nbytes=storage.nbytes(), rank=nodes[0].rank, views=views)
 
 
-def _view(name: str, tensor: torch.Tensor) -> NamedView:
+def view_of(name: str, tensor: torch.Tensor) -> NamedView:
+    """Describe where ``tensor`` lies in its storage."""
     return NamedView(
         name=name,
         dtype=tensor.dtype,

@@ -1,0 +1,61 @@
+"""The states of all random generators that a program may draw from, as plain data that a file can hold."""
+
+import base64
+import importlib
+from typing import Any
+
+import torch
+
+from djinn.program.generators import PythonGenerator, TorchGenerator, generators_of, generators_of_process
+
+State = dict[str, Any]  # by the generator's name
+
+
+class RandomStates:
+    """Reads and sets the generators of the process and of ``device``; used by a program in its turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        generators = (*generators_of_process(), *generators_of(device))
+        self._generators = dict(zip(("torch", "python", "numpy", "device"), generators, strict=False))
+
+    def marks(self) -> list[object]:
+        """Return what differs if one of them has been drawn from since."""
+        return [
+            bytes(generator.read()[1].numpy()) if isinstance(generator, TorchGenerator) else generator.mark()
+            for generator in self._generators.values()
+        ]
+
+    def read(self) -> State:
+        """Return the state of each; None for NumPy's if it is not imported, or is not its default one."""
+        return {name: _encoded(generator) for name, generator in self._generators.items()}
+
+    def put(self, state: State) -> None:
+        """Set each that has a state in ``state``."""
+        for name, generator in self._generators.items():
+            if state.get(name) is not None:
+                _put(generator, state[name])
+
+
+def _encoded(generator: Any) -> Any:
+    state = generator.read()[1]
+    if isinstance(generator, TorchGenerator):
+        return base64.b64encode(bytes(state.numpy())).decode()
+    if isinstance(generator, PythonGenerator):
+        version, words, second = state
+        return [version, list(words), second]
+    if state is None or state[2]["bit_generator"] != "MT19937":
+        return None
+    values = state[2]
+    words = [int(word) for word in values["state"]["key"]]
+    return [words, int(values["state"]["pos"]), int(values["has_gauss"]), float(values["gauss"])]
+
+
+def _put(generator: Any, value: Any) -> None:
+    if isinstance(generator, TorchGenerator):
+        generator.put(torch.frombuffer(bytearray(base64.b64decode(value)), dtype=torch.uint8), None)
+    elif isinstance(generator, PythonGenerator):
+        generator.put((value[0], tuple(value[1]), value[2]), None)
+    else:
+        words, *rest = value
+        numpy_random = importlib.import_module("numpy.random")  # the program whose state it is had imported it
+        numpy_random.set_state(("MT19937", words, *rest))

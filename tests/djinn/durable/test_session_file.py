@@ -1,0 +1,173 @@
+"""The file of a session: whole or not there, and refused if a byte of it is not what was written."""
+
+import os
+import stat
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import djinn
+from djinn.durable import session_file
+
+HERE = Path(__file__).parents[3]
+DOCUMENT = {"format": 1, "words": "of a session", "numbers": [1, 2, 3]}
+
+
+def tensors(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"state/hidden_states": 96, "state/kv.1.keys": 1000, "empty": 0}
+    return {name: torch.randint(256, (size,), generator=generator, dtype=torch.uint8) for name, size in sizes.items()}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "one.djinn"
+    assert session_file.write(path, DOCUMENT, tensors()) == path.stat().st_size
+    return path
+
+
+def test_what_was_written_is_read(path):
+    document, found = session_file.read(path)
+    assert {name: document[name] for name in DOCUMENT} == DOCUMENT
+    expected = tensors()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_only_its_owner_can_read_it(path):
+    """Also where a file that all could read is replaced."""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    session_file.write(path, DOCUMENT, tensors())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_every_shorter_file_is_refused(path):
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(djinn.NotRestored, match=str(path)):
+            session_file.read(path)
+
+
+def test_every_altered_byte_is_refused(path):
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(djinn.NotRestored, match=str(path)):
+            session_file.read(path)
+
+
+def test_more_bytes_are_refused(path):
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(djinn.NotRestored):
+        session_file.read(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    foreign = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.zeros(3)}, foreign)
+    with pytest.raises(djinn.NotRestored, match="no session of djinn"):
+        session_file.read(foreign)
+    foreign.write_text("a text")
+    with pytest.raises(djinn.NotRestored, match=r"weights\.safetensors"):
+        session_file.read(foreign)
+
+
+def test_nothing_is_followed(path, tmp_path):
+    """A link is neither read nor replaced, and neither is a folder or a pipe."""
+    link, folder, pipe = (tmp_path / name for name in ("link", "folder", "pipe"))
+    link.symlink_to(path)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for other in (link, folder, pipe):
+        with pytest.raises(djinn.NotRestored, match=other.name):
+            session_file.read(other)
+        with pytest.raises(djinn.DjinnError, match=other.name):
+            session_file.check_can_write(other)
+    with pytest.raises(FileNotFoundError):
+        session_file.read(tmp_path / "absent")
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        session_file.check_can_write(tmp_path / "nowhere" / "one.djinn")
+
+
+@pytest.mark.parametrize("step", ["_sync", "Path.mkdir", "save_file", "Path.replace"])
+def test_a_failing_disk_leaves_the_old_file(path, monkeypatch, step):
+    """Whatever step of writing the system refuses, what was there is there, and nothing else."""
+    before = path.read_bytes()
+
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    target = {
+        "_sync": "djinn.durable.session_file._sync",
+        "Path.mkdir": "pathlib.Path.mkdir",
+        "save_file": "safetensors.torch.save_file",
+        "Path.replace": "pathlib.Path.replace",
+    }[step]
+    monkeypatch.setattr(target, refuse)
+    with pytest.raises(OSError, match="No space left"):
+        session_file.write(path, DOCUMENT, tensors(1))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_dead_processes_left_is_removed(path):
+    """Beside the file of this name; what a living process is writing stays."""
+    gone = [path.with_name(f".{path.name}.{2**22 + 1}-0123abcd.partial")]
+    stay = [
+        path.with_name(f".{path.name}.{os.getppid()}-0123abcd.partial"),
+        path.with_name(f".other.{2**22 + 1}-0123abcd.partial"),
+        path.with_name(".partial"),
+    ]
+    for left in (*gone, *stay):
+        left.mkdir()
+        (left / "file").touch()
+    session_file.write(path, DOCUMENT, tensors(1))
+    assert sorted(os.listdir(path.parent)) == sorted(one.name for one in (path, *stay))
+
+
+def test_killed_at_200_moments(path, interpreters):
+    """A writer that is killed by the system leaves a whole file of before or of after, and the next one cleans up."""
+    script = f"""
+    import os, random, signal, sys, time
+    sys.path[:0] = [{str(HERE)!r}, {str(HERE / "src")!r}]
+    from pathlib import Path
+    import torch
+    from djinn.durable import session_file
+    from tests.djinn.durable.test_session_file import tensors
+
+    torch.set_num_threads(1)
+    path, moments = Path({str(path)!r}), random.Random(7)
+    seen, cut_short = set(), 0
+    began = time.perf_counter()
+    session_file.write(path, {{"format": 1, "version": 0}}, tensors())
+    seconds = time.perf_counter() - began
+    for version in range(200):
+        writer = os.fork()
+        if writer == 0:
+            content = tensors(version)
+            while True:
+                session_file.write(path, {{"format": 1, "version": version}}, content)
+        time.sleep(moments.uniform(0, 2 * seconds) + 0.002)
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        document, found = session_file.read(path)
+        written = document["version"]
+        expected = tensors(written)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        seen.add(written)
+        cut_short += len(os.listdir(path.parent)) > 1
+    session_file.write(path, {{"format": 1}}, tensors())
+    print(len(seen), cut_short, os.listdir(path.parent) == [path.name])
+    """
+    ended = interpreters.run(textwrap.dedent(script))
+    assert ended.returncode == 0, ended.stderr
+    versions, cut_short, clean = ended.stdout.split()
+    assert int(versions) > 20
+    assert int(cut_short) > 20
+    assert clean == "True"
