@@ -81,8 +81,10 @@ def test_the_pages_have_snippets():
 
 @pytest.mark.usefixtures("_quiet_again")
 @pytest.mark.parametrize("page", PAGES_WITH_SNIPPETS)
-def test_the_snippets_of_a_page_run_and_print_what_they_say(page):
+def test_the_snippets_of_a_page_run_and_print_what_they_say(page, tmp_path, monkeypatch):
     """In order, in one program. A snippet that says what it prints prints that and nothing else."""
+    monkeypatch.chdir(tmp_path)  # some write files, and some read the paper's
+    (tmp_path / "paper_figures").symlink_to(ROOT / "paper_figures")
     names = preamble()
     try:
         with torch.enable_grad():  # as in a fresh interpreter

@@ -27,6 +27,7 @@ from djinn.core import (
 from djinn.program.waiting import waiting
 from djinn.resumes import Resume
 from djinn.runtime import Runtime
+from djinn.save_all import Saved
 from djinn.session import Session
 from djinn.state.state_view import StateEntry, StateView
 from djinn.state.storages import LeftBehind
@@ -45,6 +46,7 @@ __all__ = [
     "Phase",
     "Resume",
     "Runtime",
+    "Saved",
     "Session",
     "SessionCancelled",
     "StateEntry",

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +49,7 @@ from djinn.program.device_lock import lock_of
 from djinn.program.forward import Interceptors, device_of, storages_of_model
 from djinn.program.replay import Replay
 from djinn.program.tape import Tape
+from djinn.save_all import Saved, save_all
 from djinn.session import AroundTurn, Saving, Session
 from djinn.state.adopted import Adopted
 from djinn.state.cuda_graphs import WithoutGraphs
@@ -282,6 +283,28 @@ class Runtime:
             return led(computing=True)
         except NotRestored as error:
             raise NotRestored(first if str(error) == first else f"{first}; and all computed again, {error}") from error
+
+    def save_all(
+        self,
+        folder: "str | os.PathLike[str]",
+        *,
+        names: Mapping[Session, str] | None = None,
+        within: float | None = None,
+    ) -> list[Saved]:
+        """Save every durable session that has not ended to ``folder/NAME.djinn``, within ``within`` seconds.
+
+        Its name is its number, or what ``names`` says. Programs that compute are paused first. The session that was
+        touched last is saved last. Returns a line for each session: its file, or why there is none, such as no time
+        left. A save that has begun is not cut off; whether there is time for one is judged by those before. Raises
+        ``NotADirectoryError`` if there is no such folder.
+        """
+        check_timeout(within)
+        self._check_process()
+        self._check_open()
+        target = Path(folder)
+        if not target.is_dir():
+            raise NotADirectoryError(f"there is no folder {target} to save in: make it first")
+        return save_all(self.sessions, target, names or {}, within)
 
     def _check_process(self) -> None:
         if self._process != os.getpid():

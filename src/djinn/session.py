@@ -481,6 +481,11 @@ class Session:
         return nbytes
 
     @property
+    def is_durable(self) -> bool:
+        """Whether it was opened with ``durable=True``, so that it can be saved."""
+        return self._tape is not None
+
+    @property
     def recorded_bytes(self) -> int:
         """Bytes in host memory of what the model returned so far to a durable session; 0 for any other."""
         return 0 if self._tape is None else self._tape.nbytes

@@ -1,9 +1,9 @@
 """The tape of a durable program: what led it to where it is parked, so that it can be led there again.
 
 A Python stack cannot be stored. But a program that changes only by its model, its arguments and its random numbers can
-be run again up to its breakpoint. For that the tape keeps what the model returned in each *pass* (a call of the model,
-or of a module in it that holds its layers), and what each decoder layer in it did: the shape of its output, and by how
-many tokens it made the cache grow. ``replay`` runs the program by it.
+be run again up to its breakpoint. A *pass* is a call of the model, or of a module in it that holds its layers. The tape
+keeps what the model returned in each. Of each decoder layer it keeps the shape of its output, and by how many tokens it
+made the cache grow. ``replay`` runs the program by it.
 
 The tape also keeps digests: of the arguments, of what each pass was given, and of the state where the program parks.
 """
