@@ -47,6 +47,7 @@ from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_bud
 from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import lock_of
 from djinn.program.forward import Interceptors, device_of, storages_of_model
+from djinn.program.program import Call
 from djinn.program.replay import Replay
 from djinn.program.tape import Tape
 from djinn.save_all import Saved, save_all
@@ -266,12 +267,19 @@ class Runtime:
         self._check_process()
         self._check_open()
         check_program(program)
+        file = Path(path).absolute()
+        try:
+            return self._restore(file, (program, args, kwargs), adopt, allow_other)
+        except NotRestored as error:
+            raise NotRestored(f"{file}: {error}") from error.__cause__
+
+    def _restore(self, file: Path, call: Call, adopt: Sequence[object], allow_other: bool) -> Session:
         saving = self._saved_by()
-        saved = saving.hands.do(functools.partial(_read, Path(path), saving.model_print, self._device, allow_other))
+        saved = saving.hands.do(functools.partial(_read, file, saving.model_print, self._device, allow_other))
 
         def led(*, computing: bool) -> Session:
             replay = Replay(self._device, saved.recording, computing=computing)
-            return self._open((saved.layer, saved.visit), adopt, replay)._replay(program, args, kwargs)
+            return self._open((saved.layer, saved.visit), adopt, replay)._replay(*call)
 
         if saved.recording.only_by_computing or self._interceptors.hooked:
             return led(computing=True)

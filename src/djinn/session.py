@@ -452,7 +452,7 @@ class Session:
         tape, saving = self._tape, self._saving
         if tape is None or saving is None:
             raise IllegalMove(f"session {self.number} was not recorded: open it with durable=True to save it")
-        target = Path(path)
+        target = Path(path).absolute()  # now: the folder of the process may change
         check_can_write(target)
         save = functools.partial(self._save, target, tape, saving.model_print)
         nbytes: int = saving.hands.do(functools.partial(holding, self._lock, save))
@@ -735,7 +735,7 @@ class Session:
         except (NotRestored, IllegalMove):
             raise
         except Exception as error:
-            what = f"the program raised {type(error).__name__} before it came to where it was saved"
+            what = f"the program raised {type(error).__name__} before it came to where it was saved: {error}"
             raise NotRestored(what) from error
         finally:
             if self._phase not in PARKED:

@@ -13,6 +13,7 @@ from djinn.program.values import KeptStorage
 from djinn.state.storages import NamedView
 
 FORMAT = 1
+_MOST_ENTRIES = 1 << 16  # of a cache
 Json = dict[str, Any]
 
 
@@ -98,7 +99,7 @@ def read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
         raise NotRestored(f"its format is {version}, and this version of djinn reads {FORMAT}")
     try:
         return _read(document, tensors)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise NotRestored(f"its document is not that of a session ({type(error).__name__}: {error})") from error
 
 
@@ -106,8 +107,8 @@ def _read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
     ways = [[_ran(ran) for ran in way] for way in document["ways"]]
     passes = tuple(
         Pass(
-            module=one["module"],
-            inputs=one["inputs"],
+            module=str(one["module"]),
+            inputs=_words(one["inputs"]),
             ran=list(ways[one["way"]]),
             tensors=None
             if one["tensors"] is None
@@ -115,8 +116,8 @@ def _read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
                 KeptStorage(raw=tensors[f"pass/{number}/{position}"], views=tuple(map(_view, views)))
                 for position, views in enumerate(one["tensors"])
             ),
-            plain=one["plain"],
-            random=one["random"],
+            plain=list(one["plain"]),
+            random=None if one["random"] is None else dict(one["random"]),
         )
         for number, one in enumerate(document["passes"], start=1)
     )
@@ -130,13 +131,13 @@ def _read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
     if calls[layer] < 1:
         raise ValueError("calls")
     return SavedSession(
-        program=document["program"],
+        program=str(document["program"]),
         layer=layer,
-        model=dict(document["model"]),
-        machine=dict(document["machine"]),
+        model=_words(document["model"]),
+        machine=_words(document["machine"]),
         recording=Recording(
-            arguments=dict(document["arguments"]),
-            modes=dict(document["modes"]),
+            arguments=_words(document["arguments"]),
+            modes=_words(document["modes"]),
             random=dict(document["random"]),
             passes=passes,
             calls=calls,
@@ -168,6 +169,8 @@ def _word(dtype: torch.dtype) -> str:
 
 def _ran(value: Json) -> Ran:
     grown = tuple((int(index), _shape(keys), _shape(values)) for index, keys, values in value["grown"])
+    if not all(0 <= index < _MOST_ENTRIES for index, _, _ in grown):
+        raise ValueError("grown")  # a cache would be filled up to there
     return Ran(layer=int(value["layer"]), output=_output(value["output"]), grown=grown)
 
 
@@ -177,7 +180,7 @@ def _shape(value: Any) -> Shape:
 
 
 def _dtype(word: str) -> torch.dtype:
-    dtype = getattr(torch, word)
+    dtype = vars(torch).get(word)  # by getattr torch may import a module of that name
     if not isinstance(dtype, torch.dtype):
         raise TypeError(word)
     return dtype
@@ -187,6 +190,10 @@ def _output(value: Any) -> Output:
     if value is None:
         return None
     return _shape(value) if isinstance(value, dict) else tuple(map(_output, value))
+
+
+def _words(value: Json) -> dict[str, str]:
+    return {str(name): str(word) for name, word in value.items()}
 
 
 def _of_view(view: NamedView) -> Json:

@@ -1,9 +1,10 @@
-"""The file of a saved session: safetensors, with one JSON document in its header. Nothing in it is ever run.
+"""The file of a saved session: safetensors, of which one tensor is a JSON document. Nothing in it is ever run.
 
 It is written aside, synced, and renamed: data before name, then the folder. So there is the old file, or the new one,
 and never a third thing. Only its owner can read it.
 
-The digests of the document and of every tensor (sha256) are in the header. Reading checks all of them first.
+The document has the digest (sha256) of every other tensor, and its own lies beside it. Reading checks all of them
+first. The document is no part of the header, which may not have more than 100 MB.
 """
 
 import hashlib
@@ -17,15 +18,17 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from djinn.core import DjinnError, NotRestored
 from djinn.durable.document import Json
+from djinn.memory.host_memory import available_bytes
 
-_LIBRARY = "safetensors.torch"
-_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)-[0-9a-f]{8}\.partial")
+_LIBRARY = "safetensors"
+_DOCUMENT, _ITS_DIGEST = "document", "document.sha256"
+_ASIDE = re.compile(r"\.djinn-(?P<name>[0-9a-f]{16})-(?P<process>\d+)-[0-9a-f]{8}\.partial")
 
 
 def check_can_write(path: Path) -> None:
@@ -43,16 +46,16 @@ def write(path: Path, document: Json, tensors: Mapping[str, torch.Tensor]) -> in
 
     Raises ``OSError`` if the system refuses. What was at ``path`` is there then.
     """
-    safetensors, refusal = _safetensors()
-    digests = {name: _sha256(tensor) for name, tensor in tensors.items()}
-    words = json.dumps({**document, "sha256": digests}, sort_keys=True)
-    header = {"djinn": words, "djinn_sha256": hashlib.sha256(words.encode()).hexdigest()}
+    _, refusal = _safetensors()
+    digests = {name: hashlib.sha256(tensor.numpy().data).hexdigest() for name, tensor in tensors.items()}
+    words = json.dumps({**document, "sha256": digests}, sort_keys=True).encode()
+    content = {**tensors, _DOCUMENT: _tensor(words), _ITS_DIGEST: _tensor(hashlib.sha256(words).digest())}
     _remove_left_over(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    aside = path.with_name(f".djinn-{_short(path.name)}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     aside.mkdir(0o700)  # a folder: the library writes to a file of its own naming first
     try:
         file = aside / path.name
-        safetensors.save_file(dict(tensors), str(file), metadata=header)
+        importlib.import_module(f"{_LIBRARY}.torch").save_file(content, str(file))
         file.chmod(0o600)
         _sync(file)
         nbytes = file.stat().st_size
@@ -68,41 +71,57 @@ def write(path: Path, document: Json, tensors: Mapping[str, torch.Tensor]) -> in
 def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     """Return the document and the tensors of the file at ``path``, when all digests are right.
 
-    Raises ``FileNotFoundError``, and :class:`NotRestored` for what is no whole and unaltered file of a session.
+    Raises ``OSError`` if the system refuses, and :class:`NotRestored` for what is no whole and unaltered file of a
+    session. What is returned is in memory: what happens to the file later does not matter.
     """
-    safetensors, refusal = _safetensors()
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise NotRestored(f"{path} is no plain file: a link or a folder is not followed")
+    library, refusal = _safetensors()
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise NotRestored("it is no plain file: a link or a folder is not followed")
+    if 2 * status.st_size > (free := available_bytes()):  # its bytes, and its tensors
+        raise NotRestored(f"it has {status.st_size} bytes, of which twice as much is needed, and {free} bytes are free")
     try:
-        with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
-            document = _document(path, file.metadata() or {})
-            names = set(file.keys())
-            digests = document.get("sha256")
-            if not isinstance(digests, dict) or names != set(digests):
-                raise NotRestored(f"{path} is altered: its tensors are not those that were saved")
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
+        found = {name: part["data"] for name, part in library.deserialize(path.read_bytes())}
     except refusal as error:
-        raise NotRestored(f"{path} is cut short, or no file of a session: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.uint8 or tensor.dim() != 1 or _sha256(tensor) != digests[name]:
-            raise NotRestored(f"{path} is altered: {name} is not what was saved")
-    return document, tensors
-
-
-def _document(path: Path, header: Mapping[str, str]) -> Json:
-    words = header.get("djinn", "")
+        raise NotRestored(f"it is cut short, or no file of a session: {error}") from error
+    words, its_digest = found.pop(_DOCUMENT, b""), found.pop(_ITS_DIGEST, b"")
     if not words:
-        raise NotRestored(f"{path} holds tensors, but no session of djinn")
-    if hashlib.sha256(words.encode()).hexdigest() != header.get("djinn_sha256"):
-        raise NotRestored(f"{path} is altered: its document is not what was saved")
-    document = json.loads(words)
+        raise NotRestored("it holds tensors, but no session of djinn")
+    if hashlib.sha256(words).digest() != its_digest:
+        raise NotRestored("it is altered: its document is not what was saved")
+    document = _document(words)
+    digests = document.get("sha256")
+    if not isinstance(digests, dict) or set(found) != set(digests):
+        raise NotRestored("it is altered: its tensors are not those that were saved")
+    for name, data in found.items():
+        if hashlib.sha256(data).hexdigest() != digests[name]:
+            raise NotRestored(f"it is altered: {name} is not what was saved")
+    return document, {name: _tensor(data) for name, data in found.items()}
+
+
+def _document(words: bytes) -> Json:
+    try:
+        document = json.loads(words, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise NotRestored(f"its document is not that of a session ({error})") from error
     if not isinstance(document, dict):
-        raise NotRestored(f"{path} holds no session of djinn")
+        raise NotRestored("its document is not that of a session")
     return document
 
 
-def _sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.numpy().data).hexdigest()
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _tensor(data: bytes | bytearray) -> torch.Tensor:
+    """Return ``data`` as a tensor (uint8), an alias if it can be written to."""
+    if not data:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=torch.uint8)
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _sync(path: Path) -> None:
@@ -115,15 +134,16 @@ def _sync(path: Path) -> None:
 
 def _remove_left_over(path: Path) -> None:
     """Remove what processes that have died in the middle of writing to ``path`` have left beside it."""
-    for left in path.parent.glob(".*.partial"):
+    for left in path.parent.glob(".djinn-*.partial"):
         match = _ASIDE.fullmatch(left.name)
-        if match and match["name"] == path.name and not Path(f"/proc/{match['process']}").exists():
+        if match and match["name"] == _short(path.name) and not Path(f"/proc/{match['process']}").exists():
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _safetensors() -> tuple[Any, type[Exception]]:
     """Return the library for tensors of torch, and its error."""
     try:
-        return importlib.import_module(_LIBRARY), importlib.import_module("safetensors").SafetensorError
+        library = importlib.import_module(_LIBRARY)
     except ImportError as error:
         raise DjinnError("a session is saved by the package safetensors: pip install 'djinn[durable]'") from error
+    return library, library.SafetensorError

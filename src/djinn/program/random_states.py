@@ -9,6 +9,7 @@ import torch
 from djinn.program.generators import PythonGenerator, TorchGenerator, generators_of, generators_of_process
 
 State = dict[str, Any]  # by the generator's name
+_NUMPY_WORDS = 624
 
 
 class RandomStates:
@@ -30,10 +31,13 @@ class RandomStates:
         return {name: _encoded(generator) for name, generator in self._generators.items()}
 
     def put(self, state: State) -> None:
-        """Set each that has a state in ``state``."""
+        """Set each that has a state in ``state``. Raises ``ValueError`` for what is none, as in a foreign file."""
         for name, generator in self._generators.items():
             if state.get(name) is not None:
-                _put(generator, state[name])
+                try:
+                    _put(generator, state[name])
+                except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+                    raise ValueError(f"what it has for the random generator {name} is no state of one") from error
 
 
 def _encoded(generator: Any) -> Any:
@@ -56,6 +60,8 @@ def _put(generator: Any, value: Any) -> None:
     elif isinstance(generator, PythonGenerator):
         generator.put((value[0], tuple(value[1]), value[2]), None)
     else:
-        words, *rest = value
+        words, place, *rest = value
+        if not 0 <= place <= len(words) == _NUMPY_WORDS:
+            raise ValueError(place)  # numpy would read other memory
         numpy_random = importlib.import_module("numpy.random")  # the program whose state it is had imported it
-        numpy_random.set_state(("MT19937", words, *rest))
+        numpy_random.set_state(("MT19937", words, place, *rest))

@@ -77,13 +77,19 @@ class Replay(Tape):
         self._compare(program, "setting", recording.modes, modes_in_words())
         self.arguments, self.modes, self.random = recording.arguments, recording.modes, recording.random
         self.only_by_computing = recording.only_by_computing
-        self._random.put(recording.random)
+        self._put_random(program, recording.random)
 
     def _compare(self, program: Recorded, what: str, before: dict[str, str], now: dict[str, str]) -> None:
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 was, is_now = (_short(words.get(name, "not there")) for words in (before, now))
                 program.fail(NotRestored(f"{what} {name} is {is_now}; when the session was saved it was {was}"))
+
+    def _put_random(self, program: Recorded, state: State) -> None:
+        try:
+            self._random.put(state)
+        except ValueError as error:
+            program.fail(NotRestored(str(error)))
 
     # -- of a pass ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +140,9 @@ class Replay(Tape):
     def _nan(self, shape: Shape) -> torch.Tensor:
         is_a_number = not (shape.dtype.is_floating_point or shape.dtype.is_complex)
         tensor = torch.empty_strided(shape.sizes, shape.strides, dtype=shape.dtype, device=self._device)
-        return tensor.fill_(0 if is_a_number else torch.nan)
+        whole = torch.empty(0, dtype=shape.dtype, device=self._device).set_(tensor.untyped_storage())
+        whole.fill_(0 if is_a_number else torch.nan)  # by its storage: a tensor may show an element many times
+        return tensor
 
     def _leave_pass(self, program: Recorded, output: object, *, drawn: bool) -> None:
         if self._recording is None:
@@ -156,7 +164,7 @@ class Replay(Tape):
             elif not give(tensors, ahead.tensors):
                 program.fail(NotRestored(f"pass {number} returns tensors of other shapes than before"))
         if ahead.random is not None and not self.computed:
-            self._random.put(ahead.random)
+            self._put_random(program, ahead.random)
         return None
 
     # -- at the breakpoint -------------------------------------------------------------------------------------------
@@ -180,7 +188,7 @@ class Replay(Tape):
         if any(not given.expired() and given.cdata not in kept for given in self._given):
             reason = "something outside of its state keeps what a layer returned, such as a hook"
             program.fail(NotRestored(f"the program cannot be answered from its tape: {reason}"))
-        self._random.put(recording.parked.random)
+        self._put_random(program, recording.parked.random)
         self.parked, self._recording, self._given = recording.parked, None, []
         return None
 

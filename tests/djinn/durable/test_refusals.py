@@ -40,8 +40,9 @@ def refused(runtime, llama, input_ids):
 
     def check(words, path, program, *args, **more):
         expected = greedy(llama, input_ids, STEPS)
-        with pytest.raises(djinn.NotRestored, match=words):
+        with pytest.raises(djinn.NotRestored, match=words) as refusal:
             runtime.restore(path, program, *args, **more)
+        assert str(refusal.value).startswith(f"{path}: ")
         with runtime.open().start(greedy, llama, input_ids, STEPS) as session:
             assert equal(session.result(30), expected)
         assert runtime.sessions == ()
@@ -167,6 +168,14 @@ def test_another_machine(runtime, file, llama, input_ids, refused, monkeypatch):
         (lambda document: document.update(layer="second"), "ValueError"),
         (lambda document: document["ways"][0][0]["output"].update(dtype="nn"), "TypeError: nn"),
         (lambda document: document["calls"].update({"2": 0}), "calls"),
+        (lambda document: document.update(layer=1 << 80), "KeyError"),
+        (lambda document: document["ways"][0][0]["output"].update(dtype="onnx"), "TypeError: onnx"),
+        (lambda document: document["ways"][0][0]["grown"][0].__setitem__(0, 10**12), "ValueError: grown"),
+        (lambda document: document["parked"]["hidden_states"]["views"][0].update(shape=[1 << 70]), "lie otherwise"),
+        (lambda document: document.update(layer=float("inf")), "Infinity is no JSON"),
+        (lambda document: document["passes"][0].update(inputs=[]), "AttributeError"),
+        (lambda document: document["random"]["numpy"].__setitem__(1, 10**6), "generator numpy is no state"),
+        (lambda document: document["parked_random"].update(torch="AAAA"), "generator torch is no state"),
     ],
 )
 def test_a_document_that_is_not_ours(file, llama, input_ids, refused, change, words):
@@ -175,6 +184,19 @@ def test_a_document_that_is_not_ours(file, llama, input_ids, refused, change, wo
     change(document)
     session_file.write(file, document, tensors)
     refused(words, file, greedy, llama, input_ids, STEPS)
+
+
+def test_shapes_that_no_memory_can_hold(file, runtime, llama, input_ids):
+    """All is computed again then; no loop goes over an element that is shown 2**44 times."""
+    document, tensors = session_file.read(file)
+    for strides in ([1], [0]):
+        for way in document["ways"]:
+            way[0]["output"] = {"dtype": "float32", "sizes": [1 << 44], "strides": strides}
+        session_file.write(file, document, tensors)
+        with runtime.restore(file, greedy, llama, input_ids, STEPS) as session:
+            assert session._tape.computed
+            session.resume()
+            assert equal(session.result(30), greedy(llama, input_ids, STEPS))
 
 
 # -- the program -----------------------------------------------------------------------------------------------------

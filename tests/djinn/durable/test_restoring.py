@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from tests.djinn.families import LAYERS, MODELS, built, tokens_and_mask
@@ -333,10 +334,8 @@ def test_an_adopted_cache(runtime, llama, input_ids, path):
 
 
 def test_the_document_is_readable(runtime, llama, input_ids, path):
-    """Whoever has the file sees in its header what it is, without this package."""
+    """Whoever has the file and the library sees what it is, without this package."""
     saved_at(runtime, path, 2, 2, llama, input_ids, 3, [])
-    header = path.read_bytes()
-    length = int.from_bytes(header[:8], "little")
-    document = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["djinn"])
+    document = json.loads(bytes(safetensors.torch.load_file(path)["document"].tolist()))
     assert (document["program"], document["layer"], len(document["passes"])) == ("talk", 2, 2)
     assert document["machine"]["torch"] == torch.__version__
