@@ -84,7 +84,8 @@ def test_the_pages_have_snippets():
 def test_the_snippets_of_a_page_run_and_print_what_they_say(page, tmp_path, monkeypatch):
     """In order, in one program. A snippet that says what it prints prints that and nothing else."""
     monkeypatch.chdir(tmp_path)  # some write files, and some read the paper's
-    (tmp_path / "paper_figures").symlink_to(ROOT / "paper_figures")
+    for folder in ("paper_figures", "results"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     names = preamble()
     try:
         with torch.enable_grad():  # as in a fresh interpreter
