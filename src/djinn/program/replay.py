@@ -178,12 +178,12 @@ class Replay(Tape):
             program.fail(NotRestored("the program parks at another layer than before"))
         found = dict(named(state))
         self._check_names(program, found, state)
-        for name, item in found.items():
-            raw = raw_bytes(item.storage)
-            if digest_of(raw) != recording.parked.storages[name].digest and (self.computed or not _has_nan(item)):
+        for name, storage in recording.parked.storages.items():
+            raw = raw_bytes(found[name].storage)
+            if digest_of(raw) != storage.digest and (self.computed or not _has_nan(found[name])):
                 program.fail(NotRestored(f"{name} is not what it was when the session parked: the program has changed"))
-        for name, item in found.items():
-            raw_bytes(item.storage).copy_(recording.state[name])
+        for name, saved in recording.state.items():
+            raw_bytes(found[name].storage).copy_(saved)
         kept = {item.storage._cdata for item in found.values()}
         if any(not given.expired() and given.cdata not in kept for given in self._given):
             reason = "something outside of its state keeps what a layer returned, such as a hook"
@@ -193,17 +193,22 @@ class Replay(Tape):
         return None
 
     def _check_names(self, program: Recorded, found: dict[str, StateStorage], state: SessionState) -> None:
-        """Check that the state consists of the same tensors, in the same places of the same storages."""
+        """Check that the state has the saved tensors, in the same places of the same storages.
+
+        It may have more: what somebody else held when the session was saved is not in the file, and the program has
+        made it again. But from layers that did not run it cannot come.
+        """
         assert self._recording is not None
         saved = self._recording.parked.storages
-        for name in {**saved, **found}:
+        for name, storage in saved.items():
             if name not in found:
                 left = next((f": {line.said}" for line in state.left if line.name == name), "")
                 program.fail(NotRestored(f"the state of the program has no {name} where it parks{left}"))
-            if name not in saved or found[name].nbytes != self._recording.state[name].numel():
-                program.fail(NotRestored(f"the state of the program has another {name} where it parks"))
-            if found[name].views != saved[name].views:
+            if found[name].views != storage.views or found[name].nbytes != self._recording.state[name].numel():
                 program.fail(NotRestored(f"the tensors in the storage of {name} lie otherwise where the program parks"))
+        for name, item in found.items():
+            if name not in saved and not self.computed and (_has_nan(item) or not _may_have_nan(item)):
+                program.fail(NotRestored(f"the state of the program has {name}, which was not saved"))
 
 
 def _are_equal(now: Any, ahead: Pass) -> bool:
@@ -211,6 +216,11 @@ def _are_equal(now: Any, ahead: Pass) -> bool:
     return len(now) == len(ahead.tensors) and all(
         mine.views == its.views and torch.equal(mine.raw, its.raw) for mine, its in zip(now, ahead.tensors, strict=True)
     )
+
+
+def _may_have_nan(item: StateStorage) -> bool:
+    """Whether all tensors in a storage are of numbers among which a NaN would show where they come from."""
+    return all(view.dtype.is_floating_point or view.dtype.is_complex for view in item.views)
 
 
 def _has_nan(item: StateStorage) -> bool:

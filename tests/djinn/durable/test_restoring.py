@@ -295,6 +295,31 @@ def test_what_a_layer_returned_is_kept_outside(runtime, llama, input_ids, path):
         assert equal(finished(restored), expected)
 
 
+def test_what_somebody_held_when_it_was_saved(runtime, llama, input_ids, path):
+    """It was not the session's then, and is not in its file; the restored program makes it again."""
+    shelf = []
+
+    def program(model, ids, shelf):
+        with torch.no_grad():
+            first = model(ids).logits
+            shelf.append(first)
+            return [first, model(ids).logits]
+
+    session = saved_at(runtime, path, 3, 2, llama, input_ids, shelf, program=program)
+    assert any("first" in line.name for line in session.left_behind)
+    expected = finished(session)
+
+    class Deaf:
+        append = staticmethod(lambda item: None)
+
+    with pytest.raises(djinn.NotRestored, match=r"argument args\.2"):
+        runtime.restore(path, program, llama, input_ids, Deaf())
+    shelf.clear()
+    with runtime.restore(path, program, llama, input_ids, shelf) as restored:
+        shelf.clear()
+        assert equal(finished(restored), expected)
+
+
 def test_other_sessions_go_on(runtime, llama, input_ids, path):
     """A session that is paused, and one that is swapped out, are as they were after a restore and after a refusal."""
     expected = finished(saved_at(runtime, path, 2, 2, llama, input_ids, 3, []))

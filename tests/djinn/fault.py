@@ -1,0 +1,59 @@
+"""Faults that a test injects: an allocation, a release or a copy of the runtime fails, once, on whichever thread."""
+
+import threading
+
+import torch
+
+from djinn.memory import transfer
+
+ERRORS = {
+    "no room": torch.OutOfMemoryError("injected"),
+    "no memory on the CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: injected"),
+    "MemoryError": MemoryError("injected"),
+    "another error": RuntimeError("injected"),
+    "KeyboardInterrupt": KeyboardInterrupt("injected"),
+}
+
+
+class Fault:
+    """Lets call number ``count`` of a kind fail, once, on whichever thread makes it."""
+
+    def __init__(self, monkeypatch, kind):
+        self.left = None
+        self.error = None
+        self._lock = threading.Lock()
+        resize, copy = torch.UntypedStorage.resize_, transfer._copy_in
+
+        def resize_(storage, nbytes):
+            if kind == ("allocate" if nbytes else "free"):
+                self._trip()
+            return resize(storage, nbytes)
+
+        def copy_in(entries, *args, **kwargs):
+            for entry in entries:
+                if kind == "copy in":
+                    self._trip()
+                copy([entry], *args, **kwargs)
+
+        def copy_out(engine, *args, **kwargs):
+            if kind == "copy out":
+                self._trip()
+            return take(engine, *args, **kwargs)
+
+        take = transfer.TransferEngine.copy_out
+        monkeypatch.setattr(torch.UntypedStorage, "resize_", resize_)
+        monkeypatch.setattr(transfer, "_copy_in", copy_in)
+        monkeypatch.setattr(transfer.TransferEngine, "copy_out", copy_out)
+
+    def _trip(self):
+        with self._lock:
+            if self.left is None:
+                return
+            self.left -= 1
+            if self.left:
+                return
+            self.left = None
+        raise self.error
+
+    def at(self, count, error):
+        self.left, self.error = count, error
