@@ -13,6 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 import djinn
 from djinn.memory import growth, transfer
 from djinn.memory.host_memory import HostArena
+from djinn.state.digest import digest_of
 
 pytestmark = pytest.mark.gpu
 
@@ -66,6 +67,43 @@ def test_resumed_run_is_bit_equal(runtime, model, tokens, layer, visit):
     session.resume()
     found = session.result(60)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("layer", "visit"), [(1, 1), (8, 1), (4, 3)])
+def test_a_session_is_restored_from_its_file(runtime, model, tokens, tmp_path, layer, visit, swapped):
+    """Paused or swapped out when it was saved, edited, and with other work on the device meanwhile."""
+
+    def sampled(steps):
+        return model.generate(
+            tokens, max_new_tokens=steps, do_sample=True, output_logits=True, return_dict_in_generate=True
+        )
+
+    torch.cuda.manual_seed(3)
+    session = runtime.open(breakpoint=layer, visit=visit, durable=True).start(sampled, 5)
+    assert session.wait(60) is djinn.Phase.PAUSED
+    if swapped:
+        session.io_wait()
+    session.state["hidden_states"][:, -1] += 1
+    session.save(tmp_path / "one.djinn")
+    session.resume()
+    expected = session.result(60)
+    session.close()
+    torch.cuda.manual_seed(4)
+    with runtime.restore(tmp_path / "one.djinn", sampled, 5) as restored:
+        assert not restored._tape.computed
+        restored.io_wait()
+        prefill(model, tokens)
+        restored.resume()
+        found = restored.result(60)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert equal(found.logits, expected.logits)
+
+
+def test_the_digest_is_that_of_the_host(model):
+    """A model's print is the same wherever its weights are."""
+    weight = model.lm_head.weight.detach().view(torch.uint8).reshape(-1)
+    assert digest_of(weight) == digest_of(weight.cpu())
 
 
 def test_device_memory_is_released(runtime, model, tokens):
