@@ -47,7 +47,7 @@ from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_bud
 from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import lock_of
 from djinn.program.forward import Interceptors, device_of, storages_of_model
-from djinn.program.program import Call
+from djinn.program.program import Call, current_program
 from djinn.program.replay import Replay
 from djinn.program.tape import Tape
 from djinn.save_all import Saved, save_all
@@ -262,11 +262,16 @@ class Runtime:
         Raises :class:`djinn.NotRestored`, which names what differs: the file, the model's contents, the machine, the
         arguments, or what the program does. A session that was going on is not touched by that. Another GPU, driver or
         version is accepted with ``allow_other``: results then may differ in their last bits. Raises
-        ``FileNotFoundError``, and :class:`djinn.DeviceMemoryFull` as the program would.
+        :class:`djinn.DeviceMemoryFull` if the program finds no room on the device, :class:`djinn.SessionCancelled` if
+        somebody cancels it on its way, ``OSError`` if the file cannot be read, such as ``FileNotFoundError``, and
+        :class:`IllegalMove` in a program that holds the device.
         """
         self._check_process()
         self._check_open()
         check_program(program)
+        waiter = current_program()
+        if waiter is not None and self._device_lock.holder is waiter.turn:
+            raise IllegalMove("a program that holds the device cannot restore: do it in `with djinn.waiting():`")
         file = Path(path).absolute()
         try:
             return self._restore(file, (program, args, kwargs), adopt, allow_other)

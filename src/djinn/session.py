@@ -29,7 +29,9 @@ from djinn.blocks import end_block
 from djinn.core import (
     ENDED,
     PARKED,
+    DeviceMemoryFull,
     DjinnError,
+    HostMemoryFull,
     IllegalMove,
     NotRestored,
     Phase,
@@ -43,7 +45,7 @@ from djinn.durable.model_print import ModelPrint
 from djinn.durable.session_file import check_can_write, write
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
-from djinn.memory.host_memory import ArenaGrowing
+from djinn.memory.host_memory import ArenaGrowing, available_bytes
 from djinn.memory.placement import Residency, raw_bytes
 from djinn.memory.policy import EvictionCandidate
 from djinn.memory.restore import Restore
@@ -51,6 +53,7 @@ from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
 from djinn.program.program import Callbacks, Program, current_program
+from djinn.program.replay import Recording
 from djinn.program.tape import Tape, named
 from djinn.program.turn import Around, Turn
 from djinn.resumes import Resume, ResumeClock
@@ -443,10 +446,12 @@ class Session:
     def save(self, path: "str | os.PathLike[str]") -> int:
         """Write the parked session to the file ``path``, from which :meth:`djinn.Runtime.restore` makes it go on.
 
-        Returns the bytes of the file. The session stays as it is. A file that is there is replaced at the end, at
-        once: after a crash it is the old or the new one, whole. Only its owner can read it. Needs the package
-        safetensors. Raises :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or
-        if somebody else holds tensors that a file must have; ``OSError`` if the system refuses to write.
+        Returns the bytes of the file. The session stays as it is; what is written is a copy of its state in host
+        memory, so that it may go on meanwhile. A file that is there is replaced at the end, at once: after a crash it
+        is the old or the new one, whole. Only its owner can read it. Needs the package safetensors. Raises
+        :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody else
+        holds tensors that a file must have; :class:`djinn.HostMemoryFull` if there is no room for the copy;
+        ``OSError`` if the system refuses to write.
         """
         self._enter()
         tape, saving = self._tape, self._saving
@@ -454,31 +459,45 @@ class Session:
             raise IllegalMove(f"session {self.number} was not recorded: open it with durable=True to save it")
         target = Path(path).absolute()  # now: the folder of the process may change
         check_can_write(target)
-        save = functools.partial(self._save, target, tape, saving.model_print)
-        nbytes: int = saving.hands.do(functools.partial(holding, self._lock, save))
+        self._check_in_no_signal()
+        nbytes: int = saving.hands.do(functools.partial(self._save, target, tape, saving.model_print))
         return nbytes
 
     def _save(self, path: Path, tape: Tape, model_print: ModelPrint) -> int:
-        state = self._check_parked("a session can be saved")
-        for line in self._residency.left:
-            if line.name == "hidden_states" or line.name.startswith("kv."):
-                raise IllegalMove(f"session {self.number} cannot be saved without its {line.name}: {line.said}")
-        assert self._pause is not None
-        assert self._layer is not None
-        self._pause.before_use()
+        began = time.perf_counter()
+        layer, recording = holding(self._lock, functools.partial(self._copy, tape))
+        # Without the lock: a disk may be slow, and signals to the session would hold up those to all others.
         saved = SavedSession(
             program=self._name,
-            layer=self._layer,
+            layer=layer,
             model=model_print.take(),
             machine=machine_of(self._device),
-            recording=recording_of(tape, {name: self._residency.on_host(item) for name, item in named(state)}),
+            recording=recording,
         )
-        began = time.perf_counter()
         nbytes = write(path, *written(saved))
         text = "session %d: saved, %s in %.1f s, of which %s are what the model returned"
         seconds = time.perf_counter() - began
         self._journal.note(logging.INFO, text, self.number, mebibytes(nbytes), seconds, mebibytes(tape.nbytes))
         return nbytes
+
+    def _copy(self, tape: Tape) -> tuple[int, Recording]:
+        """Return the layer at which the session is parked, and copies in host memory of all that a file must have."""
+        state = self._check_parked("a session can be saved")
+        for line in self._residency.left:
+            if line.name == "hidden_states" or line.name.startswith("kv."):
+                raise IllegalMove(f"session {self.number} cannot be saved without its {line.name}: {line.said}")
+        needed, free = sum(self._residency.sizes), available_bytes()
+        if needed > free:
+            raise HostMemoryFull(
+                f"session {self.number} cannot be saved: it is copied first, which needs {needed} bytes of host "
+                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
+            )
+        assert self._pause is not None
+        assert self._layer is not None
+        self._pause.before_use()
+        bytes_of = self._residency.bytes_of
+        copies = {name: bytes_of(item).to("cpu", copy=True) for name, item in named(state)}
+        return self._layer, recording_of(tape, copies)
 
     @property
     def is_durable(self) -> bool:
@@ -732,8 +751,10 @@ class Session:
             if self.wait() not in PARKED:
                 self.result()
                 raise NotRestored("the program ended before it came to where it was saved")
-        except (NotRestored, IllegalMove):
+        except DjinnError:
             raise
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryFull(f"the program needs more device memory than there is: {error}") from error
         except Exception as error:
             what = f"the program raised {type(error).__name__} before it came to where it was saved: {error}"
             raise NotRestored(what) from error
@@ -836,9 +857,13 @@ class Session:
     def _serve(self, signal: Callable[[], None], timeout: float | None = None) -> None:
         """Run ``signal`` on the runtime's thread, under the lock."""
         self._enter()
+        self._check_in_no_signal()
+        self._hands.do(functools.partial(holding, self._lock, signal), timeout)
+
+    def _check_in_no_signal(self) -> None:
+        """Raise :class:`IllegalMove` in the middle of a signal on this thread, which holds the lock."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the stubs
             raise IllegalMove("a signal was asked for in the middle of another, by a handler or a finaliser: ask later")
-        self._hands.do(functools.partial(holding, self._lock, signal), timeout)
 
     def _serve_with_host_memory(self, signal: Callable[[], None]) -> None:
         """Do what :meth:`_serve` does; wait on the caller's thread, without the lock, while the arena is too small."""

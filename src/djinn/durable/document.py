@@ -1,7 +1,7 @@
 """A saved session as one JSON document, and back. The bytes of its tensors lie beside it (``session_file``)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,13 +34,16 @@ class SavedSession:
 
 
 def recording_of(tape: Tape, state: Mapping[str, torch.Tensor]) -> Recording:
-    """Return what ``tape`` has recorded up to where its program is parked with ``state`` (by name, uint8)."""
+    """Return what ``tape`` has recorded up to where its program is parked with ``state`` (by name, uint8).
+
+    It stays as it is when the program goes on.
+    """
     assert tape.parked is not None
     return Recording(
         arguments=tape.arguments,
         modes=tape.modes,
         random=tape.random,
-        passes=tuple(tape.passes),
+        passes=tuple(replace(one, ran=list(one.ran)) for one in tape.passes),  # the last one may go on
         calls=dict(tape.calls),
         parked=tape.parked,
         state=state,

@@ -95,13 +95,6 @@ class Residency:
                 return entry.host
         return raw_bytes(item.storage)
 
-    def on_host(self, item: StateStorage) -> torch.Tensor:
-        """The bytes of ``item`` in host memory (uint8, shape [nbytes]): an alias of those there, else a copy."""
-        for entry in self._stored:
-            if entry.item is item:
-                return entry.host
-        return raw_bytes(item.storage).to("cpu", copy=True)
-
     def device_of(self, item: StateStorage) -> torch.device:
         """The device on which the bytes of ``item`` are."""
         return self.bytes_of(item).device
