@@ -51,7 +51,7 @@ from djinn.program.program import Call, current_program
 from djinn.program.replay import Replay
 from djinn.program.tape import Tape
 from djinn.save_all import Saved, save_all
-from djinn.session import AroundTurn, Saving, Session
+from djinn.session import AroundTurn, Session
 from djinn.state.adopted import Adopted
 from djinn.state.cuda_graphs import WithoutGraphs
 from djinn.state.discovery import StateScanner
@@ -125,7 +125,7 @@ class Runtime:
         self._without_graphs = WithoutGraphs(lambda: lock.locked)
         self._interceptors = Interceptors(model, found)
         self._attributes = ModelAttributes(model, found, device)
-        self._saving: Saving | None = None  # once there is a durable session
+        self._saving: Hands | None = None  # once there is a durable session
         self._attention = Attention(
             beat_of(device), check_attentive(attentive), functools.partial(_waits_in_host_memory, weakref.ref(self))
         )
@@ -197,7 +197,7 @@ class Runtime:
             breakpoint, visit = check_breakpoint(breakpoint, visit, self.depth)
         else:
             check_visit(visit)
-        return self._open((breakpoint, visit), adopt, Tape(self._device) if durable else None)
+        return self._open((breakpoint, visit), adopt, Tape(self._device, self._print_of_model) if durable else None)
 
     def _open(self, breakpoint: tuple[int | None, int], adopt: Sequence[object], tape: Tape | None) -> Session:
         self._check_process()
@@ -233,12 +233,16 @@ class Runtime:
             self._sessions.pop(closed, None)
         return session
 
-    def _saved_by(self) -> Saving:
-        """Return what durable sessions share; its thread is started for the first of them."""
+    @functools.cached_property
+    def _print_of_model(self) -> Callable[[], dict[str, str]]:
+        return ModelPrint(self._model).take
+
+    def _saved_by(self) -> Hands:
+        """Return the thread that writes and reads files; it is started for the first durable session."""
         if self._saving is None:
             hands = self._holdings.record(Hands("djinn-saves"))
             hands.start()
-            self._saving = Saving(hands=hands, model_print=ModelPrint(self._model))
+            self._saving = hands
         return self._saving
 
     def restore(
@@ -262,9 +266,9 @@ class Runtime:
         Raises :class:`djinn.NotRestored`, which names what differs: the file, the model's contents, the machine, the
         arguments, or what the program does. A session that was going on is not touched by that. Another GPU, driver or
         version is accepted with ``allow_other``: results then may differ in their last bits. Raises
-        :class:`djinn.DeviceMemoryFull` if the program finds no room on the device, :class:`djinn.SessionCancelled` if
-        somebody cancels it on its way, ``OSError`` if the file cannot be read, such as ``FileNotFoundError``, and
-        :class:`IllegalMove` in a program that holds the device.
+        ``OSError`` if the file cannot be read, such as ``FileNotFoundError``, and :class:`djinn.DeviceMemoryFull` if
+        the program finds no room on the device. Raises :class:`djinn.SessionCancelled` if somebody cancels it on its
+        way, and :class:`IllegalMove` in a program that holds the device.
         """
         self._check_process()
         self._check_open()
@@ -279,11 +283,10 @@ class Runtime:
             raise NotRestored(f"{file}: {error}") from error.__cause__
 
     def _restore(self, file: Path, call: Call, adopt: Sequence[object], allow_other: bool) -> Session:
-        saving = self._saved_by()
-        saved = saving.hands.do(functools.partial(_read, file, saving.model_print, self._device, allow_other))
+        saved = self._saved_by().do(functools.partial(_read, file, self._device, allow_other))
 
         def led(*, computing: bool) -> Session:
-            replay = Replay(self._device, saved.recording, computing=computing)
+            replay = Replay(self._device, self._print_of_model, saved.recording, computing=computing)
             return self._open((saved.layer, saved.visit), adopt, replay)._replay(*call)
 
         if saved.recording.only_by_computing or self._interceptors.hooked:
@@ -517,10 +520,9 @@ class Runtime:
         return f"<Runtime of {type(self._model).__name__}: {counts}, {memory}{beat}>"
 
 
-def _read(path: Path, model_print: ModelPrint, device: torch.device, allow_other: bool) -> document.SavedSession:
-    """Read the session in the file at ``path``, and check that its model and machine are those of this runtime."""
+def _read(path: Path, device: torch.device, allow_other: bool) -> document.SavedSession:
+    """Read the session in the file at ``path``, and check that its machine is this one."""
     saved = document.read(*session_file.read(path))
-    document.check_equal("the model", saved.model, model_print.take())
     if not allow_other:
         also = "; allow_other=True accepts that, and results may differ in their last bits"
         document.check_equal("the machine", saved.machine, machine_of(device), also)

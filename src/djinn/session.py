@@ -18,7 +18,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,7 +40,6 @@ from djinn.core import (
 )
 from djinn.durable.document import SavedSession, recording_of, written
 from djinn.durable.machine import machine_of
-from djinn.durable.model_print import ModelPrint
 from djinn.durable.session_file import check_can_write, write
 from djinn.interrupts import Bell, Hands, at_once, holding
 from djinn.journal import Journal
@@ -79,14 +77,6 @@ Step = Callable[[], object]  # a C function
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
     return item.views[0].over(raw_bytes(item.storage))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saving:
-    """What the durable sessions of a runtime share: a thread that writes and reads files, and the model's print."""
-
-    hands: Hands
-    model_print: ModelPrint
 
 
 class _Pause:
@@ -145,7 +135,7 @@ class Session:
         keep_budget: Callable[[], None],
         attend: Callable[[], None],
         tape: Tape | None,
-        saving: Saving | None,
+        saving: Hands | None,
     ) -> None:
         self._number = number
         self._tape, self._saving = tape, saving  # of a durable session
@@ -450,7 +440,7 @@ class Session:
         memory, so that it may go on meanwhile. A file that is there is replaced at the end, at once: after a crash it
         is the old or the new one, whole. Only its owner can read it. Needs the package safetensors. Raises
         :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody else
-        holds tensors that a file must have; :class:`djinn.HostMemoryFull` if there is no room for the copy;
+        holds tensors that a file must have. Raises :class:`djinn.HostMemoryFull` if there is no room for the copy, and
         ``OSError`` if the system refuses to write.
         """
         self._enter()
@@ -460,17 +450,16 @@ class Session:
         target = Path(path).absolute()  # now: the folder of the process may change
         check_can_write(target)
         self._check_in_no_signal()
-        nbytes: int = saving.hands.do(functools.partial(self._save, target, tape, saving.model_print))
+        nbytes: int = saving.do(functools.partial(self._save, target, tape))
         return nbytes
 
-    def _save(self, path: Path, tape: Tape, model_print: ModelPrint) -> int:
+    def _save(self, path: Path, tape: Tape) -> int:
         began = time.perf_counter()
         layer, recording = holding(self._lock, functools.partial(self._copy, tape))
         # Without the lock: a disk may be slow, and signals to the session would hold up those to all others.
         saved = SavedSession(
             program=self._name,
             layer=layer,
-            model=model_print.take(),
             machine=machine_of(self._device),
             recording=recording,
         )

@@ -8,7 +8,7 @@ import torch
 
 from djinn.core import NotRestored
 from djinn.program.replay import Recording
-from djinn.program.tape import Output, Parked, ParkedStorage, Pass, Ran, Shape, Tape
+from djinn.program.tape import Output, Parked, ParkedStorage, Pass, Ran, Shape, Tape, Words
 from djinn.program.values import KeptStorage
 from djinn.state.storages import NamedView
 
@@ -19,11 +19,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSession:
-    """A session in a file: where its program was parked, on which model and machine, and the way there."""
+    """A session in a file: where its program was parked, on which machine, and the way there."""
 
     program: str
     layer: int
-    model: dict[str, str]
     machine: dict[str, str]
     recording: Recording
 
@@ -40,6 +39,7 @@ def recording_of(tape: Tape, state: Mapping[str, torch.Tensor]) -> Recording:
     """
     assert tape.parked is not None
     return Recording(
+        model=tape.model,
         arguments=tape.arguments,
         modes=tape.modes,
         random=tape.random,
@@ -77,7 +77,7 @@ def written(saved: SavedSession) -> tuple[Json, dict[str, torch.Tensor]]:
         "format": FORMAT,
         "program": saved.program,
         "layer": saved.layer,
-        "model": saved.model,
+        "model": recording.model,
         "machine": saved.machine,
         "arguments": recording.arguments,
         "modes": recording.modes,
@@ -136,9 +136,9 @@ def _read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
     return SavedSession(
         program=str(document["program"]),
         layer=layer,
-        model=_words(document["model"]),
         machine=_words(document["machine"]),
         recording=Recording(
+            model=_words(document["model"]),
             arguments=_words(document["arguments"]),
             modes=_words(document["modes"]),
             random=dict(document["random"]),
@@ -195,7 +195,7 @@ def _output(value: Any) -> Output:
     return _shape(value) if isinstance(value, dict) else tuple(map(_output, value))
 
 
-def _words(value: Json) -> dict[str, str]:
+def _words(value: Json) -> Words:
     return {str(name): str(word) for name, word in value.items()}
 
 

@@ -2,7 +2,7 @@
 
 It is taken of the contents: the class, the configuration, and the digest of each parameter and of each buffer that
 is saved with them. A digest is computed once, where the tensor is, and again when torch has counted a write to it.
-Writes through ``tensor.data`` are not counted.
+Writes through ``tensor.data`` are not counted. Tensors of inference mode count none, and are computed each time.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ class ModelPrint:
         }
 
     def _in_words(self, name: str, tensor: torch.Tensor) -> str:
-        stamp = (id(tensor), tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
+        written = object() if tensor.is_inference() else tensor._version
+        stamp = (id(tensor), tensor.data_ptr(), written, tensor.shape, tensor.dtype)
         known = self._known.get(name)
         if known is None or known[0] != stamp:
             raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)

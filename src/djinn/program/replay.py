@@ -30,6 +30,7 @@ from djinn.program.tape import (
     Recorded,
     Shape,
     Tape,
+    Words,
     caches_in,
     modes_in_words,
     named,
@@ -49,8 +50,9 @@ class Recording:
     ``state`` has the bytes of each storage by name (uint8, shape [nbytes]).
     """
 
-    arguments: dict[str, str]
-    modes: dict[str, str]
+    model: Words
+    arguments: Words
+    modes: Words
     random: State
     passes: tuple[Pass, ...]
     calls: dict[int, int]
@@ -62,24 +64,33 @@ class Recording:
 class Replay(Tape):
     """The tape of a program that is led to its breakpoint by ``recording``; records like any other from there on."""
 
-    def __init__(self, device: torch.device, recording: Recording, *, computing: bool) -> None:
-        super().__init__(device)
+    def __init__(
+        self,
+        device: torch.device,
+        print_of_model: Callable[[], Words],
+        recording: Recording,
+        *,
+        computing: bool,
+    ) -> None:
+        super().__init__(device, print_of_model)
         self._recording: Recording | None = recording
         self.computed = computing
         self._ran: Iterator[Ran] = iter(())  # of the pass that is answered
         self._given: list[StorageWeakRef] = []  # storages that were given out in place of what layers return
 
     def begin(self, program: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Check the arguments and modes, and set the random generators."""
+        """Check the model, the arguments and modes, and set the random generators."""
         recording = self._recording
         assert recording is not None
+        self._compare(program, "the model's", recording.model, self._print_of_model())
         self._compare(program, "argument", recording.arguments, described(args, kwargs))
         self._compare(program, "setting", recording.modes, modes_in_words())
-        self.arguments, self.modes, self.random = recording.arguments, recording.modes, recording.random
+        self.model, self.random = recording.model, recording.random
+        self.arguments, self.modes = recording.arguments, recording.modes
         self.only_by_computing = recording.only_by_computing
         self._put_random(program, recording.random)
 
-    def _compare(self, program: Recorded, what: str, before: dict[str, str], now: dict[str, str]) -> None:
+    def _compare(self, program: Recorded, what: str, before: Words, now: Words) -> None:
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 was, is_now = (_short(words.get(name, "not there")) for words in (before, now))

@@ -5,7 +5,8 @@ be run again up to its breakpoint. A *pass* is a call of the model, or of a modu
 keeps what the model returned in each. Of each decoder layer it keeps the shape of its output, and by how many tokens it
 made the cache grow. ``replay`` runs the program by it.
 
-The tape also keeps digests: of the arguments, of what each pass was given, and of the state where the program parks.
+The tape also keeps digests: of the model and the arguments at the start, of what each pass was given, and of the state
+where the program parks.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from djinn.state.storages import NamedView, SessionState, StateStorage
 from djinn.state.tensors import is_tensor, plain_torch
 
 Forward = Callable[..., Any]
+Words = dict[str, str]  # by name
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,20 @@ class Recorded(Protocol):
 class Tape:
     """Records a program on ``device``; it is the only one to use it, on its own thread, until it is parked.
 
+    ``print_of_model`` returns what the model's contents are at the start, in words by name.
     ``only_by_computing`` says why a pass cannot be answered from the tape, once that is so; an empty string before.
     """
 
     computed = False  # whether its program's layers have computed again, for lack of answers
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, print_of_model: Callable[[], Words]) -> None:
         self._device = device
+        self._print_of_model = print_of_model
         self._random = RandomStates(device)
         self._in_pass = False
-        self.arguments: dict[str, str] = {}
-        self.modes: dict[str, str] = {}
+        self.model: Words = {}
+        self.arguments: Words = {}
+        self.modes: Words = {}
         self.random: State = {}
         self.passes: list[Pass] = []
         self.calls: Counter[int] = Counter()  # of each decoder layer, since the start
@@ -122,6 +127,7 @@ class Tape:
 
     def begin(self, program: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin when the program's own modes and random states are on, just before its first line."""
+        self.model = self._print_of_model()  # in its turn, for what is around that may change the model
         self.arguments, self.modes, self.random = described(args, kwargs), modes_in_words(), self._random.read()
 
     @ends_a_graph

@@ -1,5 +1,7 @@
 """Saving and restoring while other threads work on the same sessions, paths and runtimes."""
 
+import contextlib
+import contextvars
 import os
 import threading
 import time
@@ -182,6 +184,43 @@ def test_no_room_for_the_copy(runtime, llama, input_ids, path, monkeypatch):
         session.save(path)
     assert not path.exists()
     assert session.phase is djinn.Phase.PAUSED
+
+
+def test_an_adapter_of_another_session(llama, input_ids, path):
+    """What is on the model while another program computes is not the saved one's, whose own adapter is compared."""
+    scale, entered, free = contextvars.ContextVar("scale", default=2.0), threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def adapter(session):
+        head = llama.lm_head
+        head.register_buffer("scale", torch.tensor(scale.get()))
+        hook = head.register_forward_hook(lambda head, args, output: output * head.scale)
+        try:
+            yield
+        finally:
+            hook.remove()
+            del head.scale
+
+    def computes():
+        entered.set()
+        assert free.wait(30)
+
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20, around_turn=adapter) as runtime:
+        session = parked(runtime, llama, input_ids)
+        scale.set(7.0)
+        with runtime.open().start(computes) as other:
+            assert entered.wait(30)
+            session.save(path)
+            free.set()
+            other.wait(30)
+        session.resume()
+        expected = session.result(30)
+        with pytest.raises(djinn.NotRestored, match=r"the model's lm_head\.scale"):
+            runtime.restore(path, greedy, llama, input_ids, STEPS)
+        scale.set(2.0)
+        with runtime.restore(path, greedy, llama, input_ids, STEPS) as restored:
+            restored.resume()
+            assert equal(restored.result(30), expected)
 
 
 def test_the_folder_of_the_process_may_change(runtime, llama, input_ids, path, disk, monkeypatch, tmp_path_factory):
