@@ -36,6 +36,8 @@ def check_can_write(path: Path) -> None:
     _safetensors()
     if not path.parent.is_dir():
         raise NotADirectoryError(f"there is no folder {path.parent} to save in: make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no file can be written to the folder {path.parent}: name another path")
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise DjinnError(f"{path} is no file that can be replaced: name another path")
@@ -46,7 +48,7 @@ def write(path: Path, document: Json, tensors: Mapping[str, torch.Tensor]) -> in
 
     Raises ``OSError`` if the system refuses. What was at ``path`` is there then.
     """
-    _, refusal = _safetensors()
+    library = _safetensors()
     digests = {name: hashlib.sha256(tensor.numpy().data).hexdigest() for name, tensor in tensors.items()}
     words = json.dumps({**document, "sha256": digests}, sort_keys=True).encode()
     content = {**tensors, _DOCUMENT: _tensor(words), _ITS_DIGEST: _tensor(hashlib.sha256(words).digest())}
@@ -55,12 +57,12 @@ def write(path: Path, document: Json, tensors: Mapping[str, torch.Tensor]) -> in
     aside.mkdir(0o700)  # a folder: the library writes to a file of its own naming first
     try:
         file = aside / path.name
-        importlib.import_module(f"{_LIBRARY}.torch").save_file(content, str(file))
+        library.torch.save_file(content, str(file))
         file.chmod(0o600)
         _sync(file)
         nbytes = file.stat().st_size
         file.replace(path)
-    except refusal as error:
+    except library.SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -74,15 +76,17 @@ def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     Raises ``OSError`` if the system refuses, and :class:`NotRestored` for what is no whole and unaltered file of a
     session. What is returned is in memory: what happens to the file later does not matter.
     """
-    library, refusal = _safetensors()
+    library = _safetensors()
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise NotRestored("it is no plain file: a link or a folder is not followed")
     if 2 * status.st_size > (free := available_bytes()):  # its bytes, and its tensors
-        raise NotRestored(f"it has {status.st_size} bytes, of which twice as much is needed, and {free} bytes are free")
+        raise NotRestored(
+            f"it has {status.st_size} bytes, and is read with twice as many of host memory: {free} are free"
+        )
     try:
         found = {name: part["data"] for name, part in library.deserialize(path.read_bytes())}
-    except refusal as error:
+    except library.SafetensorError as error:
         raise NotRestored(f"it is cut short, or no file of a session: {error}") from error
     words, its_digest = found.pop(_DOCUMENT, b""), found.pop(_ITS_DIGEST, b"")
     if not words:
@@ -140,10 +144,10 @@ def _remove_left_over(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _safetensors() -> tuple[Any, type[Exception]]:
-    """Return the library for tensors of torch, and its error."""
+def _safetensors() -> Any:
+    """Return the library, with its part for tensors of torch."""
     try:
-        library = importlib.import_module(_LIBRARY)
+        importlib.import_module(f"{_LIBRARY}.torch")
+        return importlib.import_module(_LIBRARY)
     except ImportError as error:
         raise DjinnError("a session is saved by the package safetensors: pip install 'djinn[durable]'") from error
-    return library, library.SafetensorError

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import stat
 import textwrap
 from pathlib import Path
@@ -131,6 +132,27 @@ def test_nothing_is_followed(path, tmp_path):
         session_file.read(tmp_path / "absent")
     with pytest.raises(NotADirectoryError, match="nowhere"):
         session_file.check_can_write(tmp_path / "nowhere" / "one.djinn")
+
+
+def test_a_folder_that_is_read_only(path, monkeypatch):
+    """It is named, and not a file of ours in it."""
+    monkeypatch.setattr("os.access", lambda folder, mode: folder != path.parent)
+    with pytest.raises(PermissionError, match=f"the folder {path.parent}:"):
+        session_file.check_can_write(path)
+
+
+def test_a_full_disk(path):
+    """The system refuses in the middle of the file; it is told, and what was there stays."""
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"{path} could not be written: .*too large"):
+            session_file.write(path, DOCUMENT, {"state/large": torch.zeros(2 << 20, dtype=torch.uint8)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("step", ["_sync", "Path.mkdir", "save_file", "Path.replace"])
