@@ -213,11 +213,3 @@ def _view(value: Json) -> NamedView:
         conj=bool(value["conj"]),
         neg=bool(value["neg"]),
     )
-
-
-def check_equal(what: str, saved: Mapping[str, str], here: Mapping[str, str], also: str = "") -> None:
-    """Raise :class:`NotRestored` for the first name of which ``saved`` and ``here`` differ."""
-    for name in {**saved, **here}:
-        if saved.get(name) != here.get(name):
-            was, now = saved.get(name, "absent"), here.get(name, "absent")
-            raise NotRestored(f"{what} differs in {name}: {now} here, {was} in the file{also}")

@@ -3,10 +3,13 @@
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from djinn.core import NotRestored
 
 _NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 
@@ -28,6 +31,15 @@ def machine_of(device: torch.device) -> dict[str, str]:
     else:
         machine |= {"processor": platform.machine(), "vector instructions": torch.backends.cpu.get_cpu_capability()}
     return {"device": device.type, **machine}
+
+
+def check_machine(saved: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raise :class:`NotRestored` for the first name of which two machines differ."""
+    for name in {**saved, **here}:
+        was, now = saved.get(name, "absent"), here.get(name, "absent")
+        if was != now:
+            also = "allow_other=True accepts that, and results may differ in their last bits"
+            raise NotRestored(f"the machine differs in {name}: {now} here, {was} in the file; {also}")
 
 
 def _version(package: str) -> str:

@@ -52,8 +52,8 @@ class ModelPrint:
         known = self._known.get(name)
         if known is None or known[0] != stamp:
             raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-            known = self._known[name] = (stamp, digest_of(raw))
-        return f"{tensor.dtype} {list(tensor.shape)} {known[1]}"
+            known = self._known[name] = (stamp, f"{tensor.dtype} {list(tensor.shape)} {digest_of(raw)}")
+        return known[1]
 
 
 def _saved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
