@@ -2,9 +2,11 @@
 
 import contextlib
 import contextvars
+import gc
 import os
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -234,6 +236,27 @@ def test_the_folder_of_the_process_may_change(runtime, llama, input_ids, path, d
         disk.free.set()
         saving.result(30)
     assert path.exists()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_lost_runtime(llama, input_ids, path, restored):
+    """A durable session that nobody can reach any more ends, with its recording and the thread that saved it."""
+    threads = set(threading.enumerate())
+    runtime = djinn.Runtime(llama, host_memory_bytes=32 << 20)
+    session = parked(runtime, llama, input_ids)
+    session.save(path)
+    if restored:
+        session.close()
+        session = runtime.restore(path, greedy, llama, input_ids, STEPS)
+    tape = weakref.ref(session._tape)
+    del runtime, session
+    until = time.monotonic() + 10
+    while (tape() is not None or set(threading.enumerate()) - threads) and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    assert tape() is None
+    assert set(threading.enumerate()) <= threads
+    assert "forward" not in vars(llama.model.layers[0])
 
 
 def test_nothing_is_kept(runtime, llama, input_ids, path):
