@@ -289,7 +289,7 @@ class Runtime:
             replay = Replay(self._device, self._print_of_model, saved.recording, computing=computing)
             return self._open((saved.layer, saved.visit), adopt, replay)._replay(*call)
 
-        if saved.recording.only_by_computing or self._interceptors.hooked:
+        if saved.recording.only_by_computing or self._interceptors.layers_noticed_by():
             return led(computing=True)
         try:
             return led(computing=False)

@@ -104,6 +104,10 @@ class _Pause:
     def after_use(self) -> None:
         self._session._engine.link.current().synchronize()
 
+    def note_edit(self, name: str) -> None:
+        if self._session._tape is not None:
+            self._session._tape.note_edit(name)
+
 
 class Session:
     """One program that can be paused, edited and resumed; made by :meth:`djinn.Runtime.open`.
@@ -475,6 +479,11 @@ class Session:
         for line in self._residency.left:
             if line.name == "hidden_states" or line.name.startswith("kv."):
                 raise IllegalMove(f"session {self.number} cannot be saved without its {line.name}: {line.said}")
+        if tape.lost_edits:
+            raise IllegalMove(
+                f"session {self.number} cannot be saved any more: at an earlier pause {tape.lost_edits[0]} was edited, "
+                "and the program does not find that when it is run again. Save it before it goes on"
+            )
         needed, free = sum(self._residency.sizes), available_bytes()
         if needed > free:
             raise HostMemoryFull(

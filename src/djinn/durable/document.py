@@ -48,6 +48,8 @@ def recording_of(tape: Tape, state: Mapping[str, torch.Tensor]) -> Recording:
         parked=tape.parked,
         state=state,
         only_by_computing=tape.only_by_computing,
+        edited=tuple(tape.edited),
+        edited_here=tuple(tape.edited_here),
     )
 
 
@@ -91,6 +93,8 @@ def written(saved: SavedSession) -> tuple[Json, dict[str, torch.Tensor]]:
         },
         "parked_random": recording.parked.random,
         "only_by_computing": recording.only_by_computing,
+        "edited": recording.edited,
+        "edited_here": recording.edited_here,
     }
     return document, tensors
 
@@ -147,6 +151,8 @@ def _read(document: Json, tensors: Mapping[str, torch.Tensor]) -> SavedSession:
             parked=Parked(storages=storages, random=dict(document["parked_random"])),
             state=state,
             only_by_computing=str(document["only_by_computing"]),
+            edited=tuple(map(str, document["edited"])),
+            edited_here=tuple(map(str, document["edited_here"])),
         ),
     )
 

@@ -7,6 +7,7 @@ Writes through ``tensor.data`` are not counted. Tensors of inference mode count 
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,16 +29,22 @@ class ModelPrint:
     def take(self) -> dict[str, str]:
         """Return what the print consists of, in words by name."""
         with plain_torch(), torch.no_grad():
-            tensors = {**dict(self._model.named_parameters()), **_saved_buffers(self._model)}
-            return {"class": type(self._model).__name__, **self._settings()} | {
-                name: self._in_words(name, tensor) for name, tensor in sorted(tensors.items())
-            }
+            tensors = {**dict(self._model.named_parameters()), **dict(_buffers(self._model, saved=True))}
+            # A call may write into the other ones. But a model that was converted to a dtype has them in it too.
+            others = {name: f"{buffer.dtype}" for name, buffer in _buffers(self._model, saved=False)}
+            words = {name: self._in_words(name, tensor) for name, tensor in sorted(tensors.items())}
+            return {"class": type(self._model).__name__, **self._settings()} | words | others
 
     def _settings(self) -> dict[str, str]:
         config: Any = getattr(self._model, "config", None)
         settings: dict[str, object] = {}
         if callable(getattr(config, "to_dict", None)):
             settings = {key: value for key, value in config.to_dict().items() if key not in _OF_NO_CONCERN}
+        generation: Any = getattr(self._model, "generation_config", None)
+        if callable(getattr(generation, "to_dict", None)):
+            settings["of generation"] = {
+                key: value for key, value in generation.to_dict().items() if key not in _OF_NO_CONCERN
+            }
         words = json.dumps(settings, sort_keys=True, default=str)
         training = sum(module.training for module in self._model.modules())
         return {
@@ -56,10 +63,9 @@ class ModelPrint:
         return known[1]
 
 
-def _saved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    buffers = {}
+def _buffers(model: nn.Module, *, saved: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the buffers that are ``saved`` with the weights, or the others, by name."""
     for path, module in model.named_modules():
         for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                buffers[f"{path}.{name}".lstrip(".")] = buffer
-    return buffers
+            if buffer is not None and saved is (name not in module._non_persistent_buffers_set):
+                yield f"{path}.{name}".lstrip("."), buffer

@@ -26,6 +26,7 @@ from djinn.program.interceptor import (
     take_off,
 )
 from djinn.state.compiled import check_not_compiled
+from djinn.state.static import imported
 from djinn.state.tensors import is_tensor, plain_torch, storage_of
 
 
@@ -112,18 +113,26 @@ class Interceptors:
                     "accelerate does with its hooks. Close the runtime and make another one"
                 )
 
-    @property
-    def hooked(self) -> bool:
-        """Whether somebody has put hooks on the layers or in them, which would see what they compute."""
-        modules = (module for layer in self._layers for module in layer.modules())
-        hooks = (
-            hook
-            for module in modules
-            for held in (module._forward_hooks, module._forward_pre_hooks)
-            for hook in held.values()
-        )
-        # transformers installs one on every layer for output_hidden_states: it only passes on what the model returns
-        return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    def layers_noticed_by(self) -> str:
+        """What may notice that layers run, and not only see what the model returns; an empty string for nothing.
+
+        These are hooks on or in the layers, and code that is not torch's or transformers': it may do anything.
+        """
+        if _global_hooks():
+            return "a hook on all modules"
+        for layer in self._layers:
+            for module in layer.modules():
+                held = vars(module)
+                hooks = [*held["_forward_hooks"].values(), *held["_forward_pre_hooks"].values()]
+                # transformers installs one on every layer for output_hidden_states: it passes on what it sees
+                if any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
+                    return f"a hook on {type(module).__name__}"
+                forward = held.get("forward")
+                if isinstance(forward, Interceptor):
+                    forward = forward.before
+                if not _is_known(type(module).forward if forward is None else forward):
+                    return f"the forward of {type(module).__name__}, which is not that of transformers"
+        return "" if _is_known(_attention_of(self._model)) else "an attention function that is not transformers' own"
 
     def attach(self, passage: Passage) -> None:
         """Register ``passage`` for the current thread's calls of the model."""
@@ -141,6 +150,23 @@ class Interceptors:
 
     def _modules(self) -> Iterator[nn.Module]:
         yield from (*self._layers, *self._parts, *self._models)
+
+
+def _global_hooks() -> bool:
+    hooks = torch.nn.modules.module
+    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+
+
+def _attention_of(model: nn.Module) -> object:
+    """Return the function by which the layers attend, or one of torch's where it is a part of their own code."""
+    functions = getattr(imported("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+    return functions.get(getattr(getattr(model, "config", None), "_attn_implementation", None), nn.Module.forward)
+
+
+def _is_known(function: object) -> bool:
+    """Whether ``function`` is of torch or transformers: it returns what it computes, and does nothing else."""
+    module = (getattr(function, "__globals__", None) or {}).get("__name__", "")
+    return str(module).partition(".")[0] in ("torch", "transformers")
 
 
 def _refuse_intercepted(model: nn.Module) -> None:

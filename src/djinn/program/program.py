@@ -175,6 +175,8 @@ class Program:
                             self._tape.begin(self, args, kwargs)
                         value = function(*args, **kwargs)
                     finally:
+                        if self._tape is not None:
+                            self._tape.end(at_the_end=True)
                         self._finish_restoring()
                         keep = self._module_state.is_empty or self._is_complete()
                         self.turn.leave_around()
@@ -207,6 +209,11 @@ class Program:
             self._wait_for_call(args, kwargs, kv=self._scanner.kv_layers.read_by(layer))
         if self.restoring is not None:
             self.restoring.wait_layer(layer)
+
+    @property
+    def layers_noticed_by(self) -> str:
+        """What may notice that layers run, and not only see what the model returns; an empty string for nothing."""
+        return self._interceptors.layers_noticed_by()
 
     @ends_a_graph
     def run_layer(self, layer: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -332,6 +339,7 @@ class Program:
         if self._tape is not None:
             with plain_torch(), torch.no_grad():
                 self._tape.arrive(self, state)
+            self._tape.end()
         self._barrier.enter()  # now, off the resume path
         self.turn.give_up()
         try:

@@ -12,15 +12,16 @@ Whatever differs ends the program by :class:`NotRestored`, which names it.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from djinn.core import NotRestored
 from djinn.memory.placement import raw_bytes
+from djinn.program.made_up import MadeUp
 from djinn.program.random_states import State
 from djinn.program.tape import (
     Output,
@@ -39,7 +40,7 @@ from djinn.program.tape import (
 from djinn.program.values import described, give, keep
 from djinn.state.compiled import ends_a_graph, never_traced
 from djinn.state.digest import digest_of
-from djinn.state.storages import NamedView, SessionState, StateStorage
+from djinn.state.storages import SessionState, StateStorage
 from djinn.state.tensors import plain_torch
 
 
@@ -59,6 +60,8 @@ class Recording:
     parked: Parked
     state: Mapping[str, torch.Tensor]
     only_by_computing: str
+    edited: tuple[str, ...]
+    edited_here: tuple[str, ...]
 
 
 class Replay(Tape):
@@ -76,19 +79,38 @@ class Replay(Tape):
         self._recording: Recording | None = recording
         self.computed = computing
         self._ran: Iterator[Ran] = iter(())  # of the pass that is answered
-        self._given: list[StorageWeakRef] = []  # storages that were given out in place of what layers return
+        self._made_up: MadeUp | None = None  # while it is answered
 
     def begin(self, program: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check the model, the arguments and modes, and set the random generators."""
         recording = self._recording
         assert recording is not None
         self._compare(program, "the model's", recording.model, self._print_of_model())
-        self._compare(program, "argument", recording.arguments, described(args, kwargs))
+        if self.computed and recording.edited:
+            program.fail(
+                NotRestored(f"{recording.edited[0]} was edited at an earlier pause, which cannot be computed again")
+            )
+        self._compare(program, "argument", recording.arguments, described(args, kwargs, caches=True))
         self._compare(program, "setting", recording.modes, modes_in_words())
         self.model, self.random = recording.model, recording.random
         self.arguments, self.modes = recording.arguments, recording.modes
         self.only_by_computing = recording.only_by_computing
         self._put_random(program, recording.random)
+        if not self.computed:
+            self._made_up = MadeUp(functools.partial(self._unanswered, program))
+            self._made_up.put_on()
+
+    def end(self, *, at_the_end: bool = False) -> None:
+        """End what is done on the way to the breakpoint."""
+        if self._made_up is not None:
+            self._made_up.take_off(at_the_end=at_the_end)
+            if at_the_end:
+                self._made_up = None
+
+    def _unanswered(self, program: Recorded, what: str) -> NoReturn:
+        assert self._made_up is not None
+        self._made_up.follows = False  # it is in the midst of an operator, and is taken off later
+        program.fail(NotRestored(f"the program needs what a layer computes in an earlier pass: {what}"))
 
     def _compare(self, program: Recorded, what: str, before: Words, now: Words) -> None:
         for name in {**before, **now}:
@@ -114,9 +136,22 @@ class Replay(Tape):
             self._compare(program, f"in pass {number}: input", ahead.inputs, entered.inputs)
             if ahead.module != entered.module:
                 program.fail(NotRestored(f"pass {number} calls {entered.module}, and called {ahead.module} before"))
+            if not self.computed and (what := program.layers_noticed_by):
+                program.fail(NotRestored(f"pass {number} cannot be answered: {what} may notice that layers run"))
             self._ran = iter(ahead.ran)
-            entered = dataclasses.replace(ahead, ran=list(ahead.ran))
-        super()._enter_pass(program, entered)
+            self.passes.append(dataclasses.replace(ahead, ran=list(ahead.ran)))
+        else:
+            super()._enter_pass(program, entered)
+
+    @ends_a_graph
+    def run_model(
+        self, program: Recorded, module: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Answer for a pass, or compute it."""
+        if self._made_up is None or self._recording is not None:
+            return super().run_model(program, module, forward, args, kwargs)
+        with self._made_up.aside():
+            return super().run_model(program, module, forward, args, kwargs)
 
     @ends_a_graph
     def run_layer(
@@ -143,9 +178,7 @@ class Replay(Tape):
         if output is None:
             return None
         if isinstance(output, Shape):
-            tensor = self._nan(output)
-            self._given.append(StorageWeakRef(tensor.untyped_storage()))
-            return tensor
+            return self._nan(output)
         return tuple(map(self._output, output))
 
     def _nan(self, shape: Shape) -> torch.Tensor:
@@ -153,6 +186,8 @@ class Replay(Tape):
         tensor = torch.empty_strided(shape.sizes, shape.strides, dtype=shape.dtype, device=self._device)
         whole = torch.empty(0, dtype=shape.dtype, device=self._device).set_(tensor.untyped_storage())
         whole.fill_(0 if is_a_number else torch.nan)  # by its storage: a tensor may show an element many times
+        assert self._made_up is not None
+        self._made_up.add(tensor)
         return tensor
 
     def _leave_pass(self, program: Recorded, output: object, *, drawn: bool) -> None:
@@ -174,9 +209,17 @@ class Replay(Tape):
                     program.fail(NotRestored(f"pass {number} returns other tensors than before"))
             elif not give(tensors, ahead.tensors):
                 program.fail(NotRestored(f"pass {number} returns tensors of other shapes than before"))
+            elif self._made_up is not None:
+                self._made_up.forget(tensors)
         if ahead.random is not None and not self.computed:
             self._put_random(program, ahead.random)
         return None
+
+    def _leave_by(self, program: Recorded, error: Exception) -> None:
+        number = len(self.passes)
+        if self._recording is not None and self._recording.passes[number - 1].tensors is not None:
+            program.fail(NotRestored(f"pass {number} raises {type(error).__name__}, and returned before"))
+        super()._leave_by(program, error)
 
     # -- at the breakpoint -------------------------------------------------------------------------------------------
 
@@ -190,18 +233,19 @@ class Replay(Tape):
         found = dict(named(state))
         self._check_names(program, found, state)
         for name, storage in recording.parked.storages.items():
-            raw = raw_bytes(found[name].storage)
-            if digest_of(raw) != storage.digest and (self.computed or not _has_nan(found[name])):
+            if not self._is_made_up(found[name]) and digest_of(raw_bytes(found[name].storage)) != storage.digest:
                 program.fail(NotRestored(f"{name} is not what it was when the session parked: the program has changed"))
         for name, saved in recording.state.items():
             raw_bytes(found[name].storage).copy_(saved)
-        kept = {item.storage._cdata for item in found.values()}
-        if any(not given.expired() and given.cdata not in kept for given in self._given):
-            reason = "something outside of its state keeps what a layer returned, such as a hook"
-            program.fail(NotRestored(f"the program cannot be answered from its tape: {reason}"))
+        if self._made_up is not None and self._made_up.is_left_beside({item.storage._cdata for item in found.values()}):
+            self._unanswered(program, "something outside of its state keeps it, such as a hook or a list")
         self._put_random(program, recording.parked.random)
-        self.parked, self._recording, self._given = recording.parked, None, []
+        self.parked, self._recording = recording.parked, None
+        self.edited, self.edited_here = list(recording.edited), list(recording.edited_here)
         return None
+
+    def _is_made_up(self, item: StateStorage) -> bool:
+        return self._made_up is not None and self._made_up.holds(item.storage)
 
     def _check_names(self, program: Recorded, found: dict[str, StateStorage], state: SessionState) -> None:
         """Check that the state has the saved tensors, in the same places of the same storages.
@@ -218,7 +262,7 @@ class Replay(Tape):
             if found[name].views != storage.views or found[name].nbytes != self._recording.state[name].numel():
                 program.fail(NotRestored(f"the tensors in the storage of {name} lie otherwise where the program parks"))
         for name, item in found.items():
-            if name not in saved and not self.computed and (_has_nan(item) or not _may_have_nan(item)):
+            if name not in saved and self._is_made_up(item):
                 program.fail(NotRestored(f"the state of the program has {name}, which was not saved"))
 
 
@@ -227,20 +271,6 @@ def _are_equal(now: Any, ahead: Pass) -> bool:
     return len(now) == len(ahead.tensors) and all(
         mine.views == its.views and torch.equal(mine.raw, its.raw) for mine, its in zip(now, ahead.tensors, strict=True)
     )
-
-
-def _may_have_nan(item: StateStorage) -> bool:
-    """Whether all tensors in a storage are of numbers among which a NaN would show where they come from."""
-    return all(view.dtype.is_floating_point or view.dtype.is_complex for view in item.views)
-
-
-def _has_nan(item: StateStorage) -> bool:
-    """Whether one of the tensors in a storage holds a NaN, and so may come from a layer that did not run."""
-    return any(_shows_nan(view, item) for view in item.views if view.dtype.is_floating_point or view.dtype.is_complex)
-
-
-def _shows_nan(view: NamedView, item: StateStorage) -> bool:
-    return bool(torch.isnan(view.over(raw_bytes(item.storage))).any())
 
 
 def _short(words: str) -> str:

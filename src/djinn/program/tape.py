@@ -96,6 +96,10 @@ class Recorded(Protocol):
     def fail(self, error: Exception) -> NoReturn:
         """Unwind the program for ``error``."""
 
+    @property
+    def layers_noticed_by(self) -> str:
+        """What may notice that layers run, and not only see what the model returns; an empty string for nothing."""
+
 
 class Tape:
     """Records a program on ``device``; it is the only one to use it, on its own thread, until it is parked.
@@ -119,6 +123,23 @@ class Tape:
         self.calls: Counter[int] = Counter()  # of each decoder layer, since the start
         self.parked: Parked | None = None
         self.only_by_computing = ""
+        self.edited: list[str] = []  # storages of the state that were edited at earlier pauses, by name
+        self.edited_here: list[str] = []  # at this one
+
+    def note_edit(self, name: str) -> None:
+        """Note that the tensor ``name`` of the state was edited, at this pause."""
+        storages = self.parked.storages if self.parked is not None else {}
+        whole = next((first for first, one in storages.items() if any(v.name == name for v in one.views)), name)
+        if whole not in self.edited_here:
+            self.edited_here.append(whole)
+
+    @property
+    def lost_edits(self) -> list[str]:
+        """What was edited at earlier pauses, and would not be so where the program is led again.
+
+        What edits of hidden states and KV do is in what the model returned, and in the state.
+        """
+        return [name for name in self.edited if self.only_by_computing or not name.startswith(("hidden_states", "kv."))]
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +149,8 @@ class Tape:
     def begin(self, program: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin when the program's own modes and random states are on, just before its first line."""
         self.model = self._print_of_model()  # in its turn, for what is around that may change the model
-        self.arguments, self.modes, self.random = described(args, kwargs), modes_in_words(), self._random.read()
+        self.arguments = described(args, kwargs, caches=True)
+        self.modes, self.random = modes_in_words(), self._random.read()
 
     @ends_a_graph
     def run_model(
@@ -142,7 +164,7 @@ class Tape:
         try:
             output = forward(*args, **kwargs)
         except Exception as error:
-            self._computing_only(f"pass {len(self.passes)} raised {name_of(type(error))}")
+            self._leave_by(program, error)
             raise
         finally:
             self._in_pass = False
@@ -169,6 +191,8 @@ class Tape:
             },
             random=self._random.read(),
         )
+        self.edited = [*dict.fromkeys([*self.edited, *self.edited_here])]
+        self.edited_here = []
 
     # -- of a pass ---------------------------------------------------------------------------------------------------
 
@@ -181,12 +205,16 @@ class Tape:
         self._enter_pass(program, Pass(module=module, inputs=described(args, kwargs)))
         return self._random.marks()
 
+    def _leave_by(self, program: Recorded, error: Exception) -> None:
+        self._computing_only(f"pass {len(self.passes)} raised {name_of(type(error))}")
+
     @never_traced
     def _after_pass(self, program: Recorded, output: object, before: list[object]) -> None:
         program.wait_for(output, kv=())
         self._leave_pass(program, output, drawn=before != self._random.marks())
 
     def _enter_pass(self, program: Recorded, entered: Pass) -> None:
+        self._computing_only(program.layers_noticed_by or _mode_of_the_program())
         self.passes.append(entered)
 
     def _leave_pass(self, program: Recorded, output: object, *, drawn: bool) -> None:
@@ -215,6 +243,19 @@ class Tape:
 
     def _computing_only(self, reason: str) -> None:
         self.only_by_computing = self.only_by_computing or reason
+
+    def end(self, *, at_the_end: bool = False) -> None:
+        """End what is done on the way to the breakpoint, there or ``at_the_end`` of the program."""
+
+
+def _mode_of_the_program() -> str:
+    """Name a mode of torch that the program has entered, which sees what layers compute; an empty string for none."""
+    stacks = (
+        (torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_stack_at),
+        (torch._C._len_torch_function_stack, torch._C._get_function_stack_at),
+    )
+    modes = [name_of(type(at(index))) for length, at in stacks for index in range(length())]
+    return next((f"{mode} sees what the layers compute" for mode in modes if mode != "DeviceContext"), "")
 
 
 def named(state: SessionState) -> Iterator[tuple[str, StateStorage]]:

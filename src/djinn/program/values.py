@@ -5,6 +5,7 @@ an object of any other kind only its type is known here. No code of the program 
 """
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 from djinn.memory.placement import raw_bytes
 from djinn.state.containers import contents_of, is_cache, is_container, is_plain
 from djinn.state.discovery import view_of
-from djinn.state.static import each_in, elements_of, instance_dict, name_of
+from djinn.state.static import each_in, elements_of, instance_dict, module_of, name_of
 from djinn.state.storages import NamedView
 from djinn.state.tensors import is_tensor, not_swappable, plain_torch, storage_of
+
+_OF_GENERATION = "transformers.generation."  # its settings, processors and criteria decide about the result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +39,13 @@ def _inner_of(part: object) -> Iterable[object]:
     cls = type(part)
     if not is_container(cls) or is_cache(cls):
         return ()
-    contents = contents_of(part)
-    # By name: the order of a dictionary may come from a set's, which differs from process to process.
-    held = sorted((*contents.attributes, *contents.items), key=lambda one: _word_for(one[0]), reverse=True)
-    return [inner for _, inner in held]
+    return [inner for _, inner in reversed(_sorted_in(part))]
+
+
+def _sorted_in(container: object) -> list[tuple[object, object]]:
+    """Return what ``container`` holds, by name: the order of a dictionary may come from a set's, which differs."""
+    contents = contents_of(container)
+    return sorted((*contents.attributes, *contents.items), key=lambda one: _word_for(one[0]))
 
 
 def _word_for(key: object) -> str:
@@ -78,26 +84,67 @@ def _grouped(tensors: Iterable[torch.Tensor]) -> list[tuple[torch.UntypedStorage
     return [(storage, tuple(views)) for storage, views in grouped.values()]
 
 
-def described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str]:
-    """Describe each argument by name: its tensors with a digest of their contents, plain data as it prints."""
-    named: Iterator[tuple[str, object]] = iter([(f"args.{at}", value) for at, value in enumerate(args)])
+def described(args: tuple[Any, ...], kwargs: dict[str, Any], *, caches: bool = False) -> dict[str, str]:
+    """Describe each argument, and each value in its containers, by name.
+
+    That is a digest of the contents for a tensor, and plain data as it prints. Of caches the lengths are described, and
+    with ``caches`` all that they hold.
+    """
+    named = [
+        *((f"args.{at}", value) for at, value in enumerate(args)),
+        *((str(key), one) for key, one in kwargs.items()),
+    ]
     with plain_torch():
-        return {
-            name: "; ".join(map(_description, leaves_of(value)))
-            for name, value in (*named, *((str(name), value) for name, value in kwargs.items()))
-        }
+        return {name: words for at, value in named for name, words in _descriptions(at, value, (), caches=caches)}
 
 
-def _description(leaf: object) -> str:
-    if is_plain(leaf):
-        return repr(leaf)
-    kind = name_of(type(leaf))
-    if is_tensor(leaf) and is_known(leaf):
+def _descriptions(name: str, value: object, above: tuple[int, ...], *, caches: bool) -> Iterator[tuple[str, str]]:
+    """Yield names and descriptions of ``value``, in containers with the ids ``above``, and of what is in it."""
+    cls = type(value)
+    inner: Iterable[tuple[object, object]] = ()
+    if is_plain(value):
+        words = repr(value)
+    elif is_tensor(value) and is_known(value):
         # A copy: memory of which numpy has a view cannot be swapped out any more.
-        plain = leaf.detach().to("cpu", copy=True).resolve_conj().resolve_neg().contiguous().reshape(-1)
-        digest = hashlib.blake2b(plain.view(torch.uint8).numpy().data, digest_size=16).hexdigest()
-        return f"{leaf.dtype} {list(leaf.shape)} {digest}"
-    return f"{kind} of {lengths_of(leaf)} tokens" if is_cache(type(leaf)) else kind
+        plain = value.detach().to("cpu", copy=True).resolve_conj().resolve_neg().contiguous().reshape(-1)
+        words = f"{value.dtype} {list(value.shape)} {_digest(plain.view(torch.uint8).numpy().data)}"
+    elif is_cache(cls) and not caches:
+        words = f"{name_of(cls)} of {lengths_of(value)} tokens"
+    else:
+        words = f"{name_of(cls)}{_of_other_kinds(value)}"
+        if id(value) in above:
+            words = f"{name_of(cls)} around it"
+        elif is_container(cls):
+            inner = _sorted_in(value)
+        elif module_of(cls).startswith(_OF_GENERATION):
+            inner = [(key, one) for key, one in (instance_dict(value) or {}).items() if _is_a_setting(key)]
+    yield name, words
+    for key, one in inner:
+        yield from _descriptions(f"{name}.{key if is_plain(key) else ''}", one, (*above, id(value)), caches=caches)
+
+
+def _is_a_setting(key: object) -> bool:
+    return not str(key).startswith("_") and key != "transformers_version"
+
+
+def _of_other_kinds(value: Any) -> str:
+    """Describe what objects of Python's, torch's and NumPy's hold, of which the type alone says little."""
+    cls = type(value)
+    if cls in (set, frozenset) and all(map(is_plain, value)):
+        return f"({', '.join(sorted(map(repr, value)))})"
+    if cls is torch.Generator:
+        return f" {_digest(value.get_state().numpy().data)}"
+    if cls is random.Random:
+        return f" {_digest(repr(value.getstate()).encode())}"
+    if module_of(cls) == "numpy" and name_of(cls) == "ndarray" and not value.dtype.hasobject:
+        return f" {value.dtype} {list(value.shape)} {_digest(value.tobytes())}"
+    if module_of(cls) == "numpy.random._generator":
+        return f" {_digest(repr(value.bit_generator.state).encode())}"
+    return ""
+
+
+def _digest(data: Any) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def cache_layers(cache: object) -> tuple[Any, ...]:

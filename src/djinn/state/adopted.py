@@ -107,6 +107,9 @@ class _Away:
     def after_use(self) -> None:
         """Do nothing either."""
 
+    def note_edit(self, name: str) -> None:
+        """Nor here."""
+
 
 class Adopted:
     """What session ``number`` has adopted: the ``roots``, and every tensor that has a place in them.

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from djinn.core import IllegalMove
 from djinn.interrupts import holding
+from djinn.state.module_values import version_of
 from djinn.state.tensors import storage_of
 
 
@@ -33,6 +34,9 @@ class Source(Protocol):
 
     def after_use(self) -> None:
         """Wait for the operator's kernels, for the session may go on at once."""
+
+    def note_edit(self, name: str) -> None:
+        """Note that the bytes of the tensor ``name`` may have been written."""
 
 
 Look = Callable[[], torch.Tensor]  # a plain tensor over the bytes, now
@@ -59,6 +63,11 @@ _REFUSED = {
     torch.Tensor.share_memory_: "cannot be moved to shared memory",
     torch.Tensor.__setstate__: "cannot be filled from a pickle",
 }
+
+# They give out the bytes themselves.
+_TOLD_OF_NO_WRITES = frozenset(
+    getattr(torch.Tensor, name) for name in ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage")
+) | {torch.Tensor.data.__get__}  # type: ignore[attr-defined]  # likewise
 
 
 class GuardedTensor(torch.Tensor):
@@ -181,9 +190,15 @@ class _Used:
         self.address = storage._cdata if storage is not None else None
         self._nbytes = storage.nbytes() if storage is not None else 0
         self._form = self._now()
+        self._version = version_of(tensor)
 
     def _now(self) -> tuple[object, ...]:
         return self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset(), self.tensor.dtype
+
+    def may_be_written(self, func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+        """Whether ``func`` has written the tensor, or somebody can now whom torch does not see."""
+        by_name = self._version is None and _writes(func, kwargs)
+        return by_name or version_of(self.tensor) != self._version or func in _TOLD_OF_NO_WRITES
 
     def check(self) -> None:
         """Raise if the operator has changed the tensor's shape or storage; the state is as before."""
@@ -226,6 +241,9 @@ def _on_plain_tensors(
             one.check()
         return tree_map(lambda part: _guarded(part, used), result)
     finally:
+        edited = [(one.guard._source, one.guard._name) for one in used if one.may_be_written(func, kwargs)]
+        for source, name in edited:
+            source.note_edit(name)
         # The traceback of an error holds this frame, and a tensor in it would keep the state on the device.
         args, kwargs, result = (), {}, None
         used.clear()

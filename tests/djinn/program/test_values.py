@@ -31,7 +31,8 @@ def test_contents_decide_about_a_description():
     assert described((tensor.clone().t().contiguous().t(), {"k": 1}), {"flag": True}) == base
     for other in (tensor + 1, tensor.double(), tensor.reshape(3, 2), tensor.t()):
         assert described((other, {"k": 1}), {"flag": True})["args.0"] != base["args.0"]
-    assert base["args.1"] == "1"
+    assert base["args.1"] == "dict"
+    assert base["args.1.k"] == "1"
     assert base["flag"] == "True"
     assert described((object(),), {}) == {"args.0": "object"}
 
