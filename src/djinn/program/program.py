@@ -210,6 +210,10 @@ class Program:
         if self.restoring is not None:
             self.restoring.wait_layer(layer)
 
+    def read_by(self, layer: int) -> Iterable[int]:
+        """The indices of a cache's entries that decoder layer ``layer`` may read, and write."""
+        return self._scanner.kv_layers.read_by(layer)
+
     @property
     def layers_noticed_by(self) -> str:
         """What may notice that layers run, and not only see what the model returns; an empty string for nothing."""

@@ -96,6 +96,9 @@ class Recorded(Protocol):
     def fail(self, error: Exception) -> NoReturn:
         """Unwind the program for ``error``."""
 
+    def read_by(self, layer: int) -> Iterable[int]:
+        """The indices of a cache's entries that decoder layer ``layer`` may read, and write."""
+
     @property
     def layers_noticed_by(self) -> str:
         """What may notice that layers run, and not only see what the model returns; an empty string for nothing."""
@@ -177,9 +180,10 @@ class Tape:
     ) -> Any:
         """Run ``forward`` of decoder layer ``number``, and record what it did."""
         self.calls[number] += 1
-        before = _entries(args, kwargs)
+        indices = program.read_by(number)
+        before = _entries(args, kwargs, indices)
         output = forward(*args, **kwargs)
-        self._note(number, output, before, _entries(args, kwargs))
+        self._note(number, output, before, _entries(args, kwargs, indices))
         return output
 
     def arrive(self, program: Recorded, state: SessionState) -> None:
@@ -302,14 +306,17 @@ def caches_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
 
 
 @never_traced
-def _entries(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Entries:
-    """Return the shapes in the cache among a layer's arguments, or None if it has one of a kind that is not known."""
+def _entries(args: tuple[Any, ...], kwargs: dict[str, Any], indices: Iterable[int]) -> _Entries:
+    """Return the shapes at ``indices`` of the cache among a layer's arguments, or None if its kind is not known."""
     caches = caches_in(args, kwargs)
     if not caches:
         return {}
     known = len(caches) == 1 and name_of(type(caches[0])) == "DynamicCache"  # itself, and no kind of it
-    entries = {}
-    for index, layer in enumerate(cache_layers(caches[0])):
+    entries, layers = {}, cache_layers(caches[0])
+    for index in indices:
+        if index >= len(layers):
+            continue
+        layer = layers[index]
         held = instance_dict(layer) or {}
         keys, values = held.get("keys"), held.get("values")
         known = known and name_of(type(layer)) == "DynamicLayer"
