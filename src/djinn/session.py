@@ -482,7 +482,8 @@ class Session:
         if tape.lost_edits:
             raise IllegalMove(
                 f"session {self.number} cannot be saved any more: at an earlier pause {tape.lost_edits[0]} was edited, "
-                "and the program does not find that when it is run again. Save it before it goes on"
+                "and the program does not find that when it is run again"
+                f"{tape.only_by_computing and f', for {tape.only_by_computing}'}. Save it before it goes on"
             )
         needed, free = sum(self._residency.sizes), available_bytes()
         if needed > free:

@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
     # -- files -------------------------------------------------------------------------------------------------------
 
     @any_in(PAUSED, IO_WAIT)
-    @rule(data=st.data(), fails=st.sampled_from([None, None, None, "_sync", "_sha256"]))
+    @rule(data=st.data(), fails=st.sampled_from([None, None, None, "_sync", "_remove_left_over"]))
     @in_phases(PAUSED, IO_WAIT)
     def save(self, one, fails):
         self.written += 1

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
+from djinn.core import is_ours
 from djinn.memory.placement import raw_bytes
 from djinn.program.random_states import RandomStates, State
 from djinn.program.settings import settings_in_words
@@ -23,7 +24,7 @@ from djinn.program.values import KeptStorage, cache_layers, described, is_known,
 from djinn.state.compiled import ends_a_graph, never_traced
 from djinn.state.containers import is_cache
 from djinn.state.digest import digest_of
-from djinn.state.static import instance_dict, name_of
+from djinn.state.static import instance_dict, module_of, name_of
 from djinn.state.storages import NamedView, SessionState, StateStorage
 from djinn.state.tensors import is_tensor, plain_torch
 
@@ -258,8 +259,9 @@ def _mode_of_the_program() -> str:
         (torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_stack_at),
         (torch._C._len_torch_function_stack, torch._C._get_function_stack_at),
     )
-    modes = [name_of(type(at(index))) for length, at in stacks for index in range(length())]
-    return next((f"{mode} sees what the layers compute" for mode in modes if mode != "DeviceContext"), "")
+    modes = [type(at(index)) for length, at in stacks for index in range(length())]
+    its = [name_of(mode) for mode in modes if not is_ours(module_of(mode)) and name_of(mode) != "DeviceContext"]
+    return next((f"{mode} sees what the layers compute" for mode in its), "")
 
 
 def named(state: SessionState) -> Iterator[tuple[str, StateStorage]]:
