@@ -195,18 +195,17 @@ def test_a_restored_session_is_saved_again(runtime, llama, input_ids, path):
         assert equal(finished(restored), expected)
 
 
-@pytest.mark.usefixtures("link")
-def test_state_on_its_way_is_no_reason_to_compute(llama, input_ids, path):
+def test_state_on_its_way_is_no_reason_to_compute(late_runtime, link, llama, input_ids):
     """A pass that begins while an earlier pause's state is still being swapped in is answered like any other."""
-    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
-        session = runtime.open(breakpoint=6, visit=1, durable=True).start(talk, llama, input_ids, 2, [])
-        session.wait(30)
-        session.io_wait()
-        session.break_at(2)
-        session.resume()
-        session.wait(30)
-        assert session._tape.only_by_computing == ""
-        session.cancel()
+    session = late_runtime.open(breakpoint=6, durable=True).start(talk, llama, input_ids, 2, [])
+    session.wait(30)
+    session.io_wait()
+    session.break_at(2)
+    session.resume()
+    session.wait(30)
+    assert session._tape.only_by_computing == ""
+    link.arrive()
+    session.close(30)
 
 
 def test_steps_after_a_restore(runtime, llama, input_ids, path):
