@@ -51,6 +51,7 @@ from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
 from djinn.program.program import Callbacks, Program, current_program
+from djinn.program.random_states import not_kept
 from djinn.program.replay import Recording
 from djinn.program.tape import Tape, named
 from djinn.program.turn import Around, Turn
@@ -484,6 +485,12 @@ class Session:
                 f"session {self.number} cannot be saved any more: at an earlier pause {tape.lost_edits[0]} was edited, "
                 "and the program does not find that when it is run again"
                 f"{tape.only_by_computing and f', for {tape.only_by_computing}'}. Save it before it goes on"
+            )
+        assert tape.parked is not None
+        if generator := not_kept(tape.random) or not_kept(tape.parked.random):
+            raise IllegalMove(
+                f"session {self.number} cannot be saved: the state of NumPy's generator {generator} has no place in a "
+                "file. Draw from a numpy.random.Generator of the program's own"
             )
         needed, free = sum(self._residency.sizes), available_bytes()
         if needed > free:

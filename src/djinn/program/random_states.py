@@ -27,7 +27,7 @@ class RandomStates:
         ]
 
     def read(self) -> State:
-        """Return the state of each; None for NumPy's if it is not imported, or is not its default one."""
+        """Return the state of each; NumPy's is None if it is not imported, and its name if no file can hold it."""
         return {name: _encoded(generator) for name, generator in self._generators.items()}
 
     def put(self, state: State) -> None:
@@ -40,6 +40,11 @@ class RandomStates:
                     raise ValueError(f"what it has for the random generator {name} is no state of one") from error
 
 
+def not_kept(state: State) -> str:
+    """Return the name of a generator of which ``state`` has nothing but that; an empty string if there is none."""
+    return state["numpy"] if isinstance(state.get("numpy"), str) else ""
+
+
 def _encoded(generator: Any) -> Any:
     state = generator.read()[1]
     if isinstance(generator, TorchGenerator):
@@ -47,9 +52,11 @@ def _encoded(generator: Any) -> Any:
     if isinstance(generator, PythonGenerator):
         version, words, second = state
         return [version, list(words), second]
-    if state is None or state[2]["bit_generator"] != "MT19937":
+    if state is None:
         return None
     values = state[2]
+    if values["bit_generator"] != "MT19937":
+        return str(values["bit_generator"])
     words = [int(word) for word in values["state"]["key"]]
     return [words, int(values["state"]["pos"]), int(values["has_gauss"]), float(values["gauss"])]
 

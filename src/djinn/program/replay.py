@@ -4,9 +4,9 @@ There are two ways. *Answering*: no decoder layer runs up to the breakpoint. Eac
 and makes the cache grow by the right number of tokens, both full of NaN. What the model returns is then overwritten by
 what it returned the first time. *Computing*: every layer runs, and what the model returns is compared.
 
-Either way the program parks where it did. Its state must have the same names and sizes as the saved one. What was
-computed must have the digests of the first time; what is NaN came from layers that did not run. Then the saved bytes
-are put in, edits included.
+Either way the program parks where it did. Its state must have the tensors of the saved one, in the same places. What
+was computed must have the digests of the first time; what was made up (``made_up``) has none to have. Then the saved
+bytes are put in, edits included.
 
 Whatever differs ends the program by :class:`NotRestored`, which names it.
 """

@@ -1,7 +1,8 @@
 """What a call of a model is given and returns, as a file can hold it: tensors by their bytes, the rest in words.
 
-Containers are followed as in ``containers``, but for caches of transformers: what these hold is state (``tape``). Of
-an object of any other kind only its type is known here. No code of the program runs.
+Containers are followed as in ``containers``, but for caches of transformers: what these hold is state (``tape``).
+Random generators, NumPy's arrays and what decides about generation are described too. Of any other object only its type
+is.
 """
 
 import hashlib

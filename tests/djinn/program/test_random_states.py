@@ -5,9 +5,12 @@ import json
 import random
 
 import numpy
+import pytest
 import torch
+from tests.programs import prefill
 
-from djinn.program.random_states import RandomStates
+import djinn
+from djinn.program.random_states import RandomStates, not_kept
 
 
 def drawn():
@@ -43,16 +46,27 @@ def test_the_marks_tell_of_a_draw():
     assert all(one != other for one, other in itertools.pairwise(marks))
 
 
-def test_another_generator_of_numpy_s_is_left_alone():
-    """Its state is of another form; the others are still read and set."""
-    states = RandomStates(torch.device("cpu"))
+@pytest.fixture
+def _another_of_numpy_s():
     before = numpy.random.get_bit_generator()
     numpy.random.set_bit_generator(numpy.random.PCG64(1))
-    try:
-        state = states.read()
-        assert state["numpy"] is None
-        expected = torch.rand(2)
+    yield
+    numpy.random.set_bit_generator(before)
+
+
+@pytest.mark.usefixtures("_another_of_numpy_s")
+def test_another_generator_of_numpy_s_is_named():
+    """Its state is of another form: it cannot be put back, and that is said."""
+    states = RandomStates(torch.device("cpu"))
+    state = states.read()
+    assert not_kept(state) == "PCG64"
+    with pytest.raises(ValueError, match="random generator numpy"):
         states.put(state)
-        assert torch.equal(torch.rand(2), expected)
-    finally:
-        numpy.random.set_bit_generator(before)
+
+
+@pytest.mark.usefixtures("_another_of_numpy_s")
+def test_a_session_with_it_is_not_saved(runtime, llama, input_ids, tmp_path):
+    with runtime.open(breakpoint=2, durable=True).start(prefill, llama, input_ids) as session:
+        session.wait(30)
+        with pytest.raises(djinn.IllegalMove, match="NumPy's generator PCG64"):
+            session.save(tmp_path / "one.djinn")
