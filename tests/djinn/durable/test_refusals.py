@@ -272,6 +272,19 @@ def test_a_program_that_does_something_else(file, llama, input_ids, refused):
         refused(words, file, program, llama, input_ids, STEPS)
 
 
+def test_what_the_program_reads_elsewhere(runtime, path, llama, input_ids, refused):
+    """The passes are as before, but a tensor of the program's own is not."""
+    elsewhere = [2.0]
+
+    def reads(model, ids):
+        scaled = model(ids, use_cache=False).logits * elsewhere[0]
+        return model(ids, use_cache=False).logits + scaled
+
+    saved(runtime, path, reads, llama, input_ids)
+    elsewhere[0] = 3.0
+    refused(r"reads\.scaled is not what it was", path, reads, llama, input_ids)
+
+
 def test_an_edit_before_a_computed_breakpoint(runtime, path, llama, input_ids):
     """Where passes are computed again, what an edit has changed in them would not be there, and that is said."""
 

@@ -225,6 +225,7 @@ def test_all_random_generators(runtime, llama, input_ids, path):
         drawn = [torch.tensor([random.random(), numpy.random.rand(), numpy.random.randn(), random.gauss(0, 1)])]
         with torch.no_grad():
             drawn.append(model(ids).logits)
+            drawn.append(torch.rand(2))  # behind layers that have drawn
             drawn.append(model(ids).logits)
         return [*drawn, torch.tensor([random.random(), numpy.random.randn(), random.gauss(0, 1)]), torch.rand(3)]
 
