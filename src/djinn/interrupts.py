@@ -115,6 +115,15 @@ class _Job:
         self.ended = True
         self._bell.ring()
 
+    def raise_error(self) -> None:
+        """Raise its error, if it has one, and forget it: the traceback leads here, and the cycle would stay."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+
     def call_off(self) -> bool:
         """Cancel the job; return False if it has begun."""
         return self._claim.acquire(blocking=False)
@@ -164,8 +173,7 @@ class Hands:
             raise
         self._forget(job, outer)
         try:
-            if job.error is not None:
-                raise job.error
+            job.raise_error()
             if not job.ended:
                 if self._has_ended():
                     raise IllegalMove("the runtime is closed: make another one for its model")

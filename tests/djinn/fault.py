@@ -53,7 +53,7 @@ class Fault:
             if self.left:
                 return
             self.left = None
-        raise self.error
+        raise type(self.error)(*self.error.args)  # a new one: its traceback will hold what the frames hold
 
     def at(self, count, error):
         self.left, self.error = count, error

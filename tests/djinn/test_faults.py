@@ -7,6 +7,7 @@ is told.
 import gc
 import random
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -244,3 +245,36 @@ def test_random_signals_with_random_faults(model, monkeypatch, seed):
             assert runtime.arena.reserved_bytes == 0
             runtime.close(10)
     assert served > 300
+
+
+def test_a_pause_soon_after_a_swap_in_takes_everything(llama, input_ids, monkeypatch):
+    """The engine's thread still releases host memory when the program parks again: its references are not foreign."""
+    release = transfer.TransferEngine.release
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+        session = runtime.open(breakpoint=2, visit=2).start(greedy, llama, input_ids, 3)
+        session.wait(30)
+        session.io_wait()
+        taken = len(session.state)
+        monkeypatch.setattr(transfer.TransferEngine, "release", lambda *args: (time.sleep(0.2), release(*args)))
+        session.step()
+        assert session.wait(30) is djinn.Phase.PAUSED
+        assert [line.reason for line in session.left_behind] == ["the caller holds it"]  # its argument
+        assert len(session.state) == taken
+
+
+def test_an_error_of_a_signal_holds_nothing_once_it_is_gone(llama, input_ids, monkeypatch):
+    """A pause behind an IO_WAIT that failed takes everything, though no garbage was collected."""
+    fault = Fault(monkeypatch, "copy out")
+    gc.disable()
+    try:
+        with djinn.Runtime(llama, host_memory_bytes=32 << 20) as runtime:
+            session = runtime.open(breakpoint=2, visit=2).start(greedy, llama, input_ids, 3)
+            session.wait(30)
+            fault.at(1, ERRORS["MemoryError"])
+            with pytest.raises(MemoryError):
+                session.io_wait()
+            session.step()
+            assert session.wait(30) is djinn.Phase.PAUSED
+            assert [line.reason for line in session.left_behind] == ["the caller holds it"]  # its argument
+    finally:
+        gc.enable()

@@ -313,6 +313,12 @@ class TransferEngine:
         self._in_behind.record(batch.mark)
         restore.submitted(batch)
 
+    def _submit_missing(self, restore: Restore) -> None:
+        """Submit the batches that nobody has dropped, and that an earlier attempt did not come to."""
+        for batch in restore.history:
+            if restore.lacks(batch):
+                self._submit(restore, batch)
+
     def _bring_back(self, restore: Restore) -> None:
         """Copy what is still missing, and release the host memory when all state is back.
 
@@ -320,9 +326,7 @@ class TransferEngine:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                for batch in restore.history:
-                    if restore.lacks(batch):  # nobody has dropped it, and an earlier attempt did not come so far
-                        self._submit(restore, batch)
+                self._submit_missing(restore)
                 self._in_behind.synchronize()
                 break
             except BaseException as failure:  # noqa: BLE001 - see above
@@ -338,12 +342,14 @@ class TransferEngine:
         self._settle(restore)
 
     def _settle(self, restore: Restore) -> None:
-        """Release the host memory, and notify the waiters even if that fails."""
-        entries = restore.copy.entries
+        """Release the host memory, and notify the waiters even if that fails.
+
+        No frame of this thread may hold a storage by then: the next pause would take it for somebody else's.
+        """
         try:
-            self.release(entries)
+            self.release(restore.copy.entries)
         except MemoryError:
-            self.release(entries)
+            self.release(restore.copy.entries)
         finally:
             restore.settle()
 

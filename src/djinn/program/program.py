@@ -326,6 +326,7 @@ class Program:
         self.wait_all()
         if self.restored is not None:
             self.restored.wait_resident()
+            self.restored.wait_settled()  # the engine's thread holds the storages until then
             self.restored = None  # it refers to the session
         self.turn.clear_modules()
         state = self._scanner.state_at(
