@@ -1,4 +1,4 @@
-# make paper_figures | ten_minutes | continue | published_figures | report | test | test-pythons | preview | trained | check | clean
+# make paper_figures | ten_minutes | durable | continue | published_figures | report | test | test-pythons | preview | trained | check | clean
 # Needs Python 3.11 or later with its venv module, make and git; PYTHON=python3.12 make ... chooses another Python.
 # TORCH=2.11.0 make ... takes that torch, and everything else as it is pinned.
 
@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/torch 2>/dev/null)
 # Not everything is compiled at once, only what is imported, and that is kept whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: paper_figures ten_minutes continue published_figures report test test-pythons preview trained check clean another-torch
+.PHONY: paper_figures ten_minutes durable continue published_figures report test test-pythons preview trained check clean another-torch
 
 paper_figures: $(VENV)/installed
 	$(RUN) snakemake --cores 1 paper_figures
@@ -26,6 +26,10 @@ ten_minutes: $(VENV)/installed
 	@echo "expected: 9 minutes on one H100, 2 as a functional run on two CPU cores"
 	@began=$$(date +%s); $(RUN) snakemake --cores 1 verdicts --configfile configs/ten_minutes.yaml && \
 		echo "taken: $$((($$(date +%s) - began + 30) / 60)) minutes"
+
+# What survives a kill of the process, in results/local-durable: configs/durable.yaml says what that takes.
+durable: $(VENV)/installed
+	$(RUN) snakemake --cores 1 durable --configfile configs/durable.yaml
 
 # Before the next piece of a run, on a machine that comes bare: FROM=a copy of results/local of the former piece.
 # Of another study also CONFIG=configs/llama-2-70b.yaml and NAME=local-70b, its run.

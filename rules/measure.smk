@@ -63,7 +63,7 @@ rule side_measure:
     benchmark:
         f"{LOCAL}/benchmarks/{{kind}}.tsv"
     wildcard_constraints:
-        kind="overhead|load|sweep|thinking|neighbour|editing",
+        kind="overhead|load|sweep|thinking|neighbour|editing|durable",
     conda:
         ENVIRONMENT
     resources:
@@ -122,3 +122,12 @@ rule peer_measure:
     shell:
         "python3 -m evaluation.peers --peer {wildcards.peer} --study {input.study} --out {output}"
         " --strict {resources.strict} > {log} 2>&1"
+
+
+rule durable:
+    """What survives a kill of the process, alone: configs/durable.yaml makes it a run of its own, to be published."""
+    input:
+        f"{LOCAL}/machine.json",
+        f"{LOCAL}/study.json",
+        f"{LOCAL}/durable.json",
+    localrule: True

@@ -39,7 +39,6 @@ _SAMPLES = 5
 
 def take(method: str, study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
     """One cell for each variant that the method's module offers as ``probed``, or as ``variants``."""
-    module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
     workload, subject = edited_workload(study), make_subject()
     layer, input_ids = middle(subject), input_tokens(subject, study, workload)
     probe = _Probe(
@@ -55,15 +54,19 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
     if equal(plain, oracle):
         raise NotBitExact(f"capabilities: the edit after layer {probe.layer} changes nothing, which decides nothing")
     cells = []
-    offered = getattr(module, "probed", None) or module.variants
-    for kind in offered(workload):
-        if kind.unsupported(subject.device):
-            continue
+    for kind in asked(method, workload, subject.device):
         report(kind.variant)
         lines = _state_lines(method, None if kind.headline else kind.variant)
         about = {"variant": kind.variant, "headline": kind.headline, "state_lines": lines}
         cells.append({**about, **probe.verdict(kind, plain, oracle)})
     return {"workload": workload.name, "layer": probe.layer, "cells": cells}
+
+
+def asked(method: str, workload: Workload, device: torch.device) -> list[type[Method]]:
+    """The variants of ``method`` that are asked what they can do with ``workload`` and run on ``device``."""
+    module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
+    offered = getattr(module, "probed", None) or module.variants
+    return [kind for kind in offered(workload) if not kind.unsupported(device)]
 
 
 @dataclass(frozen=True, kw_only=True)

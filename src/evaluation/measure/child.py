@@ -61,6 +61,12 @@ class Child:
         self._process.kill()  # also one that the driver has locked
         self._process.join()
 
+    def kill(self) -> int:
+        """Kill the process, whatever it does; returns the signal that ended it, 0 if it had ended by itself."""
+        self._process.kill()
+        self._process.join()
+        return max(0, -(self._process.exitcode or 0))
+
     @property
     def pid(self) -> int:
         """The process's number."""

@@ -75,6 +75,11 @@ def run_side_job(name: str, description: str | None, take: Callable[[Subject, St
     return _run(name, name, arguments, {"kind": name}, lambda study, subject, report: take(subject(), study, report))
 
 
+def run_unbuilt_job(name: str, description: str | None, take: Callable[[Study, Subjects, Report], Record]) -> int:
+    """The same for what must not have a model from the start."""
+    return _run(name, name, _parser(f"experiments.{name}", description).parse_args(), {"kind": name}, take)
+
+
 def run_method_job(name: str, description: str | None, take: Callable[[str, Study, Subjects, Report], Record]) -> int:
     """The same for what is measured once per method."""
     arguments = _naming("method", methods(), f"experiments.{name}", description)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,9 @@ class Method(ABC):
     keeps: Keeps = "nothing"  # of the state on the device while it is paused: nothing, or the frontier
     link: Link = "idle"  # between host and device while it is paused: idle, or attended by tiny copies
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
+    durable: bool = (
+        False  # whether ``save`` will be asked for, before ``prepare``: some record for it what they compute
+    )
     hand: Hand | None = None  # whom the program hands its last token's logits to, where that is timed
     floor_bytes: int = 0  # what ready waits for, timed beside each sample as one raw pinned copy; 0: nothing is copied
 
@@ -77,6 +81,13 @@ class Method(ABC):
     @abstractmethod
     def resume(self) -> None:
         """Return when the device can compute layer L+1: the clock ``ready``."""
+
+    def save(self, folder: Path) -> None:
+        """Write to ``folder`` what a paused session goes on from when its process is gone; most have no such thing."""
+
+    def restore(self, folder: Path) -> bool:
+        """In another process, in place of ``prepare`` and ``pause``: be paused there. False: there is no way back."""
+        return False
 
     def wait_resident(self) -> None:
         """Return when all state is on the device; only where ``restores_behind``."""

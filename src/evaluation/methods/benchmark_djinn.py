@@ -8,6 +8,7 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, generate_greedily
 from evaluation.study.plan import ConfigError, Study, Workload
 
+_FILE = "session.djinn"
 _BEAT_SECONDS = 0.005  # between the copies by which a runtime attends the link
 
 
@@ -64,19 +66,21 @@ class Djinn(Method):
 
     def prepare(self) -> None:
         """Start the program and wait until it is parked."""
-        self._session = self._runtime.open(breakpoint=self.layer, visit=1 + self.workload.decode_step)
-        self._session.start(
-            self.program,
-            self.hand,
-            self.subject.model,
-            self.input_ids,
-            self.workload.kv_cache,
-            self.decode_steps,
-            whole_prefill=not self.workload.decode_step,
-        )
+        visit = 1 + self.workload.decode_step
+        self._session = self._runtime.open(breakpoint=self.layer, visit=visit, durable=self.durable)
+        self._session.start(self.program, *self._arguments(), **self._options())
         if self._session.wait() is not djinn.Phase.PAUSED:
             self._session.result()  # raises what went wrong
             raise RuntimeError(f"the program ended without reaching layer {self.layer}")
+        self._parked()
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.hand, self.subject.model, self.input_ids, self.workload.kv_cache, self.decode_steps
+
+    def _options(self) -> dict[str, Any]:
+        return {"whole_prefill": not self.workload.decode_step}
+
+    def _parked(self) -> None:
         self._frontier = self._session.frontier
         self._frontier_sizes = [tensor.numel() * tensor.element_size() for tensor in self.frontier().values()]
         self.floor_bytes = 0 if self.keeps == "frontier" else sum(self._frontier_sizes)
@@ -99,6 +103,20 @@ class Djinn(Method):
             self._session.resume()
         except djinn.DeviceMemoryFull as error:
             raise torch.OutOfMemoryError(str(error)) from error
+
+    def save(self, folder: Path) -> None:
+        """One file, from which the runtime of another process leads the same program back to its breakpoint."""
+        self._session.save(folder / _FILE)
+
+    def restore(self, folder: Path) -> bool:
+        """Run the program, whose model answers from the file."""
+        self._session = self._runtime.restore(folder / _FILE, self.program, *self._arguments(), **self._options())
+        self._parked()
+        return True
+
+    def recorded_bytes(self) -> int:
+        """Bytes in host memory of what the model returned so far to a session that is ``durable``."""
+        return self._session.recorded_bytes
 
     def wait_resident(self) -> None:
         """Wait until the last byte is back."""

@@ -5,6 +5,7 @@ A pause deletes every intermediate. What a graph writes it keeps, and says so: s
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ class Recompute(ByHand):
         """Run up to the breakpoint again and wait for the device."""
         self.prepare()
         synchronize(self.subject.device)
+
+    def restore(self, folder: Path) -> bool:
+        """The prompt is all that a rerun needs."""
+        return True
 
     def flops(self) -> float:
         """Operations from the embedding to layer L: the floor of this method is these over the matrix rate.

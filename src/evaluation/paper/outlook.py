@@ -24,6 +24,7 @@ _WORDS = {
     "capacity": "memory wall",
     "capabilities": "edits",
     "editing": "a debugger's round trip",
+    "durable": "sessions that outlive their process",
     "load": "resumes among many paused sessions",
     "overhead": "cost without a pause",
     "sweep": "sizes of the prompt",

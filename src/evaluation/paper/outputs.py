@@ -40,7 +40,7 @@ class Output:
 
         ``leading``: whether there is another run, which the paper is drawn from.
         """
-        if not self.wanted(plan) or (self.compares and not leading):
+        if not plan.timed or not self.wanted(plan) or (self.compares and not leading):
             return {}
         if self.drawn is None:
             return {self.name: ""}

@@ -61,6 +61,11 @@ class Plan:
         return run_folder(self.results, self.name)
 
     @property
+    def timed(self) -> bool:
+        """Whether it times resumes: if not, it was made for some record besides alone, and has little to draw."""
+        return bool(self.study.get("latency_methods", True) or pair_paths(self.folder, self.study))
+
+    @property
     def about(self) -> list[Path]:
         """What says of which machine and study it is."""
         return [self.folder / "machine.json", self.folder / "study.json"]

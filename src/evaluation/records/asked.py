@@ -55,6 +55,12 @@ class Editing(_Block):
     blocks: Positive
 
 
+class Durable(_Block):
+    """Saves, and as many restores."""
+
+    samples: Positive
+
+
 class Pairs(_Block):
     """Processes that compare forms of resumes, the blocks of each cell, and the breakpoints."""
 
@@ -142,6 +148,7 @@ class Asked(_Block):
     pairs: Pairs | None = None
     overhead: Overhead | None = None
     editing: Editing | None = None
+    durable: Durable | None = None
     load: list[Load] | None = None
     capacity: Capacity | None = None
     sweep: Sweep | None = None

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from evaluation.records.asked import Asked, block
 from evaluation.records.atomic import write_json
 from evaluation.records.cells import Cell, check_unique
+from evaluation.records.durable import Durable
 from evaluation.records.editing import Editing
 from evaluation.records.fields import Name, Positive, Strict, Text, checked
 from evaluation.records.json_file import Json
@@ -205,6 +206,7 @@ _KINDS: dict[str, type[Record]] = {
     "thinking.json": Thinking,
     "neighbour.json": Neighbour,
     "editing.json": Editing,
+    "durable.json": Durable,
     "capacity": Capacity,
     "capabilities": Capabilities,
     "peers": Peer,

@@ -1,9 +1,9 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
 A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged. With them go
-what was measured besides (overhead, load, capacity, capabilities, sweep, peers), and what each job took of the machine,
-in Snakemake's benchmark files. ``SHA256SUMS`` lists all. Functional, incomplete and mixed runs are refused. The folder
-appears whole or not at all.
+what was measured besides (overhead, load, capacity, capabilities, sweep, durable, peers), and what each job took of the
+machine, in Snakemake's benchmark files. ``SHA256SUMS`` lists all. Functional, incomplete and mixed runs are refused.
+The folder appears whole or not at all.
 """
 
 import os
@@ -77,6 +77,8 @@ def check_publishable(source: Path, run: Run) -> None:
         raise RunError(f"{source}: a functional run, made without a GPU, is not published")
     if missing := [path for path in _needed(source, run) if not path.exists()]:
         raise RunError(f"{missing[0]}: missing; the run is incomplete ({len(missing)} jobs)")
+    if not _needed(source, run) and (absent := [name for name in side_records(run.study) if name not in run.beside]):
+        raise RunError(f"{source / absent[0]}: missing; the run asks for nothing but such records")
     for name, record in run.beside.items():
         if not record["cells"]:
             raise RunError(f"{source / name}: holds no cell; measure it again, or leave it out")

@@ -60,7 +60,7 @@ class Run:
     @property
     def functional(self) -> bool:
         """Whether this run was made without a GPU, so that its times mean nothing."""
-        return bool(self.records[0]["provenance"]["device"] == "cpu")
+        return bool(self.machine["functional"])
 
     @property
     def pair_sittings(self) -> dict[int, str | None]:
@@ -88,12 +88,14 @@ def load_run(directory: str | Path) -> Run:
     if published and (strays := sorted(set((folder / "raw").rglob("*.json")) - {*wanted, *pairs})):
         raise RunError(f"{strays[0]}: study.json does not ask for this record")
     present = [path for path in wanted if path.exists()]
-    if not present:
+    if wanted and not present:
         raise RunError(f"{folder / 'raw'}: holds no record that study.json asks for")
     raw = {path.relative_to(folder).as_posix(): read_object(path) for path in present}
     paired = {path.relative_to(folder).as_posix(): read_object(path) for path in pairs if path.exists()}
     beside = {name: read_object(folder / name) for name in side_records(study) if (folder / name).exists()}
-    check_together(folder, study, asked, machine, {**raw, **paired, **beside})
+    if not (records := {**raw, **paired, **beside}):
+        raise RunError(f"{folder}: holds no record that study.json asks for")
+    check_together(folder, study, asked, machine, records)
     return Run(
         name=folder.resolve().name,
         machine=machine,
@@ -163,8 +165,8 @@ def side_records(study: Json) -> list[str]:
     of_djinn = ["overhead.json", "load.json"] if "djinn" in study["methods"] else []
     of_both = ("thinking", "neighbour") if set(study["methods"]) >= _PAIRED else ()
     together = [f"{kind}.json" for kind in of_both if kind in study]
-    if of_djinn and "editing" in study:
-        together.append("editing.json")
+    if of_djinn:
+        together += [f"{kind}.json" for kind in ("editing", "durable") if kind in study]
     places = [*of_djinn, "sweep.json", *together, *of_methods, *of_peers]
     return [place for place in places if asks_for(study, place.partition("/")[0].removesuffix(".json"))]
 

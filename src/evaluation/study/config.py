@@ -16,6 +16,7 @@ from evaluation.study.keys import (
     SAMPLES,
     Capacity,
     Count,
+    Durable,
     Editing,
     Load,
     Measurement,
@@ -177,6 +178,7 @@ class Functional(Block):
     think_time_ms: Number = Field(default=2, description="as measurement.think_time_ms")
     overhead: Overhead = Overhead(samples=4, decode_steps=4)
     editing: Editing = Editing(blocks=1)
+    durable: Durable = Durable(samples=2)
     pairs: PairKeys = PairKeys(rounds=2, blocks=1)
     load: tuple[Load, ...] = Field(
         default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"
@@ -237,6 +239,7 @@ class Config(Block):
     pairs: PairKeys = PairKeys(rounds=8, blocks=2)
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     editing: Editing = Editing(blocks=3)
+    durable: Durable = Durable(samples=3)
     load: tuple[Load, ...] = Field(
         default=(
             Load(sessions=1, resumes=60),

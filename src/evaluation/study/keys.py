@@ -86,6 +86,13 @@ class Editing(Block):
 
 
 @block
+class Durable(Block):
+    """How often a session is saved, and restored in another process."""
+
+    samples: Samples = Field(description="saves of each workload's session, and as many restores, from 2")
+
+
+@block
 class Load(Block):
     """Resumes of random ones among ``sessions`` that are paused at once."""
 

@@ -12,6 +12,7 @@ from evaluation.study.architectures import LLAMA_2, Architecture, from_checkpoin
 from evaluation.study.block import Block, ConfigError, block, plain
 from evaluation.study.keys import (
     Capacity,
+    Durable,
     Editing,
     Load,
     Measurement,
@@ -32,6 +33,7 @@ __all__ = [
     "READS",
     "Capacity",
     "ConfigError",
+    "Durable",
     "Editing",
     "Job",
     "Load",
@@ -62,6 +64,10 @@ READS = {
     "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
     "capabilities": (*_SESSION, "host_arena_gib"),
     "editing": (*_SESSION, "editing", "host_arena_gib", "order_seed"),
+    "durable": (
+        *(*_MODEL, "workloads", "methods"),
+        *("measurement.decode_steps", "durable", "host_arena_gib"),
+    ),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
     "overhead": (*_MODEL, "workloads", "overhead"),
     "sweep": (*(key for key in _TIMED if key != "workloads"), "sweep"),
@@ -103,6 +109,7 @@ class Study(Block):
     pairs: Pairs
     overhead: Overhead
     editing: Editing
+    durable: Durable
     load: tuple[Load, ...]
     load_host_arena_gib: int | float
     capacity: Capacity

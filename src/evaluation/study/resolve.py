@@ -67,6 +67,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         pairs=_pairs(chosen.pairs, (architecture.layers,) if functional else layers, architecture),
         overhead=chosen.overhead,
         editing=chosen.editing,
+        durable=chosen.durable,
         load=chosen.load,
         load_host_arena_gib=wanted.djinn.host_arena_gib if functional else wanted.djinn.load_host_arena_gib,
         capacity=chosen.capacity,

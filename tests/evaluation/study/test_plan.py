@@ -20,7 +20,7 @@ ROWS = [
 ]
 OF_SESSIONS = {"measure", "pairs", "capabilities", "editing", "load", "memory_saver", "process_checkpoint"}
 TIMED = {"measure", "pairs", "sweep", "thinking", "memory_saver"}
-WITH_WORKLOADS = {"capacity", "overhead", "thinking", "neighbour", *OF_SESSIONS}
+WITH_WORKLOADS = {"capacity", "durable", "overhead", "thinking", "neighbour", *OF_SESSIONS}
 ALL = {"sweep", *WITH_WORKLOADS}
 
 # Each key of config.yaml that reaches a functional study: another value, and whom it concerns.
@@ -29,7 +29,7 @@ CHANGES = {
     "model.dtype": ("float32", ALL),
     "model.attention": ("eager", ALL),
     "model.seed": (1, ALL),
-    "methods": (["djinn"], set()),
+    "methods": (["djinn"], {"durable"}),
     "experiments": (["capacity"], set()),
     "latency_methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
@@ -39,7 +39,7 @@ CHANGES = {
     "measurement.decode_steps": (2, ALL - {"overhead"}),
     "djinn.host_arena_gib": (
         1,
-        {"measure", "pairs", "capabilities", "editing", "capacity", "load", "thinking", "neighbour"},
+        {"measure", "pairs", "capabilities", "editing", "durable", "capacity", "load", "thinking", "neighbour"},
     ),
     "djinn.load_host_arena_gib": (1, set()),
     "peers.run": ([], set()),
@@ -53,6 +53,7 @@ CHANGES = {
     "functional.pairs": ({"rounds": 2, "blocks": 2, "forms": "plain", "layers": [2]}, {"pairs"}),
     "functional.overhead": ({"samples": 6, "decode_steps": 4}, {"overhead"}),
     "functional.editing": ({"blocks": 2}, {"editing"}),
+    "functional.durable": ({"samples": 3}, {"durable"}),
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
     "functional.sweep": ({"layers": [1, 9], "samples": 2, "sizes": [{"batch": 1, "tokens": 16}]}, {"sweep"}),
@@ -89,7 +90,7 @@ def test_a_change_concerns_the_jobs_that_read_it(study, key):
 OF_A_GPU = {
     *(f"measurement.{name}_samples" for name in ("other", "warmup", "validation")),
     *("measurement.samples", "measurement.think_time_ms", "rounds", "pairs", "overhead", "load", "capacity", "sweep"),
-    *("thinking", "neighbour", "editing"),
+    *("thinking", "neighbour", "editing", "durable"),
     *("peers.memory_saver_samples", "peers.process_checkpoint_samples", "device", "model.path"),
 }
 
@@ -115,6 +116,7 @@ def test_each_kind_of_job_has_its_row(study):
         "capacity",
         "capabilities",
         "editing",
+        "durable",
         "load",
         "overhead",
         "sweep",

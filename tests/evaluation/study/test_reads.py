@@ -7,7 +7,18 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluation.experiments import capabilities, capacity, editing, load, neighbour, overhead, pairs, sweep, thinking
+from evaluation.experiments import (
+    capabilities,
+    capacity,
+    durable,
+    editing,
+    load,
+    neighbour,
+    overhead,
+    pairs,
+    sweep,
+    thinking,
+)
 from evaluation.measure.models import build
 from evaluation.measure.workloads import measure
 from evaluation.methods import benchmark_djinn, benchmark_manual_offload
@@ -31,6 +42,7 @@ SMALL = {
         "pairs": {"rounds": 1, "blocks": 1, "layers": [2]},
         "overhead": {"samples": 2, "decode_steps": 1},
         "editing": {"blocks": 1},
+        "durable": {"samples": 2},
         "load": [{"sessions": 1, "resumes": 2}],
         "capacity": {"sessions": 1, "processes": 1},
         "sweep": {"layers": [1, 2], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
@@ -102,6 +114,7 @@ def run(kind, study, monkeypatch):
         "capacity": lambda: capacity_of_all(study, monkeypatch),
         "capabilities": lambda: capabilities.take("djinn", study, lambda: build(study), quiet),
         "editing": lambda: editing.take(build(study), study, quiet),
+        "durable": lambda: durable.take(study, lambda: build(study), quiet),
         "load": lambda: load.take(build(study), study, quiet),
         "overhead": lambda: overhead.take(build(study), study, quiet),
         "sweep": lambda: sweep.take(build(study), study, quiet),
