@@ -16,6 +16,7 @@ The model's code and the call stay as they are. Nothing here knows of the evalua
 
 from djinn.core import (
     DeviceMemoryFull,
+    DiskFailed,
     DjinnError,
     HostMemoryFull,
     IllegalMove,
@@ -37,6 +38,7 @@ __version__ = "0.1.0"  # the only place: the build reads it here
 
 __all__ = [
     "DeviceMemoryFull",
+    "DiskFailed",
     "DjinnError",
     "HostMemoryFull",
     "IllegalMove",

@@ -10,6 +10,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -32,6 +33,11 @@ def check_bytes(name: str, value: object, *, least: int) -> int:
     return number
 
 
+def check_most_bytes(name: str, value: object, *, least: int) -> int | None:
+    """Do what :func:`check_bytes` does, unless ``value`` is None, which is no limit."""
+    return None if value is None else check_bytes(name, value, least=least)
+
+
 def check_breakpoint(layer: object, visit: object, depth: int) -> tuple[int, int]:
     """Return ``layer`` (1 .. ``depth``) and the hit count ``visit`` (>= 1) as ints; else a type or value error."""
     number = _index(layer)
@@ -50,6 +56,26 @@ def check_visit(visit: object) -> int:
     if number < 1:
         raise ValueError(f"visit {number} is not a hit count: the first time is visit 1")
     return number
+
+
+def check_disk(folder: Any, nbytes: object) -> "tuple[Path, int | None] | None":
+    """Return ``disk_folder`` and ``disk_bytes``; None without a folder.
+
+    Raises ``TypeError`` unless they are a path and a whole number, ``NotADirectoryError`` if there is no such folder,
+    and ``ValueError`` for bytes below 1 or without a folder.
+    """
+    most = check_most_bytes("disk_bytes", nbytes, least=1)
+    if folder is None:
+        if most is not None:
+            raise ValueError(f"disk_bytes={most} without disk_folder: pass the folder on the disk too")
+        return None
+    try:
+        path = Path(folder).absolute()  # now: the folder of the process may change
+    except TypeError:
+        raise TypeError(f"disk_folder={folder!r} is no path: pass a str or a pathlib.Path") from None
+    if not path.is_dir():
+        raise NotADirectoryError(f"there is no folder {path} for disk_folder: make it first")
+    return path, most
 
 
 def check_keep(keep: object) -> Keep:

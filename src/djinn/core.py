@@ -3,6 +3,7 @@
 Owns no state and imports nothing of the package; everything else builds on it.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 
@@ -47,6 +48,22 @@ class IllegalMove(DjinnError):
 
 class HostMemoryFull(DjinnError):
     """The host arena has no room for the session's state; the session stays where it was and may run on."""
+
+
+class NotYet(HostMemoryFull):
+    """What is asked needs room in host memory, or bytes there, and can have them later.
+
+    Private: whoever asks calls :attr:`wait` with the seconds that it may take, or None, and holds no lock. Then it asks
+    again (``interrupts.patiently``).
+    """
+
+    def __init__(self, message: str, wait: Callable[[float | None], object]) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class DiskFailed(DjinnError):
+    """The disk gave back other bytes of a session's state, or none; they stay there, and the call can be retried."""
 
 
 class DeviceMemoryFull(DjinnError):

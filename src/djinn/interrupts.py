@@ -6,6 +6,7 @@ These primitives do, as the tests show on every line:
 
 - :func:`at_once`: runs several C functions within one call of a C function. Nothing comes between them.
 - :func:`holding`: calls a function under a lock. The lock is free afterwards whatever happens.
+- :func:`patiently`: calls a function again whenever what it lacks in host memory has come.
 - :class:`Bell`: a condition. Each waiter has a lock of its own, so that an interrupted one affects no other.
 - :class:`Hands`: a worker thread, on which no signal is delivered. The caller only waits for the answer.
 """
@@ -22,7 +23,7 @@ from operator import call
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from djinn.core import IllegalMove
+from djinn.core import IllegalMove, NotYet
 
 LOOK_SECONDS = 1.0  # a waiter polls at this interval, for its notifier may have died
 _SETTLE_SECONDS = 10.0  # how long an interrupted caller waits for the end of work that has begun
@@ -42,6 +43,25 @@ def holding(lock: AbstractContextManager[object], function: Callable[[], T]) -> 
     release. Between the acquisition and the body no version of Python has such a moment.
     """
     with lock: return function()  # fmt: skip # noqa: E701
+
+
+def patiently(attempt: Callable[[], T], deadline: float | None = None, *, times: int | None = None) -> T:
+    """Return ``attempt()``; whenever it raises :class:`NotYet`, wait for what it lacks, without a lock, and try again.
+
+    At the ``deadline``, by ``time.monotonic``, it raises ``TimeoutError``. After so many ``times`` the error
+    itself is raised, which is a :class:`djinn.HostMemoryFull`.
+    """
+    while True:
+        try:
+            return attempt()
+        except NotYet as early:
+            if times is not None and (times := times - 1) < 0:
+                raise
+            wait = early.wait  # not the error, whose traceback holds the session's state
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError
+        wait(left)
 
 
 class Alarm(Protocol):

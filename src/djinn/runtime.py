@@ -23,15 +23,17 @@ from djinn.arguments import (
     check_attentive,
     check_breakpoint,
     check_bytes,
+    check_disk,
     check_keep,
     check_layers,
     check_model,
+    check_most_bytes,
     check_program,
     check_timeout,
     check_visit,
 )
 from djinn.blocks import EXIT_SECONDS, end_block
-from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, NotRestored, Phase
+from djinn.core import PARKED, DjinnError, HostMemoryFull, IllegalMove, NotRestored, NotYet, Phase
 from djinn.durable import document, session_file
 from djinn.durable.machine import check_machine, machine_of
 from djinn.durable.model_print import ModelPrint
@@ -40,9 +42,11 @@ from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.memory import blas_memory
 from djinn.memory.beat import Attention, beat_of
-from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
+from djinn.memory.disk_tier import DiskTier
+from djinn.memory.host_memory import HostArena, available_bytes
 from djinn.memory.lanes import link_of
 from djinn.memory.page_lock import memory_lock_limit
+from djinn.memory.placement import Residency
 from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.memory.transfer import TransferEngine
 from djinn.program.device_lock import lock_of
@@ -72,6 +76,10 @@ class Runtime:
     whose layers cannot be found; :attr:`layers` tells their names. :meth:`close`, which a ``with`` calls, removes the
     interceptors from the model.
 
+    If that is too little, those who have waited longest are spilled to files in a folder of the runtime's own in
+    ``disk_folder``, of at most ``disk_bytes`` in all. They are read back when they are wanted. The files do not outlive
+    the process: :meth:`djinn.Session.save` is for that.
+
     ``keep`` says what IO_WAIT leaves on the device unless it is told otherwise, see :meth:`djinn.Session.io_wait`.
 
     ``around_turn`` is called with the session whenever its program begins to compute: at its start, after RESUME, and
@@ -84,7 +92,8 @@ class Runtime:
     of a core. On the CPU there is no link, and nothing is done.
 
     Raises :class:`djinn.HostMemoryFull` if the system refuses the memory, and :class:`djinn.LayersNotFound`. Raises
-    :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime. Raises ``ValueError`` for a
+    :class:`djinn.DjinnError` for a model that is compiled or belongs to another runtime, and ``OSError`` for a
+    ``disk_folder`` in which nothing can be made. Raises ``ValueError`` for a
     model without parameters, on several devices, or whose weights are offloaded, and ``TypeError`` for an argument of
     another kind.
     """
@@ -94,6 +103,8 @@ class Runtime:
         model: nn.Module,
         *,
         host_memory_bytes: int | None = None,
+        disk_folder: "str | os.PathLike[str] | None" = None,
+        disk_bytes: int | None = None,
         idle_device_bytes: int | None = None,
         layers: Iterable[nn.Module] | None = None,
         around_turn: AroundTurn | None = None,
@@ -102,10 +113,9 @@ class Runtime:
     ) -> None:
         check_model(model)
         layers = check_layers(layers)
-        if host_memory_bytes is not None:
-            host_memory_bytes = check_bytes("host_memory_bytes", host_memory_bytes, least=1)
-        if idle_device_bytes is not None:
-            idle_device_bytes = check_bytes("idle_device_bytes", idle_device_bytes, least=0)
+        host_memory_bytes = check_most_bytes("host_memory_bytes", host_memory_bytes, least=1)
+        disk = check_disk(disk_folder, disk_bytes)
+        idle_device_bytes = check_most_bytes("idle_device_bytes", idle_device_bytes, least=0)
         check_around_turn(around_turn)
         self._keep = check_keep(keep)
         self._device = device = device_of(model)
@@ -140,6 +150,7 @@ class Runtime:
             self._journal.start()
             warn = functools.partial(self._journal.note, logging.WARNING)
             self.arena = holdings.record(_arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn))
+            self.disk = None if disk is None else _disk(self, *disk)
             self._engine = holdings.record(_engine(self, device))
             self._engine.start()
             self._hands = holdings.record(Hands("djinn-signals"))
@@ -346,6 +357,7 @@ class Runtime:
                 layer=session.layer if session.phase in PARKED else None,
                 device_bytes=session.device_bytes,
                 host_bytes=session.host_bytes,
+                disk_bytes=session.disk_bytes,
                 left_bytes=session.left_bytes,
                 recorded_bytes=session.recorded_bytes,
                 age_seconds=session.age_seconds,
@@ -354,13 +366,16 @@ class Runtime:
             for session in self.sessions
             if session.phase is not Phase.CLOSED
         )
-        arena = self.arena
+        arena, disk = self.arena, self.disk
         return StatusTable(
             rows,
             arena_ready_bytes=arena.ready_bytes,  # first: a refusal makes the whole as small as this
             arena_bytes=arena.nbytes,
             set_aside_bytes=arena.set_aside_bytes,
             beat=self._attention.said,
+            disk_folder=None if disk is None else disk.folder,
+            disk_bytes=0 if disk is None else disk.used_bytes,
+            disk_free_bytes=0 if disk is None else disk.free_bytes,
         )
 
     def wait_any(self, sessions: Iterable[Session] | None = None, timeout: float | None = None) -> Session | None:
@@ -390,7 +405,8 @@ class Runtime:
         """Swap out sessions in IO_WAIT until ``nbytes`` of device memory are freed; return the bytes freed.
 
         The session that has waited longest leaves first. Less is freed if there is no more, or if the host arena is
-        full. Waits while the arena has no room yet and still grows. Raises ``ValueError`` for a negative number.
+        full, and the disk if there is one. Waits while the arena has no room yet and still grows. Raises ``ValueError``
+        for a negative number.
         """
         return self._make_room(check_bytes("nbytes", nbytes, least=0))
 
@@ -406,29 +422,32 @@ class Runtime:
             self._evict(lambda freed: over_budget(self._idle(), budget))
 
     def _evict(self, choose: Callable[[int], Sequence[Eviction]]) -> int:
-        """Carry out what ``choose(bytes freed so far)`` chooses, as the arena grows; return the bytes freed."""
+        """Carry out what ``choose(bytes freed so far)`` chooses, as the arena gets room; return the bytes freed."""
         freed: int = 0
-        grow: Callable[[], object] | None
+        get_room: Callable[[None], object] | None
         while True:
-            done, grow = self._hands.do(functools.partial(self._carry_out, functools.partial(choose, freed)))
+            done, get_room = self._hands.do(functools.partial(self._carry_out, functools.partial(choose, freed)))
             freed += done
-            if grow is None:
+            if get_room is None:
                 return freed
-            grow()
+            try:
+                get_room(None)
+            except HostMemoryFull:
+                return freed
 
     def _idle(self, sparing: int | None = None) -> list[EvictionCandidate]:
         sessions = [session for session in list(self._sessions.values()) if session.number != sparing]
         return [idle for session in sessions if (idle := session._idle()) is not None]
 
-    def _carry_out(self, choose: Callable[[], Sequence[Eviction]]) -> tuple[int, Callable[[], object] | None]:
-        """Return the bytes freed, and what waits for the arena if that was too small and still grows."""
-        freed, grow = 0, None
+    def _carry_out(self, choose: Callable[[], Sequence[Eviction]]) -> tuple[int, Callable[[None], object] | None]:
+        """Return the bytes freed, and what waits for room in the arena if that was too small and will have some."""
+        freed, get_room = 0, None
         for eviction in choose():  # only this thread evicts and closes: every candidate is still there
             try:
                 freed += self._sessions[eviction.session]._evict(eviction.keep)
-            except ArenaGrowing as growing:
-                grow = growing.wait  # not the error, whose traceback holds the session's state
-        return freed, grow
+            except NotYet as early:
+                get_room = early.wait  # not the error, whose traceback holds the session's state
+        return freed, get_room
 
     def close(self, timeout: float | None = None) -> None:
         """Close every session, remove the interceptors from the model and free the host memory; can be called again.
@@ -454,6 +473,8 @@ class Runtime:
             session._close_by(deadline, timeout)
         self._holdings.give_back()
         self.arena.check_integrity()
+        if self.disk is not None:
+            self.disk.check_integrity()
 
     def __del__(self) -> None:
         """Give back what is held by a runtime that nobody can reach any more, nor any of its sessions."""
@@ -493,6 +514,8 @@ class Runtime:
             session._wait_left(max(deadline - time.monotonic(), 0))
         self._hands.drain(EXIT_SECONDS)
         self._engine.drain(EXIT_SECONDS)
+        if self.disk is not None:
+            self.disk.leave(EXIT_SECONDS)
         self._journal.drain(EXIT_SECONDS)
 
     def __enter__(self) -> "Runtime":
@@ -516,6 +539,8 @@ class Runtime:
         used = sum(session.host_bytes for session in sessions)
         beat = f", {self._attention.said}" if self._attention.said else ""
         memory = f"{mebibytes(used)} of {mebibytes(self.arena.nbytes)} of host memory in use"
+        if self.disk is not None:
+            memory += f", {mebibytes(self.disk.used_bytes)} on the disk"
         counts = f"{counted(self.depth, 'layer')}, {counted(len(sessions), 'session')}"
         return f"<Runtime of {type(self._model).__name__}: {counts}, {memory}{beat}>"
 
@@ -543,7 +568,20 @@ def _engine(runtime: Runtime, device: torch.device) -> TransferEngine:
     """Make the engine of ``runtime``. A parked program's thread has it, and must not keep the runtime alive."""
     blas_memory.keep_small(device)  # before a program's thread makes a product
     make_room = functools.partial(_make_room, weakref.ref(runtime))
-    return TransferEngine(link_of(device), runtime.arena, runtime._journal, make_room=make_room)
+    return TransferEngine(link_of(device), runtime.arena, runtime._journal, make_room=make_room, disk=runtime.disk)
+
+
+def _disk(runtime: Runtime, folder: Path, nbytes: int | None) -> DiskTier:
+    residents = functools.partial(_residents, weakref.ref(runtime))
+    attend = runtime._attention.attend
+    tier = DiskTier(folder, nbytes, runtime.arena, runtime._journal, residents=residents, arrived=attend)
+    runtime._holdings.record(tier).start()
+    return tier
+
+
+def _residents(runtime: weakref.ref[Runtime]) -> list[Residency]:
+    alive = runtime()
+    return [] if alive is None else [session._residency for session in list(alive._sessions.values())]
 
 
 def _make_room(runtime: weakref.ref[Runtime], nbytes: int, session: int) -> int:

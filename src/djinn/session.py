@@ -29,10 +29,12 @@ from djinn.core import (
     ENDED,
     PARKED,
     DeviceMemoryFull,
+    DiskFailed,
     DjinnError,
     HostMemoryFull,
     IllegalMove,
     NotRestored,
+    NotYet,
     Phase,
     SessionAbandoned,
     SessionCancelled,
@@ -41,9 +43,10 @@ from djinn.core import (
 from djinn.durable.document import SavedSession, recording_of, written
 from djinn.durable.machine import machine_of
 from djinn.durable.session_file import check_can_write, write
-from djinn.interrupts import Bell, Hands, at_once, holding
+from djinn.interrupts import Bell, Hands, at_once, holding, patiently
 from djinn.journal import Journal
-from djinn.memory.host_memory import ArenaGrowing, available_bytes
+from djinn.memory.disk_tier import Spill
+from djinn.memory.host_memory import available_bytes
 from djinn.memory.placement import Residency, raw_bytes
 from djinn.memory.policy import EvictionCandidate
 from djinn.memory.restore import Restore
@@ -106,6 +109,7 @@ class _Pause:
         self._session._engine.link.current().synchronize()
 
     def note_edit(self, name: str) -> None:
+        self._session._residency.edits += 1
         if self._session._tape is not None:
             self._session._tape.note_edit(name)
 
@@ -167,7 +171,7 @@ class Session:
         self._breakpoint = breakpoint  # layer and hit count, until the program exists
         self._program: Program | None = None
         self._name = ""  # of the program
-        self._callbacks = Callbacks(parked=self._parked, restore=self._restore, ended=self._ended)
+        self._callbacks = Callbacks(parked=self._parked, fetch=self._fetch, restore=self._restore, ended=self._ended)
         self._outcome: tuple[Any, BaseException | None] | None = None  # of the program that has ended
         self._arrivals = 0  # how often it has come to rest
         self._told = 0  # how many of them a caller has waited for
@@ -176,7 +180,8 @@ class Session:
         phase = functools.partial(_phase_of, weakref.ref(self))  # the program's thread has it while it is parked
         self._adopted = Adopted(adopt, number=number, phase=phase, living=living)
         self._adopted.check_free()
-        self._residency = Residency(engine, session=number, adopted=self._adopted)
+        waits = functools.partial(_waits, weakref.ref(self))
+        self._residency = Residency(engine, number=number, adopted=self._adopted, lock=self._lock, waits=waits)
         self._departure: tuple[Restore, list[Step]] | None = None  # the steps that let its program go, once prepared
 
     # -- what a caller does ------------------------------------------------------------------------------------------
@@ -400,6 +405,11 @@ class Session:
         return self._residency.host_bytes
 
     @property
+    def disk_bytes(self) -> int:
+        """Bytes of the session's state that were spilled to the disk."""
+        return self._residency.disk_bytes
+
+    @property
     def device_bytes(self) -> int:
         """Bytes of the session's state on the device, while parked."""
         return self._residency.device_bytes
@@ -416,8 +426,9 @@ class Session:
         RESUME returns at once. It leaves when the memory is needed, after all histories. ``keep="nothing"`` leaves
         nothing; by default the runtime's ``keep`` decides. Without ``force`` all of the state stays on the device until
         another session needs the memory, so that an early RESUME costs nothing. Waits while the arena has no room yet
-        and still grows. Raises :class:`IllegalMove` unless PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if
-        the arena has no room, ``ValueError`` for another ``keep``.
+        and still grows, and while others are spilled to the disk, if there is one. Raises :class:`IllegalMove` unless
+        PAUSED, :class:`djinn.HostMemoryFull` (and stays PAUSED) if arena and disk have no room, ``ValueError`` for
+        another ``keep``.
         """
         keep = self._keep if keep is None else check_keep(keep)
         self._serve_with_host_memory(functools.partial(self._io_wait, force, keep))
@@ -460,7 +471,7 @@ class Session:
 
     def _save(self, path: Path, tape: Tape) -> int:
         began = time.perf_counter()
-        layer, recording = holding(self._lock, functools.partial(self._copy, tape))
+        layer, recording = patiently(functools.partial(self._copied, tape))
         # Without the lock: a disk may be slow, and signals to the session would hold up those to all others.
         saved = SavedSession(
             program=self._name,
@@ -474,8 +485,16 @@ class Session:
         self._journal.note(logging.INFO, text, self.number, mebibytes(nbytes), seconds, mebibytes(tape.nbytes))
         return nbytes
 
-    def _copy(self, tape: Tape) -> tuple[int, Recording]:
+    def _copied(self, tape: Tape) -> tuple[int, Recording]:
         """Return the layer at which the session is parked, and copies in host memory of all that a file must have."""
+        spilled = self._residency.spilled
+        copies = self._residency.copies_from_disk(spilled)  # first: nobody waits for a disk under the lock
+        return holding(self._lock, functools.partial(self._copy, tape, spilled, copies))
+
+    def _copy(
+        self, tape: Tape, spilled: tuple[Spill, ...], from_disk: dict[int, torch.Tensor]
+    ) -> tuple[int, Recording]:
+        """Do what :meth:`_copied` does, with the copies of what was ``spilled`` if it still is."""
         state = self._check_parked("a session can be saved")
         for line in self._residency.left:
             if line.name == "hidden_states" or line.name.startswith("kv."):
@@ -501,8 +520,13 @@ class Session:
         assert self._pause is not None
         assert self._layer is not None
         self._pause.before_use()
+        if self._residency.spilled is not spilled:
+            from_disk = {}
         bytes_of = self._residency.bytes_of
-        copies = {name: bytes_of(item).to("cpu", copy=True) for name, item in named(state)}
+        copies = {
+            name: from_disk[id(item)] if id(item) in from_disk else bytes_of(item).to("cpu", copy=True)
+            for name, item in named(state)
+        }
         return self._layer, recording_of(tape, copies)
 
     @property
@@ -526,9 +550,11 @@ class Session:
         """RESUME: go on with the program; returns when the device holds what layer L+1 needs.
 
         The rest of the state is swapped in behind the running computation, which waits for exactly what it reads. If
-        there is no room, state of other sessions in IO_WAIT is evicted. Raises :class:`IllegalMove` unless parked,
-        :class:`djinn.DeviceMemoryFull` (state intact on the host, can be retried). If other work takes the device
-        memory for the history before the program can, the program waits until there is room.
+        there is no room, state of other sessions in IO_WAIT is evicted. State on the disk is read back first, all of
+        it. Raises :class:`IllegalMove` unless parked, :class:`djinn.DeviceMemoryFull` (state intact on the host, can be
+        retried). If other work takes the device memory for the history before the program can, the program waits until
+        there is room. Raises :class:`djinn.DiskFailed`, and :class:`djinn.HostMemoryFull` if arena and disk are full:
+        what is on the disk stays there, and the call can be tried again.
         """
         self._go_on(pause_asked=False)
 
@@ -537,21 +563,28 @@ class Session:
 
         That is layer L+1, and after layer N the first of the next forward pass. FINISHED means that no layer came.
         The breakpoint stays, and a step past it counts as a hit. After ``timeout`` seconds it returns RUNNING; the
-        program still parks after that layer. Raises what :meth:`resume` and :meth:`wait` raise.
+        program still parks after that layer. Raises what :meth:`resume` and :meth:`wait` raise, and ``TimeoutError`` if
+        the state is still on the disk then.
         """
         check_timeout(timeout)
         self._check_may_wait()
-        self._go_on(pause_asked=True)
-        return self.wait(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._go_on(pause_asked=True, deadline=deadline)
+        return self.wait(_left(deadline))
 
-    def _go_on(self, *, pause_asked: bool) -> None:
+    def _go_on(self, *, pause_asked: bool, deadline: float | None = None) -> None:
         called = time.perf_counter()
         self._enter()
         resume = functools.partial(holding, self._lock, functools.partial(self._resume, called, pause_asked))
-        self._engine.with_room(self._number, resume)
+        try:
+            self._engine.with_room(self._number, functools.partial(patiently, resume, deadline))
+        except TimeoutError:
+            waits = f"session {self._number} is still on the disk, and is read from there meanwhile: call it again"
+            raise TimeoutError(waits) from None
 
     def _resume(self, called: float, pause_asked: bool) -> None:
         self._check_parked("RESUME is possible")
+        self._residency.check_back()
         program, restore = self._its, self._residency.restore
         program.pause_asked = pause_asked  # every time: what an interrupted step asked for is void
         if restore is None:
@@ -613,10 +646,24 @@ class Session:
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state of the last RESUME is on the device; False after ``timeout`` seconds."""
         check_timeout(timeout)
-        restore = self._residency.restore
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_resident_by(deadline):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        return True
+
+    def _is_resident_by(self, deadline: float | None) -> bool:
+        """Wait for all state until the ``deadline``; False then, or if it has gone to the disk or come from there."""
+        residency = self._residency
+        if residency.spilled:
+            self._changed.wait(lambda: not residency.spilled, _left(deadline))
+            return False
+        restore = residency.restore
         if restore is not None and restore.left_alone:  # the program's thread has yet to allocate, in its turn
             self._check_may_wait()
-        return restore is None or restore.wait_resident(timeout)
+        if restore is not None and not restore.wait_resident(_left(deadline)):
+            return False
+        return residency.restore is restore and not residency.spilled
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the program's return value, or raise its error; ``TimeoutError`` after ``timeout`` seconds.
@@ -695,7 +742,9 @@ class Session:
             if timeout is None:
                 raise
             restore = self._residency.restore
-            if restore is not None and restore.left_alone and (nbytes := restore.nbytes):
+            if nbytes := self.disk_bytes:
+                reason = f"{nbytes} bytes of its state are still to be read from the disk: close() it again"
+            elif restore is not None and restore.left_alone and (nbytes := restore.nbytes):
                 reason = (
                     f"the device has no room yet for {nbytes} bytes of state, which its program may still touch: free "
                     "device memory, and close() it again"
@@ -745,6 +794,7 @@ class Session:
             layer=self.layer,
             device_bytes=self.device_bytes,
             host_bytes=self.host_bytes,
+            disk_bytes=self.disk_bytes,
             breakpoint=self.breakpoint,
             cancelled=program is not None and program.abandoned,
             error=None if outcome is None else outcome[1],
@@ -798,7 +848,7 @@ class Session:
     def _evict(self, keep: int) -> int:
         """Swap out the state on the device, except the first ``keep`` storages; return the bytes freed.
 
-        Returns 0 if the host arena is full or a copy fails: the state is where it was. Raises :class:`ArenaGrowing`.
+        Returns 0 if the host arena is full or a copy fails: the state is where it was. Raises :class:`NotYet`.
         """
         if not self._lock.acquire(timeout=_EVICT_SECONDS):
             return 0  # the thread that resumes it, or uses its tensors, may be waiting for this very call
@@ -807,7 +857,7 @@ class Session:
             if self._idle() is not None:
                 try:
                     self._swap_out(keep)
-                except ArenaGrowing:
+                except NotYet:
                     raise
                 except (RuntimeError, MemoryError):
                     pass
@@ -873,12 +923,7 @@ class Session:
 
     def _serve_with_host_memory(self, signal: Callable[[], None]) -> None:
         """Do what :meth:`_serve` does; wait on the caller's thread, without the lock, while the arena is too small."""
-        while True:
-            try:
-                return self._serve(signal)
-            except ArenaGrowing as growing:
-                wait = growing.wait
-            wait()
+        patiently(functools.partial(self._serve, signal))
 
     @property
     def _moves(self) -> bool:
@@ -957,6 +1002,14 @@ class Session:
             self._its.callbacks = None  # from here on the program's thread does not keep this session alive
             self._move(Phase.PAUSED)
 
+    def _fetch(self) -> bool:
+        try:
+            return self._residency.fetch()
+        except DiskFailed as error:
+            turn = self._its.turn
+            turn.failure = turn.failure or error
+            return True
+
     def _restore(self) -> bool:
         # Not under the lock: no other thread touches the state of a cancelled session, and this may ask for room.
         if not self._residency.bring_back():
@@ -969,7 +1022,7 @@ class Session:
     def _ended(self, value: Any, error: BaseException | None) -> None:
         restored = self._its.restored
         with self._lock:
-            self._adopted.release(lost=restored is not None and restored.failed)
+            self._adopted.release(lost=self._residency.lost or (restored is not None and restored.failed))
             self._pause = None
             self._outcome = value, error
             self._arrivals += 1
@@ -987,6 +1040,12 @@ def _phase_of(session: "weakref.ref[Session]") -> Phase:
     """The phase of ``session``, which is as good as closed if nobody can reach it any more."""
     alive = session()
     return Phase.CLOSED if alive is None else alive._phase
+
+
+def _waits(session: "weakref.ref[Session]") -> bool:
+    """Whether ``session`` is in IO_WAIT, and nobody has begun to end it."""
+    alive = session()
+    return alive is not None and alive._phase is Phase.IO_WAIT and not alive._its.abandoned
 
 
 def _left(deadline: float | None) -> float | None:

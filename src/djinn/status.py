@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from djinn.core import Phase
 from djinn.wording import mebibytes
@@ -21,6 +22,7 @@ class Status:
     layer: int | None
     device_bytes: int
     host_bytes: int
+    disk_bytes: int
     left_bytes: int
     recorded_bytes: int
     age_seconds: float
@@ -28,8 +30,9 @@ class Status:
 
     @property
     def tier(self) -> str:
-        """The tier of the state: device, host, both, or ``-`` for a program that computes or has ended."""
-        where = [name for name, nbytes in (("device", self.device_bytes), ("host", self.host_bytes)) if nbytes]
+        """The tiers of the state: device, host, disk, or ``-`` for a program that computes or has ended."""
+        tiers = ("device", self.device_bytes), ("host", self.host_bytes), ("disk", self.disk_bytes)
+        where = [name for name, nbytes in tiers if nbytes]
         return "+".join(where) or "-"
 
 
@@ -38,21 +41,36 @@ class StatusTable(tuple[Status, ...]):
 
     ``arena_bytes`` is the size of the host arena that all of them share; ``arena_ready_bytes`` of it are pinned so
     far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
-    are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect.
+    are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect. ``disk_folder`` is
+    where spilled sessions are, None without a disk; their files have ``disk_bytes``, and ``disk_free_bytes`` more find
+    room.
     """
 
     arena_bytes: int
     arena_ready_bytes: int
     set_aside_bytes: int
     beat: str
+    disk_folder: Path | None
+    disk_bytes: int
+    disk_free_bytes: int
 
     def __new__(
-        cls, rows: Iterable[Status], *, arena_bytes: int, arena_ready_bytes: int, set_aside_bytes: int, beat: str
+        cls,
+        rows: Iterable[Status],
+        *,
+        arena_bytes: int,
+        arena_ready_bytes: int,
+        set_aside_bytes: int,
+        beat: str,
+        disk_folder: Path | None = None,
+        disk_bytes: int = 0,
+        disk_free_bytes: int = 0,
     ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
         table.set_aside_bytes, table.beat = set_aside_bytes, beat
+        table.disk_folder, table.disk_bytes, table.disk_free_bytes = disk_folder, disk_bytes, disk_free_bytes
         return table
 
     def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
@@ -62,10 +80,11 @@ class StatusTable(tuple[Status, ...]):
         return str(self)
 
     def __str__(self) -> str:
-        form = "{:>7}  {:<8}  {:>5}  {:<11}  {:>10}  {:>10}  {:>10}  {:>9}  {}"
-        lines = [form.format("session", "phase", "layer", "tier", "device", "host", "left", "age", "doing")]
+        tiers = ["device", "host", *(["disk"] if self.disk_folder is not None else [])]
+        form = "{:>7}  {:<8}  {:>5}  {:<11}" + "  {:>10}" * (len(tiers) + 1) + "  {:>9}  {}"
+        lines = [form.format("session", "phase", "layer", "tier", *tiers, "left", "age", "doing")]
         for row in self:
-            sizes = (_mebibytes(size) for size in (row.device_bytes, row.host_bytes, row.left_bytes))
+            sizes = (_mebibytes(size) for size in (*(getattr(row, f"{tier}_bytes") for tier in tiers), row.left_bytes))
             age = f"{row.age_seconds:.1f} s"
             lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age, row.doing))
         used = sum(row.host_bytes for row in self)
@@ -77,6 +96,9 @@ class StatusTable(tuple[Status, ...]):
             footer += f", and {_mebibytes(recorded)} beside it for durable sessions"
         if self.set_aside_bytes:
             footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
+        if self.disk_folder is not None:
+            spilled, free = _mebibytes(self.disk_bytes), mebibytes(self.disk_free_bytes)
+            footer += f"; {spilled} in {self.disk_folder}, which has room for {free}"
         if self.beat:
             footer += f"; {self.beat}"
         return "\n".join([*lines, footer])

@@ -37,6 +37,7 @@ def standing(
     layer: int | None,
     device_bytes: int,
     host_bytes: int,
+    disk_bytes: int,
     breakpoint: int | None,
     cancelled: bool,
     error: BaseException | None,
@@ -48,7 +49,7 @@ def standing(
     """
     said = phase.value
     if phase in PARKED:
-        tiers = [(device_bytes, "on the device"), (host_bytes, "in host memory")]
+        tiers = [(device_bytes, "on the device"), (host_bytes, "in host memory"), (disk_bytes, "on the disk")]
         said += "".join([f" after layer {layer}", *(f", {mebibytes(size)} {tier}" for size, tier in tiers if size)])
     elif phase is Phase.FAILED:
         said += f" with {type(error).__name__}: result() raises it" if error is not None else ""

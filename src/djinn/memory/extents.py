@@ -9,6 +9,7 @@ extent that is released while a numpy array or a capsule still refers to it is s
 """
 
 import mmap
+import sys
 import weakref
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,19 @@ class Extent:
         return self._tensor
 
     @property
+    def memory(self) -> memoryview:
+        """The same bytes as a buffer; while somebody has it, the range is not reused."""
+        part = self._held()
+        assert part is not None, "an extent that was given back was read"
+        return part
+
+    @property
+    def shared(self) -> bool:
+        """Whether somebody else has a tensor over these bytes, an array or the storage."""
+        here, alone = _held_by(self.bytes), _held_by(torch.frombuffer(bytearray(1), dtype=torch.uint8))
+        return here != alone
+
+    @property
     def held(self) -> bool:
         """Whether a tensor over these bytes exists anywhere."""
         return self._held() is not None
@@ -50,6 +64,11 @@ class Extent:
     def drop(self) -> None:
         """Drop the reference to the bytes."""
         self._tensor = None
+
+
+def _held_by(tensor: torch.Tensor) -> tuple[int, int]:
+    storage = tensor.untyped_storage()
+    return int(torch._C._storage_Use_Count(storage._cdata)), sys.getrefcount(storage)
 
 
 def round_up(nbytes: int) -> int:
@@ -85,6 +104,14 @@ class Ranges:
         """Take ``sizes`` (bytes) out of the free ranges; return their offsets and the rest, or None without room."""
         fit = _first_fit(self.free, sizes)
         return (fit[0], replace(self, free=fit[1])) if fit is not None else None
+
+    def hold(self, sizes: Sequence[int]) -> bool:
+        """Whether ``sizes`` (bytes) find room, if need be after pieces are joined."""
+        return self.placed(sizes) is not None or self.to_join(sizes) is not None
+
+    def without_reserved(self) -> "Ranges":
+        """Return what there would be if everything reserved were free."""
+        return replace(self._freed(self.reserved), reserved=frozenset())
 
     def to_join(self, sizes: Sequence[int]) -> Gap | None:
         """Return the range of wholly free pieces to join for ``sizes``, which are not :meth:`placed` without it.

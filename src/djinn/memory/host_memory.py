@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from djinn.core import HostMemoryFull
+from djinn.core import HostMemoryFull, NotYet
 from djinn.memory.extents import Extent, Ranges, round_up
 from djinn.memory.growth import Growth
 from djinn.memory.page_lock import PageLock
@@ -38,17 +38,6 @@ def available_bytes(root: Path = Path("/")) -> int:
         if texts[0] != "max":
             available = min(available, int(texts[0]) - int(texts[1]))
     return max(available, 0)
-
-
-class ArenaGrowing(HostMemoryFull):
-    """The arena has no room yet. Private: the runtime calls :attr:`wait`, holding no lock, and tries again.
-
-    ``wait()`` blocks until the arena has grown by a piece, or grows no more.
-    """
-
-    def __init__(self, message: str, wait: Callable[[], object]) -> None:
-        super().__init__(message)
-        self.wait = wait
 
 
 class HostArena:
@@ -114,7 +103,7 @@ class HostArena:
         """Reserve a range of each of ``sizes`` (bytes, > 0): all of them, or none.
 
         For those that fit into no piece, pieces are joined, which takes 0.1 s a GiB. Raises :class:`HostMemoryFull` if
-        they do not fit, and its subclass :class:`ArenaGrowing` if they will fit when the arena has grown.
+        they do not fit, and its subclass :class:`NotYet` if they will fit when the arena has grown.
         """
         extents: list[Extent] = []
 
@@ -153,7 +142,15 @@ class HostArena:
                 return self._join(*gap)
             if later.to_join(sizes) is None:
                 raise HostMemoryFull(self._no_room(sizes, ranges))
-        raise ArenaGrowing(self._no_room(sizes, ranges), lambda: self._growth.wait_for_more(than=ranges.nbytes))
+        raise NotYet(self._no_room(sizes, ranges), lambda timeout: self._growth.wait_for_more(ranges.nbytes, timeout))
+
+    def has_room(self, sizes: Sequence[int]) -> bool:
+        """Whether ``sizes`` (bytes) could be reserved now."""
+        return self._grown(self._ranges.collected(), self.ready_bytes).hold(sizes)
+
+    def could_hold(self, sizes: Sequence[int]) -> bool:
+        """Whether ``sizes`` (bytes) could be reserved when it has grown, if nothing else were."""
+        return self._grown(self._ranges.collected(), self.nbytes).without_reserved().hold(sizes)
 
     def _join(self, offset: int, nbytes: int) -> None:
         """Make one piece of those in that range, unless another thread has taken some of it meanwhile."""

@@ -1,13 +1,19 @@
-"""The residency of a parked session's state: which storages are on the device, and which in host memory.
+"""The residency of a parked session's state: which storages are on the device, in host memory, and on a disk.
 
-Moves each storage once, by the engine's copies. Knows nothing of phases: ``session`` decides when.
+Moves each storage once, by the engine's copies; the disk tier moves what waits in host memory (``disk_tier``). Knows
+nothing of phases: ``session`` decides when.
 """
 
-from collections.abc import Container
+import threading
+import time
+from collections.abc import Callable, Container, Sequence
 
 import torch
 
+from djinn.core import DiskFailed
 from djinn.interrupts import holding
+from djinn.memory.disk_tier import Spill, Waiting, read
+from djinn.memory.extents import Extent
 from djinn.memory.host_copy import HostCopy, Stored
 from djinn.memory.lanes import Lane
 from djinn.memory.restore import Restore
@@ -15,6 +21,8 @@ from djinn.memory.transfer import TransferEngine
 from djinn.state.adopted import Adopted
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.state.tensors import is_the_allocator_s, plain_torch
+
+_CLAIM_SECONDS = 0.1  # for whoever has had a session read back to use it, before it may be spilled again
 
 
 def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -25,18 +33,34 @@ def raw_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 class Residency:
-    """The residency of the state of one session, whose number is ``session``.
+    """The residency of the state of the session with that ``number``, which moves under its ``lock``.
 
-    Guards stand in for what is ``adopted`` while its storage is empty.
+    Guards stand in for what is ``adopted`` while its storage is empty. ``waits()`` says whether the session waits and
+    nobody has begun to end it.
     """
 
-    def __init__(self, engine: TransferEngine, *, session: int, adopted: Adopted) -> None:
+    def __init__(
+        self,
+        engine: TransferEngine,
+        *,
+        number: int,
+        adopted: Adopted,
+        lock: "threading.RLock",
+        waits: Callable[[], bool],
+    ) -> None:
+        self.number = number
+        self.lock = lock
         self._engine = engine
-        self._session = session
         self._adopted = adopted
+        self._waits = waits
         self._compute = engine.link.current()
         self.state: SessionState | None = None  # while parked
         self.restore: Restore | None = None  # of what is in host memory; after RESUME it is under way
+        self.spilled: tuple[Spill, ...] = ()  # what is on the disk
+        self.used = 0.0  # when somebody last used what is in host memory or on the disk
+        self.claimed_until = 0.0  # by whoever has had it read back
+        self.edits = 0
+        self.lost = False  # whether the disk never gave back what it had
         self._uses: dict[int, int] = {}  # of each storage, at the park
         self._stay: dict[int, str] = {}  # storages that cannot leave, and why; by identity of their item
 
@@ -63,6 +87,11 @@ class Residency:
         return restore.nbytes if restore is not None else 0
 
     @property
+    def disk_bytes(self) -> int:
+        """Bytes on the disk."""
+        return sum(spill.nbytes for spill in self.spilled)
+
+    @property
     def device_bytes(self) -> int:
         """Bytes on the device, while parked."""
         state = self.state
@@ -85,24 +114,46 @@ class Residency:
         state = self.state
         if state is None:
             return []
-        gone = {id(entry.item) for entry in self._stored}
-        return [item for item in state.storages if id(item) not in gone and id(item) not in self._stay]
+        away = self._away
+        return [item for item in state.storages if id(item) not in away and id(item) not in self._stay]
 
     def bytes_of(self, item: StateStorage) -> torch.Tensor:
-        """The bytes of ``item`` on the tier where they are: uint8, shape [nbytes], an alias."""
+        """The bytes of ``item`` on the tier where they are: uint8, shape [nbytes], an alias.
+
+        Under the lock. Raises :class:`NotYet` if that is the disk.
+        """
+        self.used, self.claimed_until = time.monotonic(), 0.0
         for entry in self._stored:
             if entry.item is item:
                 return entry.host
+        if any(item is other for other in self._on_disk):
+            self.check_back()
         return raw_bytes(item.storage)
 
+    def check_back(self) -> None:
+        """Raise :class:`NotYet` if some of the state is on the disk."""
+        if self.spilled:
+            raise self._engine.away(self)
+        self.claimed_until = 0.0
+
     def device_of(self, item: StateStorage) -> torch.device:
-        """The device on which the bytes of ``item`` are."""
-        return self.bytes_of(item).device
+        """The device on which the bytes of ``item`` are, or will be when they are used."""
+        away = holding(self.lock, lambda: id(item) in self._away)
+        return torch.device("cpu") if away else item.storage.device
 
     @property
     def _stored(self) -> tuple[Stored, ...]:
         restore = self.restore
         return restore.copy.entries if restore is not None else ()
+
+    @property
+    def _away(self) -> set[int]:
+        """The identities of what is not on the device."""
+        return {id(entry.item) for entry in self._stored} | {id(item) for item in self._on_disk}
+
+    @property
+    def _on_disk(self) -> tuple[StateStorage, ...]:
+        return tuple(item for spill in self.spilled for item in spill.items)
 
     def swap_out(self, keep: int = 0) -> None:
         """Swap out all storages that can leave the device, except the first ``keep``.
@@ -122,6 +173,9 @@ class Residency:
 
     def _copy_and_free(self, leaving: list[StateStorage]) -> None:
         earlier = self._stored
+        self.used = time.monotonic()
+        if self.spilled:  # all of it must be able to come back at once
+            self._engine.check_fits([*self._on_disk, *(entry.item for entry in earlier), *leaving])
         entries = self._engine.copy_out(leaving, compute=self._compute)
         # On record before anything is freed: what is gone from the device is always found in host memory.
         self._record([*earlier, *entries])
@@ -137,9 +191,7 @@ class Residency:
     def _record(self, entries: list[Stored]) -> None:
         restore = None
         if entries:
-            restore = Restore(
-                HostCopy.of(entries), session=self._session, compute=self._compute, link=self._engine.link
-            )
+            restore = Restore(HostCopy.of(entries), session=self.number, compute=self._compute, link=self._engine.link)
         self.restore = restore
 
     def _can_leave(self, item: StateStorage, held: Container[int]) -> bool:
@@ -157,9 +209,87 @@ class Residency:
         if self.restore is not None:
             self._engine.undo(self.restore)
 
+    # -- what the disk tier does, on its thread and under the lock ---------------------------------------------------
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is on its way out of host memory."""
+        restore = self.restore
+        return restore is not None and restore.nbytes > 0 and (restore.departed or not self._waits())
+
+    def to_spill(self) -> Waiting | None:
+        """Return what waits in host memory; None if nothing does, or if somebody uses it or has got hold of it."""
+        restore = self.restore
+        if restore is None or restore.begun or restore.departed or not restore.copy.entries or not self._waits():
+            return None
+        if any(entry.extent.shared for entry in restore.copy.entries):
+            return None
+        memory = [entry.extent.memory for entry in restore.copy.entries]
+        return Waiting(copy=restore.copy, edits=self.edits, memory=memory)
+
+    def left_for(self, spill: Spill, waiting: Waiting) -> bool:
+        """Record that what was ``waiting`` is in ``spill``, and release the host memory.
+
+        False, and no effect, if it has gone on or was edited since then.
+        """
+        now, restore = self.to_spill(), self.restore
+        if restore is None or now is None or now.copy is not waiting.copy or now.edits != waiting.edits:
+            return False
+        self.spilled = (*self.spilled, spill)  # on record before anything is released
+        self.restore = None
+        self._engine.release_all(restore)
+        return True
+
+    def came_back(self, spilled: tuple[Spill, ...], extents: Sequence[Extent]) -> bool:
+        """Record that what was ``spilled`` is in ``extents``; False, and no effect, if it no longer waits there."""
+        if self.spilled is not spilled or not self._waits():
+            return False
+        items = [item for spill in spilled for item in spill.items]
+        self._record([*self._stored, *map(self._engine.stored, items, extents)])
+        self.spilled = ()
+        self.used = time.monotonic()
+        self.claimed_until = self.used + _CLAIM_SECONDS
+        return True
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
     def bring_back(self) -> bool:
-        """Swap everything in before the program is unwound, on its thread; False without room."""
-        return self.restore is None or self._engine.bring_back(self.restore)
+        """Swap in what is in host memory before the program is unwound, on its thread.
+
+        False without room, or while some of the state is on the disk: :meth:`fetch` brings that.
+        """
+        return not self.spilled and (self.restore is None or self._engine.bring_back(self.restore))
+
+    def fetch(self) -> bool:
+        """Bring what is on the disk straight to the device, likewise; False if nothing is, or without room.
+
+        Raises :class:`DiskFailed` when the disk has failed several times. Then the program finds zeros.
+        """
+        if not self.spilled:
+            return False
+        try:
+            if not self._engine.fetch(self.number, self.spilled, self._compute):
+                return False
+        except DiskFailed:
+            self.lost = True
+            self._forget_spilled()
+            raise
+        self._forget_spilled()
+        return True
+
+    def _forget_spilled(self) -> None:
+        spilled, self.spilled = self.spilled, ()
+        self._engine.remove(spilled)
+
+    def copies_from_disk(self, spilled: Sequence[Spill]) -> dict[int, torch.Tensor]:
+        """Return copies of what is ``spilled`` in host memory beside the arena: uint8, by the identity of its item.
+
+        Without the lock. Raises :class:`DiskFailed`, or ``MemoryError``.
+        """
+        items = [item for spill in spilled for item in spill.items]
+        copies = [bytearray(item.nbytes) for item in items]
+        read(self.number, spilled, [memoryview(copy) for copy in copies])
+        return {id(item): torch.frombuffer(copy, dtype=torch.uint8) for item, copy in zip(items, copies, strict=True)}
 
     def clear(self) -> None:
         """Release everything after the program's end; a swap-in that is running is waited for."""
@@ -170,6 +300,7 @@ class Residency:
                 restore.settle()
             restore.wait_settled()
         self.restore = None
+        self._forget_spilled()
 
 
 def _uses(item: StateStorage) -> int:

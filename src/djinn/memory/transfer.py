@@ -36,10 +36,12 @@ from typing import TypeVar
 
 import torch
 
-from djinn.core import DeviceMemoryFull, DjinnError
+from djinn.core import DeviceMemoryFull, DiskFailed, DjinnError, HostMemoryFull, NotYet
 from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.memory import captures
+from djinn.memory.disk_tier import DiskTier, Resident, Scratch, Spill, read_each
+from djinn.memory.extents import Extent
 from djinn.memory.host_copy import Batch, Stored
 from djinn.memory.host_memory import HostArena
 from djinn.memory.lanes import Lane, Link
@@ -86,15 +88,24 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 class TransferEngine:
-    """Moves session state over one ``link`` between the device and the ``arena``.
+    """Moves session state over one ``link`` between the device and the ``arena``, below which there may be a ``disk``.
 
     ``make_room`` is called with the bytes of device memory that are lacking, and with the number of the session that
     needs them. It returns how many bytes it freed. ``journal`` is told of copies that failed.
     """
 
-    def __init__(self, link: Link, arena: HostArena, journal: Journal, *, make_room: Callable[[int, int], int]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        arena: HostArena,
+        journal: Journal,
+        *,
+        make_room: Callable[[int, int], int],
+        disk: DiskTier | None = None,
+    ) -> None:
         self.link = link
         self._arena = arena
+        self._disk = disk
         self._journal = journal
         self._make_room = make_room
         self._out = link.lane()
@@ -114,22 +125,43 @@ class TransferEngine:
         """Submit copies of ``items`` to host memory; :meth:`free` waits for them.
 
         ``compute`` is the lane that computed ``items``. Raises :class:`HostMemoryFull`, and leaves all as it was, if
-        the arena has no room.
+        the arena has no room; its subclass :class:`NotYet` if there will be some.
         """
         entries: list[Stored] = []
         with ExitStack() as undo:
-            extents = self._arena.reserve([item.nbytes for item in items])
+            extents = self._reserved([item.nbytes for item in items])
             undo.callback(self._arena.release, extents)
             undo.callback(entries.clear)
             undo.callback(self._out.synchronize)  # first: no release of host memory that a copy still writes
             self._out.follow(compute)
             for item, extent in zip(items, extents, strict=True):
-                source = extent.bytes.data_ptr()
-                self._out.empty(item.storage, source)
-                copied = self._out.record(self.link.mark())
-                entries.append(Stored(item=item, extent=extent, source=source, copied=copied))
+                entry = self.stored(item, extent)
+                self._out.empty(item.storage, entry.source)
+                self._out.record(entry.copied)
+                entries.append(entry)
             undo.pop_all()
             return entries
+
+    def stored(self, item: StateStorage, extent: Extent) -> Stored:
+        """Return the record of ``item`` in ``extent``."""
+        return Stored(item=item, extent=extent, source=extent.bytes.data_ptr(), copied=self.link.mark())
+
+    def _reserved(self, sizes: Sequence[int]) -> list[Extent]:
+        try:
+            return self._arena.reserve(sizes)
+        except NotYet:
+            raise
+        except HostMemoryFull as full:
+            raise (full if self._disk is None else self._disk.no_room(sizes, full)) from None
+
+    def check_fits(self, items: Iterable[StateStorage]) -> None:
+        """Raise :class:`HostMemoryFull` if the arena could not hold ``items`` even if it held nothing else."""
+        sizes = [item.nbytes for item in items]
+        if not self._arena.could_hold(sizes):
+            raise HostMemoryFull(
+                f"the host arena of {self._arena.nbytes} bytes cannot hold the {sum(sizes)} bytes of one session, some "
+                "of which are on the disk: make the runtime with more host_memory_bytes"
+            )
 
     def free(self, entries: Sequence[Stored]) -> None:
         """Free the device memory of ``entries``, each when its copy has ended.
@@ -290,7 +322,7 @@ class TransferEngine:
             self.with_room(restore.session, functools.partial(self._bring_all, restore))
         except DeviceMemoryFull:
             return False
-        self._give_back(restore)
+        self.release_all(restore)
         return True
 
     def _bring_all(self, restore: Restore) -> None:
@@ -305,6 +337,53 @@ class TransferEngine:
             self._journal.note(logging.DEBUG, "session state could not be brought back yet: %s", str(error))
             self.undo(restore)
             raise self._no_room(restore.nbytes) from error
+
+    def fetch(self, session: int, spilled: Sequence[Spill], compute: Lane) -> bool:
+        """Bring what is ``spilled`` straight to the device, before its program is unwound; False without room.
+
+        So it needs no room in the arena. Raises :class:`DiskFailed` when the disk has failed several times: then the
+        storages are full of zeros.
+        """
+        items = [item for spill in spilled for item in spill.items]
+        try:
+            self.with_room(session, functools.partial(self._make_memory_for, items, compute))
+        except DeviceMemoryFull:
+            return False
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                for item, scratch in read_each(session, spilled):
+                    compute.fill(item.storage, scratch.address)
+                    compute.synchronize()
+                return True
+            except DiskFailed:
+                if attempt == _ATTEMPTS:
+                    for item in items:
+                        zeros = Scratch(item.nbytes)
+                        compute.fill(item.storage, zeros.address)
+                        compute.synchronize()
+                    raise
+                time.sleep(_ATTEMPT_SECONDS)
+        return False
+
+    def _make_memory_for(self, items: Sequence[StateStorage], compute: Lane) -> None:
+        try:
+            with compute.here():
+                for item in items:
+                    item.storage.resize_(item.nbytes)
+        except BaseException as error:  # whatever it was, the disk has everything
+            for item in items:
+                item.storage.resize_(0)
+            raise self._no_room(sum(item.nbytes for item in items)) from error
+
+    def away(self, resident: Resident) -> NotYet:
+        """Return the error for state that is on the disk: it is read back first."""
+        assert self._disk is not None
+        return self._disk.away(resident)
+
+    def remove(self, spilled: Iterable[Spill]) -> None:
+        """Remove the files of what is no longer ``spilled``."""
+        if self._disk is not None:
+            self._disk.remove(spilled)
 
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
@@ -334,10 +413,10 @@ class TransferEngine:
                     self._give_up(restore, failure)
                     return
                 time.sleep(_ATTEMPT_SECONDS)
-        self._give_back(restore)
+        self.release_all(restore)
 
-    def _give_back(self, restore: Restore) -> None:
-        """Finish the swap-in: all state is on the device again."""
+    def release_all(self, restore: Restore) -> None:
+        """Release the host memory of ``restore``: all state is on the device again, or on the disk."""
         restore.finish()
         self._settle(restore)
 

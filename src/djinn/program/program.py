@@ -52,12 +52,14 @@ class Callbacks:
     """What a program's thread calls.
 
     - ``parked`` gets the layer and the state. It raises :class:`SessionAbandoned` if the program is to end instead.
-    - ``restore`` brings back what was swapped out, before the program is unwound. It returns whether there was room.
+    - ``restore`` brings back what was swapped out, before the program is unwound. It returns whether all is there.
+    - ``fetch`` brings what is on a disk, before that and without the turn. Returns whether it has done so.
     - ``ended`` gets the value that the call returned, or the error that it raised.
     """
 
     parked: Callable[[int, SessionState], None]
     restore: Callable[[], bool]
+    fetch: Callable[[], bool]
     ended: Callable[[Any, BaseException | None], None]
 
 
@@ -361,7 +363,8 @@ class Program:
             if self.leaving:
                 self.resting = True
                 self.gate.acquire()  # for ever: a waiting thread does not disturb the interpreter's end
-            time.sleep(_ROOM_SECONDS)
+            if not self._its_callbacks.fetch():
+                time.sleep(_ROOM_SECONDS)
             self.turn.take()
         self._adopted.hand_over()
         if self._must_end:

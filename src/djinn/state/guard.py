@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_iter, tree_map
 
 from djinn.core import IllegalMove
-from djinn.interrupts import holding
+from djinn.interrupts import holding, patiently
 from djinn.state.module_values import version_of
 from djinn.state.tensors import storage_of
 
@@ -38,6 +38,8 @@ class Source(Protocol):
     def note_edit(self, name: str) -> None:
         """Note that the bytes of the tensor ``name`` may have been written."""
 
+
+_TIMES = 8  # that the bytes of an operator's tensors may turn out to have left host memory
 
 Look = Callable[[], torch.Tensor]  # a plain tensor over the bytes, now
 
@@ -162,7 +164,8 @@ def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         raise _refusal(guards[0], what)
     sources = sorted({guard._source for guard in guards}, key=lambda source: (source.number, id(source.lock)))
     use = functools.partial(_on_plain_tensors, func, args, kwargs, sources)
-    return _under([source.lock for source in sources], use)
+    # What is on a disk is read back first. Host memory may be too small for all of them at once.
+    return patiently(lambda: _under([source.lock for source in sources], use), times=_TIMES + len(sources))
 
 
 def _as_torch_does(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,8 +7,8 @@ import random
 import pytest
 from tests.djinn.driver import PIECE, FakeDriver
 
-from djinn.core import HostMemoryFull
-from djinn.memory.host_memory import ArenaGrowing, HostArena, available_bytes
+from djinn.core import HostMemoryFull, NotYet
+from djinn.memory.host_memory import HostArena, available_bytes
 
 
 def test_ranges_never_overlap_and_merge_when_free():
@@ -148,18 +148,18 @@ def test_what_will_fit_is_told_from_what_never_will(driver):
     """One is to be tried again when there is more; the other fails at once, though the arena still grows."""
     arena = HostArena(3 * PIECE, pinned=True)
     held = arena.reserve([1000])
-    with pytest.raises(ArenaGrowing) as early:
+    with pytest.raises(NotYet) as early:
         arena.reserve([PIECE, PIECE])
     for sizes in ([4 * PIECE], [PIECE, PIECE, PIECE], [3 * PIECE]):
         with pytest.raises(HostMemoryFull) as full:
             arena.reserve(sizes)
-        assert not isinstance(full.value, ArenaGrowing)
+        assert not isinstance(full.value, NotYet)
     driver.allow(1)
-    early.value.wait()
-    with pytest.raises(ArenaGrowing) as early:
+    early.value.wait(None)
+    with pytest.raises(NotYet) as early:
         arena.reserve([PIECE, PIECE])
     driver.allow(1)
-    early.value.wait()
+    early.value.wait(None)
     held += arena.reserve([PIECE, PIECE])
     arena.check_integrity()
     arena.release(held)
@@ -172,12 +172,12 @@ def test_a_piece_that_is_refused_is_where_the_arena_ends(monkeypatch):
     driver = FakeDriver(monkeypatch, refuses=3)
     warnings = []
     arena = HostArena(5 * PIECE, pinned=True, warn=lambda text, *values: warnings.append(text % values))
-    with pytest.raises(ArenaGrowing) as early:
+    with pytest.raises(NotYet) as early:
         arena.reserve([4 * PIECE])
     driver.allow(1000)
     with pytest.raises(HostMemoryFull, match="refused to pin"):
         arena.wait_grown(10)
-    early.value.wait()
+    early.value.wait(None)
     assert (arena.nbytes, arena.ready_bytes) == (2 * PIECE, 2 * PIECE)
     assert warnings == [f"the host arena stays at {2 * PIECE} of {5 * PIECE} bytes: {arena._growth.refusal}"]
     with pytest.raises(HostMemoryFull, match=rf"{2 * PIECE} bytes has no room .* refused to pin {PIECE} bytes"):
@@ -200,7 +200,7 @@ def test_ranges_tile_what_is_ready_at_every_moment(driver):
             most = chance.choice([PIECE // 2, 3 * PIECE])
             held += arena.reserve([chance.randrange(1, most) for _ in range(chance.randrange(1, 4))])
         except HostMemoryFull as full:
-            early += isinstance(full, ArenaGrowing)
+            early += isinstance(full, NotYet)
         if held and chance.random() < 0.5:
             arena.release([held.pop(chance.randrange(len(held))) for _ in range(min(2, len(held)))])
         arena.check_integrity()
