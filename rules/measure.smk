@@ -130,4 +130,5 @@ rule durable:
         f"{LOCAL}/machine.json",
         f"{LOCAL}/study.json",
         f"{LOCAL}/durable.json",
+        [file for file in paper_outputs(RUN) if Path(file).stem == "durable"],
     localrule: True

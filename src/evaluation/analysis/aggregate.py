@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluation.analysis.comparisons import Comparison, comparisons
 from evaluation.analysis.crossings import Crossing, crossings
+from evaluation.analysis.durability import Durability, Kill, durabilities, kills
 from evaluation.analysis.neighbours import Disturbance, disturbances
 from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capabilities, capacities, peer_metrics
 from evaluation.analysis.overhead import Overhead, overheads
@@ -43,6 +44,8 @@ TABLES = {
     "thinking": Table(kind=Wait, rows=waits),
     "neighbour": Table(kind=Disturbance, rows=disturbances),
     "editing": Table(kind=RoundTrip, rows=round_trips),
+    "durable": Table(kind=Durability, rows=durabilities),
+    "kills": Table(kind=Kill, rows=kills),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.table import AnyRow, read_table
-from evaluation.records.runs import Json, Run, RunError, is_own, load_run, read_object, run_folder
+from evaluation.records.runs import Json, Run, RunError, is_own, load_run, read_object, run_folder, run_of_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,5 +62,6 @@ class Material:
         return Findings.read(self.results / "tables" / self.name / "summary.csv", self.name)
 
     def rows(self, table: str, kind: type[AnyRow]) -> list[AnyRow]:
-        """The rows of another table, as ``capacity``."""
-        return read_table(self.results / "tables" / self.name / f"{table}.csv", kind)
+        """The rows of another table, as ``capacity``; those of another run where that stands for this one."""
+        run = run_of_table(self.results, self.name, table)
+        return read_table(self.results / "tables" / run / f"{table}.csv", kind)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeVar
 
+from evaluation.analysis.durability import Kill
 from evaluation.analysis.metrics import UNITS
 from evaluation.analysis.statistics import median_interval
 from evaluation.records.runs import Json, Run
@@ -144,7 +145,7 @@ def _of_peer(run: str, peer: str, cell: Json) -> Iterable[PeerMetric]:
             )
 
 
-OfMethod = TypeVar("OfMethod", Capacity, Capability)
+OfMethod = TypeVar("OfMethod", Capacity, Capability, Kill)
 
 
 def by_method(rows: Iterable[OfMethod]) -> dict[str, list[OfMethod]]:

@@ -22,6 +22,7 @@ class Output:
     ``module`` is below ``evaluation``; ``caption`` is a file of ``rules/captions``. ``wanted``: whether a run has it.
     ``drawn``: of which workloads there is one each; the first has the plain names, any other its own name in them.
     ``reads``: tables by name, "records" (with what each job took, which its job writes too), other outputs by file.
+    ``alone``: a run that times no resume has it too, which was made for the record that this is drawn from.
     ``compares``: it sets the run beside the leading one, of which all of that is read as well.
     """
 
@@ -33,6 +34,7 @@ class Output:
     wanted: Callable[[Plan], bool] = lambda plan: True
     drawn: Callable[[Plan], list[str]] | None = None
     besides: tuple[Path, ...] = ()
+    alone: bool = False
     compares: bool = False
 
     def names(self, plan: Plan, *, leading: bool) -> dict[str, str]:
@@ -40,7 +42,7 @@ class Output:
 
         ``leading``: whether there is another run, which the paper is drawn from.
         """
-        if not plan.timed or not self.wanted(plan) or (self.compares and not leading):
+        if not (plan.timed or self.alone) or not self.wanted(plan) or (self.compares and not leading):
             return {}
         if self.drawn is None:
             return {self.name: ""}
@@ -74,7 +76,7 @@ class Output:
                     case file if file.endswith(".json"):
                         found.append(figures(one.name) / file)
                     case table:
-                        found.append(one.table(table))
+                        found.append(one.drawn_from(table))
         return list(dict.fromkeys(found))
 
 
@@ -182,7 +184,7 @@ OUTPUTS = (
         module="text.capabilities",
         files=("capabilities.tex", "capabilities.md"),
         caption="capabilities.rst",
-        reads=("summary", "capacity", "capabilities", "records"),
+        reads=("summary", "capacity", "capabilities", "kills", "records"),
     ),
     Output(
         name="editing",
@@ -191,6 +193,15 @@ OUTPUTS = (
         caption="editing.rst",
         reads=("editing",),
         wanted=lambda plan: "editing.json" in plan.beside,
+    ),
+    Output(
+        name="durability",
+        module="text.durable",
+        files=("durable.tex",),
+        caption="durable.rst",
+        reads=("durable",),
+        wanted=lambda plan: plan.killed,
+        alone=True,
     ),
     Output(
         name="pairs",

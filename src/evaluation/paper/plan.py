@@ -7,14 +7,17 @@ from evaluation.records.runs import (
     Json,
     RunError,
     benchmark_path,
+    durable_run,
     is_own,
     pair_paths,
     read_object,
     record_paths,
     run_folder,
+    run_of_table,
     side_records,
 )
 
+_DURABLE = "durable.json"
 TABLES = (
     "summary",
     "capacity",
@@ -27,6 +30,8 @@ TABLES = (
     "thinking",
     "neighbour",
     "editing",
+    "durable",
+    "kills",
 )
 
 
@@ -96,6 +101,15 @@ class Plan:
     def table(self, name: str) -> Path:
         """One of them."""
         return self.results / "tables" / self.name / f"{name}.csv"
+
+    def drawn_from(self, name: str) -> Path:
+        """The table that its outputs read under this name, which may be of the run that stands for it."""
+        return self.results / "tables" / run_of_table(self.results, self.name, name) / f"{name}.csv"
+
+    @property
+    def killed(self) -> bool:
+        """Whether it says what a kill of the process leaves, or another run does for it."""
+        return _DURABLE in self.beside or durable_run(self.results, self.name) != self.name
 
     @property
     def checked(self) -> Path:

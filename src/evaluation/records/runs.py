@@ -23,6 +23,7 @@ __all__ = [
     "RunError",
     "asks_for",
     "benchmark_path",
+    "durable_run",
     "is_own",
     "latency_methods",
     "load_run",
@@ -31,6 +32,7 @@ __all__ = [
     "read_object",
     "record_paths",
     "run_folder",
+    "run_of_table",
     "sha256",
     "side_records",
     "sitting_of",
@@ -40,6 +42,7 @@ __all__ = [
 CHECKSUMS = "SHA256SUMS"
 _RUN_NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 _PAIRED = {"manual_offload", "djinn"}  # what is compared in one process
+_DURABLE = ("durable", "kills")  # the tables of the record durable.json
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -122,6 +125,22 @@ def run_folder(results: Path, name: str) -> Path:
 def is_own(name: str) -> bool:
     """Whether a run of this name is this machine's own: ``local``, or ``local-`` and a name for another study."""
     return name == "local" or name.startswith("local-")
+
+
+def durable_run(results: Path, name: str) -> str:
+    """The run that tells of the run ``name`` what a kill of the process leaves.
+
+    That is itself, or NAME-durable if that one is published: measured later, for the record that NAME lacks.
+    """
+    if is_own(name) or (run_folder(results, name) / "durable.json").exists():
+        return name
+    beside = f"{name}-durable"
+    return beside if (run_folder(results, beside) / "durable.json").exists() else name
+
+
+def run_of_table(results: Path, name: str, table: str) -> str:
+    """The run whose rows are drawn as ``table`` of the run ``name``: see :func:`durable_run`."""
+    return durable_run(results, name) if table in _DURABLE else name
 
 
 def record_paths(folder: Path, study: Json) -> list[Path]:

@@ -3,7 +3,8 @@
 The memo's columns. Resume latency is the clock ready of one workload, a session, at the layer that leads: see
 :mod:`evaluation.analysis.leading`. Below a method stand its other forms: recompute's quickest, copies by hand in the
 order of need, Djinn with the frontier kept on the device. Concurrent sessions are those that stayed paused until
-something refused; state editing is what the probe found. What was not measured prints ``--``. Latency in other
+something refused; state editing is what the probe found. Where a process with paused sessions was killed, a further
+column says what of an edited one survives. What was not measured prints ``--``. Latency in other
 workloads is in the figures.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from evaluation.analysis.durability import EDIT, NOTHING, SESSION, Kill
 from evaluation.analysis.leading import Leading, Resume, leading_workload
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import decimals
@@ -22,6 +24,7 @@ UNMEASURED = Latex("--")
 REFUSED = Latex("OOM")
 _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
 _REFUSER = {"cap": "", "device_oom": "device", "host_full": "host", "arena": "arena"}
+_SURVIVES = {EDIT: Latex("Yes"), SESSION: Latex("Part"), NOTHING: Latex("No")}
 _REPLAY = "replay"  # of recompute: the program stores its edit and makes it again
 
 
@@ -84,6 +87,7 @@ class Line:
     sessions: Latex
     stopped_by: str
     editing: Latex
+    survives: Latex
 
 
 def label(method: str) -> Latex:
@@ -110,7 +114,12 @@ def _editing(row: Capability | None, replay: Capability | None) -> Latex:
     return Latex(("Yes" if row.edit_exact else "Inexact") + lines)
 
 
-OfVariant = TypeVar("OfVariant", Capacity, Capability)
+def _survives(row: Kill | None) -> Latex:
+    """What goes on in another process, when that of the paused and edited session was killed."""
+    return UNMEASURED if row is None else _SURVIVES[row.survives]
+
+
+OfVariant = TypeVar("OfVariant", Capacity, Capability, Kill)
 
 
 def _first(rows: Mapping[str, Sequence[OfVariant]], method: str, variants: Sequence[str] = ()) -> OfVariant | None:
@@ -121,12 +130,18 @@ def _first(rows: Mapping[str, Sequence[OfVariant]], method: str, variants: Seque
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What the rows of the table are made of; the last two are by method, primary variant first."""
+    """What the rows of the table are made of; the last three are by method, primary variant first."""
 
     leading: Leading
     workload: str
     capacity: Mapping[str, Sequence[Capacity]]
     capability: Mapping[str, Sequence[Capability]]
+    kills: Mapping[str, Sequence[Kill]]
+
+    @property
+    def killed_in(self) -> str:
+        """The run in which a process with paused sessions was killed; "" if there is none."""
+        return next((row.run for rows in self.kills.values() for row in rows), "")
 
     def resume(self, form: Form) -> Resume | None:
         """Its clock ready."""
@@ -158,6 +173,7 @@ class Sources:
             sessions=_sessions(kept),
             stopped_by=_REFUSER[kept.stopped_by] if kept else "",
             editing=_editing(edited, None if variant else self.replay(form.method)),
+            survives=_survives(_first(self.kills, form.method, wanted)),
         )
 
 
@@ -186,7 +202,12 @@ def table(sources: Sources, methods: Sequence[str], *, run: str, functional: boo
             replay=replay.state_lines if (replay := sources.replay("recompute")) and replay.edit_exact else None,
             capped=any(line.sessions.startswith("$") for line in lines),
             edited=any(line.editing != UNMEASURED for line in lines),
-            gaps=any(UNMEASURED in (one.sessions, one.editing, one.cell.median) for one in lines),
+            killed=sources.killed_in,
+            gaps=any(
+                UNMEASURED in (one.sessions, one.editing, one.cell.median)
+                or (sources.killed_in and one.survives == UNMEASURED)
+                for one in lines
+            ),
             unmeasured=UNMEASURED,
         )
     )
@@ -195,13 +216,20 @@ def table(sources: Sources, methods: Sequence[str], *, run: str, functional: boo
 def as_markdown(sources: Sources, methods: Sequence[str], *, run: str, functional: bool) -> str:
     """The same rows as a page, whose caption says less."""
     lines = [line for method in methods for line, _ in sources.lines(method)]
-    head = ("", f"ready after layer {sources.leading.layer} (ms)", "paused sessions", "state can be edited")
+    head: tuple[str, ...] = (
+        "",
+        f"ready after layer {sources.leading.layer} (ms)",
+        "paused sessions",
+        "state can be edited",
+    )
+    head += ("survives a kill of its process",) if sources.killed_in else ()
     rows = [
         (
             ("&emsp;" if line.below else "") + in_markdown(line.label),
             f"{in_markdown(line.cell.median)}{_in_brackets(line.cell.interval)}",
             f"{in_markdown(line.sessions)}{_in_brackets(line.stopped_by)}",
             in_markdown(line.editing),
+            *((in_markdown(line.survives),) if sources.killed_in else ()),
         )
         for line in lines
     ]
@@ -214,8 +242,17 @@ def as_markdown(sources: Sources, methods: Sequence[str], *, run: str, functiona
         f"Workload {markdown(sources.workload)}. "
         "In brackets: an interval of 95 %, in italics a range from the least to the 95th percentile, of pairs to the "
         "most; what refused the next session.",
+        *(_of_kills(sources.killed_in) if sources.killed_in else ()),
     ]
     return "\n".join(page) + "\n"
+
+
+def _of_kills(run: str) -> Iterator[str]:
+    yield ""
+    yield (
+        f"In the run {markdown(run)} a process was killed in which sessions were paused and edited. Part: the "
+        "session goes on in another process, without its edit."
+    )
 
 
 def _in_brackets(text: str) -> str:
@@ -240,6 +277,7 @@ def files(material: Material, workload: str) -> list[str]:
         workload=leading_workload(material.study),
         capacity=by_method(material.rows("capacity", Capacity)),
         capability=by_method(material.rows("capabilities", Capability)),
+        kills=by_method(material.rows("kills", Kill)),
     )
     return [
         write(sources, material.findings.methods, run=material.name, functional=material.functional)

@@ -95,6 +95,11 @@ EXPERIMENTS = {
         records="editing.json",
         made=("results/editing.csv", "editing.tex"),
     ),
+    "E11": Experiment(
+        what="sessions are saved, their process is killed, and they go on in another one; what survives of each method",
+        records="durable.json",
+        made=("results/durable.csv", "results/kills.csv", "durable.tex"),
+    ),
 }
 
 

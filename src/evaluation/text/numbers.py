@@ -43,6 +43,10 @@ session that decodes beside another one, under Djinn: \NeighbourDjinnUndisturbed
 for each step of the other one, and that one's \NeighbourDjinnSwapsReadyMs; by hand \NeighbourManualOffloadSwapsCostMs.
 All have Low and High, but for ranges.
 
+Of sessions that outlive their process, in \DurableRun after \DurableLayer: \DurableSessionSaveMs, RestoreMs, RerunMs
+and so on, \DurableSessionFileMb, and \DurableFirstRestoreMs of a process's first. Whether a method's edited session
+survives a kill: \DjinnSurvivesKill.
+
 What Plot 1 shows at its layer, \ActivationAtDepthLayer: recompute in its quickest form, \ActivationAtDepthRecompute,
 takes \ActivationAtDepthReadyRatio times as long as Djinn, with Low and High where there is an interval. The times are
 \ActivationAtDepthRecomputeReadyMs, DjinnReadyMs, DjinnKeptReadyMs, ByHandReadyMs, ByHandKeptReadyMs, RawCopyReadyMs.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evaluation.analysis.comparisons import STRONGEST, Comparison
 from evaluation.analysis.crossings import Crossing, orders
+from evaluation.analysis.durability import EDIT, NOTHING, SESSION, Durability, Kill
 from evaluation.analysis.material import Material
 from evaluation.analysis.neighbours import Disturbance
 from evaluation.analysis.numerals import significant
@@ -15,6 +16,7 @@ from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
 from evaluation.analysis.round_trips import FIRST, RoundTrip
+from evaluation.analysis.statistics import ENOUGH
 from evaluation.analysis.variants import PRIMARY
 from evaluation.analysis.waits import FLOOR, Wait
 from evaluation.records.runs import Json
@@ -40,6 +42,8 @@ class Tables:
     neighbour: Sequence[Disturbance] = ()
     editing: Sequence[RoundTrip] = ()
     overhead: Sequence[Overhead] = ()
+    durable: Sequence[Durability] = ()
+    kills: Sequence[Kill] = ()
 
     @classmethod
     def of(cls, material: Material) -> "Tables":
@@ -55,6 +59,8 @@ class Tables:
             neighbour=material.rows("neighbour", Disturbance),
             editing=material.rows("editing", RoundTrip),
             overhead=material.rows("overhead", Overhead),
+            durable=material.rows("durable", Durability),
+            kills=material.rows("kills", Kill),
         )
 
 
@@ -70,6 +76,8 @@ def numbers_of_use(tables: Tables) -> Iterator[Number]:
     yield from _of_peers(tables.peers)
     yield from _of_waits(tables.thinking)
     yield from _of_neighbours(tables.neighbour)
+    yield from _of_durable(tables.durable)
+    yield from _of_kills(tables.kills)
 
 
 def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
@@ -187,6 +195,32 @@ def _of_editing(rows: Sequence[RoundTrip]) -> Iterator[Number]:
         keys = {key: getattr(row, key) for key in ("run", "method", "variant", "site", "metric")}
         name = f"{camel(row.method)}{variant}Editing{site}{camel(row.metric)}"
         yield measured(name, row.median, "ms", {"file": "editing.csv", **keys, "column": "median"})
+
+
+def _of_durable(rows: Sequence[Durability]) -> Iterator[Number]:
+    """Each metric of each workload, a range without its ends; what a process pays once has no workload in its name."""
+    for row in rows[:1]:
+        for name, value in (("DurableRun", row.run), ("DurableLayer", row.layer)):
+            yield plain(name, value, {"file": "durable.csv", "run": row.run})
+    for row in rows:
+        workload = "" if row.metric.startswith("first") else camel(row.workload)
+        source = {"file": "durable.csv", **{key: getattr(row, key) for key in ("run", "workload", "metric")}}
+        size = row.unit == "bytes"
+        for ending, column in {"": "median", **(_ENDS if row.n >= ENOUGH else {})}.items():
+            value, about = getattr(row, column), {**source, "column": column}
+            if size:
+                yield measured(f"Durable{workload}{camel(row.metric[:-6])}Mb", value / 1e6, "MB", about)
+            else:
+                yield measured(f"Durable{workload}{camel(row.metric)}{ending}", value, "ms", about)
+
+
+def _of_kills(rows: Sequence[Kill]) -> Iterator[Number]:
+    """What a kill leaves of each variant's session, in words."""
+    for row in rows:
+        name = f"{camel(row.method)}{'' if row.variant in _HEADLINES else camel(row.variant)}SurvivesKill"
+        source = {"file": "kills.csv", **{key: getattr(row, key) for key in ("run", "method", "variant")}}
+        words = {EDIT: "yes", SESSION: "without its edit", NOTHING: "no"}[row.survives]
+        yield plain(name, words, {**source, "column": "survives"})
 
 
 def _of_overhead(rows: Sequence[Overhead]) -> Iterator[Number]:

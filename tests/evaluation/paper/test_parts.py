@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.analysis.durability import Durability, Kill
 from evaluation.analysis.neighbours import Disturbance
 from evaluation.analysis.round_trips import FIRST, RoundTrip
 from evaluation.paper import section
@@ -132,8 +133,14 @@ def test_no_sentence_waits_for_a_number_that_no_run_has(results, monkeypatch, te
         Disturbance(window="swaps", metric="relative_rate", unit="", **{**form, "variant": variant}, method=method)
         for method, variant in (("djinn", "default"), ("manual_offload", "ordered"))
     ]
+    saves = [
+        Durability(run="x", workload="session", layer=1, metric=metric, unit=unit, **ends)
+        for metric, unit in (("file_bytes", "bytes"), ("save_ms", "ms"), ("restore_ms", "ms"), ("rerun_ms", "ms"))
+    ]
+    kills = [Kill(run="x", method="djinn", variant="default", saved_bytes=1, survives="edit")]
+    tables = Tables(editing=trips, neighbour=swaps, durable=saves, kills=kills)
     usable = claim("C5", "session", "usable", "refuted", ratio={"value": 15.0, "unit": "times"})
-    known = {one.name for one in (*numbers_of_use(Tables(editing=trips, neighbour=swaps)), *verdicts([usable]))}
+    known = {one.name for one in (*numbers_of_use(tables), *verdicts([usable]))}
     for folder in (results.root / "figures" / "local", FIGURES):
         numbers, claims = (json.loads((folder / name).read_text()) for name in ("numbers.json", "claims.json"))
         known |= Words.of(numbers, claims).values.keys()

@@ -6,6 +6,7 @@ from statistics import median
 
 import pytest
 
+from evaluation.analysis.durability import Kill
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.leading import Leading
 from evaluation.analysis.outcomes import Capability, Capacity
@@ -20,7 +21,7 @@ GPU = Synthetic(layers=(1, 40), samples=30)
 METHODS = ("vanilla", "recompute", "manual_offload", "djinn")
 
 
-def table(results, *, findings=None, workload="session", capacity=(), capability=(), functional=False):
+def table(results, *, findings=None, workload="session", capacity=(), capability=(), kills=(), functional=False):
     """The table of a run; a test may give other rows and outcomes."""
     findings = findings or results.findings()
     sources = Sources(
@@ -28,6 +29,7 @@ def table(results, *, findings=None, workload="session", capacity=(), capability
         workload=workload,
         capacity=dict(capacity),
         capability=dict(capability),
+        kills=dict(kills),
     )
     return capabilities.table(sources, findings.methods, run=findings.run, functional=functional)
 
@@ -50,6 +52,11 @@ def edit_of(method, survives, exact, lines, variant="default"):
     """An outcome of the edits."""
     about = {"run": "local", "method": method, "variant": variant, "resume_ms": 1.0, "n": 1}
     return Capability(**about, edit_survives=survives, edit_exact=exact, state_lines=lines)
+
+
+def killed(run, method):
+    """What a kill leaves of a method that goes on without its edit."""
+    return Kill(run=run, method=method, variant="default", saved_bytes=0, survives="session")
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +295,11 @@ def test_a_job_that_lacks_the_leading_layer_says_so(tmp_path):
 
 
 @pytest.mark.tex
-@pytest.mark.parametrize(("small_ms", "functional"), [(0.127, True), (0.0131, False)])
-def test_it_fits_a_column_with_a_caption_of_four_lines(tmp_path, small_ms, functional):
+@pytest.mark.parametrize(
+    ("small_ms", "functional", "killed_in", "most_lines"),
+    [(0.127, True, "", 4), (0.0131, False, "", 4), (0.0131, False, "h200-141gb-13b-durable", 6)],
+)
+def test_it_fits_a_column_with_a_short_caption(tmp_path, small_ms, functional, killed_in, most_lines):
     """With times as wide as they get, every row and every word: nothing sticks out."""
     wide = SyntheticPairs(
         rounds=6, layers=(39,), ready=lambda which: 1234.5 if which.method == "recompute" else small_ms
@@ -305,9 +315,10 @@ def test_it_fits_a_column_with_a_caption_of_four_lines(tmp_path, small_ms, funct
         findings=replace(results.findings(), run="h200-141gb-13b"),
         capacity=sessions,
         capability=edits,
+        kills={method: [killed(killed_in, method)] for method in METHODS if killed_in},
         functional=functional,
     )
     said = compiled(tmp_path, table=text)
     assert len(rows_of(text)) == 7
     assert "Overfull" not in said
-    assert "caption of 4 lines" in said or "caption of 3 lines" in said
+    assert int(said.partition("caption of ")[2].split()[0]) <= most_lines
