@@ -54,7 +54,7 @@ def take(study: Study, make_subject: Callable[[], Subject], report: Report) -> R
         report("pausing and saving")
         told, ended_by = killed_when_paused(_save_all, study, str(folder), report=report)
         report("restoring")
-        side = _Side(make_subject(), study, folder)
+        side = Side(make_subject(), study, folder)
         first_ms = _first_restore_ms(side)
         cells = [_restored(side, workload, told["cells"][workload.name]) for workload in study.workloads]
         side.runtime.close()
@@ -70,7 +70,7 @@ def take(study: Study, make_subject: Callable[[], Subject], report: Report) -> R
         }
 
 
-class _Side:
+class Side:
     """What both processes have: the model, a twin of it under a runtime, and a folder, which alone they share."""
 
     def __init__(self, subject: Subject, study: Study, folder: Path) -> None:
@@ -115,7 +115,7 @@ class _Side:
 def _save_all(connection: Connection, study: Study, threads: int, folder: str) -> None:
     """In the process that is killed: pause and save everything, say what it took, and wait for the end."""
     torch.set_num_threads(threads)
-    side = _Side(build_subject(study), study, Path(folder))
+    side = Side(build_subject(study), study, Path(folder))
     first_ms: float | None = None
     paused: list[Method] = []
     cells: dict[str, Record] = {}
@@ -128,7 +128,7 @@ def _save_all(connection: Connection, study: Study, threads: int, folder: str) -
             first.finish()
         session = side.session(workload, expected[0], durable=True)
         start_ms = _prepared_ms(session)
-        cells[workload.name] = {**_saved(session, side, workload), "start_ms": start_ms, "sha256": _sha256(expected)}
+        cells[workload.name] = {**_saved(session, side, workload), "start_ms": start_ms, "sha256": sha256_of(expected)}
         paused.append(session)
     for _, method, place in side.variants():
         method.prepare()
@@ -153,7 +153,7 @@ def _prepared_ms(method: Method) -> float:
         return now_ms() - start
 
 
-def _saved(session: Djinn, side: _Side, workload: Workload) -> Record:
+def _saved(session: Djinn, side: Side, workload: Workload) -> Record:
     """Save the parked ``session`` several times, each time beside a plain write of as many bytes, by turns."""
     place = side.place(workload.name)
     session.save(place)  # the first one finds out how many bytes there are
@@ -208,7 +208,7 @@ def _drop_pages(file: Path) -> None:
         os.close(handle)
 
 
-def _first_restore_ms(side: _Side) -> float:
+def _first_restore_ms(side: Side) -> float:
     """Of a session of the first workload, which is then given up."""
     workload = side.study.workloads[0]
     session = side.session(workload, side.uninterrupted(workload)[0], durable=True)
@@ -228,10 +228,10 @@ def _restored_ms(session: Djinn, place: Path) -> float:
         return now_ms() - start
 
 
-def _restored(side: _Side, workload: Workload, told: Record) -> Record:
+def _restored(side: Side, workload: Workload, told: Record) -> Record:
     """The cell of ``workload``: restore it, and run it again from the start, by turns."""
     expected, place = side.uninterrupted(workload), side.place(workload.name)
-    if told.pop("sha256") != _sha256(expected):
+    if told.pop("sha256") != sha256_of(expected):
         raise NotBitExact(f"durable, workload {workload.name}: the uninterrupted runs of both processes differ")
     (file,) = place.iterdir()
     restores = []
@@ -276,7 +276,7 @@ def _went_on(session: Djinn, workload: Workload, expected: Logits) -> Record:
     return {"ready_ms": ready_ms, "usable_ms": hand.times_ms[0] - start}
 
 
-def _survivors(side: _Side) -> list[Record]:
+def _survivors(side: Side) -> list[Record]:
     """What is left of the session of each variant, which was edited while it was paused in the killed process."""
     workload = edited_workload(side.study)
     plain, oracle = side.uninterrupted(workload), side.uninterrupted(workload, steer)
@@ -302,7 +302,7 @@ def _survivors(side: _Side) -> list[Record]:
     return found
 
 
-def _sha256(logits: Logits) -> str:
+def sha256_of(logits: Logits) -> str:
     """Of the bits of all, in order."""
     found = hashlib.sha256()
     for one in logits:

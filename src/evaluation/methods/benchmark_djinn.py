@@ -108,9 +108,10 @@ class Djinn(Method):
         """One file, from which the runtime of another process leads the same program back to its breakpoint."""
         self._session.save(folder / _FILE)
 
-    def restore(self, folder: Path) -> bool:
-        """Run the program, whose model answers from the file."""
-        self._session = self._runtime.restore(folder / _FILE, self.program, *self._arguments(), **self._options())
+    def restore(self, folder: Path, *, allow_other: bool = False) -> bool:
+        """Run the program, whose model answers from the file; on another machine as well, where ``allow_other``."""
+        given = {**self._options(), "allow_other": allow_other}
+        self._session = self._runtime.restore(folder / _FILE, self.program, *self._arguments(), **given)
         self._parked()
         return True
 

@@ -196,7 +196,7 @@ def test_an_edit_that_nobody_wrote_down_is_no_survivor(monkeypatch, folder, stud
 
 def test_two_processes_with_other_weights_are_told(monkeypatch, study):
     """Before anything is restored."""
-    monkeypatch.setattr(durable, "_sha256", lambda logits: f"{os.getpid()}")
+    monkeypatch.setattr(durable, "sha256_of", lambda logits: f"{os.getpid()}")
     with pytest.raises(NotBitExact, match="the uninterrupted runs of both processes differ"):
         take(study)
 
