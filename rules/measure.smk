@@ -63,7 +63,7 @@ rule side_measure:
     benchmark:
         f"{LOCAL}/benchmarks/{{kind}}.tsv"
     wildcard_constraints:
-        kind="overhead|load|sweep|thinking|neighbour|editing|durable",
+        kind="overhead|load|sweep|thinking|neighbour|editing|durable|disk",
     conda:
         ENVIRONMENT
     resources:
@@ -130,5 +130,6 @@ rule durable:
         f"{LOCAL}/machine.json",
         f"{LOCAL}/study.json",
         f"{LOCAL}/durable.json",
+        f"{LOCAL}/disk.json",
         [file for file in paper_outputs(RUN) if Path(file).stem == "durable"],
     localrule: True

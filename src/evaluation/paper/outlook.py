@@ -25,6 +25,7 @@ _WORDS = {
     "capabilities": "edits",
     "editing": "a debugger's round trip",
     "durable": "sessions that outlive their process",
+    "disk": "sessions beyond host memory",
     "load": "resumes among many paused sessions",
     "overhead": "cost without a pause",
     "sweep": "sizes of the prompt",

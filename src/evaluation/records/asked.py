@@ -61,6 +61,13 @@ class Durable(_Block):
     samples: Positive
 
 
+class Disk(_Block):
+    """Sessions, and host memory that does not hold all of them."""
+
+    sessions: Positive
+    host_arena_gib: Annotated[float, Field(gt=0)]
+
+
 class Pairs(_Block):
     """Processes that compare forms of resumes, the blocks of each cell, and the breakpoints."""
 
@@ -149,6 +156,7 @@ class Asked(_Block):
     overhead: Overhead | None = None
     editing: Editing | None = None
     durable: Durable | None = None
+    disk: Disk | None = None
     load: list[Load] | None = None
     capacity: Capacity | None = None
     sweep: Sweep | None = None

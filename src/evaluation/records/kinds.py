@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from evaluation.records.asked import Asked, block
 from evaluation.records.atomic import write_json
 from evaluation.records.cells import Cell, check_unique
+from evaluation.records.disk import Disk
 from evaluation.records.durable import Durable
 from evaluation.records.editing import Editing
 from evaluation.records.fields import Name, Positive, Strict, Text, checked
@@ -207,6 +208,7 @@ _KINDS: dict[str, type[Record]] = {
     "neighbour.json": Neighbour,
     "editing.json": Editing,
     "durable.json": Durable,
+    "disk.json": Disk,
     "capacity": Capacity,
     "capabilities": Capabilities,
     "peers": Peer,

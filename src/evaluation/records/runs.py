@@ -185,7 +185,7 @@ def side_records(study: Json) -> list[str]:
     of_both = ("thinking", "neighbour") if set(study["methods"]) >= _PAIRED else ()
     together = [f"{kind}.json" for kind in of_both if kind in study]
     if of_djinn:
-        together += [f"{kind}.json" for kind in ("editing", "durable") if kind in study]
+        together += [f"{kind}.json" for kind in ("editing", "durable", "disk") if kind in study]
     places = [*of_djinn, "sweep.json", *together, *of_methods, *of_peers]
     return [place for place in places if asks_for(study, place.partition("/")[0].removesuffix(".json"))]
 

@@ -16,6 +16,7 @@ from evaluation.study.keys import (
     SAMPLES,
     Capacity,
     Count,
+    Disk,
     Durable,
     Editing,
     Load,
@@ -179,6 +180,7 @@ class Functional(Block):
     overhead: Overhead = Overhead(samples=4, decode_steps=4)
     editing: Editing = Editing(blocks=1)
     durable: Durable = Durable(samples=2)
+    disk: Disk = Disk(sessions=6, host_arena_gib=0.001)
     pairs: PairKeys = PairKeys(rounds=2, blocks=1)
     load: tuple[Load, ...] = Field(
         default=(Load(sessions=1, resumes=2), Load(sessions=4, resumes=8)), min_length=1, description="as load"
@@ -240,6 +242,7 @@ class Config(Block):
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     editing: Editing = Editing(blocks=3)
     durable: Durable = Durable(samples=3)
+    disk: Disk = Disk(sessions=50, host_arena_gib=48)
     load: tuple[Load, ...] = Field(
         default=(
             Load(sessions=1, resumes=60),

@@ -93,6 +93,14 @@ class Durable(Block):
 
 
 @block
+class Disk(Block):
+    """Sessions that are paused at once, and the page-locked host memory that does not hold all of them."""
+
+    sessions: Count = Field(description="paused sessions, from 1")
+    host_arena_gib: Annotated[int | float, Field(gt=0, le=10**6)] = Field(description="GiB of host memory, above 0")
+
+
+@block
 class Load(Block):
     """Resumes of random ones among ``sessions`` that are paused at once."""
 

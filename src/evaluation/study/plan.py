@@ -12,6 +12,7 @@ from evaluation.study.architectures import LLAMA_2, Architecture, from_checkpoin
 from evaluation.study.block import Block, ConfigError, block, plain
 from evaluation.study.keys import (
     Capacity,
+    Disk,
     Durable,
     Editing,
     Load,
@@ -33,6 +34,7 @@ __all__ = [
     "READS",
     "Capacity",
     "ConfigError",
+    "Disk",
     "Durable",
     "Editing",
     "Job",
@@ -68,6 +70,7 @@ READS = {
         *(*_MODEL, "workloads", "methods"),
         *("measurement.decode_steps", "durable", "host_arena_gib"),
     ),
+    "disk": (*_SESSION, "disk", "order_seed"),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),
     "overhead": (*_MODEL, "workloads", "overhead"),
     "sweep": (*(key for key in _TIMED if key != "workloads"), "sweep"),
@@ -110,6 +113,7 @@ class Study(Block):
     overhead: Overhead
     editing: Editing
     durable: Durable
+    disk: Disk
     load: tuple[Load, ...]
     load_host_arena_gib: int | float
     capacity: Capacity

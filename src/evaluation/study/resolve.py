@@ -68,6 +68,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         overhead=chosen.overhead,
         editing=chosen.editing,
         durable=chosen.durable,
+        disk=chosen.disk,
         load=chosen.load,
         load_host_arena_gib=wanted.djinn.host_arena_gib if functional else wanted.djinn.load_host_arena_gib,
         capacity=chosen.capacity,

@@ -113,7 +113,7 @@ def test_one_changed_number_of_load_measures_load_again_and_nothing_else(snakema
     status, said = snakemake(folder, "--summary", "paper_figures", *settings)
     outputs = [line.split("\t")[0] for line in said.splitlines() if "\tmissing\t" in line]
     studies = [path for path in outputs if "/studies/" in path]
-    assert (status, len(studies)) == (0, 10), said
+    assert (status, len(studies)) == (0, 11), said
     status, said = snakemake(folder, "--cores", "1", *studies, "results/local/study.json", *settings)
     assert status == 0, said
     now = time.time()

@@ -18,7 +18,7 @@ ROWS = [
     {"name": "activation", "batch": 1, "tokens": 8, "kv_cache": False},
     {"name": "session", "batch": 1, "tokens": 8, "kv_cache": True},
 ]
-OF_SESSIONS = {"measure", "pairs", "capabilities", "editing", "load", "memory_saver", "process_checkpoint"}
+OF_SESSIONS = {"measure", "pairs", "capabilities", "disk", "editing", "load", "memory_saver", "process_checkpoint"}
 TIMED = {"measure", "pairs", "sweep", "thinking", "memory_saver"}
 WITH_WORKLOADS = {"capacity", "durable", "overhead", "thinking", "neighbour", *OF_SESSIONS}
 ALL = {"sweep", *WITH_WORKLOADS}
@@ -33,7 +33,7 @@ CHANGES = {
     "experiments": (["capacity"], set()),
     "latency_methods": (["djinn"], set()),
     "layers": ([1, 2, 3], set()),
-    "order_seed": (1, {"capacity", "editing", "load", "pairs", "thinking", "neighbour"}),
+    "order_seed": (1, {"capacity", "disk", "editing", "load", "pairs", "thinking", "neighbour"}),
     "strict": (True, set()),
     "workloads": (ROWS, WITH_WORKLOADS),
     "measurement.decode_steps": (2, ALL - {"overhead"}),
@@ -54,6 +54,7 @@ CHANGES = {
     "functional.overhead": ({"samples": 6, "decode_steps": 4}, {"overhead"}),
     "functional.editing": ({"blocks": 2}, {"editing"}),
     "functional.durable": ({"samples": 3}, {"durable"}),
+    "functional.disk": ({"sessions": 5, "host_arena_gib": 0.001}, {"disk"}),
     "functional.load": ([{"sessions": 1, "resumes": 3}], {"load"}),
     "functional.capacity": ({"sessions": 5, "processes": 1}, {"capacity"}),
     "functional.sweep": ({"layers": [1, 9], "samples": 2, "sizes": [{"batch": 1, "tokens": 16}]}, {"sweep"}),
@@ -90,7 +91,7 @@ def test_a_change_concerns_the_jobs_that_read_it(study, key):
 OF_A_GPU = {
     *(f"measurement.{name}_samples" for name in ("other", "warmup", "validation")),
     *("measurement.samples", "measurement.think_time_ms", "rounds", "pairs", "overhead", "load", "capacity", "sweep"),
-    *("thinking", "neighbour", "editing", "durable"),
+    *("thinking", "neighbour", "editing", "durable", "disk"),
     *("peers.memory_saver_samples", "peers.process_checkpoint_samples", "device", "model.path"),
 }
 
@@ -117,6 +118,7 @@ def test_each_kind_of_job_has_its_row(study):
         "capabilities",
         "editing",
         "durable",
+        "disk",
         "load",
         "overhead",
         "sweep",

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evaluation.experiments import (
     capabilities,
     capacity,
+    disk,
     durable,
     editing,
     load,
@@ -43,6 +44,7 @@ SMALL = {
         "overhead": {"samples": 2, "decode_steps": 1},
         "editing": {"blocks": 1},
         "durable": {"samples": 2},
+        "disk": {"sessions": 2, "host_arena_gib": 0.0001},
         "load": [{"sessions": 1, "resumes": 2}],
         "capacity": {"sessions": 1, "processes": 1},
         "sweep": {"layers": [1, 2], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
@@ -115,6 +117,7 @@ def run(kind, study, monkeypatch):
         "capabilities": lambda: capabilities.take("djinn", study, lambda: build(study), quiet),
         "editing": lambda: editing.take(build(study), study, quiet),
         "durable": lambda: durable.take(study, lambda: build(study), quiet),
+        "disk": lambda: disk.take(build(study), study, quiet),
         "load": lambda: load.take(build(study), study, quiet),
         "overhead": lambda: overhead.take(build(study), study, quiet),
         "sweep": lambda: sweep.take(build(study), study, quiet),
