@@ -100,7 +100,18 @@ def test_main_job_measures_and_draws(finished):
     assert records == sorted([*(f"{method}/layer_3/round_1.json" for method in methods), *pairs])
     of_methods = [f"{kind}/{method}" for kind in ("capacity", "capabilities") for method in methods]
     of_peers = ("peers/memory_saver", "peers/process_checkpoint")
-    for name in ("overhead", "load", "sweep", "thinking", "neighbour", "editing", "durable", "disk", *of_peers, *of_methods):
+    for name in (
+        "overhead",
+        "load",
+        "sweep",
+        "thinking",
+        "neighbour",
+        "editing",
+        "durable",
+        "disk",
+        *of_peers,
+        *of_methods,
+    ):
         assert json.loads((finished / f"results/local/{name}.json").read_text())["cells"]
     with (finished / "results/summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "local"]

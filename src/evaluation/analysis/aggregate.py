@@ -17,6 +17,7 @@ from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric, capab
 from evaluation.analysis.overhead import Overhead, overheads
 from evaluation.analysis.resumes import Resumes, resumes
 from evaluation.analysis.round_trips import RoundTrip, round_trips
+from evaluation.analysis.spills import Spilling, spillings
 from evaluation.analysis.summary import Row, summarise
 from evaluation.analysis.table import TableError, read_table, write_table
 from evaluation.analysis.waits import Wait, waits
@@ -46,6 +47,7 @@ TABLES = {
     "editing": Table(kind=RoundTrip, rows=round_trips),
     "durable": Table(kind=Durability, rows=durabilities),
     "kills": Table(kind=Kill, rows=kills),
+    "disk": Table(kind=Spilling, rows=spillings),
 }
 
 

@@ -5,9 +5,9 @@ arena is full long before the last of them. From then on each IO_WAIT first spil
 Then all are resumed in a random order. The frontier of one that was spilled is ready only when its file has been read.
 Each runs on to its end, and is compared bit for bit with an uninterrupted run of the same tokens.
 
-Beside it stands what the disk gives to plain requests for as many bytes, into files of the same folder, from several
-threads and past the page cache where the file system allows it: one write and one read between the swap-outs and the
-resumes, and one after them.
+Beside it stands what the disk gives to plain requests for as many bytes, into files of the same folder. They come from
+several threads, and go past the page cache where the file system allows it. One write and one read are made between the
+swap-outs and the resumes, and one of each after them.
 """
 
 import random

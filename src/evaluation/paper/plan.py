@@ -32,6 +32,7 @@ TABLES = (
     "editing",
     "durable",
     "kills",
+    "disk",
 )
 
 

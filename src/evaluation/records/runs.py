@@ -42,7 +42,7 @@ __all__ = [
 CHECKSUMS = "SHA256SUMS"
 _RUN_NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 _PAIRED = {"manual_offload", "djinn"}  # what is compared in one process
-_DURABLE = ("durable", "kills")  # the tables of the record durable.json
+_DURABLE = ("durable", "kills", "disk")  # the tables of what NAME-durable is made for
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 

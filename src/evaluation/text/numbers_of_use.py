@@ -16,6 +16,7 @@ from evaluation.analysis.outcomes import Capability, Capacity, PeerMetric
 from evaluation.analysis.overhead import Overhead
 from evaluation.analysis.resumes import BY_HAND, CLOCKS, Resumes, by_paused, growth
 from evaluation.analysis.round_trips import FIRST, RoundTrip
+from evaluation.analysis.spills import Spilling
 from evaluation.analysis.statistics import ENOUGH
 from evaluation.analysis.variants import PRIMARY
 from evaluation.analysis.waits import FLOOR, Wait
@@ -44,6 +45,7 @@ class Tables:
     overhead: Sequence[Overhead] = ()
     durable: Sequence[Durability] = ()
     kills: Sequence[Kill] = ()
+    disk: Sequence[Spilling] = ()
 
     @classmethod
     def of(cls, material: Material) -> "Tables":
@@ -61,6 +63,7 @@ class Tables:
             overhead=material.rows("overhead", Overhead),
             durable=material.rows("durable", Durability),
             kills=material.rows("kills", Kill),
+            disk=material.rows("disk", Spilling),
         )
 
 
@@ -78,6 +81,7 @@ def numbers_of_use(tables: Tables) -> Iterator[Number]:
     yield from _of_neighbours(tables.neighbour)
     yield from _of_durable(tables.durable)
     yield from _of_kills(tables.kills)
+    yield from _of_disk(tables.disk)
 
 
 def _of_forms(pairs: Sequence[Comparison]) -> Iterator[Number]:
@@ -221,6 +225,20 @@ def _of_kills(rows: Sequence[Kill]) -> Iterator[Number]:
         source = {"file": "kills.csv", **{key: getattr(row, key) for key in ("run", "method", "variant")}}
         words = {EDIT: "yes", SESSION: "without its edit", NOTHING: "no"}[row.survives]
         yield plain(name, words, {**source, "column": "survives"})
+
+
+def _of_disk(rows: Sequence[Spilling]) -> Iterator[Number]:
+    """Each metric, a range without its ends, and the rate at which so much state goes each way in that time."""
+    for row in rows[:1]:
+        source = {"file": "disk.csv", "run": row.run}
+        for name, value in (("DiskSessions", row.sessions), ("DiskSpilledSessions", row.on_disk)):
+            yield plain(name, value, source)
+        yield measured("DiskArenaGib", row.host_arena_bytes / 2**30, "GiB", {**source, "column": "host_arena_bytes"})
+        yield measured("DiskStateMb", row.state_bytes / 1e6, "MB", {**source, "column": "state_bytes"})
+    for row in rows:
+        source = {"file": "disk.csv", "run": row.run, "metric": row.metric}
+        for ending, column in {"": "median", **(_ENDS if row.n >= ENOUGH else {})}.items():
+            yield measured(f"Disk{camel(row.metric)}{ending}", getattr(row, column), "ms", {**source, "column": column})
 
 
 def _of_overhead(rows: Sequence[Overhead]) -> Iterator[Number]:
