@@ -127,7 +127,17 @@ def test_main_job_measures_and_draws(finished):
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
     pictures = ("crossover", "clocks", "latency_memory", "samples", "ratios", "thinking")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
-    written = ("capabilities", "setup", "methods", "numbers", "pairs", "neighbour", "editing", "latency_memory")
+    written = (
+        "capabilities",
+        "setup",
+        "methods",
+        "numbers",
+        "pairs",
+        "neighbour",
+        "editing",
+        "durable",
+        "latency_memory",
+    )
     written += ("verdicts", "section", "appendix")
     tables = {f"{name}.tex" for name in written}
     claims = {f"claims.{suffix}" for suffix in ("json", "md", "tex")} | {"claims_short.tex"}

@@ -120,10 +120,27 @@ def _of_sessions(numbers: Mapping[str, str]) -> Table:
     )
 
 
+def _of_durable(numbers: Mapping[str, str]) -> Table:
+    """Of the workloads whose sessions were saved; without any it has no row."""
+    columns = {words: name for name, words in _WORKLOADS.items() if f"Durable{name}SaveMs" in numbers}
+    rows = {
+        "file (MB)": "Durable{}FileMb",
+        "save": "Durable{}SaveMs",
+        "a plain write of as many bytes": "Durable{}WriteMs",
+        "restore, until parked": "Durable{}RestoreMs",
+        "a plain read of the file": "Durable{}ReadMs",
+        "restore, until usable": "Durable{}RestoredMs",
+        "run again, until parked": "Durable{}RerunMs",
+        "run again, until usable": "Durable{}RerunWholeMs",
+    }
+    return Table(label="a session whose process was killed (ms)", columns=columns, rows=rows if columns else {})
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, str]], Table]] = {
     "pairs": _of_pairs,
     "load": _of_load,
     "sessions": _of_sessions,
+    "durable": _of_durable,
 }
 
 
@@ -157,7 +174,8 @@ def written(page: str, numbers: Mapping[str, str], experiments: str, methods: st
 
 
 def _filled(make: Callable[[Mapping[str, str]], Table], numbers: Mapping[str, str]) -> str:
-    return make(numbers).markdown(numbers)
+    table = make(numbers)
+    return table.markdown(numbers) if table.rows else "Not measured yet.\n"
 
 
 def experiment_table(page: str) -> str:
