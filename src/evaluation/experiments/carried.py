@@ -1,10 +1,10 @@
 """Carries a paused session to another machine, where it goes on exactly or is refused by name.
 
 ``save FOLDER`` pauses a session in the middle of the model and writes what is to be carried. That is its file, the
-study, and the digest of what the program computes without a pause. ``restore FOLDER``, there, makes the same weights, restores and
-finishes the session, and prints what came of it. The exit status is 0 where all bits are those of both machines'
-uninterrupted runs, 1 where some differ, and 2 where the session is refused, with the reason. Random weights are drawn
-on the device: those of a CPU are others, and a model of other weights is refused. Nothing is timed.
+study, and the digest of what the program computes without a pause. ``restore FOLDER``, there, makes the same weights,
+restores and finishes the session, and prints what came of it. The exit status is 0 where all bits are those of both
+machines' uninterrupted runs, 1 where some differ, and 2 where the session is refused, with the reason. Random weights
+are drawn on the device: those of a CPU are others, and a model of other weights is refused. Nothing is timed.
 """
 
 import argparse
