@@ -29,7 +29,6 @@ from djinn.core import (
     ENDED,
     PARKED,
     DeviceMemoryFull,
-    DiskFailed,
     DjinnError,
     HostMemoryFull,
     IllegalMove,
@@ -1003,12 +1002,9 @@ class Session:
             self._move(Phase.PAUSED)
 
     def _fetch(self) -> bool:
-        try:
-            return self._residency.fetch()
-        except DiskFailed as error:
-            turn = self._its.turn
-            turn.failure = turn.failure or error
-            return True
+        turn, done = self._its.turn, self._residency.fetch()
+        turn.failure = turn.failure or self._residency.failure
+        return done
 
     def _restore(self) -> bool:
         # Not under the lock: no other thread touches the state of a cancelled session, and this may ask for room.
@@ -1022,7 +1018,8 @@ class Session:
     def _ended(self, value: Any, error: BaseException | None) -> None:
         restored = self._its.restored
         with self._lock:
-            self._adopted.release(lost=self._residency.lost or (restored is not None and restored.failed))
+            lost = self._residency.failure is not None or (restored is not None and restored.failed)
+            self._adopted.release(lost=lost)
             self._pause = None
             self._outcome = value, error
             self._arrivals += 1

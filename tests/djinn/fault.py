@@ -1,5 +1,7 @@
-"""Faults that a test injects: an allocation, a release or a copy of the runtime fails, once, on whichever thread."""
+"""Faults that a test injects: an allocation, a release, a copy, a read or a write fails, once, on whichever thread."""
 
+import errno
+import os
 import threading
 
 import torch
@@ -13,6 +15,7 @@ ERRORS = {
     "another error": RuntimeError("injected"),
     "KeyboardInterrupt": KeyboardInterrupt("injected"),
 }
+DISK_ERROR = OSError(errno.EIO, "injected")
 
 
 class Fault:
@@ -40,6 +43,16 @@ class Fault:
                 self._trip()
             return take(engine, *args, **kwargs)
 
+        def of_the_disk(call):
+            def transfer_(*args):
+                self._trip()
+                return call(*args)
+
+            return transfer_
+
+        if kind in ("write", "read"):
+            name = {"write": "pwrite", "read": "preadv"}[kind]
+            monkeypatch.setattr(os, name, of_the_disk(getattr(os, name)))
         take = transfer.TransferEngine.copy_out
         monkeypatch.setattr(torch.UntypedStorage, "resize_", resize_)
         monkeypatch.setattr(transfer, "_copy_in", copy_in)

@@ -33,17 +33,18 @@ def left(runtime, sessions):
         "sessions": sum(one() is not None for one in sessions),
         "passages": len(runtime._interceptors._passages),
         "arena": runtime.arena.reserved_bytes,
+        "disk": runtime.disk.used_bytes,
     }
 
 
 @pytest.mark.usefixtures("without_climb")
 def test_a_thousand_cycles(tmp_path):
-    """Every end that a session can have; every tenth is saved and restored. After a warm-up nothing grows."""
+    """Every end that a session can have; some are saved and restored, or spilled. After a warm-up nothing grows."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
     expected, path = program(model), tmp_path / "one.djinn"
-    with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as runtime:
-        sessions, before = [], None
+    with djinn.Runtime(model, host_memory_bytes=3 * 512, layers=list(model), disk_folder=tmp_path) as runtime:
+        sessions, before, spilled = [], None, 0
         for cycle in range(1000):
             session = runtime.open(breakpoint=cycle % 2 + 1, visit=cycle // 2 % 2 + 1, durable=cycle % 10 == 0)
             sessions.append(weakref.ref(session))
@@ -54,6 +55,12 @@ def test_a_thousand_cycles(tmp_path):
                 session = runtime.restore(path, program, model)
             if cycle % 3:
                 session.io_wait()
+            if cycle % 10 == 1:
+                with runtime.open(breakpoint=1).start(program, model) as other:
+                    other.wait(10)
+                    other.io_wait()
+                    spilled += session.disk_bytes > 0
+                del other
             if cycle % 7 == 0:
                 session.cancel()
             else:
@@ -64,5 +71,6 @@ def test_a_thousand_cycles(tmp_path):
             if cycle == 300:
                 before, bytes_before = left(runtime, sessions), resident_bytes()
         assert left(runtime, sessions) == before
-        assert before["sessions"] == before["passages"] == before["arena"] == 0
+        assert before["sessions"] == before["passages"] == before["arena"] == before["disk"] == 0
+        assert spilled > 50
         assert resident_bytes() - bytes_before < 4 << 20

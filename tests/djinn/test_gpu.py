@@ -1,5 +1,7 @@
 """The runtime on a CUDA device: streams, events and pinned memory, which the CPU tests do not cover."""
 
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
 from djinn.memory import growth, transfer
-from djinn.memory.host_memory import HostArena
+from djinn.memory.host_memory import HostArena, available_bytes
 from djinn.state.digest import digest_of
 
 pytestmark = pytest.mark.gpu
@@ -546,3 +548,43 @@ with torch.no_grad(), djinn.Runtime(model, host_memory_bytes=64 << 20, layers=li
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 4 << 20
+
+
+def test_more_sessions_than_host_memory_holds(tmp_path, caplog):
+    """Fifty of 1.7 GB in an arena of 48 GiB, or as many as there is room for: all are exact. Prints the disk's rates."""
+    config = LlamaConfig(
+        hidden_size=5120,
+        intermediate_size=512,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        num_key_value_heads=40,
+        vocab_size=512,
+        max_position_embeddings=4096,
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        deep = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).eval()
+    prompts = torch.randint(512, (50, 1, 2048), generator=torch.Generator().manual_seed(1)).cuda()
+    nbytes = 40 * 2 * 2048 * 5120 * 2 + (64 << 20)  # of a session: its KV, and what there is beside it
+    arena_bytes = min(48 << 30, available_bytes() // 2)
+    fit = arena_bytes // nbytes
+    count = min(50, fit + shutil.disk_usage(tmp_path).free * 4 // 5 // nbytes)
+    assert count > fit
+    caplog.set_level("INFO", logger="djinn")
+    with djinn.Runtime(deep, host_memory_bytes=arena_bytes, disk_folder=tmp_path) as runtime:
+        runtime.arena.wait_grown()
+        sessions = [swapped_out(runtime, 20, greedy, deep, prompt, 2) for prompt in prompts[:count]]
+        assert sum(session.disk_bytes > 0 for session in sessions) >= count - fit
+        runtime.disk.check_integrity()
+        for prompt, session in zip(prompts, sessions, strict=False):
+            assert session.host_bytes + session.disk_bytes > 1.6e9
+            session.resume()
+            found = session.result(60)
+            session.close()
+            assert equal(found, greedy(deep, prompt, 2))
+    assert not list(tmp_path.iterdir())
+    for words in ("spilled to", "read back from"):
+        lines = [record.getMessage() for record in caplog.records if words in record.getMessage()]
+        pairs = [re.search(r"([\d.]+) MiB .* in ([\d.]+) s", line).groups() for line in lines]
+        size, seconds = (sum(map(float, column)) for column in zip(*pairs, strict=True))
+        print(f"{len(lines)} sessions {words} the disk: {size / seconds / 1024:.2f} GiB/s")

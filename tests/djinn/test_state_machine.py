@@ -7,6 +7,7 @@ the layers. After each step the arena is whole, and every session is where the m
 import dataclasses
 import threading
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.djinn.fault import ERRORS, Fault
+from tests.djinn.fault import DISK_ERROR, ERRORS, Fault
 from torch import nn
 
 import djinn
@@ -25,13 +26,13 @@ X = torch.linspace(-1, 1, 32).reshape(4, 8)
 PAUSED, IO_WAIT, CREATED, FINISHED, FAILED = (
     getattr(djinn.Phase, name) for name in ("PAUSED", "IO_WAIT", "CREATED", "FINISHED", "FAILED")
 )
-GOING, COMING = ["free", "copy out"], ["allocate", "copy in"]
+GOING, COMING, DISK = ["free", "copy out"], ["allocate", "copy in"], ["write", "read"]
 INJECTED = sorted(set(ERRORS) - {"KeyboardInterrupt"})  # ``test_interrupts`` is about those
 
 
 def faults(kinds):
-    """None, or the kind, the number and the error of the call that is to fail."""
-    return st.none() | st.tuples(st.sampled_from(kinds), st.integers(1, 3), st.sampled_from(INJECTED))
+    """None, or the kind, the number and the error of the call that is to fail; where there is no disk it does not."""
+    return st.none() | st.tuples(st.sampled_from([*kinds, *DISK]), st.integers(1, 3), st.sampled_from(INJECTED))
 
 
 torch.manual_seed(0)
@@ -93,14 +94,15 @@ class Machine(RuleBasedStateMachine):
     """Sessions, files, and the rules by which both change."""
 
     folder = None
+    memory = MappingProxyType({"host_memory_bytes": 1 << 17})
 
     def __init__(self):
         super().__init__()
         self.patches = pytest.MonkeyPatch()
-        self.faults = {kind: Fault(self.patches, kind) for kind in (*GOING, *COMING)}
+        self.faults = {kind: Fault(self.patches, kind) for kind in (*GOING, *COMING, *DISK)}
         self.patches.setattr("djinn.state.ownership.Ownership._held", lambda *args: (set(), set()))
-        # Of sessions of some 20 KiB in extents of a page some fit, and others are refused.
-        self.runtime = djinn.Runtime(MODEL, host_memory_bytes=1 << 17, layers=list(MODEL))
+        # Some sessions fit, and others are refused.
+        self.runtime = djinn.Runtime(MODEL, layers=list(MODEL), **self.memory)
         self.expected = []
         self.files = []
         self.written = 0
@@ -117,10 +119,10 @@ class Machine(RuleBasedStateMachine):
         self.refused = False
         if fault is not None:
             kind, count, error = fault
-            self.faults[kind].at(count, ERRORS[error])
+            self.faults[kind].at(count, DISK_ERROR if kind in DISK else ERRORS[error])
         try:
             yield
-        except (djinn.DeviceMemoryFull, djinn.HostMemoryFull):
+        except (djinn.DeviceMemoryFull, djinn.HostMemoryFull, djinn.DiskFailed):
             self.refused = True
         except (RuntimeError, MemoryError) as raised:
             assert "injected" in str(raised)
@@ -166,11 +168,21 @@ class Machine(RuleBasedStateMachine):
         assert one.session.phase in ((PAUSED, IO_WAIT) if self.refused else (IO_WAIT,))
         one.phase = one.session.phase
 
+    @precondition(lambda self: len(self.within(PAUSED)) > 1)
+    @rule(fault=faults(GOING))
+    def all_wait(self, fault):
+        """Where there is a disk, most of them go there."""
+        for one in self.within(PAUSED):
+            with self.under(fault):
+                one.session.io_wait()
+            one.phase = one.session.phase
+            assert self.refused or one.phase is IO_WAIT
+
     @any_in(PAUSED, IO_WAIT)
-    @rule(data=st.data(), amount=st.sampled_from([-0.5, 0.25, 2.0]))
+    @rule(data=st.data(), amount=st.sampled_from([-0.5, 0.25, 2.0]), fault=faults([]))
     @in_phases(PAUSED, IO_WAIT)
-    def edit(self, one, amount):
-        with self.under(None):  # what waits on the device is edited in host memory, which may be full
+    def edit(self, one, amount, fault):
+        with self.under(fault):  # what waits on the device or the disk is edited in host memory, which may be full
             one.session.state["hidden_states"] += amount
         if not self.refused:
             one.edits.append((one.calls, amount))
@@ -261,8 +273,10 @@ class Machine(RuleBasedStateMachine):
     # -- what always holds -------------------------------------------------------------------------------------------
 
     @invariant()
-    def the_arena_is_whole(self):
+    def the_arena_and_the_disk_are_whole(self):
         self.runtime.arena.check_integrity()
+        if self.runtime.disk is not None:
+            self.runtime.disk.check_integrity()
         assert self.runtime.arena.reserved_bytes >= sum(one.session.host_bytes for one in self.within(PAUSED, IO_WAIT))
 
     @invariant()
@@ -275,7 +289,8 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         try:
-            for one in list(self.expected):
+            # Those on the disk last: where arena and disk are full there is room when others have gone on.
+            for one in sorted(self.expected, key=lambda one: one.session.disk_bytes):
                 if one.phase in (PAUSED, IO_WAIT):
                     one.session.break_at(1, visit=1000)
                     one.session.resume()
@@ -295,15 +310,18 @@ def _layer(calls):
     return (calls - 1) % DEPTH + 1
 
 
-def test_sessions_are_where_the_model_has_them(tmp_path):
-    """Some thousands of steps, the same ones each time."""
+@pytest.mark.parametrize(("disk", "examples"), [(False, 40), (True, 30)], ids=["host memory", "and a disk"])
+def test_sessions_are_where_the_model_has_them(tmp_path, disk, examples):
+    """Some thousands of steps, the same ones each time; with a disk too that becomes full, and fails."""
 
     class Here(Machine):
         folder = tmp_path
+        if disk:
+            memory = {"host_memory_bytes": 3 << 10, "disk_folder": tmp_path, "disk_bytes": 160 << 10}
 
     case = Here.TestCase
     case.settings = settings(
-        max_examples=40,
+        max_examples=examples,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,

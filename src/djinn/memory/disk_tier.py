@@ -17,6 +17,7 @@ import mmap
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +81,8 @@ class Resident(Protocol):
     def to_spill(self) -> "Waiting | None":
         """Return what waits in host memory, if nobody is using it."""
 
-    def left_for(self, spill: Spill, waiting: "Waiting") -> bool:
-        """Record ``spill``, and release what was ``waiting`` in host memory; False if that has changed."""
+    def left_for(self, file: SpillFile, waiting: "Waiting") -> bool:
+        """Record that what was ``waiting`` is in ``file``, and release the host memory; False if it has changed."""
 
     def came_back(self, spilled: tuple[Spill, ...], extents: Sequence[Extent]) -> bool:
         """Record that all that is ``spilled`` is in ``extents``; False if that has changed."""
@@ -89,10 +90,14 @@ class Resident(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Waiting:
-    """What waits in host memory, how often it was edited by then, and its bytes, which nobody reuses meanwhile."""
+    """What waits in host memory, how often it was edited by then, and its bytes, which nobody reuses meanwhile.
 
-    copy: HostCopy
+    The storages are not held: a session that has gone on would find that somebody has them, when it parks again.
+    """
+
+    copy: "weakref.ref[HostCopy]"
     edits: int
+    names: list[str]
     memory: list[memoryview]
 
 
@@ -175,17 +180,15 @@ class DiskTier:
         """Spill what is ``waiting``; without effect if that changes meanwhile: then there may be room."""
         time.sleep(max(resident.claimed_until - time.monotonic(), 0))
         began = time.perf_counter()
-        spill = self._write(resident, waiting, full)
-        if not _under(resident, partial(resident.left_for, spill, waiting)):
-            return self.remove([spill])
+        file = self._write(resident, waiting, full)
+        if not _under(resident, partial(resident.left_for, file, waiting)):
+            return self.remove([file])
         text, seconds = "session %d: %s spilled to the disk in %.2f s", time.perf_counter() - began
-        return self._journal.note(logging.INFO, text, resident.number, mebibytes(spill.nbytes), seconds)
+        return self._journal.note(logging.INFO, text, resident.number, mebibytes(file.nbytes), seconds)
 
-    def _write(self, resident: Resident, waiting: Waiting, full: str) -> Spill:
-        entries = waiting.copy.entries
-        names = [f"state/{place}/{entry.item.views[0].name}" for place, entry in enumerate(entries)]
+    def _write(self, resident: Resident, waiting: Waiting, full: str) -> SpillFile:
         document = {"format": "spilled", "session": resident.number, "process": os.getpid()}
-        draft = Draft(list(zip(names, waiting.memory, strict=True)), document)
+        draft = Draft(list(zip(waiting.names, waiting.memory, strict=True)), document)
         lacking = f"{full}; {mebibytes(draft.nbytes)} of session {resident.number} cannot go to {self.folder}"
         try:
             if self._most_bytes is not None and self.used_bytes + draft.nbytes > self._most_bytes:
@@ -197,17 +200,17 @@ class DiskTier:
             waiting.memory.clear()  # who keeps the error would keep the bytes
             del draft
         self._files.add(file)
-        return Spill(items=tuple(entry.item for entry in entries), file=file)
+        return file
 
-    def remove(self, spills: Iterable[Spill]) -> None:
-        """Remove the files of ``spills``. On any thread."""
-        for spill in spills:
+    def remove(self, files: Iterable[SpillFile]) -> None:
+        """Remove ``files``. On any thread."""
+        for file in files:
             try:
-                spill.file.path.unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
             except OSError as error:
                 text = "%s stays until the runtime is closed: %s"
-                self._journal.note(logging.WARNING, text, str(spill.file.path), str(error))
-            self._files.discard(spill.file)
+                self._journal.note(logging.WARNING, text, str(file.path), str(error))
+            self._files.discard(file)
 
     def _read_back(self, resident: Resident) -> None:
         """Bring all of its state to host memory, if it is still away.
@@ -228,11 +231,13 @@ class DiskTier:
                 if resident.spilled is not spilled:
                     return None  # it has ended, and its files with it
                 raise
+            files = [spill.file for spill in spilled]
+            del spilled  # it holds the storages
             if back:
-                nbytes = sum(spill.nbytes for spill in spilled)
                 text, seconds = "session %d: %s read back from the disk in %.2f s", time.perf_counter() - began
+                nbytes = sum(file.nbytes for file in files)
                 self._journal.note(logging.INFO, text, resident.number, mebibytes(nbytes), seconds)
-                self.remove(spilled)
+                self.remove(files)
                 return self._arrived()
             self._arena.release(extents)
             if back is None:

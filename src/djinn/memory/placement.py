@@ -6,6 +6,7 @@ nothing of phases: ``session`` decides when.
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Container, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from djinn.memory.extents import Extent
 from djinn.memory.host_copy import HostCopy, Stored
 from djinn.memory.lanes import Lane
 from djinn.memory.restore import Restore
+from djinn.memory.spill_file import SpillFile
 from djinn.memory.transfer import TransferEngine
 from djinn.state.adopted import Adopted
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
@@ -60,7 +62,7 @@ class Residency:
         self.used = 0.0  # when somebody last used what is in host memory or on the disk
         self.claimed_until = 0.0  # by whoever has had it read back
         self.edits = 0
-        self.lost = False  # whether the disk never gave back what it had
+        self.failure: DiskFailed | None = None  # why the disk never gave back what it had
         self._uses: dict[int, int] = {}  # of each storage, at the park
         self._stay: dict[int, str] = {}  # storages that cannot leave, and why; by identity of their item
 
@@ -220,21 +222,33 @@ class Residency:
     def to_spill(self) -> Waiting | None:
         """Return what waits in host memory; None if nothing does, or if somebody uses it or has got hold of it."""
         restore = self.restore
-        if restore is None or restore.begun or restore.departed or not restore.copy.entries or not self._waits():
+        if restore is None or not self._may_be_spilled(restore):
             return None
-        if any(entry.extent.shared for entry in restore.copy.entries):
-            return None
-        memory = [entry.extent.memory for entry in restore.copy.entries]
-        return Waiting(copy=restore.copy, edits=self.edits, memory=memory)
+        entries = restore.copy.entries
+        return Waiting(
+            copy=weakref.ref(restore.copy),
+            edits=self.edits,
+            names=[f"state/{place}/{entry.item.views[0].name}" for place, entry in enumerate(entries)],
+            memory=[entry.extent.memory for entry in entries],
+        )
 
-    def left_for(self, spill: Spill, waiting: Waiting) -> bool:
-        """Record that what was ``waiting`` is in ``spill``, and release the host memory.
+    def _may_be_spilled(self, restore: Restore) -> bool:
+        entries = restore.copy.entries
+        if not entries or restore.begun or restore.departed or not self._waits():
+            return False
+        return not any(entry.extent.shared for entry in entries)
+
+    def left_for(self, file: SpillFile, waiting: Waiting) -> bool:
+        """Record that what was ``waiting`` is in ``file``, and release the host memory.
 
         False, and no effect, if it has gone on or was edited since then.
         """
-        now, restore = self.to_spill(), self.restore
-        if restore is None or now is None or now.copy is not waiting.copy or now.edits != waiting.edits:
+        restore = self.restore
+        if restore is None or not self._may_be_spilled(restore):
             return False
+        if waiting.copy() is not restore.copy or waiting.edits != self.edits:
+            return False
+        spill = Spill(items=tuple(entry.item for entry in restore.copy.entries), file=file)
         self.spilled = (*self.spilled, spill)  # on record before anything is released
         self.restore = None
         self._engine.release_all(restore)
@@ -263,23 +277,21 @@ class Residency:
     def fetch(self) -> bool:
         """Bring what is on the disk straight to the device, likewise; False if nothing is, or without room.
 
-        Raises :class:`DiskFailed` when the disk has failed several times. Then the program finds zeros.
+        When the disk has failed several times there is a :attr:`failure`, and the program finds zeros.
         """
         if not self.spilled:
             return False
         try:
             if not self._engine.fetch(self.number, self.spilled, self._compute):
                 return False
-        except DiskFailed:
-            self.lost = True
-            self._forget_spilled()
-            raise
+        except DiskFailed as failure:
+            self.failure = failure.with_traceback(None)  # its frames hold the storages
         self._forget_spilled()
         return True
 
     def _forget_spilled(self) -> None:
         spilled, self.spilled = self.spilled, ()
-        self._engine.remove(spilled)
+        self._engine.remove([spill.file for spill in spilled])
 
     def copies_from_disk(self, spilled: Sequence[Spill]) -> dict[int, torch.Tensor]:
         """Return copies of what is ``spilled`` in host memory beside the arena: uint8, by the identity of its item.

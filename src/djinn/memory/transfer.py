@@ -31,7 +31,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -46,6 +46,7 @@ from djinn.memory.host_copy import Batch, Stored
 from djinn.memory.host_memory import HostArena
 from djinn.memory.lanes import Lane, Link
 from djinn.memory.restore import Restore
+from djinn.memory.spill_file import SpillFile
 from djinn.state.storages import StateStorage
 
 T = TypeVar("T")
@@ -341,7 +342,7 @@ class TransferEngine:
     def fetch(self, session: int, spilled: Sequence[Spill], compute: Lane) -> bool:
         """Bring what is ``spilled`` straight to the device, before its program is unwound; False without room.
 
-        So it needs no room in the arena. Raises :class:`DiskFailed` when the disk has failed several times: then the
+        So it needs no room in the arena. Raises :class:`DiskFailed` when that has failed several times: then the
         storages are full of zeros.
         """
         items = [item for spill in spilled for item in spill.items]
@@ -349,21 +350,24 @@ class TransferEngine:
             self.with_room(session, functools.partial(self._make_memory_for, items, compute))
         except DeviceMemoryFull:
             return False
-        for attempt in range(1, _ATTEMPTS + 1):
+        failure: Exception | None = None
+        for _ in range(_ATTEMPTS):
             try:
                 for item, scratch in read_each(session, spilled):
                     compute.fill(item.storage, scratch.address)
                     compute.synchronize()
                 return True
-            except DiskFailed:
-                if attempt == _ATTEMPTS:
-                    for item in items:
-                        zeros = Scratch(item.nbytes)
-                        compute.fill(item.storage, zeros.address)
-                        compute.synchronize()
-                    raise
+            except Exception as error:  # noqa: BLE001 - the program's thread must hear of it when it is unwound
+                failure = error
                 time.sleep(_ATTEMPT_SECONDS)
-        return False
+        with suppress(Exception):
+            for item in items:
+                zeros = Scratch(item.nbytes)
+                compute.fill(item.storage, zeros.address)
+                compute.synchronize()
+        assert failure is not None
+        text = f"the program of session {session} has ended without its state: {failure}"
+        raise DiskFailed(text) from failure.with_traceback(None)
 
     def _make_memory_for(self, items: Sequence[StateStorage], compute: Lane) -> None:
         try:
@@ -380,10 +384,10 @@ class TransferEngine:
         assert self._disk is not None
         return self._disk.away(resident)
 
-    def remove(self, spilled: Iterable[Spill]) -> None:
-        """Remove the files of what is no longer ``spilled``."""
+    def remove(self, files: Iterable[SpillFile]) -> None:
+        """Remove ``files`` of the disk."""
         if self._disk is not None:
-            self._disk.remove(spilled)
+            self._disk.remove(files)
 
     # -- on the engine's thread --------------------------------------------------------------------------------------
 

@@ -541,6 +541,26 @@ def test_a_slow_disk_holds_nobody_up(runtime, model, disk, name):
         assert ends(session, model, shift)
 
 
+def test_a_session_that_parks_again_while_it_is_spilled(runtime, model, disk, monkeypatch):
+    """The disk tier's thread holds none of its storages, so that all of its state can leave the device again."""
+    monkeypatch.undo()  # who else holds what is what this is about; the disk is slow no more
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", disk.slow(os.pwrite))
+        first, second, late = (parked(runtime, model, shift) for shift in (1, 2, 3))
+        first.io_wait()
+        second.io_wait()
+        with ThreadPoolExecutor(1) as pool:
+            swapping = pool.submit(late.io_wait)
+            assert disk.asked.wait(10)
+            first.step(10)
+            assert first.left_behind == ()
+            disk.free.set()
+            swapping.result(10)
+    first.io_wait()
+    assert first.left_behind == ()
+    assert (first.device_bytes, late.phase) == (0, IO_WAIT)
+
+
 @pytest.mark.parametrize("name", ["cancel", "close"])
 def test_a_session_that_ends_while_it_is_read_back(runtime, model, disk, name):
     """Whoever wanted to resume it is told, and its file goes."""
