@@ -551,7 +551,7 @@ with torch.no_grad(), djinn.Runtime(model, host_memory_bytes=64 << 20, layers=li
 
 
 def test_more_sessions_than_host_memory_holds(tmp_path, caplog):
-    """Fifty of 1.7 GB in an arena of 48 GiB, or as many as there is room for: all are exact. Prints the disk's rates."""
+    """Fifty of 1.7 GB in an arena of 48 GiB, or as many as there is room for: all are exact. Prints the rates."""
     config = LlamaConfig(
         hidden_size=5120,
         intermediate_size=512,

@@ -38,7 +38,7 @@ from djinn.wording import mebibytes
 _LOCK_SECONDS = 1.0  # who holds a session's lock longer may be waiting for this very thread
 
 _PASSING_SECONDS = 1.0  # for those that are on their way to the device to leave host memory
-_LOOK_SECONDS = 0.005
+_LOOKS, _LOOK_SECONDS = 3, 0.005  # at sessions that stay, for one may have come since the last look
 
 T = TypeVar("T")
 
@@ -164,14 +164,15 @@ class DiskTier:
 
     def _make_room(self, sizes: Sequence[int], full: str) -> None:
         """Spill the least recently used session, unless there is room by now. Raises :class:`HostMemoryFull`."""
-        until = time.monotonic() + _PASSING_SECONDS
+        until, looks = time.monotonic() + _PASSING_SECONDS, 0
         while not self._arena.has_room(sizes):
             residents = sorted(self._residents(), key=lambda one: one.used)
             for resident in residents:
                 waiting = _under(resident, resident.to_spill)
                 if waiting is not None:
                     return self._spill(resident, waiting, full)
-            if time.monotonic() > until or not any(resident.passes for resident in residents):
+            looks = 0 if any(resident.passes for resident in residents) else looks + 1
+            if looks == _LOOKS or time.monotonic() > until:
                 raise HostMemoryFull(f"{full}; no session that waits there can go to {self.folder} now")
             time.sleep(_LOOK_SECONDS)
         return None

@@ -109,9 +109,9 @@ class Ranges:
         """Whether ``sizes`` (bytes) find room, if need be after pieces are joined."""
         return self.placed(sizes) is not None or self.to_join(sizes) is not None
 
-    def without_reserved(self) -> "Ranges":
-        """Return what there would be if everything reserved were free."""
-        return replace(self._freed(self.reserved), reserved=frozenset())
+    def emptied(self) -> "Ranges":
+        """Return what there would be if everything were free."""
+        return replace(self._freed([*self.reserved, *self.aside]), reserved=frozenset(), aside=frozenset())
 
     def to_join(self, sizes: Sequence[int]) -> Gap | None:
         """Return the range of wholly free pieces to join for ``sizes``, which are not :meth:`placed` without it.

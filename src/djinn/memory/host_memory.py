@@ -149,8 +149,8 @@ class HostArena:
         return self._grown(self._ranges.collected(), self.ready_bytes).hold(sizes)
 
     def could_hold(self, sizes: Sequence[int]) -> bool:
-        """Whether ``sizes`` (bytes) could be reserved when it has grown, if nothing else were."""
-        return self._grown(self._ranges.collected(), self.nbytes).without_reserved().hold(sizes)
+        """Whether ``sizes`` (bytes) could be reserved when it has grown and is empty."""
+        return self._grown(self._ranges, self.nbytes).emptied().hold(sizes)
 
     def _join(self, offset: int, nbytes: int) -> None:
         """Make one piece of those in that range, unless another thread has taken some of it meanwhile."""
