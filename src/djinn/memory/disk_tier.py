@@ -227,11 +227,12 @@ class DiskTier:
             try:
                 read(resident.number, spilled, [extent.memory for extent in extents])
                 back = _under(resident, partial(resident.came_back, spilled, extents))
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001 - it is raised again
                 self._arena.release(extents)
                 if resident.spilled is not spilled:
                     return None  # it has ended, and its files with it
-                raise
+                del spilled, extents  # who keeps the error would keep the storages
+                raise error.with_traceback(None) from error.__cause__
             files = [spill.file for spill in spilled]
             del spilled  # it holds the storages
             if back:

@@ -78,6 +78,12 @@ def _copy_in(entries: Iterable[Stored], lane: Lane, *, at_once: bool = False) ->
         lane.fill(entry.item.storage, entry.source, at_once=at_once)
 
 
+def _fill_from(scratch: Scratch, item: StateStorage, compute: Lane) -> None:
+    with compute.here():
+        compute.fill(item.storage, scratch.address)
+    compute.synchronize()
+
+
 def _entries_of(batches: Iterable[Batch]) -> list[Stored]:
     return [entry for batch in batches for entry in batch.entries]
 
@@ -354,17 +360,14 @@ class TransferEngine:
         for _ in range(_ATTEMPTS):
             try:
                 for item, scratch in read_each(session, spilled):
-                    compute.fill(item.storage, scratch.address)
-                    compute.synchronize()
+                    _fill_from(scratch, item, compute)
                 return True
             except Exception as error:  # noqa: BLE001 - the program's thread must hear of it when it is unwound
                 failure = error
                 time.sleep(_ATTEMPT_SECONDS)
         with suppress(Exception):
             for item in items:
-                zeros = Scratch(item.nbytes)
-                compute.fill(item.storage, zeros.address)
-                compute.synchronize()
+                _fill_from(Scratch(item.nbytes), item, compute)
         assert failure is not None
         text = f"the program of session {session} has ended without its state: {failure}"
         raise DiskFailed(text) from failure.with_traceback(None)
