@@ -14,6 +14,7 @@ SURVIVES = {
     ("recompute", "default", True): "session",
     ("recompute", "replay", False): "session",
     ("manual_offload", "pinned", True): "nothing",
+    ("manual_offload", "saved", False): "edit",
     ("djinn", "default", True): "edit",
     ("djinn", "kept", False): "edit",
 }
@@ -63,7 +64,7 @@ def put_durable(folder: Path) -> None:
     kills = [
         {
             **{"method": method, "variant": variant, "headline": headline, "survives": survives},
-            "saved_bytes": 900_000_000 if method == "djinn" else 0,
+            "saved_bytes": 900_000_000 if survives == "edit" else 0,
         }
         for (method, variant, headline), survives in SURVIVES.items()
         if method in study["methods"]

@@ -62,10 +62,13 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
     return {"workload": workload.name, "layer": probe.layer, "cells": cells}
 
 
-def asked(method: str, workload: Workload, device: torch.device) -> list[type[Method]]:
-    """The variants of ``method`` that are asked what they can do with ``workload`` and run on ``device``."""
+def asked(method: str, workload: Workload, device: torch.device, *lists: str) -> list[type[Method]]:
+    """The variants of ``method`` that are asked what they can do with ``workload`` and run on ``device``.
+
+    They are those of the first of ``lists``, ``probed`` and ``variants`` that its module has.
+    """
     module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
-    offered = getattr(module, "probed", None) or module.variants
+    offered = next(vars(module)[name] for name in (*lists, "probed", "variants") if name in vars(module))
     return [kind for kind in offered(workload) if not kind.unsupported(device)]
 
 

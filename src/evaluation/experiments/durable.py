@@ -105,7 +105,7 @@ class Side:
         for name in self.study.methods:
             subject = twin(self.subject)
             shared: dict[str, Any] = {}
-            for kind in asked(name, workload, self.subject.device):
+            for kind in asked(name, workload, self.subject.device, "probed_by_kill"):
                 method = kind(subject, self.study, workload, layer=self.layer, input_ids=input_ids, **shared)
                 method.durable = True
                 shared = shared or method.shared()

@@ -3,11 +3,14 @@
 Variants: ``pinned``, the primary one, moves all state through page-locked memory and waits for it. ``pageable`` does
 the same through ordinary memory. ``ordered`` brings back what layer L+1 needs first and the KV cache behind the
 computation. ``offloaded_cache`` is one line instead: the cache of transformers that keeps its layers in host memory all
-the time. The forms that are compared with Djinn in one process are more: see :func:`compared`. Knows nothing of Djinn.
+the time. ``saved`` writes its copies to a file, and is only asked what survives a kill. The forms that are compared
+with Djinn in one process are more: see :func:`compared`. Knows nothing of Djinn.
 """
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ from evaluation.measure.method import ByHand, Keeps, Link, Method
 from evaluation.methods.offloads import AsyncOffload, BulkOffload, OrderedOffload, PinnedOffload, form
 from evaluation.study.plan import Workload
 
+_FILE = "stopped.pt"
+
 
 class PageableOffload(PinnedOffload):
     """Moves all state through ordinary memory."""
@@ -27,6 +32,33 @@ class PageableOffload(PinnedOffload):
     headline = False
     counted_apart = True
     pinned = False
+
+
+class SavedOffload(PinnedOffload):
+    """Also writes its copies to a file, from which another process goes on: code by hand knows where it has stopped."""
+
+    variant = "saved"
+    headline = False
+
+    def pause(self) -> None:
+        """Copy everything, and then each tensor into memory of its own: pickle takes no views of one mapping."""
+        super().pause()
+        self._host = {name: tensor.clone() for name, tensor in self._host.items()}
+        self.stopped.put(self._host)
+
+    def save(self, folder: Path) -> None:
+        """All that the pass was stopped with, by pickle."""
+        with (folder / _FILE).open("wb") as file:
+            torch.save((self.stopped, self._earlier), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def restore(self, folder: Path) -> bool:
+        """On the device at once: a resume has nothing left to bring."""
+        device = self.subject.device
+        self.stopped, self._earlier = torch.load(folder / _FILE, map_location=device, weights_only=False)
+        self._host = {}
+        return True
 
 
 class _OffloadedCache(DynamicCache):  # type: ignore[misc]  # transformers is not type-checked
@@ -86,6 +118,11 @@ def variants(workload: Workload) -> list[type[Method]]:
     """The variants that make sense for ``workload``: of a history, part can come later, or never."""
     with_history: list[type[Method]] = [OrderedOffload, OffloadedCache] if workload.kv_cache else []
     return [PinnedOffload, PageableOffload, *with_history]
+
+
+def probed_by_kill(workload: Workload) -> list[type[Method]]:
+    """The variants that are asked what survives a kill of the process: those, and the one that is written for it."""
+    return [*variants(workload), SavedOffload]
 
 
 def compared(workload: Workload, *, keeps: Keeps, link: Link) -> list[type[PinnedOffload]]:

@@ -25,6 +25,8 @@ REFUSED = Latex("OOM")
 _MOST_DECIMALS = 4  # more would make an interval too wide for a column: a tenth of a microsecond
 _REFUSER = {"cap": "", "device_oom": "device", "host_full": "host", "arena": "arena"}
 _SURVIVES = {EDIT: Latex("Yes"), SESSION: Latex("Part"), NOTHING: Latex("No")}
+BY_FILE = Latex(r"$^\dagger$")
+_SAVED = "saved"  # by hand: a form that writes its copies to a file
 _REPLAY = "replay"  # of recompute: the program stores its edit and makes it again
 
 
@@ -114,9 +116,15 @@ def _editing(row: Capability | None, replay: Capability | None) -> Latex:
     return Latex(("Yes" if row.edit_exact else "Inexact") + lines)
 
 
-def _survives(row: Kill | None) -> Latex:
-    """What goes on in another process, when that of the paused and edited session was killed."""
-    return UNMEASURED if row is None else _SURVIVES[row.survives]
+def _survives(row: Kill | None, saved: Kill | None) -> Latex:
+    """What goes on in another process, when that of the paused and edited session was killed.
+
+    Where nothing does, a mark tells of a form that ``saved`` its copies itself.
+    """
+    if row is None:
+        return UNMEASURED
+    mark = BY_FILE if row.survives == NOTHING and saved is not None and saved.survives == EDIT else ""
+    return Latex(_SURVIVES[row.survives] + mark)
 
 
 OfVariant = TypeVar("OfVariant", Capacity, Capability, Kill)
@@ -173,7 +181,7 @@ class Sources:
             sessions=_sessions(kept),
             stopped_by=_REFUSER[kept.stopped_by] if kept else "",
             editing=_editing(edited, None if variant else self.replay(form.method)),
-            survives=_survives(_first(self.kills, form.method, wanted)),
+            survives=_survives(_first(self.kills, form.method, wanted), _first(self.kills, form.method, (_SAVED,))),
         )
 
 
@@ -203,6 +211,7 @@ def table(sources: Sources, methods: Sequence[str], *, run: str, functional: boo
             capped=any(line.sessions.startswith("$") for line in lines),
             edited=any(line.editing != UNMEASURED for line in lines),
             killed=sources.killed_in,
+            by_file=any(line.survives.endswith(BY_FILE) for line in lines),
             gaps=any(
                 UNMEASURED in (one.sessions, one.editing, one.cell.median)
                 or (sources.killed_in and one.survives == UNMEASURED)
@@ -242,17 +251,19 @@ def as_markdown(sources: Sources, methods: Sequence[str], *, run: str, functiona
         f"Workload {markdown(sources.workload)}. "
         "In brackets: an interval of 95 %, in italics a range from the least to the 95th percentile, of pairs to the "
         "most; what refused the next session.",
-        *(_of_kills(sources.killed_in) if sources.killed_in else ()),
+        *(_of_kills(sources.killed_in, lines) if sources.killed_in else ()),
     ]
     return "\n".join(page) + "\n"
 
 
-def _of_kills(run: str) -> Iterator[str]:
+def _of_kills(run: str, lines: Sequence[Line]) -> Iterator[str]:
     yield ""
     yield (
         f"In the run {markdown(run)} a process was killed in which sessions were paused and edited. Part: the "
         "session goes on in another process, without its edit."
     )
+    if any(line.survives.endswith(BY_FILE) for line in lines):
+        yield "†: a form that writes its copies to a file itself goes on, with its edit."
 
 
 def _in_brackets(text: str) -> str:

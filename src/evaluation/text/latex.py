@@ -76,6 +76,7 @@ def ranged(text: str) -> Latex:
 def in_markdown(text: str) -> str:
     """A cell of a LaTeX table as a page has it: "--" between figures is "to"; alone it is a gap, and stays."""
     text = re.sub(r"\\emph\{(.*?)\}", r"*\1*", text).replace(r"$\geq$\,", "≥ ").replace(r"\sys{}", "Djinn")
+    text = text.replace(r"$^\dagger$", "†")
     return re.sub(r"(?<=[0-9])--(?=[0-9])", " to ", re.sub(r"\\([%_#&$])", r"\1", text))
 
 

@@ -39,6 +39,7 @@ SURVIVES = {
     ("manual_offload", "pinned"): "nothing",
     ("manual_offload", "pageable"): "nothing",
     ("manual_offload", "ordered"): "nothing",
+    ("manual_offload", "saved"): "edit",
     ("djinn", "default"): "edit",
     ("djinn", "kept"): "edit",
 }
@@ -83,7 +84,7 @@ def test_the_record_holds_every_workload_and_what_survives_of_every_variant(monk
     assert (record["ended_by_signal"], record["layer"], record["edited"]) == (9, LAYERS // 2, "decode")
     assert {(kill["method"], kill["variant"]): kill["survives"] for kill in record["kills"]} == SURVIVES
     written = {kill["method"] for kill in record["kills"] if kill["saved_bytes"]}
-    assert written == {"djinn"}
+    assert written == {"manual_offload", "djinn"}
     activation, decode = record["cells"]
     assert (activation["workload"], decode["workload"]) == ("activation", "decode")
     for cell in (activation, decode):
@@ -179,14 +180,14 @@ class GoesOnEdited(PinnedOffload):
 
 def test_a_result_of_no_session_fails_the_job(monkeypatch, study):
     """It is neither the edited run's nor the plain one's."""
-    monkeypatch.setattr(benchmark_manual_offload, "variants", lambda workload: [GoesOnFromNothing])
+    monkeypatch.setattr(benchmark_manual_offload, "probed_by_kill", lambda workload: [GoesOnFromNothing])
     with pytest.raises(NotBitExact, match=r"manual_offload \(pinned\) went on to a result that is of no session"):
         take(study)
 
 
 def test_an_edit_that_nobody_wrote_down_is_no_survivor(monkeypatch, folder, study, capsys):
     """Whatever the result says: there is no record."""
-    monkeypatch.setattr(benchmark_manual_offload, "variants", lambda workload: [GoesOnEdited])
+    monkeypatch.setattr(benchmark_manual_offload, "probed_by_kill", lambda workload: [GoesOnEdited])
     (folder / "study.json").write_text(json.dumps(study.to_json()))
     monkeypatch.setattr(sys, "argv", ["durable", "--study", "study.json", "--out", "durable.json"])
     with pytest.raises(ValueError, match="an edit of which nothing was on disk cannot survive"):

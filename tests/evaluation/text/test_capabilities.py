@@ -54,9 +54,10 @@ def edit_of(method, survives, exact, lines, variant="default"):
     return Capability(**about, edit_survives=survives, edit_exact=exact, state_lines=lines)
 
 
-def killed(run, method):
-    """What a kill leaves of a method that goes on without its edit."""
-    return Kill(run=run, method=method, variant="default", saved_bytes=0, survives="session")
+def killed(run):
+    """What a kill leaves where the state was written to a file by hand, and nowhere else."""
+    about = {"run": run, "method": "manual_offload", "saved_bytes": 1}
+    return [Kill(**about, variant="default", survives="nothing"), Kill(**about, variant="saved", survives="edit")]
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +316,7 @@ def test_it_fits_a_column_with_a_short_caption(tmp_path, small_ms, functional, k
         findings=replace(results.findings(), run="h200-141gb-13b"),
         capacity=sessions,
         capability=edits,
-        kills={method: [killed(killed_in, method)] for method in METHODS if killed_in},
+        kills={method: killed(killed_in) for method in METHODS if killed_in},
         functional=functional,
     )
     said = compiled(tmp_path, table=text)
