@@ -453,7 +453,7 @@ class Session:
 
         Returns the bytes of the file. The session stays as it is; what is written is a copy of its state in host
         memory, so that it may go on meanwhile. A file that is there is replaced at the end, at once: after a crash it
-        is the old or the new one, whole. Only its owner can read it. Needs the package safetensors. Raises
+        is the old or the new one, whole. Only its owner can read it. Raises
         :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody else
         holds tensors that a file must have. Raises :class:`djinn.HostMemoryFull` if there is no room for the copy, and
         ``OSError`` if the system refuses to write.

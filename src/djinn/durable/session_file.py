@@ -1,5 +1,8 @@
 """The file of a saved session: safetensors, of which one tensor is a JSON document. Nothing in it is ever run.
 
+Its form, and how it is written and read, are those of a spilled session's (``memory.spill_file``): in large pieces, on
+several threads, which take the digests meanwhile. A file of somebody else's is not trusted in any of it.
+
 It is written aside, synced, and renamed: data before name, then the folder. So there is the old file, or the new one,
 and never a third thing. Only its owner can read it.
 
@@ -8,32 +11,29 @@ first. The document is no part of the header, which may not have more than 100 M
 """
 
 import hashlib
-import importlib
 import json
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import BinaryIO, NoReturn
 
 import torch
 
 from djinn.core import DjinnError, NotRestored
 from djinn.durable.document import Json
 from djinn.memory.host_memory import available_bytes
+from djinn.memory.spill_file import DOCUMENT, ITS_DIGEST, Altered, Draft, Part, SpillFile, is_padding
 
-_LIBRARY = "safetensors"
-_DOCUMENT, _ITS_DIGEST = "document", "document.sha256"
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 _ASIDE = re.compile(r"\.djinn-(?P<name>[0-9a-f]{16})-(?P<process>\d+)-[0-9a-f]{8}\.partial")
 
 
 def check_can_write(path: Path) -> None:
     """Raise :class:`DjinnError` or ``OSError`` if a file cannot be written to ``path``; nothing is written yet."""
-    _safetensors()
     if not path.parent.is_dir():
         raise NotADirectoryError(f"there is no folder {path.parent} to save in: make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -48,26 +48,19 @@ def write(path: Path, document: Json, tensors: Mapping[str, torch.Tensor]) -> in
 
     Raises ``OSError`` if the system refuses. What was at ``path`` is there then.
     """
-    library = _safetensors()
-    digests = {name: hashlib.sha256(tensor.numpy().data).hexdigest() for name, tensor in tensors.items()}
-    words = json.dumps({**document, "sha256": digests}, sort_keys=True).encode()
-    content = {**tensors, _DOCUMENT: _tensor(words), _ITS_DIGEST: _tensor(hashlib.sha256(words).digest())}
+    draft = Draft([(name, tensor.numpy().data) for name, tensor in tensors.items()], document)
     _remove_left_over(path)
     aside = path.with_name(f".djinn-{_short(path.name)}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    aside.mkdir(0o700)  # a folder: the library writes to a file of its own naming first
     try:
-        file = aside / path.name
-        library.torch.save_file(content, str(file))
-        file.chmod(0o600)
-        _sync(file)
-        nbytes = file.stat().st_size
-        file.replace(path)
-    except library.SafetensorError as error:
+        draft.write(aside)
+        _sync(aside)
+        aside.replace(path)
+    except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
     _sync(path.parent)
-    return nbytes
+    return draft.nbytes
 
 
 def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
@@ -76,31 +69,60 @@ def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     Raises ``OSError`` if the system refuses, and :class:`NotRestored` for what is no whole and unaltered file of a
     session. What is returned is in memory: what happens to the file later does not matter.
     """
-    library = _safetensors()
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise NotRestored("it is no plain file: a link or a folder is not followed")
-    if 2 * status.st_size > (free := available_bytes()):  # its bytes, and its tensors
-        raise NotRestored(
-            f"it has {status.st_size} bytes, and is read with twice as many of host memory: {free} are free"
-        )
-    try:
-        found = {name: part["data"] for name, part in library.deserialize(path.read_bytes())}
-    except library.SafetensorError as error:
-        raise NotRestored(f"it is cut short, or no file of a session: {error}") from error
-    words, its_digest = found.pop(_DOCUMENT, b""), found.pop(_ITS_DIGEST, b"")
-    if not words:
-        raise NotRestored("it holds tensors, but no session of djinn")
+    if status.st_size > (free := available_bytes()):
+        raise NotRestored(f"it has {status.st_size} bytes, and is read to host memory: {free} are free")
+    places = _places(path, status.st_size)
+    with path.open("rb") as file:
+        words, its_digest = (_bytes_at(file, *places.pop(name, (0, 0))) for name in (DOCUMENT, ITS_DIGEST))
     if hashlib.sha256(words).digest() != its_digest:
         raise NotRestored("it is altered: its document is not what was saved")
     document = _document(words)
     digests = document.get("sha256")
-    if not isinstance(digests, dict) or set(found) != set(digests):
+    if not isinstance(digests, dict) or set(places) != set(digests):
         raise NotRestored("it is altered: its tensors are not those that were saved")
-    for name, data in found.items():
-        if hashlib.sha256(data).hexdigest() != digests[name]:
-            raise NotRestored(f"it is altered: {name} is not what was saved")
-    return document, {name: _tensor(data) for name, data in found.items()}
+    found = {name: torch.empty(nbytes, dtype=torch.uint8) for name, (_, nbytes) in places.items()}
+    parts = tuple(
+        Part(name=name, offset=offset, nbytes=nbytes, digest=str(digests[name]))
+        for name, (offset, nbytes) in places.items()
+    )
+    try:
+        targets = [tensor.numpy().data for tensor in found.values()]
+        SpillFile(path=path, parts=parts, nbytes=status.st_size).read(targets)
+    except Altered as altered:
+        raise NotRestored(f"it is altered: {altered.name} is not what was saved") from None
+    return document, {name: tensor for name, tensor in found.items() if not is_padding(name)}
+
+
+def _places(path: Path, nbytes: int) -> dict[str, tuple[int, int]]:
+    """Return where in the file of ``nbytes`` each tensor begins, and its bytes, as the header says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(nbytes, _LONGEST_HEADER) else b""
+    begin = end = 8 + length
+    places = {}
+    try:
+        entries = json.loads(header, parse_constant=_refuse)
+        if DOCUMENT not in entries:
+            raise NotRestored("it holds tensors, but no session of djinn")
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            start, after = map(int, entry["data_offsets"])
+            if begin + start != end or after < start or entry["shape"] != [after - start] or entry["dtype"] != "U8":
+                raise ValueError(f"{name} does not follow what is before it")
+            places[name] = end, after - start
+            end = begin + after
+        if end != nbytes:
+            raise ValueError(f"of {end} bytes it has {nbytes}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise NotRestored(f"it is cut short, or no file of a session: {error}") from error
+    return places
+
+
+def _bytes_at(file: BinaryIO, offset: int, nbytes: int) -> bytes:
+    file.seek(offset)
+    return file.read(nbytes)
 
 
 def _document(words: bytes) -> Json:
@@ -115,13 +137,6 @@ def _document(words: bytes) -> Json:
 
 def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")
-
-
-def _tensor(data: bytes | bytearray) -> torch.Tensor:
-    """Return ``data`` as a tensor (uint8), an alias if it can be written to."""
-    if not data:
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=torch.uint8)
 
 
 def _short(name: str) -> str:
@@ -141,13 +156,5 @@ def _remove_left_over(path: Path) -> None:
     for left in path.parent.glob(".djinn-*.partial"):
         match = _ASIDE.fullmatch(left.name)
         if match and match["name"] == _short(path.name) and not Path(f"/proc/{match['process']}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _safetensors() -> Any:
-    """Return the library, with its part for tensors of torch."""
-    try:
-        importlib.import_module(f"{_LIBRARY}.torch")
-        return importlib.import_module(_LIBRARY)
-    except ImportError as error:
-        raise DjinnError("a session is saved by the package safetensors: pip install 'djinn[durable]'") from error
+            with suppress(OSError):
+                left.unlink()

@@ -25,10 +25,18 @@ _PAGE = 4096  # bytes; no block of a disk is larger
 _REQUEST_BYTES = 16 << 20
 _THREADS = 8  # at most: a digest takes 0.6 s a GB on one core, more than a fast disk
 _BYTES_OF_A_THREAD = 1 << 20  # less is not worth one
-_DOCUMENT, _ITS_DIGEST = "document", "document.sha256"
+DOCUMENT, ITS_DIGEST = "document", "document.sha256"
 _NO_DIGEST = "0" * 64
 
 T = TypeVar("T")
+
+
+class Altered(OSError):
+    """The tensor ``name`` in a file has another digest than it should."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(f"{path} is altered: {name} is not what was written")
+        self.name = name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,7 @@ class SpillFile:
             file.read(target[start:end], part.offset + start)
             digest.update(target[start:end])
         if digest.hexdigest() != part.digest:
-            raise OSError(f"{self.path} is altered: {part.name} is not what was written")
+            raise Altered(self.path, part.name)
 
 
 class Draft:
@@ -85,7 +93,7 @@ class Draft:
         self._paddings = [-len(data) % _PAGE for _, data in tensors]
         digests = dict.fromkeys((name for name, _ in tensors), _NO_DIGEST)
         words = self._words(digests)  # as long as they will be
-        sizes = [*self._all_sizes(), (_DOCUMENT, len(words)), (_ITS_DIGEST, 32)]
+        sizes = [*self._all_sizes(), (DOCUMENT, len(words)), (ITS_DIGEST, 32)]
         header, self._offsets, end = {}, {}, 0
         for name, nbytes in sizes:
             header[name] = {"dtype": "U8", "shape": [nbytes], "data_offsets": [end, end + nbytes]}
@@ -118,7 +126,7 @@ class Draft:
             work = zip(self._tensors, self._paddings, strict=True)
             _side_by_side(lambda one: digests.update([self._write_tensor(file, *one[0], one[1])]), work, self.nbytes)
             words = self._words({name: digests[name] for name, _ in self._tensors})
-            file.write(memoryview(words + hashlib.sha256(words).digest()), self._place(_DOCUMENT))
+            file.write(memoryview(words + hashlib.sha256(words).digest()), self._place(DOCUMENT))
             file.write(memoryview(self._header), 0)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -147,6 +155,11 @@ class Draft:
 
 def _padding(number: int) -> str:
     return f"padding/{number}"
+
+
+def is_padding(name: str) -> bool:
+    """Whether the tensor of this name only fills a page."""
+    return name.startswith("padding/")
 
 
 def _requests(nbytes: int) -> Iterable[tuple[int, int]]:

@@ -95,14 +95,6 @@ def test_a_folder_that_is_not_there(runtime, tmp_path, llama, input_ids):
         assert session.phase is djinn.Phase.PAUSED
 
 
-def test_without_the_library(runtime, path, llama, input_ids, monkeypatch):
-    monkeypatch.setattr(session_file, "_LIBRARY", "no_such_library")
-    with runtime.open(breakpoint=2, durable=True).start(greedy, llama, input_ids, STEPS) as session:
-        session.wait(30)
-        with pytest.raises(djinn.DjinnError, match=r"pip install 'djinn\[durable\]'"):
-            session.save(path)
-
-
 # -- the model and the machine ---------------------------------------------------------------------------------------
 
 

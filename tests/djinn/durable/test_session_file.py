@@ -1,6 +1,7 @@
 """The file of a session: whole or not there, and refused if a byte of it is not what was written."""
 
 import hashlib
+import json
 import os
 import resource
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import djinn
 from djinn.durable import session_file
@@ -75,6 +76,53 @@ def test_what_is_no_document_is_refused(path, words):
     save_file({name: torch.tensor(list(part), dtype=torch.uint8) for name, part in content.items()}, path)
     with pytest.raises(djinn.NotRestored):
         session_file.read(path)
+
+
+def entry(start, end, **other):
+    return {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end], **other}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"document": entry(0, 4)},
+        {"document": entry(4, 8)},
+        {"document": entry(0, 9)},
+        {"document": entry(0, 8), "more": entry(0, 8)},
+        {"document": entry(0, 12), "more": entry(12, 8)},
+        {"document": entry(-8, 8)},
+        {"document": entry(0, 8, dtype="F32")},
+        {"document": entry(0, 8, shape=[2, 4])},
+        {"document": entry(0, 8, data_offsets=[0, 8, 8])},
+        {"document": entry(0, 8, data_offsets=["0", None])},
+        {"document": {}},
+        {"document": 8},
+        ["document"],
+        "document",
+    ],
+)
+def test_a_header_that_does_not_fit_the_file(tmp_path, header):
+    """Tensors with holes, that overlap or leave the file, and what describes none at all."""
+    path, words = tmp_path / "one.djinn", json.dumps(header).encode()
+    path.write_bytes(len(words).to_bytes(8, "little") + words + bytes(8))
+    with pytest.raises(djinn.NotRestored, match="no file of a session"):
+        session_file.read(path)
+
+
+def test_a_header_of_any_length(path):
+    """A length that the file does not have, or that no header has, is not read."""
+    data = path.read_bytes()[8:]
+    for length in (0, 1, len(data) + 1, 2**63, 2**64 - 1):
+        path.write_bytes(length.to_bytes(8, "little") + data)
+        with pytest.raises(djinn.NotRestored, match="no file of a session"):
+            session_file.read(path)
+
+
+def test_other_programs_can_read_it(path):
+    """It is safetensors."""
+    found = load_file(path)
+    assert json.loads(bytes(found["document"].tolist()))["words"] == DOCUMENT["words"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
 
 
 def test_only_its_owner_can_read_it(path):
@@ -155,7 +203,7 @@ def test_a_full_disk(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("step", ["_sync", "Path.mkdir", "save_file", "Path.replace"])
+@pytest.mark.parametrize("step", ["_sync", "os.pwrite", "Path.replace"])
 def test_a_failing_disk_leaves_the_old_file(path, monkeypatch, step):
     """Whatever step of writing the system refuses, what was there is there, and nothing else."""
     before = path.read_bytes()
@@ -165,8 +213,7 @@ def test_a_failing_disk_leaves_the_old_file(path, monkeypatch, step):
 
     target = {
         "_sync": "djinn.durable.session_file._sync",
-        "Path.mkdir": "pathlib.Path.mkdir",
-        "save_file": "safetensors.torch.save_file",
+        "os.pwrite": "os.pwrite",
         "Path.replace": "pathlib.Path.replace",
     }[step]
     monkeypatch.setattr(target, refuse)
@@ -186,8 +233,7 @@ def test_what_dead_processes_left_is_removed(path):
         path.with_name(".djinn-.partial"),
     ]
     for left in (*gone, *stay):
-        left.mkdir()
-        (left / "file").touch()
+        left.touch()
     session_file.write(path, DOCUMENT, tensors(1))
     assert sorted(os.listdir(path.parent)) == sorted(one.name for one in (path, *stay))
 
