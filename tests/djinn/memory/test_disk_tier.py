@@ -582,6 +582,81 @@ def test_a_session_that_ends_while_it_is_read_back(runtime, model, disk, name):
         sessions[0].close(10)
 
 
+def test_a_session_that_steps_and_waits_while_it_is_spilled(model, tmp_path, disk):
+    """What was written is what was there before the step: it is dropped, though nobody edited anything."""
+    with runtime_of(model, tmp_path, fit=4) as runtime:
+        first, _, other, last = waiting(runtime, model, 4)
+        late = parked(runtime, model, 5)
+        with ThreadPoolExecutor(1) as pool:
+            swapping = pool.submit(late.io_wait)
+            assert disk.asked.wait(10)
+            other.close(10)
+            last.close(10)  # for what is larger by one layer
+            assert first.step(10) is PAUSED
+            first.io_wait()
+            assert first.host_bytes > STATE_BYTES
+            disk.free.set()
+            swapping.result(10)
+        assert (first.disk_bytes, first.layer) == (0, STOP + 1)
+        assert ends(first, model)
+
+
+def test_a_session_that_ends_before_it_is_read_back(runtime, model, monkeypatch):
+    """Its file is gone by then: whoever wanted to resume it is told that it has ended, and of no disk."""
+    first = waiting(runtime, model, 3)[0]
+    read = spill_file.SpillFile.read
+
+    def late(file, targets):
+        first.close(10)
+        return read(file, targets)
+
+    monkeypatch.setattr(spill_file.SpillFile, "read", late)
+    with pytest.raises(djinn.IllegalMove, match="this one is closed"):
+        first.resume()
+
+
+def test_an_edit_while_a_spilled_session_is_saved(model, tmp_path, monkeypatch):
+    """The file has the state of one moment: that of the copy, edit included."""
+    (tmp_path / "saved").mkdir()
+    with runtime_of(model, tmp_path) as runtime:
+        first, *_ = (parked(runtime, model, shift, durable=True) for shift in (1, 2, 3))
+        for session in runtime.sessions:
+            session.io_wait()
+        copies_from_disk = type(first._residency).copies_from_disk
+
+        def edited(residency, spilled):
+            copies = copies_from_disk(residency, spilled)
+            first.state["hidden_states"].zero_()
+            return copies
+
+        monkeypatch.setattr(type(first._residency), "copies_from_disk", edited)
+        first.save(tmp_path / "saved" / "one.djinn")
+        first.close()
+        with runtime.restore(tmp_path / "saved" / "one.djinn", program, model, X) as restored:
+            assert not restored.state["hidden_states"].any()
+
+
+def test_room_that_is_on_its_way(model, tmp_path, monkeypatch):
+    """A session that goes on leaves host memory soon: who wants its room waits for that."""
+    free, bring_back = threading.Event(), transfer.TransferEngine._bring_back
+
+    def late(engine, restore):
+        assert free.wait(10)
+        bring_back(engine, restore)
+
+    monkeypatch.setattr(transfer.TransferEngine, "_bring_back", late)
+    with runtime_of(model, tmp_path, fit=1) as runtime:
+        (first,) = waiting(runtime, model, 1)
+        second = parked(runtime, model, 2)
+        first.resume()
+        assert first.host_bytes
+        threading.Timer(0.1, free.set).start()
+        second.io_wait()
+        assert (second.host_bytes, second.disk_bytes) == (STATE_BYTES, 0)
+        assert torch.equal(first.result(10), program(model, X))
+        assert ends(second, model, 2)
+
+
 def test_a_step_whose_time_is_over(runtime, model, disk):
     """Its timeout bounds the read; the session is where it was, and goes on later."""
     disk.free.set()
