@@ -5,10 +5,10 @@ session of every variant of every method, with an edit, and lets each save what 
 killed from outside. Only then does this process make its model, which has the same weights, and go on with what is on
 disk. Times are in ms:
 
-- ``save_ms``: the state is copied to host memory, digested, written, synced and named. Its floor is a plain write of as
-  many bytes into the same folder, in one stream of large pieces, and synced.
-- ``restore_ms``: from the call until the program is parked again and the device is idle. Its floor is a plain read of
-  the same file, in one stream of large pieces. Before either the kernel is told to drop the pages of the file.
+- ``save_ms``: the state is copied to host memory, digested, written, synced and named. Beside it, as ``floor_ms``,
+  stands a plain write of as many bytes into the same folder, in one stream of large pieces, and synced.
+- ``restore_ms``: from the call until the program is parked again and the device is idle. Beside it stands a plain read
+  of the same file, in one stream of large pieces. Before either the kernel is told to drop the pages of the file.
 - ``rerun_ms``: what one does without a file: the program runs from its start until it is parked at the same place.
 - ``ready_ms`` and ``usable_ms`` count from the resume request. The state is on the device by then, in either case.
 

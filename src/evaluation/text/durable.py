@@ -1,4 +1,4 @@
-"""The table of sessions that outlive their process: saved, restored, and run again, in seconds, beside their floors.
+"""The table of sessions that outlive their process: saved, restored, and run again, in seconds, beside plain bytes.
 
 A row for each workload, with medians, and below them intervals or extremes. LaTeX that needs booktabs, across both
 columns. Everything comes from ``durable.csv``, of the run itself or of the one that stands for it.
