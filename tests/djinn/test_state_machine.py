@@ -310,7 +310,7 @@ def _layer(calls):
     return (calls - 1) % DEPTH + 1
 
 
-@pytest.mark.parametrize(("disk", "examples"), [(False, 40), (True, 30)], ids=["host memory", "and a disk"])
+@pytest.mark.parametrize(("disk", "examples"), [(False, 30), (True, 25)], ids=["host memory", "and a disk"])
 def test_sessions_are_where_the_model_has_them(tmp_path, disk, examples):
     """Some thousands of steps, the same ones each time; with a disk too that becomes full, and fails."""
 

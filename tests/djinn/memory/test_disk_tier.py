@@ -731,15 +731,18 @@ INTERRUPTED = {
 }
 
 
-@pytest.mark.parametrize("again", [0, 1, 3])
+@pytest.mark.parametrize("again", [0, 3])
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_an_interrupt_at_any_line(model, tmp_path, name, again):
-    """The sessions are as they were, or it is done; a retry, a result and a close work, and no file is left."""
+    """The sessions are as they were, or it is done; a retry, a result and a close work, and no file is left.
+
+    Every second line is enough: ``test_interrupts`` has each of those that need no disk.
+    """
     small, rows = model[:2], X[:8]  # its state is three tensors: a pause takes milliseconds
     line, raised = 0, 1
     with djinn.Runtime(small, host_memory_bytes=3 * 512, layers=list(small), disk_folder=tmp_path) as runtime:
         while raised:
-            line += 1 + again
+            line += 2 + again
             first, second = (runtime.open(breakpoint=1).start(program, small, rows * shift) for shift in (1, 2))
             for session in (first, second):
                 session.wait(10)
@@ -763,10 +766,10 @@ def test_an_interrupt_at_any_line(model, tmp_path, name, again):
 
 @pytest.mark.parametrize("again", [0, 3])
 def test_making_and_closing_a_runtime_can_be_interrupted(model, tmp_path, again):
-    """At any line: the folder is gone in the end, with the runtime or by a second close."""
+    """The folder is gone in the end, with the runtime or by a second close."""
     line, raised = 0, 1
     while raised:
-        line += 3 + again  # a part of the lines: ``test_interrupts`` and ``test_holdings`` have all of a runtime
+        line += 11 + again  # of the lines: ``test_interrupts`` and ``test_holdings`` have all of a runtime
         runtime = None
         with Interrupt(line, again) as interrupt:
             runtime = runtime_of(model, tmp_path)
@@ -775,7 +778,7 @@ def test_making_and_closing_a_runtime_can_be_interrupted(model, tmp_path, again)
         if runtime is not None:
             runtime.close(10)
         assert os.listdir(tmp_path) == []
-    assert line > 150
+    assert line > 100
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -820,13 +823,6 @@ def run(interpreters, parent, end):
     return interpreters.run(textwrap.dedent(SCRIPT).replace("PARENT", repr(str(parent))) + textwrap.dedent(end))
 
 
-def test_the_interpreter_ends(interpreters, tmp_path):
-    """With its own exit code, while sessions are on the disk; nothing is left of them."""
-    ended = run(interpreters, tmp_path, "sys.exit(7)")
-    assert (ended.returncode, ended.stderr) == (7, "")
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_process_is_killed(interpreters, model, tmp_path):
     """The next runtime with this folder removes what was left, and no other's."""
     with runtime_of(model, tmp_path) as living:
@@ -838,8 +834,8 @@ def test_a_process_is_killed(interpreters, model, tmp_path):
             assert set(tmp_path.iterdir()) == {living.disk.folder, runtime.disk.folder}
 
 
-def test_a_fork_leaves_the_files(interpreters, tmp_path):
-    """However it ends; the parent's sessions go on."""
+def test_a_fork_and_the_interpreter_end(interpreters, tmp_path):
+    """The fork removes nothing, and a session goes on. The parent ends with its own exit code, and nothing is left."""
     end = """
     child = os.fork()
     if child == 0:
@@ -849,11 +845,11 @@ def test_a_fork_leaves_the_files(interpreters, tmp_path):
         sys.exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     runtime.disk.check_integrity()
-    for session in sessions:
-        session.resume()
-        session.result(10)
-    runtime.close(10)
-    print(os.listdir(PARENT))
-    """.replace("PARENT", repr(str(tmp_path)))
+    sessions[0].resume()
+    sessions[0].result(10)
+    assert runtime.disk.used_bytes
+    sys.exit(7)
+    """
     ended = run(interpreters, tmp_path, end)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")
+    assert (ended.returncode, ended.stderr) == (7, "")
+    assert os.listdir(tmp_path) == []
