@@ -81,9 +81,8 @@ PEER_MB = TIMED_MB + (STUDY.architecture.weight_bytes(STUDY.model.dtype) >> 20)
 
 def side_mb(wildcards):
     """The same of the experiments that are told by their kind."""
-    if (
-        wildcards.kind == "durable"
-    ):  # a second process, with a second runtime for the variants that are asked
+    # E11 has a second process, with a second runtime for the variants that are asked.
+    if wildcards.kind == "durable":
         return 2 * TIMED_MB
     return CROWD_MB if wildcards.kind in ("load", "capacity") else TIMED_MB
 
