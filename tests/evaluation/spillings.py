@@ -18,7 +18,7 @@ def cell() -> Json:
     backs = [_back(0, ready_ms=1400.0, on_disk=True, spills=True)]
     backs += [_back(number, ready_ms=600.0 + number, on_disk=True) for number in range(1, spilled)]
     backs += [_back(number, ready_ms=5.0, on_disk=False) for number in range(spilled, SESSIONS)]
-    plain = {"nbytes": STATE_BYTES, "past_cache": True, "write_ms": 800.0, "read_ms": 500.0}
+    plain = {"nbytes": STATE_BYTES, "write_ms": 800.0, "read_ms": 500.0}
     return {
         **{"sessions": SESSIONS, "stopped_by": "cap", "message": "", "state_bytes": STATE_BYTES},
         **{"on_disk_bytes": spilled * STATE_BYTES, "swap_outs": outs, "resumes": backs, "plain": [plain, plain]},

@@ -17,7 +17,7 @@ _OF_A_RESTORE = ("restore_ms", "ready_ms", "usable_ms", "rerun_ms", "rerun_usabl
 class Durability:
     """One metric of ``n`` saves or restores of a workload's session, parked after ``layer``, in ``unit``.
 
-    ``write_ms`` and ``read_ms`` are of as many bytes in one stream, beside ``save_ms`` and ``restore_ms``. From
+    ``write_ms`` and ``read_ms`` are the floors of ``save_ms`` and ``restore_ms``: plain requests. From
     either way to a parked session until its logits are usable it takes ``restored_ms`` and ``rerun_whole_ms``.
     ``first_start_ms`` and ``first_restore_ms`` are those of a process's first session, which pays for the digest of
     the weights. Below six samples the ends are the extremes, from six on an interval of 95 % over samples of one

@@ -21,7 +21,7 @@ import djinn
 from djinn.wording import mebibytes
 from evaluation.experiments.crowd import Djinns, Prompts
 from evaluation.experiments.killed import filesystem_of, folder_on_disk
-from evaluation.experiments.plain_disk import plain_transfers
+from evaluation.experiments.plain_disk import plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
 from evaluation.measure.job import run_side_job
@@ -120,7 +120,7 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
             break
     state_bytes = max(session.host_bytes + session.disk_bytes for session in sessions.open.values())
     report("writing and reading plainly")
-    plain = [plain_transfers(folder, state_bytes)]
+    plain = [_plain(folder, state_bytes)]
     most_bytes = sessions.on_disk_bytes
     order = list(range(len(swap_outs)))
     random.Random(study.order_seed).shuffle(order)
@@ -128,7 +128,7 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
     for index in order:
         report("resuming")
         resumes.append(sessions.resumed(index, study.measurement.think_time_ms))
-    plain.append(plain_transfers(folder, state_bytes))
+    plain.append(_plain(folder, state_bytes))
     return {
         "sessions": len(swap_outs),
         "stopped_by": "disk" if message else "cap",
@@ -139,6 +139,15 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
         "resumes": resumes,
         "plain": plain,
     }
+
+
+def _plain(folder: Path, nbytes: int) -> Record:
+    """A file of ``nbytes`` is written, synced and read by nothing but large requests."""
+    file = folder / "plain"
+    try:
+        return {"nbytes": nbytes, "write_ms": plain_write_ms(file, nbytes), "read_ms": plain_read_ms(file)}
+    finally:
+        file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ session of every variant of every method, with an edit, and lets each save what 
 killed from outside. Only then does this process make its model, which has the same weights, and go on with what is on
 disk. Times are in ms:
 
-- ``save_ms``: the state is copied to host memory, digested, written, synced and named. Beside it, as ``floor_ms``,
-  stands a plain write of as many bytes into the same folder, in one stream of large pieces, and synced.
-- ``restore_ms``: from the call until the program is parked again and the device is idle. Beside it stands a plain read
-  of the same file, in one stream of large pieces. Before either the kernel is told to drop the pages of the file.
+- ``save_ms``: the state is copied to host memory, digested, written, synced and named. Its floor is a plain write of
+  as many bytes into the same folder, by large requests from several threads, and synced.
+- ``restore_ms``: from the call until the program is parked again and the device is idle. Its floor is a plain read of
+  the same file, by such requests. Before either the kernel is told to drop the pages of the file.
 - ``rerun_ms``: what one does without a file: the program runs from its start until it is parked at the same place.
 - ``ready_ms`` and ``usable_ms`` count from the resume request. The state is on the device by then, in either case.
 
@@ -21,7 +21,6 @@ nothing, if there is nothing to go on from.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -32,6 +31,7 @@ import torch
 
 from evaluation.experiments.capabilities import asked
 from evaluation.experiments.killed import filesystem_of, folder_on_disk, killed_when_paused
+from evaluation.experiments.plain_disk import drop_pages, plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record
 from evaluation.measure.device_memory import synchronize
 from evaluation.measure.edits import edited_workload, middle, steer, uninterrupted
@@ -44,8 +44,6 @@ from evaluation.measure.programs import Logits, equal
 from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.methods.benchmark_djinn import Djinn, make_runtime
 from evaluation.study.plan import Study, Workload
-
-_PIECE = 16 << 20  # bytes of a plain write or read
 
 
 def take(study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
@@ -166,46 +164,19 @@ def _saved(session: Djinn, side: Side, workload: Workload) -> Record:
         return now_ms() - start
 
     for number in range(side.study.durable.samples):
-        steps = {"save_ms": save_ms, "floor_ms": lambda: _plain_write_ms(side.folder / "plain", nbytes)}
+        steps = {"save_ms": save_ms, "floor_ms": lambda: _written_ms(side.folder / "plain", nbytes)}
         with without_collections():
             saves.append({name: steps[name]() for name in sorted(steps, reverse=bool(number % 2))})
     sizes = {"file_bytes": nbytes, "state_bytes": sum(session.state_sizes())}
     return {**sizes, "recorded_bytes": session.recorded_bytes(), "saves": saves}
 
 
-def _plain_write_ms(file: Path, nbytes: int) -> float:
-    piece = memoryview(os.urandom(min(_PIECE, nbytes)))
-    start = now_ms()
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _written_ms(file: Path, nbytes: int) -> float:
+    """Of a plain file, which is removed."""
     try:
-        left = nbytes
-        while left:
-            left -= os.write(handle, piece[:left])
-        os.fsync(handle)
+        return plain_write_ms(file, nbytes)
     finally:
-        os.close(handle)
-    written_ms = now_ms() - start
-    file.unlink()
-    return written_ms
-
-
-def _plain_read_ms(file: Path) -> float:
-    piece = bytearray(_PIECE)
-    start = now_ms()
-    with file.open("rb", buffering=0) as reader:
-        while reader.readinto(piece):
-            pass
-    return now_ms() - start
-
-
-def _drop_pages(file: Path) -> None:
-    """Let the kernel drop what it keeps of ``file`` in memory; what lies in a file system of memory stays."""
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
+        file.unlink(missing_ok=True)
 
 
 def _first_restore_ms(side: Side) -> float:
@@ -220,7 +191,7 @@ def _first_restore_ms(side: Side) -> float:
 def _restored_ms(session: Djinn, place: Path) -> float:
     """Milliseconds until ``session`` is parked again and the device has come there; its file is read from the disk."""
     for file in place.iterdir():
-        _drop_pages(file)
+        drop_pages(file)
     with without_collections():
         start = now_ms()
         session.restore(place)
@@ -237,8 +208,7 @@ def _restored(side: Side, workload: Workload, told: Record) -> Record:
     restores = []
 
     def restore() -> Record:
-        _drop_pages(file)
-        floor_ms = _plain_read_ms(file)
+        floor_ms = plain_read_ms(file)
         session = side.session(workload, expected[0], durable=True)
         restored_ms = _restored_ms(session, place)
         return {"floor_ms": floor_ms, "restore_ms": restored_ms, **_went_on(session, workload, expected)}

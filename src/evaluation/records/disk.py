@@ -25,10 +25,9 @@ class Return(Alone):
 
 
 class Plain(Strict):
-    """A plain write and read of ``nbytes``."""
+    """A plain write and read of ``nbytes``, by several threads."""
 
     nbytes: Positive
-    past_cache: bool
     write_ms: Milliseconds
     read_ms: Milliseconds
 

@@ -100,6 +100,11 @@ EXPERIMENTS = {
         records="durable.json",
         made=("results/durable.csv", "results/kills.csv", "durable.tex"),
     ),
+    "E12": Experiment(
+        what="more paused sessions than host memory holds: those that wait longest go to a disk, and all come back",
+        records="disk.json",
+        made=("results/disk.csv",),
+    ),
 }
 
 

@@ -126,9 +126,9 @@ def _of_durable(numbers: Mapping[str, str]) -> Table:
     rows = {
         "file (MB)": "Durable{}FileMb",
         "save": "Durable{}SaveMs",
-        "a plain write of as many bytes, in one stream": "Durable{}WriteMs",
+        "a plain write of as many bytes": "Durable{}WriteMs",
         "restore, until parked": "Durable{}RestoreMs",
-        "a plain read of the file, in one stream": "Durable{}ReadMs",
+        "a plain read of the file": "Durable{}ReadMs",
         "restore, until usable": "Durable{}RestoredMs",
         "run again, until parked": "Durable{}RerunMs",
         "run again, until usable": "Durable{}RerunWholeMs",

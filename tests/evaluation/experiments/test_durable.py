@@ -153,7 +153,7 @@ def test_a_file_that_is_altered_fails_the_job(monkeypatch, study):
         content[-1] ^= 1
         file.write_bytes(content)
 
-    monkeypatch.setattr(durable, "_drop_pages", flip)
+    monkeypatch.setattr(durable, "drop_pages", flip)
     with pytest.raises(NotRestored, match="altered"):
         take(study)
 
