@@ -486,6 +486,12 @@ class Session:
 
     def _copied(self, tape: Tape) -> tuple[int, Recording]:
         """Return the layer at which the session is parked, and copies in host memory of all that a file must have."""
+        needed, free = sum(self._residency.sizes), available_bytes()
+        if needed > free:
+            raise HostMemoryFull(
+                f"session {self.number} cannot be saved: it is copied first, which needs {needed} bytes of host "
+                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
+            )
         spilled = self._residency.spilled
         copies = self._residency.copies_from_disk(spilled)  # first: nobody waits for a disk under the lock
         return holding(self._lock, functools.partial(self._copy, tape, spilled, copies))
@@ -509,12 +515,6 @@ class Session:
             raise IllegalMove(
                 f"session {self.number} cannot be saved: the state of NumPy's generator {generator} has no place in a "
                 "file. Draw from a numpy.random.Generator of the program's own"
-            )
-        needed, free = sum(self._residency.sizes), available_bytes()
-        if needed > free:
-            raise HostMemoryFull(
-                f"session {self.number} cannot be saved: it is copied first, which needs {needed} bytes of host "
-                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
             )
         assert self._pause is not None
         assert self._layer is not None

@@ -134,9 +134,9 @@ class Residency:
 
     def check_back(self) -> None:
         """Raise :class:`NotYet` if some of the state is on the disk."""
+        self.used, self.claimed_until = time.monotonic(), 0.0
         if self.spilled:
             raise self._engine.away(self)
-        self.claimed_until = 0.0
 
     def device_of(self, item: StateStorage) -> torch.device:
         """The device on which the bytes of ``item`` are, or will be when they are used."""
