@@ -84,6 +84,8 @@ def side_mb(wildcards):
     # E11 has a second process, with a second runtime for the variants that are asked.
     if wildcards.kind == "durable":
         return 2 * TIMED_MB
+    if wildcards.kind == "disk":
+        return PROCESS_MB + int(1024 * STUDY.disk.host_arena_gib)
     return CROWD_MB if wildcards.kind in ("load", "capacity") else TIMED_MB
 
 

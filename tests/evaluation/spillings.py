@@ -16,8 +16,8 @@ def cell() -> Json:
     outs = [{"swap_out_ms": 100.0, "spilled_bytes": 0}] * HELD
     outs += [{"swap_out_ms": 900.0 + number, "spilled_bytes": STATE_BYTES} for number in range(spilled)]
     backs = [_back(0, ready_ms=1400.0, on_disk=True, spills=True)]
-    backs += [_back(number, ready_ms=600.0 + number, on_disk=True) for number in range(1, spilled)]
-    backs += [_back(number, ready_ms=5.0, on_disk=False) for number in range(spilled, SESSIONS)]
+    backs += [_back(number, ready_ms=600.0 + number, on_disk=True) for number in range(1, spilled + 1)]
+    backs += [_back(number, ready_ms=5.0, on_disk=False) for number in range(spilled + 1, SESSIONS)]
     plain = {"nbytes": STATE_BYTES, "write_ms": 800.0, "read_ms": 500.0}
     return {
         **{"sessions": SESSIONS, "stopped_by": "cap", "message": "", "state_bytes": STATE_BYTES},

@@ -24,6 +24,7 @@ from evaluation.experiments.killed import filesystem_of, folder_on_disk
 from evaluation.experiments.plain_disk import plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject
 from evaluation.measure.stopwatch import now_ms, without_collections
@@ -122,6 +123,7 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
     report("writing and reading plainly")
     plain = [_plain(folder, state_bytes)]
     most_bytes = sessions.on_disk_bytes
+    _check_lies_in(folder, most_bytes, message)
     order = list(range(len(swap_outs)))
     random.Random(study.order_seed).shuffle(order)
     resumes = []
@@ -139,6 +141,16 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
         "resumes": resumes,
         "plain": plain,
     }
+
+
+def _check_lies_in(folder: Path, nbytes: int, message: str) -> None:
+    """Raise unless ``nbytes`` of state, more than none, can lie in the files of ``folder``."""
+    if not nbytes:
+        why = message or "the arena holds all of them"
+        raise ConfigError(f"disk.sessions, disk.host_arena_gib: no session went to the disk: {why}")
+    found = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if found < nbytes:
+        raise NotBitExact(f"disk: {nbytes} bytes of sessions are said to lie in files, which have {found}")
 
 
 def _plain(folder: Path, nbytes: int) -> Record:

@@ -33,13 +33,16 @@ class Plain(Strict):
 
 
 class DiskCell(Strict):
-    """So many sessions of at most ``state_bytes`` each; ``on_disk_bytes`` of them lay there when all were paused."""
+    """So many sessions of at most ``state_bytes`` each; ``on_disk_bytes`` of them lay there when all were paused.
+
+    The plain transfers are of as many bytes as a session.
+    """
 
     sessions: Positive
     stopped_by: Literal["cap", "disk"]
     message: str
     state_bytes: Positive
-    on_disk_bytes: Count
+    on_disk_bytes: Positive
     swap_outs: Annotated[list[SwapOut], Field(min_length=1)]
     resumes: Annotated[list[Return], Field(min_length=1)]
     plain: Annotated[list[Plain], Field(min_length=1)]
@@ -52,6 +55,13 @@ class DiskCell(Strict):
             raise ValueError("not every session was resumed once")
         if sum(one.spilled_bytes for one in self.swap_outs) != self.on_disk_bytes:
             raise ValueError("what was spilled is not what lay on the disk")
+        spilled_later = sum(one.spilled_bytes for one in self.resumes)
+        if sum(one.on_disk_bytes for one in self.resumes) != self.on_disk_bytes + spilled_later:
+            raise ValueError("what came back from the disk is not what went there")
+        if any(one.on_disk_bytes > self.state_bytes for one in self.resumes):
+            raise ValueError("a session had more on the disk than its state")
+        if {one.nbytes for one in self.plain} != {self.state_bytes}:
+            raise ValueError("a plain transfer was not of as many bytes as a session")
         if bool(self.message) != (self.stopped_by == "disk"):
             raise ValueError("a refusal has a message, and nothing else has")
         return self

@@ -228,7 +228,7 @@ def _of_kills(rows: Sequence[Kill]) -> Iterator[Number]:
 
 
 def _of_disk(rows: Sequence[Spilling]) -> Iterator[Number]:
-    """Each metric, a range without its ends, and the rate at which so much state goes each way in that time."""
+    """How many sessions, and each metric, a range without its ends."""
     for row in rows[:1]:
         source = {"file": "disk.csv", "run": row.run}
         for name, value in (("DiskSessions", row.sessions), ("DiskSpilledSessions", row.on_disk)):

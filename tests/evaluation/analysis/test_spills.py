@@ -19,10 +19,10 @@ def test_each_way_has_its_row(tmp_path):
     assert {name: (row.n, row.median) for name, row in rows.items()} == {
         "swap_out_ms": (HELD, 100),
         "spilling_ms": (SESSIONS - HELD, 902.5),
-        "ready_ms": (HELD, 5),
-        "ready_spilled_ms": (SESSIONS - HELD - 1, 603),
-        "resident_ms": (HELD, 45),
-        "resident_spilled_ms": (SESSIONS - HELD - 1, 643),
+        "ready_ms": (HELD - 1, 5),
+        "ready_spilled_ms": (SESSIONS - HELD, 603.5),
+        "resident_ms": (HELD - 1, 45),
+        "resident_spilled_ms": (SESSIONS - HELD, 643.5),
         "write_ms": (2, 800),
         "read_ms": (2, 500),
     }
@@ -41,6 +41,6 @@ def test_the_numbers_say_how_many_and_how_long(tmp_path):
     tables = Tables(disk=rows_of(tmp_path))
     found = {number.name: number.value for number in numbers_of_use(tables) if number.name.startswith("Disk")}
     assert (found["DiskSessions"], found["DiskSpilledSessions"], found["DiskArenaGib"]) == (SESSIONS, 6, 4)
-    assert (found["DiskReadySpilledMs"], found["DiskReadMs"], found["DiskStateMb"]) == (603, 500, 1000)
+    assert (found["DiskReadySpilledMs"], found["DiskReadMs"], found["DiskStateMb"]) == (603.5, 500, 1000)
     assert "DiskSpillingMsLow" in found
     assert "DiskReadMsLow" not in found

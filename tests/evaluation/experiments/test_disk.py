@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_record_holds_every_swap_and_what_lay_on_the_disk(monkeypatch, folde
 
 def test_a_full_disk_ends_the_count_and_is_named(monkeypatch, study):
     """What was opened by then comes back all the same."""
-    monkeypatch.setattr(disk, "_disk_bytes", lambda folder: 50_000)
+    monkeypatch.setattr(disk, "_disk_bytes", lambda folder: 150_000)
     (cell,) = take(study)["cells"]
     assert cell["sessions"] < SESSIONS
     assert cell["stopped_by"] == "disk"
@@ -85,6 +86,20 @@ def test_a_session_that_comes_back_altered_fails_the_job(monkeypatch, study):
 
     monkeypatch.setattr(disk_tier, "read", spoilt)
     with pytest.raises(NotBitExact, match="differs from its uninterrupted run"):
+        take(study)
+
+
+def test_an_arena_that_holds_all_sessions_shows_nothing(study):
+    """The setting is named, and so is what is wrong with it."""
+    roomy = replace(study, disk=replace(study.disk, host_arena_gib=0.01))
+    with pytest.raises(ConfigError, match="disk.host_arena_gib: no session went to the disk: the arena holds all"):
+        take(roomy)
+
+
+def test_bytes_that_are_in_no_file_fail_the_job(monkeypatch, study):
+    """A session that only says that it lies on the disk would be read back at once."""
+    monkeypatch.setattr(disk._Spilled, "on_disk_bytes", property(lambda self: 1 << 40))
+    with pytest.raises(NotBitExact, match="are said to lie in files"):
         take(study)
 
 

@@ -35,6 +35,28 @@ LIES = {
     "resident before ready": ("nothing is ready", lambda record: cell(record)["resumes"][0].update(resident_ms=1)),
     "a swap-out too few": ("not every session has its", lambda record: cell(record)["swap_outs"].pop()),
     "bytes that nobody spilled": ("what was spilled", lambda record: cell(record).update(on_disk_bytes=1)),
+    "nothing on the disk": (
+        "on_disk_bytes",
+        lambda record: (
+            cell(record).update(on_disk_bytes=0),
+            [one.update(spilled_bytes=0) for one in cell(record)["swap_outs"]],
+        ),
+    ),
+    "a session on the disk that came from host memory": (
+        "what came back",
+        lambda record: cell(record)["resumes"][1].update(on_disk_bytes=0),
+    ),
+    "more on the disk than there is": (
+        "more on the disk than its state",
+        lambda record: [
+            one.update(on_disk_bytes=one["on_disk_bytes"] + more)
+            for one, more in zip(cell(record)["resumes"][1:3], (7, -7), strict=True)
+        ],
+    ),
+    "a plain transfer of less": (
+        "as many bytes as a session",
+        lambda record: cell(record)["plain"][1].update(nbytes=1),
+    ),
     "a refusal without words": ("a refusal has a message", lambda record: cell(record).update(stopped_by="disk")),
     "fewer sessions than asked for": (
         "of 10 that are asked for",
