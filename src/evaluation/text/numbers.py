@@ -47,8 +47,8 @@ Of sessions that outlive their process, in \DurableRun after \DurableLayer: \Dur
 and so on, \DurableSessionFileMb, and \DurableFirstRestoreMs of a process's first. Whether a method's edited session
 survives a kill: \DjinnSurvivesKill.
 
-Of \DiskSessions of \DiskStateMb beyond an arena of \DiskArenaGib, \DiskSpilledSessions went to the disk. Some found
-room in \DiskSwapOutMs, others spilled another one first in \DiskSpillingMs. Resumes took \DiskReadyMs and
+In \DiskRun, of \DiskSessions of \DiskStateMb beyond an arena of \DiskArenaGib, \DiskSpilledSessions went to the disk.
+Some found room in \DiskSwapOutMs, others spilled another one first in \DiskSpillingMs. Resumes took \DiskReadyMs and
 \DiskReadySpilledMs. Plain transfers of as many bytes took \DiskWriteMs and \DiskReadMs.
 
 What Plot 1 shows at its layer, \ActivationAtDepthLayer: recompute in its quickest form, \ActivationAtDepthRecompute,

@@ -231,7 +231,8 @@ def _of_disk(rows: Sequence[Spilling]) -> Iterator[Number]:
     """How many sessions, and each metric, a range without its ends."""
     for row in rows[:1]:
         source = {"file": "disk.csv", "run": row.run}
-        for name, value in (("DiskSessions", row.sessions), ("DiskSpilledSessions", row.on_disk)):
+        counts = ("DiskRun", row.run), ("DiskSessions", row.sessions), ("DiskSpilledSessions", row.on_disk)
+        for name, value in counts:
             yield plain(name, value, source)
         yield measured("DiskArenaGib", row.host_arena_bytes / 2**30, "GiB", {**source, "column": "host_arena_bytes"})
         yield measured("DiskStateMb", row.state_bytes / 1e6, "MB", {**source, "column": "state_bytes"})

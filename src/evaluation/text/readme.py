@@ -124,7 +124,7 @@ def _of_durable(numbers: Mapping[str, str]) -> Table:
     """Of the workloads whose sessions were saved; without any it has no row."""
     columns = {words: name for name, words in _WORKLOADS.items() if f"Durable{name}SaveMs" in numbers}
     rows = {
-        "file (MB)": "Durable{}FileMb",
+        "its file (MB)": "Durable{}FileMb",
         "save": "Durable{}SaveMs",
         "a plain write of as many bytes": "Durable{}WriteMs",
         "restore, until parked": "Durable{}RestoreMs",
@@ -133,7 +133,27 @@ def _of_durable(numbers: Mapping[str, str]) -> Table:
         "run again, until parked": "Durable{}RerunMs",
         "run again, until usable": "Durable{}RerunWholeMs",
     }
-    return Table(label="a session whose process was killed (ms)", columns=columns, rows=rows if columns else {})
+    label = f"a session whose process was killed (ms), run {numbers.get('DurableRun', '')}"
+    return Table(label=label, columns=columns, rows=rows if columns else {})
+
+
+def _of_disk(numbers: Mapping[str, str]) -> Table:
+    """Of sessions beyond host memory; without any it has no row."""
+    rows = {
+        "paused sessions": "DiskSessions",
+        "state of each (MB)": "DiskStateMb",
+        "host memory for them (GiB)": "DiskArenaGib",
+        "sessions on the disk, when all are paused": "DiskSpilledSessions",
+        "IO_WAIT that finds room (ms)": "DiskSwapOutMs",
+        "IO_WAIT that first spills another session (ms)": "DiskSpillingMs",
+        "a plain write of as many bytes (ms)": "DiskWriteMs",
+        "ready, from host memory (ms)": "DiskReadyMs",
+        "ready, from the disk (ms)": "DiskReadySpilledMs",
+        "a plain read of as many bytes (ms)": "DiskReadMs",
+    }
+    where = f"run {numbers.get('DiskRun', '')}"
+    found = rows if "DiskSessions" in numbers else {}
+    return Table(label="sessions beyond host memory", columns={where: ""}, rows=found, gaps=True)
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, str]], Table]] = {
@@ -141,6 +161,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, str]], Table]] = {
     "load": _of_load,
     "sessions": _of_sessions,
     "durable": _of_durable,
+    "disk": _of_disk,
 }
 
 

@@ -24,7 +24,7 @@ def texts_of(*seeds):
 
 
 TEXTS = texts_of(*SEEDS) | {"Sessions": "$\\geq$\\,64", "Ratio": "0.990"}
-NEW = texts_of(*SEEDS, "DjinnActivationPairedReadyRatioPooled")
+NEW = texts_of(*SEEDS, "DjinnActivationPairedReadyRatioPooled", "DurableDecodeSaveMs", "DiskSessions")
 EXPERIMENTS = """Words.
 
 |  | claims | what | command | output | jobs | machine time | one job | peak memory | disk |
@@ -80,6 +80,14 @@ def test_a_table_has_the_columns_that_the_run_has():
     assert "one NVIDIA H200 and" in head
     with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
         written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "", "")
+
+
+@pytest.mark.parametrize(("name", "whose"), [("durable", "Durable"), ("disk", "Disk")])
+def test_what_another_run_may_have_measured_names_it(name, whose):
+    """An older run has no such numbers, and its page says that."""
+    page = f"<!-- numbers: {name} -->\n<!-- end -->\n"
+    assert "run h200-durable |" in written(page, {**NEW, f"{whose}Run": "h200-durable"}, EXPERIMENTS, METHODS)
+    assert "Not measured yet." in written(page, TEXTS, EXPERIMENTS, METHODS)
 
 
 def test_an_interval_stands_behind_its_number():
