@@ -130,12 +130,14 @@ def is_own(name: str) -> bool:
 def durable_run(results: Path, name: str) -> str:
     """The run that tells of the run ``name`` what a kill of the process leaves.
 
-    That is itself, or NAME-durable if that one is published: measured later, for the record that NAME lacks.
+    That is itself, or NAME-durable if that one is published: measured later, for the record that NAME lacks. Else it is
+    the only published run of such a name, be it of another machine: whoever draws from it names it.
     """
     if is_own(name) or (run_folder(results, name) / "durable.json").exists():
         return name
     beside = f"{name}-durable"
-    return beside if (run_folder(results, beside) / "durable.json").exists() else name
+    there = [path.parent.name for path in (results / "published").glob("*-durable/durable.json")]
+    return beside if beside in there else there[0] if len(there) == 1 else name
 
 
 def run_of_table(results: Path, name: str, table: str) -> str:

@@ -11,7 +11,7 @@ from evaluation.analysis.durability import Durability, Kill
 from evaluation.paper.outputs import OUTPUTS as REGISTRY
 from evaluation.paper.plan import Plan
 from evaluation.records.publish import publish
-from evaluation.records.runs import load_run
+from evaluation.records.runs import durable_run, load_run
 from evaluation.text.durable import table
 from tests.evaluation.killings import SURVIVES, leave_durable_alone, put_durable
 from tests.evaluation.layout import compiled
@@ -102,6 +102,17 @@ def test_another_run_stands_for_one_without_the_record(results):
     assert (found["DurableSessionRestoreMs"], found["DurableFirstRestoreMs"]) == (4200, 2200)
     assert found["DurableSessionFileMb"] == 900
     assert load_run(results.root / "results" / "published" / "h200").beside.keys().isdisjoint({"durable.json"})
+
+
+def test_the_only_such_run_stands_for_one_of_another_machine(results, tmp_path):
+    """It is named wherever it is drawn from; of two that are of other machines neither is."""
+    published = shutil.copytree(results.root / "results", tmp_path / "results") / "published"
+    (published / "h200-durable").rename(published / "other-durable")
+    assert durable_run(tmp_path / "results", "h200") == "other-durable"
+    shutil.copytree(published / "other-durable", published / "another-durable")
+    assert durable_run(tmp_path / "results", "h200") == "h200"
+    (published / "other-durable").rename(published / "h200-durable")
+    assert durable_run(tmp_path / "results", "h200") == "h200-durable"
 
 
 def test_without_any_such_run_nothing_is_said(results, tmp_path):
