@@ -69,14 +69,20 @@ def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     Raises ``OSError`` if the system refuses, and :class:`NotRestored` for what is no whole and unaltered file of a
     session. What is returned is in memory: what happens to the file later does not matter.
     """
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise NotRestored("it is no plain file: a link or a folder is not followed")
-    if status.st_size > (free := available_bytes()):
-        raise NotRestored(f"it has {status.st_size} bytes, and is read to host memory: {free} are free")
-    places = _places(path, status.st_size)
     with path.open("rb") as file:
-        words, its_digest = (_bytes_at(file, *places.pop(name, (0, 0))) for name in (DOCUMENT, ITS_DIGEST))
+        # Opened by its name once: a save may put another file there meanwhile.
+        return _read(file, Path(f"/proc/self/fd/{file.fileno()}"))
+
+
+def _read(file: BinaryIO, path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
+    """Do what :func:`read` does; ``path`` is that of the open ``file`` itself."""
+    size = os.fstat(file.fileno()).st_size
+    if size > (free := available_bytes()):
+        raise NotRestored(f"it has {size} bytes, and is read to host memory: {free} are free")
+    places = _places(file, size)
+    words, its_digest = (_bytes_at(file, *places.pop(name, (0, 0))) for name in (DOCUMENT, ITS_DIGEST))
     if hashlib.sha256(words).digest() != its_digest:
         raise NotRestored("it is altered: its document is not what was saved")
     document = _document(words)
@@ -90,17 +96,16 @@ def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     )
     try:
         targets = [tensor.numpy().data for tensor in found.values()]
-        SpillFile(path=path, parts=parts, nbytes=status.st_size).read(targets)
+        SpillFile(path=path, parts=parts, nbytes=size).read(targets)
     except Altered as altered:
         raise NotRestored(f"it is altered: {altered.name} is not what was saved") from None
     return document, {name: tensor for name, tensor in found.items() if not is_padding(name)}
 
 
-def _places(path: Path, nbytes: int) -> dict[str, tuple[int, int]]:
-    """Return where in the file of ``nbytes`` each tensor begins, and its bytes, as the header says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= min(nbytes, _LONGEST_HEADER) else b""
+def _places(file: BinaryIO, nbytes: int) -> dict[str, tuple[int, int]]:
+    """Return where in the ``file`` of ``nbytes`` each tensor begins, and its bytes, as the header says."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= min(nbytes, _LONGEST_HEADER) else b""
     begin = end = 8 + length
     places = {}
     try:
@@ -115,7 +120,7 @@ def _places(path: Path, nbytes: int) -> dict[str, tuple[int, int]]:
             end = begin + after
         if end != nbytes:
             raise ValueError(f"of {end} bytes it has {nbytes}")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise NotRestored(f"it is cut short, or no file of a session: {error}") from error
     return places
 

@@ -296,11 +296,17 @@ class Residency:
     def copies_from_disk(self, spilled: Sequence[Spill]) -> dict[int, torch.Tensor]:
         """Return copies of what is ``spilled`` in host memory beside the arena: uint8, by the identity of its item.
 
-        Without the lock. Raises :class:`DiskFailed`, or ``MemoryError``.
+        Without the lock; there are none if that has come back meanwhile. Raises :class:`DiskFailed`, or
+        ``MemoryError``.
         """
         items = [item for spill in spilled for item in spill.items]
         copies = [bytearray(item.nbytes) for item in items]
-        read(self.number, spilled, [memoryview(copy) for copy in copies])
+        try:
+            read(self.number, spilled, [memoryview(copy) for copy in copies])
+        except DiskFailed:
+            if self.spilled is spilled:
+                raise
+            return {}  # its files have gone, for it is read back or has ended
         return {id(item): torch.frombuffer(copy, dtype=torch.uint8) for item, copy in zip(items, copies, strict=True)}
 
     def clear(self) -> None:

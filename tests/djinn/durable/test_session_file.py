@@ -48,6 +48,21 @@ def test_what_was_read_is_free_of_the_file(path):
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
 
 
+@pytest.mark.parametrize("moment", ["available_bytes", "_document"])
+def test_another_file_takes_its_place_while_it_is_read(path, monkeypatch, moment):
+    """A save replaces it: what is read is the old one, whole."""
+    step = getattr(session_file, moment)
+
+    def replaced(*args):
+        session_file.write(path, {"format": 2}, tensors(seed=1))
+        return step(*args)
+
+    monkeypatch.setattr(session_file, moment, replaced)
+    document, found = session_file.read(path)
+    assert document["format"] == 1
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
+
+
 def test_a_document_has_no_limit(path):
     """Thousands of steps that draw random numbers come to more than the 100 MB that a header may have."""
     document = {"words": "x" * 101_000_000}
@@ -95,6 +110,7 @@ def entry(start, end, **other):
         {"document": entry(0, 8, shape=[2, 4])},
         {"document": entry(0, 8, data_offsets=[0, 8, 8])},
         {"document": entry(0, 8, data_offsets=["0", None])},
+        {"document": entry(0, 8, data_offsets=[0, float("inf")])},
         {"document": {}},
         {"document": 8},
         ["document"],
@@ -103,7 +119,7 @@ def entry(start, end, **other):
 )
 def test_a_header_that_does_not_fit_the_file(tmp_path, header):
     """Tensors with holes, that overlap or leave the file, and what describes none at all."""
-    path, words = tmp_path / "one.djinn", json.dumps(header).encode()
+    path, words = tmp_path / "one.djinn", json.dumps(header).replace("Infinity", "1e999").encode()
     path.write_bytes(len(words).to_bytes(8, "little") + words + bytes(8))
     with pytest.raises(djinn.NotRestored, match="no file of a session"):
         session_file.read(path)

@@ -636,6 +636,26 @@ def test_an_edit_while_a_spilled_session_is_saved(model, tmp_path, monkeypatch):
             assert not restored.state["hidden_states"].any()
 
 
+def test_a_spilled_session_is_read_back_while_it_is_saved(model, tmp_path, monkeypatch):
+    """Its file has gone before the save has opened it: the state is in host memory by then."""
+    (tmp_path / "saved").mkdir()
+    with runtime_of(model, tmp_path) as runtime:
+        first, *_ = (parked(runtime, model, shift, durable=True) for shift in (1, 2, 3))
+        for session in runtime.sessions:
+            session.io_wait()
+        copies_from_disk = type(first._residency).copies_from_disk
+
+        def late(residency, spilled):
+            first.state["hidden_states"].sum()
+            return copies_from_disk(residency, spilled)
+
+        monkeypatch.setattr(type(first._residency), "copies_from_disk", late)
+        first.save(tmp_path / "saved" / "one.djinn")
+        first.close()
+        with runtime.restore(tmp_path / "saved" / "one.djinn", program, model, X) as restored:
+            assert ends(restored, model)
+
+
 def test_room_that_is_on_its_way(model, tmp_path, monkeypatch):
     """A session that goes on leaves host memory soon: who wants its room waits for that."""
     free, bring_back = threading.Event(), transfer.TransferEngine._bring_back
