@@ -1,9 +1,9 @@
 """Puts a complete local run among the published ones, with checksums; the only tool that writes there.
 
 A published run is ``machine.json``, ``study.json`` and the raw records of one study on one GPU, unchanged. With them go
-what was measured besides (overhead, load, capacity, capabilities, sweep, durable, peers), and what each job took of the
-machine, in Snakemake's benchmark files. ``SHA256SUMS`` lists all. Functional, incomplete and mixed runs are refused.
-The folder appears whole or not at all.
+what was measured besides (overhead, load, capacity, capabilities, sweep, durable, disk, peers), and what each job took
+of the machine, in Snakemake's benchmark files. ``SHA256SUMS`` lists all. Functional, incomplete and mixed runs are
+refused. The folder appears whole or not at all.
 """
 
 import os
@@ -18,13 +18,16 @@ from evaluation.command import parser
 from evaluation.command import run as run_command
 from evaluation.records.atomic import write_text
 from evaluation.records.runs import (
+    BESIDE,
     CHECKSUMS,
+    Json,
     Run,
     RunError,
     benchmark_path,
     is_own,
     load_run,
     pair_paths,
+    read_object,
     record_paths,
     run_folder,
     sha256,
@@ -49,6 +52,7 @@ def publish(source: Path, published: Path, name: str, *, replace: bool = False) 
         raise RunError(f"{target}: exists already; --replace to put this run in its place")
     run = load_run(source)
     check_publishable(source, run)
+    _check_beside(source, published, name)
     published.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=published, prefix=f".{name}."))
     try:
@@ -82,6 +86,24 @@ def check_publishable(source: Path, run: Run) -> None:
     for name, record in run.beside.items():
         if not record["cells"]:
             raise RunError(f"{source / name}: holds no cell; measure it again, or leave it out")
+
+
+def _check_beside(source: Path, published: Path, name: str) -> None:
+    """Raise :class:`RunError` if it is called NAME-durable and is of another GPU or model than the run NAME."""
+    other = published / name.removesuffix(BESIDE)
+    if not name.endswith(BESIDE) or not other.exists():
+        return
+    ours, theirs = (
+        (read_object(folder / "machine.json")["gpu"]["name"], read_object(folder / "study.json")["model"])
+        for folder in (source, other)
+    )
+    if ours != theirs:
+        raise RunError(f"--name {name}: this run is of {_words(ours)}, and {other} of {_words(theirs)}")
+
+
+def _words(found: tuple[str, Json]) -> str:
+    gpu, model = found
+    return f"{gpu}, {', '.join(f'{key} {value}' for key, value in model.items())}"
 
 
 def _needed(source: Path, run: Run) -> list[Path]:

@@ -17,6 +17,7 @@ from evaluation.records.json_file import Json, RunError, read_json, read_object
 from evaluation.records.together import asked_by, check_together
 
 __all__ = [
+    "BESIDE",
     "CHECKSUMS",
     "Json",
     "Run",
@@ -40,9 +41,11 @@ __all__ = [
 ]
 
 CHECKSUMS = "SHA256SUMS"
+BESIDE = "-durable"  # ends the name of a run that has what another one lacks: see durable_run
 _RUN_NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 _PAIRED = {"manual_offload", "djinn"}  # what is compared in one process
-_DURABLE = ("durable", "kills", "disk")  # the tables of what NAME-durable is made for
+# The tables of what NAME-durable is made for, each with its record.
+_DURABLE = {"durable": "durable.json", "kills": "durable.json", "disk": "disk.json"}
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -127,22 +130,22 @@ def is_own(name: str) -> bool:
     return name == "local" or name.startswith("local-")
 
 
-def durable_run(results: Path, name: str) -> str:
-    """The run that tells of the run ``name`` what a kill of the process leaves.
+def durable_run(results: Path, name: str, record: str = "durable.json") -> str:
+    """The run that tells of the run ``name`` what ``record`` does: what a kill of the process leaves.
 
     That is itself, or NAME-durable if that one is published: measured later, for the record that NAME lacks. Else it is
     the only published run of such a name, be it of another machine: whoever draws from it names it.
     """
-    if is_own(name) or (run_folder(results, name) / "durable.json").exists():
+    if is_own(name) or (run_folder(results, name) / record).exists():
         return name
-    beside = f"{name}-durable"
-    there = [path.parent.name for path in (results / "published").glob("*-durable/durable.json")]
+    beside = name + BESIDE
+    there = [path.parent.name for path in (results / "published").glob(f"*{BESIDE}/{record}")]
     return beside if beside in there else there[0] if len(there) == 1 else name
 
 
 def run_of_table(results: Path, name: str, table: str) -> str:
     """The run whose rows are drawn as ``table`` of the run ``name``: see :func:`durable_run`."""
-    return durable_run(results, name) if table in _DURABLE else name
+    return durable_run(results, name, _DURABLE[table]) if table in _DURABLE else name
 
 
 def record_paths(folder: Path, study: Json) -> list[Path]:

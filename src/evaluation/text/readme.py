@@ -180,7 +180,7 @@ def written(page: str, numbers: Mapping[str, str], experiments: str, methods: st
         name: functools.partial(_filled, make, numbers) for name, make in TABLES.items()
     }
     tables["experiments"] = lambda: experiment_table(experiments)
-    tables["methods"] = lambda: "".join(line for line in methods.splitlines(keepends=True) if line.startswith("|"))
+    tables["methods"] = lambda: method_table(methods)
 
     def block(found: re.Match[str]) -> str:
         if found[2] not in tables:
@@ -197,6 +197,12 @@ def written(page: str, numbers: Mapping[str, str], experiments: str, methods: st
 def _filled(make: Callable[[Mapping[str, str]], Table], numbers: Mapping[str, str]) -> str:
     table = make(numbers)
     return table.markdown(numbers) if table.rows else "Not measured yet.\n"
+
+
+def method_table(page: str) -> str:
+    """The table of ``page`` and what stands below it on a kill; of the rest README has words of its own."""
+    _, table, _, *on_a_kill = page.strip().split("\n\n")
+    return "\n\n".join([table, *on_a_kill]) + "\n"
 
 
 def experiment_table(page: str) -> str:

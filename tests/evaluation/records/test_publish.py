@@ -138,6 +138,22 @@ def test_a_bad_name_is_refused(local, published, name):
         publish(local, published, name)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("machine.json", lambda machine: machine["gpu"].update(name="NVIDIA H200"), "h100 of NVIDIA H200, name"),
+        ("study.json", lambda study: study["model"].update(seed=7), "h100 of NVIDIA H100 .* seed 7"),
+    ],
+)
+def test_a_run_that_stands_beside_one_is_of_its_gpu_and_model(local, published, file, change, says):
+    """Else the paper would draw numbers of two machines or models as those of one."""
+    target = publish(local, published, "h100")
+    assert publish(local, published, "h100-durable").exists()
+    edit(target / file, change)
+    with pytest.raises(RunError, match=f"--name h100-durable: this run is of NVIDIA H100 .*, and .*{says}"):
+        publish(local, published, "h100-durable", replace=True)
+
+
 def test_an_existing_run_is_replaced_only_on_request(local, published):
     """Without --replace the old run stands; with it, nothing of the old one is left."""
     target = publish(local, published, "h100")

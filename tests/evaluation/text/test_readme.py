@@ -121,9 +121,11 @@ def test_an_experiment_is_a_row_without_its_methods():
 
 
 def test_the_methods_are_the_table_of_their_page():
-    """Its words are left out."""
+    """Of its words those on a kill are kept, which explain what stands in its last column."""
     page = written("<!-- numbers: methods -->\nstale\n<!-- end -->\n", TEXTS, EXPERIMENTS, METHODS)
     assert page.splitlines()[1:-1] == METHODS.splitlines()[2:5]
+    page = written("<!-- numbers: methods -->\n<!-- end -->\n", TEXTS, EXPERIMENTS, f"{METHODS}\nPart: without.\n")
+    assert page.splitlines()[1:-1] == [*METHODS.splitlines()[2:5], "", "Part: without."]
 
 
 def test_a_number_in_prose_is_replaced_and_its_neighbours_stay(checkout, monkeypatch):
