@@ -121,5 +121,5 @@ $(VENV)/installed-dev: $(VENV)/installed $(VENV)/installed-trained envs/requirem
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pythons .snakemake logs report.html paper_figures/local paper_figures/local-*
+	rm -rf $(VENV) $(VENV)-pythons .snakemake .killed-* logs report.html paper_figures/local paper_figures/local-*
 	rm -rf results/local results/local-* results/tables results/trained results/*.csv

@@ -57,7 +57,8 @@ def take(subject: Subject, study: Study, report: Callable[[str], None]) -> Recor
 def _disk_bytes(folder: Path) -> int:
     nbytes = shutil.disk_usage(folder).free - _LEFT_FREE
     if nbytes <= 0:
-        raise ConfigError(f"{folder} has no room for sessions beside the {mebibytes(_LEFT_FREE)} that are left free")
+        left = f"{mebibytes(_LEFT_FREE)} that are left free"
+        raise ConfigError(f"{folder.parent} has no room for sessions beside the {left}")
     return nbytes
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from evaluation.experiments.capabilities import asked
-from evaluation.experiments.killed import filesystem_of, folder_on_disk, killed_when_paused
+from evaluation.experiments.killed import filesystem_of, folder_on_disk, killed_when_paused, naming_a_full_disk
 from evaluation.experiments.plain_disk import drop_pages, plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record
 from evaluation.measure.device_memory import synchronize
@@ -117,27 +117,28 @@ def _save_all(connection: Connection, study: Study, threads: int, folder: str) -
     first_ms: float | None = None
     paused: list[Method] = []
     cells: dict[str, Record] = {}
-    for workload in study.workloads:
-        expected = side.uninterrupted(workload)
-        if first_ms is None:
-            first = side.session(workload, expected[0], durable=True)
-            first_ms = _prepared_ms(first)
-            first.resume()
-            first.finish()
-        session = side.session(workload, expected[0], durable=True)
-        start_ms = _prepared_ms(session)
-        cells[workload.name] = {**_saved(session, side, workload), "start_ms": start_ms, "sha256": sha256_of(expected)}
-        paused.append(session)
-    for _, method, place in side.variants():
-        method.prepare()
-        if not method.keeps_state:
-            method.edit(steer)
-        method.pause()
-        if method.keeps_state:
-            method.edit(steer)
-        synchronize(side.subject.device)
-        method.save(place)
-        paused.append(method)
+    with naming_a_full_disk(side.folder):
+        for workload in study.workloads:
+            expected = side.uninterrupted(workload)
+            if first_ms is None:
+                first = side.session(workload, expected[0], durable=True)
+                first_ms = _prepared_ms(first)
+                first.resume()
+                first.finish()
+            session = side.session(workload, expected[0], durable=True)
+            about = {"start_ms": _prepared_ms(session), "sha256": sha256_of(expected)}
+            cells[workload.name] = {**_saved(session, side, workload), **about}
+            paused.append(session)
+        for _, method, place in side.variants():
+            method.prepare()
+            if not method.keeps_state:
+                method.edit(steer)
+            method.pause()
+            if method.keeps_state:
+                method.edit(steer)
+            synchronize(side.subject.device)
+            method.save(place)
+            paused.append(method)
     connection.send(("paused", {"first_start_ms": first_ms, "cells": cells}))
     connection.recv()  # nobody says anything: it is here that the process is killed
 

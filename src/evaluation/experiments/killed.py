@@ -3,6 +3,7 @@
 Another process has nothing of theirs but what was written to a folder by then.
 """
 
+import errno
 import os
 import signal
 import tempfile
@@ -37,6 +38,21 @@ def killed_when_paused(program: Program, study: Study, *arguments: object, repor
     if ended_by != signal.SIGKILL:
         raise NotKilled(f"the process with the paused sessions was to be killed, and ended by signal {ended_by}")
     return said, ended_by
+
+
+class DiskFull(Refusal):
+    """There is no room for the files of sessions."""
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Raise :class:`DiskFull` where the system refuses to write into ``folder`` for lack of room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFull(f"{folder.parent} has no room left for the files of the paused sessions: {error}") from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Sessions that outlive their process: what the record holds, and that no lie passes, nor a process that lives."""
 
+import errno
 import json
 import os
 import sys
@@ -129,6 +130,19 @@ def test_a_process_that_was_not_killed_shows_nothing(monkeypatch, study):
     with pytest.raises(killed.NotKilled, match="was to be killed, and ended by signal 0") as refusal:
         take(study)
     assert refusal.value.status == 1
+
+
+def test_a_full_disk_is_named(monkeypatch, folder, study):
+    """With the folder that is to have room; nothing stays there."""
+
+    def full(self, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PinnedOffload, "save", full)
+    monkeypatch.setattr(benchmark_manual_offload, "probed_by_kill", lambda workload: [PinnedOffload])
+    with pytest.raises(killed.DiskFull, match=f"{folder} has no room left for .*No space left"):
+        take(study)
+    assert not list(folder.glob(".killed-*"))
 
 
 def test_a_session_that_is_restored_altered_fails_the_job(monkeypatch, study):
