@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_iter, tree_map
 
 from djinn.core import IllegalMove
@@ -66,10 +67,11 @@ _REFUSED = {
     torch.Tensor.__setstate__: "cannot be filled from a pickle",
 }
 
-# They give out the bytes themselves.
-_TOLD_OF_NO_WRITES = frozenset(
-    getattr(torch.Tensor, name) for name in ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage")
-) | {torch.Tensor.data.__get__}  # type: ignore[attr-defined]  # likewise
+# They give out the bytes themselves, or write them where torch does not count it.
+_GIVE_BYTES = ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage")
+_TOLD_OF_NO_WRITES = frozenset(getattr(torch.Tensor, name) for name in (*_GIVE_BYTES, "apply_", "map_", "map2_")) | {
+    torch.Tensor.data.__get__
+}  # type: ignore[attr-defined]  # likewise
 
 
 class GuardedTensor(torch.Tensor):
@@ -200,7 +202,8 @@ class _Used:
 
     def may_be_written(self, func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
         """Whether ``func`` has written the tensor, or somebody can now whom torch does not see."""
-        by_name = self._version is None and _writes(func, kwargs)
+        uncounted = self._version is None or isinstance(func, OpOverload)  # torch counts before it dispatches
+        by_name = uncounted and _writes(func, kwargs)
         return by_name or version_of(self.tensor) != self._version or func in _TOLD_OF_NO_WRITES
 
     def check(self) -> None:
@@ -259,6 +262,7 @@ def _writes(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
         name in ("__setitem__", "set_")
         or name.startswith("__i")
         or "out" in kwargs
+        or bool(kwargs.get("inplace"))
         or (name.endswith("_") and not name.endswith("__"))
     )
 

@@ -319,7 +319,30 @@ def _write_by_numpy(state, name):
     state[name].numpy()[:] = 2
 
 
-@pytest.mark.parametrize("edit", [_write, _write_by_numpy])
+def _write_by_storage(state, name):
+    storage = state[name].storage()
+    for place in range(len(storage)):
+        storage[place] = 2
+
+
+def _write_by_apply(state, name):
+    state[name].apply_(lambda value: 2)
+
+
+def _write_in_inference_mode(state, name):
+    with torch.inference_mode():
+        torch.nn.functional.hardtanh(state[name], 0, 0.25, inplace=True)
+
+
+def _write_in_a_transform(state, name):
+    torch.func.vmap(lambda one: one.fill_(2))(state[name])
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize(
+    "edit",
+    [_write, _write_by_numpy, _write_by_storage, _write_by_apply, _write_in_inference_mode, _write_in_a_transform],
+)
 def test_an_edit_that_would_be_lost(runtime, llama, input_ids, path, edit):
     """Of a tensor that is the program's own: at the same pause it is saved, and at a later one that is refused."""
     session = parked(runtime, _halved, llama, input_ids, {}, visit=1)
