@@ -70,8 +70,8 @@ _REFUSED = {
 # They give out the bytes themselves, or write them where torch does not count it.
 _GIVE_BYTES = ["numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"]
 _TOLD_OF_NO_WRITES = frozenset(
-    [getattr(torch.Tensor, name) for name in (*_GIVE_BYTES, "apply_", "map_", "map2_")]
-    + [torch.Tensor.data.__get__]  # type: ignore[attr-defined]  # likewise
+    [torch.Tensor.data.__get__]  # type: ignore[attr-defined]  # likewise
+    + [getattr(torch.Tensor, name) for name in (*_GIVE_BYTES, "apply_", "map_", "map2_")]
 )
 
 
