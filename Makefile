@@ -27,7 +27,7 @@ ten_minutes: $(VENV)/installed
 	@began=$$(date +%s); $(RUN) snakemake --cores 1 verdicts --configfile configs/ten_minutes.yaml && \
 		echo "taken: $$((($$(date +%s) - began + 30) / 60)) minutes"
 
-# What survives a kill of the process, in results/local-durable: configs/durable.yaml says what that takes.
+# What survives a kill, and sessions beyond host memory, in results/local-durable: configs/durable.yaml says what that takes.
 durable: $(VENV)/installed
 	$(RUN) snakemake --cores 1 durable --configfile configs/durable.yaml
 

@@ -125,7 +125,7 @@ rule peer_measure:
 
 
 rule durable:
-    """What survives a kill of the process, alone: configs/durable.yaml makes it a run of its own, to be published."""
+    """What survives a kill, and sessions beyond host memory: with configs/durable.yaml a run of its own, to be published."""
     input:
         f"{LOCAL}/machine.json",
         f"{LOCAL}/study.json",
