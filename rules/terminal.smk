@@ -65,8 +65,8 @@ onsuccess:
     elif drawn and Path(ours, "claims.json").exists():
         shell(f"python3 -m evaluation.paper.verdicts --run {RUN}")
     else:
-        whole = "" if RUN != "local" else " The whole, if this was a part: make paper_figures"
-        print(f"Done. The records lie in {LOCAL}.{whole}", file=sys.stderr)
+        whole = " The whole, if this was a part: make paper_figures"
+        print(f"Done. The records lie in {LOCAL}.{whole * (RUN == 'local')}", file=sys.stderr)
 
 
 onerror:

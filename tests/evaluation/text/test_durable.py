@@ -11,7 +11,7 @@ from evaluation.analysis.durability import Durability, Kill
 from evaluation.paper.outputs import OUTPUTS as REGISTRY
 from evaluation.paper.plan import Plan
 from evaluation.records.publish import publish
-from evaluation.records.runs import durable_run, load_run
+from evaluation.records.runs import durable_run, load_run, run_of_table
 from evaluation.text.durable import table
 from tests.evaluation.killings import SURVIVES, leave_durable_alone, put_durable
 from tests.evaluation.layout import compiled
@@ -113,6 +113,18 @@ def test_the_only_such_run_stands_for_one_of_another_machine(results, tmp_path):
     assert durable_run(tmp_path / "results", "h200") == "h200"
     (published / "other-durable").rename(published / "h200-durable")
     assert durable_run(tmp_path / "results", "h200") == "h200-durable"
+
+
+def test_each_table_is_of_a_run_that_has_its_record(results, tmp_path):
+    """A run that has one of both records takes from the other run what it lacks."""
+    shutil.copytree(results.root / "results", tmp_path / "results")
+    published = tmp_path / "results" / "published"
+    shutil.move(published / "h200-durable" / "durable.json", published / "h200")
+    (published / "h200-durable" / "disk.json").touch()
+    assert [run_of_table(tmp_path / "results", "h200", table) for table in ("durable", "kills", "disk", "load")] == [
+        *("h200", "h200"),
+        *("h200-durable", "h200"),
+    ]
 
 
 def test_without_any_such_run_nothing_is_said(results, tmp_path):
