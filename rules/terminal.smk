@@ -65,8 +65,9 @@ onsuccess:
     elif drawn and Path(ours, "claims.json").exists():
         shell(f"python3 -m evaluation.paper.verdicts --run {RUN}")
     else:
-        whole = " The whole, if this was a part: make paper_figures"
-        print(f"Done. The records lie in {LOCAL}.{whole * (RUN == 'local')}", file=sys.stderr)
+        print(f"Done. The records lie in {LOCAL}.", file=sys.stderr)
+        if RUN == "local":
+            print("The whole, if this was a part: make paper_figures", file=sys.stderr)
 
 
 onerror:
