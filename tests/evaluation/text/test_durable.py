@@ -115,6 +115,24 @@ def test_the_only_such_run_stands_for_one_of_another_machine(results, tmp_path):
     assert durable_run(tmp_path / "results", "h200") == "h200-durable"
 
 
+@pytest.mark.parametrize(
+    ("survives", "says"),
+    [
+        ("edit", "goes on when its process was killed, edit included"),
+        ("session", "goes on when its process was killed, but not its edit"),
+        ("nothing", "does not go on when its process was killed"),
+    ],
+)
+def test_the_section_says_what_came_of_it(results, tmp_path, survives, says):
+    """Also where that is nothing."""
+    copy = Results(root=shutil.copytree(results.root, tmp_path / "copy"))
+    kills = copy.summary.with_name("kills.csv")
+    kills.write_text(re.sub(r"(djinn,default,\d+),edit", rf"\1,{survives}", kills.read_text()))
+    assert copy.draw("claims", "numbers", "section") == 0
+    section = " ".join(copy.drawn("section.tex").decode().split())
+    assert f"What \\sys{{}} has saved {says} (Table" in section
+
+
 def test_each_table_is_of_a_run_that_has_its_record(results, tmp_path):
     """A run that has one of both records takes from the other run what it lacks."""
     shutil.copytree(results.root / "results", tmp_path / "results")
