@@ -14,6 +14,7 @@ These primitives do, as the tests show on every line:
 import sys
 import threading
 import time
+import traceback
 import types
 from collections import deque
 from collections.abc import Callable
@@ -131,6 +132,7 @@ class _Job:
             try:
                 self.value = function()
             except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                _forget_variables(error)
                 self.error = error
         self.ended = True
         self._bell.ring()
@@ -253,6 +255,14 @@ class Hands:
         self._jobs.put(None)
         if self._thread.ident not in (None, threading.get_ident()):
             self._bell.wait(self._has_ended, _SETTLE_SECONDS)
+
+
+def _forget_variables(error: BaseException) -> None:
+    """Clear the frames behind ``error``: who keeps it, as a future does, would keep the storages of a session."""
+    one: BaseException | None = error
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__context__
 
 
 def _is_running(call: types.FrameType | None) -> bool:

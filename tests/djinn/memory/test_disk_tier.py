@@ -405,11 +405,17 @@ def test_a_read_that_fails(model, tmp_path, monkeypatch, use, how):
             else:
                 repair, said = (lambda: None), "Input/output error"
                 patch.setattr(os, "preadv", raising(OSError(errno.EIO, "Input/output error")))
+            errors = []
             for _ in range(2):
-                with pytest.raises(djinn.DiskFailed, match=rf"session 1 in .*/1\.djinn could not be read: .*{said}"):
+                with pytest.raises(
+                    djinn.DiskFailed, match=rf"session 1 in .*/1\.djinn could not be read: .*{said}"
+                ) as kept:
                     USES[use](first, tmp_path)
+                errors.append(kept)
                 assert (first.phase, first.disk_bytes) == (IO_WAIT, STATE_BYTES)
             repair()
+        assert first.step(10) is PAUSED
+        assert first.left_behind == ()  # though the errors are kept
         for shift, session in enumerate((first, second, third), start=1):
             assert ends(session, model, shift)
     assert os.listdir(folder) == []
