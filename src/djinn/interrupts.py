@@ -9,6 +9,7 @@ These primitives do, as the tests show on every line:
 - :func:`patiently`: calls a function again whenever what it lacks in host memory has come.
 - :class:`Bell`: a condition. Each waiter has a lock of its own, so that an interrupted one affects no other.
 - :class:`Hands`: a worker thread, on which no signal is delivered. The caller only waits for the answer.
+- :func:`forget_variables`: lets go of what an error holds that the caller may keep.
 """
 
 import sys
@@ -132,7 +133,7 @@ class _Job:
             try:
                 self.value = function()
             except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                _forget_variables(error)
+                forget_variables(error)
                 self.error = error
         self.ended = True
         self._bell.ring()
@@ -257,7 +258,7 @@ class Hands:
             self._bell.wait(self._has_ended, _SETTLE_SECONDS)
 
 
-def _forget_variables(error: BaseException) -> None:
+def forget_variables(error: BaseException) -> None:
     """Clear the frames behind ``error``: who keeps it, as a future does, would keep the storages of a session."""
     one: BaseException | None = error
     while one is not None:

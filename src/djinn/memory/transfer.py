@@ -37,7 +37,7 @@ from typing import TypeVar
 import torch
 
 from djinn.core import DeviceMemoryFull, DiskFailed, DjinnError, HostMemoryFull, NotYet
-from djinn.interrupts import Hands
+from djinn.interrupts import Hands, forget_variables
 from djinn.journal import Journal
 from djinn.memory import captures
 from djinn.memory.disk_tier import DiskTier, Resident, Scratch, Spill, read_each
@@ -280,6 +280,7 @@ class TransferEngine:
                 return attempt()
             except DeviceMemoryFull as full:
                 if not self._make_room(full.wanted_bytes, session):
+                    forget_variables(full)
                     raise
 
     def _no_room(self, nbytes: int) -> DeviceMemoryFull:
