@@ -40,10 +40,14 @@ def save_all(
     for session in living:
         _ask_to_pause(session)
     rates: list[float] = []  # seconds for a byte of state, of the saves so far
-    told = [
-        _saved(session, folder / f"{names.get(session, session.number)}{_SUFFIX}", deadline, rates)
-        for session in _in_order(living, deadline)
-    ]
+    told: list[Saved] = []
+    for session in _in_order(living, deadline):
+        path = folder / f"{names.get(session, session.number)}{_SUFFIX}"
+        if others := [one.number for one in told if one.path == path]:
+            reason = f"its file {path.name} is that of session {others[0]} already: give it another name"
+            told.append(Saved(number=session.number, reason=reason))
+        else:
+            told.append(_saved(session, path, deadline, rates))
     return sorted(told, key=lambda one: one.number)
 
 

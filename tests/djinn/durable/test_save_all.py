@@ -76,6 +76,15 @@ def test_what_is_not_saved_is_named(runtime, llama, input_ids, tmp_path):
     assert "3.djinn" in told[2].reason
 
 
+@pytest.mark.parametrize("names", [["one", "one"], ["2", "2"], ["2"]])
+def test_two_sessions_of_one_name(runtime, llama, input_ids, tmp_path, names):
+    """No file is written over: the second session is told, whether its name was given or is its number."""
+    sessions = [durable(runtime, llama, input_ids, 2) for _ in range(2)]
+    told = runtime.save_all(tmp_path, names=dict(zip(sessions, names, strict=False)))
+    assert [one.path for one in told] == [tmp_path / f"{names[0]}.djinn", None]
+    assert told[1].reason == f"its file {names[0]}.djinn is that of session 1 already: give it another name"
+
+
 def test_no_time_is_left(runtime, llama, input_ids, tmp_path):
     """Who computes and comes to no layer is not waited for, and nothing is begun that would come too late."""
     goes_on = threading.Event()
