@@ -118,9 +118,9 @@ def test_the_only_such_run_stands_for_one_of_another_machine(results, tmp_path):
 @pytest.mark.parametrize(
     ("survives", "says"),
     [
-        ("edit", "goes on when its process was killed, edit included"),
-        ("session", "goes on when its process was killed, but not its edit"),
-        ("nothing", "does not go on when its process was killed"),
+        ("edit", "survives a kill, edit included"),
+        ("session", "survives a kill, but not its edit"),
+        ("nothing", "does not survive a kill"),
     ],
 )
 def test_the_section_says_what_came_of_it(results, tmp_path, survives, says):
