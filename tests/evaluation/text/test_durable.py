@@ -130,7 +130,7 @@ def test_the_section_says_what_came_of_it(results, tmp_path, survives, says):
     kills.write_text(re.sub(r"(djinn,default,\d+),edit", rf"\1,{survives}", kills.read_text()))
     assert copy.draw("claims", "numbers", "section") == 0
     section = " ".join(copy.drawn("section.tex").decode().split())
-    assert f"What \\sys{{}} has saved {says} (Table" in section
+    assert f"What \\sys{{}} saved {says} (Table" in section
 
 
 def test_each_table_is_of_a_run_that_has_its_record(results, tmp_path):
