@@ -69,7 +69,7 @@ class SpillFile:
         self._read([(self.parts[place], target)])
 
     def _read(self, wanted: Sequence[tuple[Part, memoryview]]) -> None:
-        file = _Open(self.path, os.O_RDONLY)
+        file = _Open(self.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in its place would be waited for
         try:
             _side_by_side(lambda one: self._read_part(file, *one), wanted, sum(part.nbytes for part, _ in wanted))
         finally:

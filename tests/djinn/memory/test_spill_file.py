@@ -133,6 +133,15 @@ def test_what_is_there_is_not_written_over(tensors, tmp_path):
     assert (tmp_path / "one").read_text() == "foreign"
 
 
+def test_a_pipe_in_its_place_is_not_waited_for(tensors, tmp_path):
+    """It is an error like any other, and the thread that reads goes on."""
+    file = draft(tensors).write(tmp_path / "one")
+    file.path.unlink()
+    os.mkfifo(file.path)
+    with pytest.raises(OSError):  # noqa: PT011 - the system's words
+        file.read([bytearray(size) for size in SIZES])
+
+
 def test_threads_that_the_system_refuses(tensors, tmp_path, monkeypatch):
     """One thread does it all then."""
 
