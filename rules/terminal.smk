@@ -67,7 +67,9 @@ onsuccess:
     else:
         print(f"Done. The records lie in {LOCAL}.", file=sys.stderr)
         if RUN == "local":
-            print("The whole, if this was a part: make paper_figures", file=sys.stderr)
+            print(
+                "The whole, if this was a part: make paper_figures", file=sys.stderr
+            )
 
 
 onerror:
