@@ -379,7 +379,7 @@ def test_a_run_goes_on_in_a_fresh_checkout(finished, fresh, warm, snakemake, pla
     plan = planned(folder, "paper_figures", "--configfile", "tiny.yaml")
     measuring = {rule: plan.get(rule, 0) for rule in ("probe", "measure", "peer_measure", "study", "job_study")}
     assert measuring == dict.fromkeys(measuring, 0)
-    assert (plan["pairs_measure"], plan["side_measure"], plan["method_measure"], plan["aggregate"]) == (1, 1, 1, 2)
+    assert (plan["pairs_measure"], plan["side_measure"], plan["method_measure"], plan["aggregate"]) == (1, 1, 1, 3)
     assert (folder / "results/local/benchmarks/raw/pairs/round_1.tsv").exists()
 
 

@@ -157,10 +157,13 @@ def test_every_shorter_file_is_refused(path):
             session_file.read(path)
 
 
-def test_every_altered_byte_is_refused(path):
+def test_an_altered_byte_is_refused(path):
+    """Every one that says something, and every seventh of those that fill pages."""
     whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for place, byte in enumerate(whole):
+        if byte in b" \0" and place % 7:
+            continue
+        path.write_bytes(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
         with pytest.raises(djinn.NotRestored, match="cut short|altered|no session"):
             session_file.read(path)
 

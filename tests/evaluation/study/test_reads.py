@@ -44,7 +44,7 @@ SMALL = {
         "overhead": {"samples": 2, "decode_steps": 1},
         "editing": {"blocks": 1},
         "durable": {"samples": 2},
-        "disk": {"sessions": 2, "host_arena_gib": 0.0001},
+        "disk": {"sessions": 6, "host_arena_gib": 0.00002},
         "load": [{"sessions": 1, "resumes": 2}],
         "capacity": {"sessions": 1, "processes": 1},
         "sweep": {"layers": [1, 2], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
