@@ -100,13 +100,17 @@ class Djinns(Sessions):
         self._runtime = runtime
         self.open: dict[int, djinn.Session] = {}
 
-    def pause(self, index: int) -> None:
-        """Run a new session to the deepest layer and swap it out."""
+    def stopped(self, index: int) -> djinn.Session:
+        """Run a new session to the deepest layer."""
         session = self._runtime.open(breakpoint=self._runtime.depth).start(self.prompts.program, self.subject, index)
         if session.wait() is not djinn.Phase.PAUSED:
             session.result()  # raises what went wrong
-        self.open[index] = session
         self.freed = session.storage_sizes
+        return session
+
+    def pause(self, index: int) -> None:
+        """Run a new session to the deepest layer and swap it out."""
+        self.open[index] = session = self.stopped(index)
         session.io_wait()
         self.prompts.check_kept(self.who, session.host_bytes, session.left_behind)
 

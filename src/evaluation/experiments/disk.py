@@ -67,10 +67,7 @@ class _Spilled(Djinns):
 
     def swap_out(self, index: int) -> Record:
         """Run session ``index`` to the deepest layer, and swap it out."""
-        session = self._runtime.open(breakpoint=self._runtime.depth).start(self.prompts.program, self.subject, index)
-        if session.wait() is not djinn.Phase.PAUSED:
-            session.result()  # raises what went wrong
-        self.freed = session.storage_sizes
+        session = self.stopped(index)
         synchronize(self.subject.device)
         before = self.on_disk_bytes
         with without_collections():
