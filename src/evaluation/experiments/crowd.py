@@ -75,6 +75,12 @@ class Sessions(ABC):
 
     def turn(self, index: int, think_time_ms: float) -> Record:
         """Time the resume of session ``index``, let it come to its end, and pause it anew."""
+        taken = self.resumed(index, think_time_ms)
+        self.pause(index)
+        return taken
+
+    def resumed(self, index: int, think_time_ms: float) -> Record:
+        """Time the resume of session ``index``, and let it come to its end."""
         device = self.subject.device
         overwrite_free_memory(device, self.freed, self.streams())  # nobody finds again what he does not bring
         synchronize(device)
@@ -86,7 +92,6 @@ class Sessions(ABC):
             finish = wait_resident()
             resident_ms = now_ms() - start
         self.prompts.check(self.who, index, finish())
-        self.pause(index)
         return {"session": index, "ready_ms": ready_ms, "resident_ms": resident_ms, "bit_exact": True}
 
 

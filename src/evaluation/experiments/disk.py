@@ -13,7 +13,6 @@ swap-outs and the resumes, and one of each after them.
 import random
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from evaluation.experiments.crowd import Djinns, Prompts
 from evaluation.experiments.killed import filesystem_of, folder_on_disk
 from evaluation.experiments.plain_disk import plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record, first_line
-from evaluation.measure.device_memory import overwrite_free_memory, synchronize
+from evaluation.measure.device_memory import synchronize
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import Subject
@@ -84,26 +83,10 @@ class _Spilled(Djinns):
         return sum(session.disk_bytes for session in self.open.values())
 
     def resumed(self, index: int, think_time_ms: float) -> Record:
-        """Resume session ``index``, and let it come to its end."""
-        overwrite_free_memory(self.subject.device, self.freed)  # nobody finds again what he does not bring
-        synchronize(self.subject.device)
-        time.sleep(think_time_ms / 1000)
+        """Beside its times: what lay on the disk of it, and what of others went there for it."""
         others = self.on_disk_bytes - (on_disk_bytes := self.open[index].disk_bytes)
-        with without_collections():
-            start = now_ms()
-            wait_resident = self.go_on(index)
-            ready_ms = now_ms() - start
-            finish = wait_resident()
-            resident_ms = now_ms() - start
-        self.prompts.check(self.who, index, finish())
-        return {
-            "session": index,
-            "on_disk_bytes": on_disk_bytes,
-            "spilled_bytes": self.on_disk_bytes - others,
-            "ready_ms": ready_ms,
-            "resident_ms": resident_ms,
-            "bit_exact": True,
-        }
+        taken = super().resumed(index, think_time_ms)
+        return {**taken, "on_disk_bytes": on_disk_bytes, "spilled_bytes": self.on_disk_bytes - others}
 
 
 def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str], None]) -> Record:
