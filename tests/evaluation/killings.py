@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation.side_cells import write
+from tests.evaluation.side_cells import ask_for, write
 
 Json = dict[str, Any]
 SAMPLES = 3
@@ -50,15 +50,7 @@ def cell_of(workload: str, *, times: float = 1.0) -> Json:
 
 def put_durable(folder: Path) -> None:
     """Add the record to the run in ``folder``, and make its study ask for it."""
-    study = json.loads((folder / "study.json").read_text()) | {"durable": {"samples": SAMPLES}}
-    if "experiments" in study:
-        study["experiments"] = [*study["experiments"], "durable"]
-    for path in folder.rglob("*.json"):
-        if path.name not in ("study.json", "machine.json"):
-            record = json.loads(path.read_text())
-            write(path, {**record, "study": study})
-    write(folder / "study.json", study)
-    shared = {key: record[key] for key in ("schema", "model", "provenance")}
+    study, shared = ask_for(folder, "durable", {"samples": SAMPLES})
     names = [one["name"] for one in study["workloads"]]
     paused = next((one["name"] for one in study["workloads"] if one["kv_cache"]), names[0])
     kills = [
@@ -70,7 +62,7 @@ def put_durable(folder: Path) -> None:
         if method in study["methods"]
     ]
     about = {"kind": "durable", "ended_by_signal": 9, "filesystem": "ext4", "edited": paused, "kills": kills}
-    about |= {"layer": record["model"]["layers"] // 2, "first_start_ms": 700.0, "first_restore_ms": 2200.0}
+    about |= {"layer": shared["model"]["layers"] // 2, "first_start_ms": 700.0, "first_restore_ms": 2200.0}
     cells = [cell_of(name, times=number) for number, name in enumerate(names, start=1)]
     write(folder / "durable.json", {**shared, **about, "study": study, "cells": cells})
 

@@ -196,6 +196,19 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
+def ask_for(folder: Path, experiment: str, block: object) -> tuple[Json, Json]:
+    """Make the run in ``folder`` ask for ``experiment`` by ``block``: its study, and what its records share."""
+    study = json.loads((folder / "study.json").read_text()) | {experiment: block}
+    if "experiments" in study:
+        study["experiments"] = [*study["experiments"], experiment]
+    for path in folder.rglob("*.json"):
+        if path.name not in ("study.json", "machine.json"):
+            record = json.loads(path.read_text())
+            write(path, {**record, "study": study})
+    write(folder / "study.json", study)
+    return study, {key: record[key] for key in ("schema", "model", "provenance")}
+
+
 # One record of each kind, for a run of all four methods and the peer ``memory_saver``.
 EVERY = {
     "load.json": [

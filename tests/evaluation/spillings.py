@@ -1,10 +1,9 @@
 """A synthetic record of sessions beyond host memory, with times that can be worked out by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation.side_cells import write
+from tests.evaluation.side_cells import ask_for, write
 
 Json = dict[str, Any]
 SESSIONS, HELD, STATE_BYTES = 10, 4, 1_000_000_000
@@ -32,14 +31,6 @@ def _back(session: int, *, ready_ms: float, on_disk: bool, spills: bool = False)
 
 def put_disk(folder: Path) -> None:
     """Add the record to the run in ``folder``, and make its study ask for it."""
-    study = json.loads((folder / "study.json").read_text()) | {"disk": {"sessions": SESSIONS, "host_arena_gib": 4}}
-    if "experiments" in study:
-        study["experiments"] = [*study["experiments"], "disk"]
-    for path in folder.rglob("*.json"):
-        if path.name not in ("study.json", "machine.json"):
-            record = json.loads(path.read_text())
-            write(path, {**record, "study": study})
-    write(folder / "study.json", study)
-    shared = {key: record[key] for key in ("schema", "model", "provenance")}
+    study, shared = ask_for(folder, "disk", {"sessions": SESSIONS, "host_arena_gib": 4})
     about = {"kind": "disk", "filesystem": "ext4", "host_arena_bytes": 4 << 30}
     write(folder / "disk.json", {**shared, **about, "study": study, "cells": [cell()]})
