@@ -63,6 +63,9 @@ def put_durable(folder: Path) -> None:
     ]
     about = {"kind": "durable", "ended_by_signal": 9, "filesystem": "ext4", "edited": paused, "kills": kills}
     about |= {"layer": shared["model"]["layers"] // 2, "first_start_ms": 700.0, "first_restore_ms": 2200.0}
+    about["peers"] = [
+        {"peer": peer, "survives": "nothing", "message": "refused"} for peer in study.get("peers", {}).get("run", ())
+    ]
     cells = [cell_of(name, times=number) for number, name in enumerate(names, start=1)]
     write(folder / "durable.json", {**shared, **about, "study": study, "cells": cells})
 

@@ -37,12 +37,15 @@ class Durability:
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """What ``survives`` of an edited session of a variant, of which ``saved_bytes`` were on disk."""
+    """What ``survives`` of an edited session of a variant, of which ``saved_bytes`` were on disk.
+
+    A peer stands there as a method is; it has no way to save, and nobody looked for a file.
+    """
 
     run: str
     method: str
     variant: str
-    saved_bytes: int
+    saved_bytes: int | None
     survives: str
 
 
@@ -59,10 +62,21 @@ def durabilities(run: Run) -> list[Durability]:
 
 
 def kills(run: Run) -> list[Kill]:
-    """The rows of ``run``, primary variants first; one without the record has none."""
+    """The rows of ``run``, primary variants first, then peers; one without the record has none.
+
+    A peer that cannot run has no row.
+    """
     columns = ("method", "variant", "saved_bytes", "survives")
-    found = sorted(run.beside.get("durable.json", _NONE)["kills"], key=lambda kill: not kill["headline"])
-    return [Kill(run=run.name, **{name: kill[name] for name in columns}) for kill in found]
+    record = run.beside.get("durable.json", _NONE)
+    rows = [
+        Kill(run=run.name, **{name: kill[name] for name in columns})
+        for kill in sorted(record["kills"], key=lambda kill: not kill["headline"])
+    ]
+    for one in record.get("peers") or ():
+        if (survives := one["survives"]) is not None:
+            about = {"method": one["peer"], "variant": "default"}
+            rows.append(Kill(run=run.name, **about, saved_bytes=None, survives=survives))
+    return rows
 
 
 def _values(cell: Json) -> dict[str, list[float]]:

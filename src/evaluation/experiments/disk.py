@@ -19,7 +19,7 @@ from pathlib import Path
 import djinn
 from djinn.wording import mebibytes
 from evaluation.experiments.crowd import Djinns, Prompts
-from evaluation.experiments.killed import filesystem_of, folder_on_disk
+from evaluation.experiments.disk_folder import filesystem_of, folder_on_disk
 from evaluation.experiments.plain_disk import plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.device_memory import synchronize

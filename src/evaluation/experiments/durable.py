@@ -15,6 +15,8 @@ disk. Times are in ms:
 The first session that is recorded, and the first that is restored, pay for the digest of the model's weights. They are
 timed apart. The time in which a process starts, imports and makes its weights is no part of anything here.
 
+Peers pause a session in a process of their own. That is killed too, and they are asked for the session from elsewhere.
+
 Every result is compared with that of an uninterrupted run in every bit, and that with the one of the process that was
 killed. What ``survives`` of a variant's edited session is told by its result: the edit, the session without it, or
 nothing, if there is nothing to go on from.
@@ -30,16 +32,19 @@ from typing import Any
 import torch
 
 from evaluation.experiments.capabilities import asked
-from evaluation.experiments.killed import filesystem_of, folder_on_disk, killed_when_paused, naming_a_full_disk
+from evaluation.experiments.disk_folder import filesystem_of, folder_on_disk, naming_a_full_disk
 from evaluation.experiments.plain_disk import drop_pages, plain_read_ms, plain_write_ms
 from evaluation.measure.cell import Record
+from evaluation.measure.child import Ended
 from evaluation.measure.device_memory import synchronize
 from evaluation.measure.edits import edited_workload, middle, steer, uninterrupted
 from evaluation.measure.hand import Hand
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, build_subject, run_unbuilt_job
+from evaluation.measure.killed import killed_when_paused
 from evaluation.measure.method import Change, Method
 from evaluation.measure.models import Subject, input_tokens, twin
+from evaluation.measure.peer import NEEDS_GPU, Peer, Unsupported
 from evaluation.measure.programs import Logits, equal
 from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.methods.benchmark_djinn import Djinn, make_runtime
@@ -50,7 +55,10 @@ def take(study: Study, make_subject: Callable[[], Subject], report: Report) -> R
     """A cell of each workload, what survives under each variant, and the signal that ended the other process."""
     with folder_on_disk() as folder:
         report("pausing and saving")
-        told, ended_by = killed_when_paused(_save_all, study, str(folder), report=report)
+        # The one that goes on computes with as many threads: with other settings a file is refused.
+        threads = torch.get_num_threads()
+        told, ended_by = killed_when_paused(_save_all, study, threads, str(folder), report=report)
+        peers = [_of_peer(name, study, report) for name in study.peers.run]
         report("restoring")
         side = Side(make_subject(), study, folder)
         first_ms = _first_restore_ms(side)
@@ -65,7 +73,21 @@ def take(study: Study, make_subject: Callable[[], Subject], report: Report) -> R
             "cells": cells,
             "edited": edited_workload(study).name,
             "kills": _survivors(side),
+            "peers": peers,
         }
+
+
+def _of_peer(name: str, study: Study, report: Report) -> Record:
+    """What survives under peer ``name``, which is nothing where its ``kill`` returns, and the words of the refusal."""
+    survives: str | None = "nothing"
+    try:
+        if study.device != "cuda":
+            raise Unsupported(NEEDS_GPU)
+        report(f"killing, {name}")
+        message = Peer.named(name).kill(study, report)
+    except (Unsupported, Ended) as reason:
+        survives, message = None, str(reason)
+    return {"peer": name, "survives": survives, "message": message}
 
 
 class Side:

@@ -4,14 +4,17 @@ The oracle is a run that never stops, in which a plain forward hook of torch mak
 """
 
 from itertools import count
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from evaluation.measure.method import Change
-from evaluation.measure.models import Subject
+from evaluation.measure.method import Change, Method
+from evaluation.measure.models import Subject, input_tokens
 from evaluation.measure.programs import Logits, generate_greedily
 from evaluation.study.plan import Study, Workload
+
+OfKind = TypeVar("OfKind", bound=Method)
 
 
 def steer(hidden_states: torch.Tensor) -> None:
@@ -30,6 +33,16 @@ def middle(subject: Subject) -> int:
 def edited_workload(study: Study) -> Workload:
     """The workload whose sessions are edited: the first with a KV cache, or else the first."""
     return next((one for one in study.workloads if one.kv_cache), study.workloads[0])
+
+
+def edited(kind: type[OfKind], subject: Subject, study: Study) -> OfKind:
+    """A session of ``kind`` that has stopped in the middle of the model and whose hidden states have the edit."""
+    workload = edited_workload(study)
+    input_ids = input_tokens(subject, study, workload)
+    method = kind(subject, study, workload, layer=middle(subject), input_ids=input_ids)
+    method.prepare()
+    method.edit(steer)
+    return method
 
 
 def uninterrupted(

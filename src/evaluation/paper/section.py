@@ -127,7 +127,12 @@ def _peers(study: Json, words: Words) -> Iterator[dict[str, Any]]:
     for peer in study.get("peers", {}).get("run", ()):
         macros = {workload: f"Peer{camel(peer)}{camel(workload)}ReadyMs" for workload in names}
         if ready := {workload: macro for workload, macro in macros.items() if words.has(macro)}:
-            yield {"words": PEERS.get(peer, plain_name(peer)), "ready": ready}
+            killed = f"{camel(peer)}SurvivesKill"
+            yield {
+                "words": PEERS.get(peer, plain_name(peer)),
+                "ready": ready,
+                "lost_by_kill": words.has(killed) and words.value(killed) == "no",
+            }
 
 
 def files(material: Material, workload: str) -> list[str]:

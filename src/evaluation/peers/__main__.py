@@ -5,14 +5,13 @@ Each peer is a module of this folder that holds a :class:`~evaluation.measure.pe
 outcome ``unsupported`` and the reason.
 """
 
-import importlib
 import importlib.metadata
 import sys
 
 from evaluation.measure.cell import Record, cell
 from evaluation.measure.child import Ended
 from evaluation.measure.job import Report, run_peer_job
-from evaluation.measure.peer import Peer, Unsupported
+from evaluation.measure.peer import NEEDS_GPU, Peer, Unsupported
 from evaluation.study.plan import Study
 
 
@@ -21,10 +20,10 @@ def take(name: str, study: Study, report: Report) -> Record:
 
     A peer's process that was ended from within is unsupported as well.
     """
-    peer: Peer = importlib.import_module(f"evaluation.peers.{name}").PEER
+    peer = Peer.named(name)
     try:
         if study.device != "cuda":
-            raise Unsupported("it needs a GPU, and the study runs on the CPU")
+            raise Unsupported(NEEDS_GPU)
         cells = peer.take(study, report)
     except (Unsupported, Ended) as reason:
         cells = [cell(one, outcome="unsupported", message=str(reason)) for one in peer.workloads(study)]

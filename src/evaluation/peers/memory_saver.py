@@ -28,10 +28,12 @@ import torch
 from evaluation.measure.cell import Record, first_line
 from evaluation.measure.child import Child
 from evaluation.measure.device_memory import allocated_bytes, overwrite_driver_memory, synchronize
+from evaluation.measure.edits import edited
 from evaluation.measure.job import Report, build_subject
-from evaluation.measure.method import ByHand, Method
+from evaluation.measure.killed import killed_when_paused
+from evaluation.measure.method import ByHand
 from evaluation.measure.models import Subject
-from evaluation.measure.peer import Peer, Unsupported
+from evaluation.measure.peer import Peer, Unread, Unsupported
 from evaluation.measure.workloads import measure
 from evaluation.study.plan import Study, Workload
 
@@ -52,9 +54,40 @@ def _program(connection: Connection, study: Study) -> list[Record]:
     return measured(build_subject(study), study, saver, lambda line: connection.send(("report", line)))
 
 
+def kill(study: Study, report: Report) -> str:
+    """The library in another process is asked for what the killed one had paused, by the same tag.
+
+    Its copy lay in that process's memory, and ``resume`` of a tag that it does not know maps nothing and says nothing.
+    """
+    tag, _ = killed_when_paused(_pause_edited, study, report=report)
+    with Child(_ask_elsewhere, study, tag, report=report) as process:
+        mapped: int = process.hear("done")
+    if mapped:
+        raise Unread(f"{_PACKAGE} in another process mapped {mapped} bytes for what the killed one had paused")
+    return f"{_PACKAGE} in another process mapped 0 bytes for the tag that the killed one had paused"
+
+
+def _pause_edited(connection: Connection, study: Study) -> None:
+    """In the process that is killed: pause an edited session, and wait for the end."""
+    saver = open_saver(torch.device(study.device, 0))
+    method = edited(MemorySaver.over(saver), build_subject(study), study)
+    method.pause()
+    connection.send(("paused", method.tag))
+    connection.recv()  # nobody says anything: it is here that the process is killed
+
+
+def _ask_elsewhere(connection: Connection, study: Study, tag: str) -> int:
+    """In another process: how many bytes of the device are taken when ``tag`` is resumed."""
+    device = torch.device(study.device, 0)
+    saver = open_saver(device)
+    before = _driver_free(device)
+    saver.resume(tag)
+    return before - _driver_free(device)
+
+
 def measured(subject: Subject, study: Study, saver: Any, report: Report) -> list[Record]:
     """The cells of all workloads at the deepest layer; ``saver`` is the package's object of that name."""
-    kind: type[Method] = type("MemorySaver", (MemorySaver,), {"saver": saver})
+    kind = MemorySaver.over(saver)
     count = study.peers.memory_saver_samples
     small = study.measurement.but(samples=count, other_samples=count)
     return measure(
@@ -76,8 +109,13 @@ class MemorySaver(ByHand):
 
     def __init__(self, subject: Subject, study: Study, workload: Workload, **kwargs: Any) -> None:
         super().__init__(subject, study, workload, **kwargs)
-        self._tag = f"{workload.name}.{id(self):x}"  # a session's own: what is paused is told by its tag
+        self.tag = f"{workload.name}.{id(self):x}"  # a session's own: what is paused is told by its tag
         self._region = torch.empty(0, dtype=torch.uint8)
+
+    @classmethod
+    def over(cls, saver: Any) -> "type[MemorySaver]":
+        """The method by ``saver``, the package's object of that name."""
+        return type(cls.__name__, (cls,), {"saver": saver})
 
     def pause(self) -> None:
         """Move the state into the region, let go of the program's tensors, and pause the region."""
@@ -91,16 +129,16 @@ class MemorySaver(ByHand):
         self.stopped.put(inside)
         self.floor_bytes = self.host_bytes()
         synchronize(self.subject.device)  # the library copies on another stream
-        self.saver.pause(self._tag)
+        self.saver.pause(self.tag)
 
     def _allocate(self, nbytes: int) -> torch.Tensor:
-        with self.saver.region(tag=self._tag, enable_cpu_backup=True):
+        with self.saver.region(tag=self.tag, enable_cpu_backup=True):
             whole = -(-nbytes // _GRANULE) * _GRANULE
             return torch.empty(whole, dtype=torch.uint8, device=self.subject.device)
 
     def resume(self) -> None:
         """Resume the region and wait."""
-        self.saver.resume(self._tag)
+        self.saver.resume(self.tag)
         synchronize(self.subject.device)
 
     def device_bytes(self) -> int | None:
@@ -187,4 +225,5 @@ PEER = Peer(
     ),
     workloads=lambda study: study.workloads,
     take=take,
+    kill=kill,
 )

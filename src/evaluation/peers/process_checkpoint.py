@@ -30,11 +30,13 @@ from evaluation.measure.cell import Record, cell, first_line
 from evaluation.measure.child import Child
 from evaluation.measure.clocks import Clocks
 from evaluation.measure.device_memory import overwrite_driver_memory, synchronize
+from evaluation.measure.edits import edited
 from evaluation.measure.hand import Hand
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import Report, build_subject
+from evaluation.measure.killed import killed_when_paused
 from evaluation.measure.models import input_tokens
-from evaluation.measure.peer import Peer, Unsupported
+from evaluation.measure.peer import Peer, Unread, Unsupported
 from evaluation.measure.programs import digest, equal, generate_greedily
 from evaluation.measure.stopwatch import now_ms
 from evaluation.methods.benchmark_vanilla import Vanilla
@@ -56,6 +58,30 @@ def take(study: Study, report: Report) -> list[Record]:
     device = Device(torch.device(study.device, 0))  # before there is another process that takes memory
     with Child(session, study, report=report) as process:
         return [supervise(process, driver, study, device, report)]
+
+
+def kill(study: Study, report: Report) -> str:
+    """The driver is asked to restore the killed process. The memory that it was checkpointed to has gone with it."""
+    driver, pids = Driver(_bindings()), []
+
+    def checkpoint(process: Child) -> None:
+        driver.pause(process.pid)
+        pids.append(process.pid)
+
+    killed_when_paused(_wait_edited, study, report=report, when_paused=checkpoint)
+    try:
+        driver.resume(pids[0])
+    except Unsupported as refusal:
+        return str(refusal)
+    raise Unread(f"the driver restored process {pids[0]}, which was killed")
+
+
+def _wait_edited(connection: Connection, study: Study) -> None:
+    """In the process that is killed: an edited session, which waits for the end."""
+    method = edited(Vanilla, build_subject(study), study)
+    synchronize(method.subject.device)
+    connection.send(("paused", None))
+    connection.recv()  # it is here that the process is checkpointed, and killed
 
 
 def _bindings() -> Any:
@@ -249,4 +275,5 @@ PEER = Peer(
     ),
     workloads=lambda study: (paused_workload(study),),
     take=take,
+    kill=kill,
 )

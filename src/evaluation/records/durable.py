@@ -75,6 +75,17 @@ class Kill(Strict):
         return self
 
 
+class PeerKill(Strict):
+    """What went on of an edited session under a peer, which was asked for it; None: the peer cannot run there.
+
+    ``message`` is how it refused, or why it cannot run.
+    """
+
+    peer: Name
+    survives: Literal["nothing"] | None
+    message: Text
+
+
 class Durable(Record):
     """Two processes: of the first nothing is left but files, for ``ended_by_signal`` 9 ended it."""
 
@@ -89,6 +100,7 @@ class Durable(Record):
     cells: Annotated[list[DurableCell], Field(min_length=1)]
     edited: Text
     kills: Annotated[list[Kill], Field(min_length=1)]
+    peers: list[PeerKill] | None = None  # older records did not ask them
 
     @property
     def place(self) -> str:
@@ -103,6 +115,8 @@ class Durable(Record):
             raise ValueError("not every workload has its cell")
         if missing := [name for name in study.methods if name not in {kill.method for kill in self.kills}]:
             raise ValueError(f"nobody asked what survives of {missing[0]}")
+        if self.peers is not None and [one.peer for one in self.peers] != block(study.peers, "peers").run:
+            raise ValueError("not every peer was asked what survives")
         samples = block(study.durable, "durable").samples
         for cell in self.cells:
             if {len(cell.saves), len(cell.restores)} != {samples}:

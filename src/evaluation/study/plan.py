@@ -68,7 +68,7 @@ READS = {
     "editing": (*_SESSION, "editing", "host_arena_gib", "order_seed"),
     "durable": (
         *(*_MODEL, "workloads", "methods"),
-        *("measurement.decode_steps", "durable", "host_arena_gib"),
+        *("measurement.decode_steps", "durable", "peers.run", "host_arena_gib"),
     ),
     "disk": (*_SESSION, "disk", "order_seed"),
     "load": (*_SESSION, "load", "load_host_arena_gib", "order_seed"),

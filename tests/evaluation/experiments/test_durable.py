@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from djinn import NotRestored
-from evaluation.experiments import durable, killed
-from evaluation.measure.child import Child
+from evaluation.experiments import disk_folder, durable
+from evaluation.measure import killed
+from evaluation.measure.child import Child, Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_unbuilt_job
 from evaluation.measure.models import build
+from evaluation.measure.peer import Peer, Unsupported
 from evaluation.methods import benchmark_manual_offload
 from evaluation.methods.benchmark_djinn import Djinn
 from evaluation.methods.offloads import PinnedOffload
+from evaluation.peers import memory_saver
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import LAYERS
 
@@ -86,6 +89,8 @@ def test_the_record_holds_every_workload_and_what_survives_of_every_variant(monk
     assert {(kill["method"], kill["variant"]): kill["survives"] for kill in record["kills"]} == SURVIVES
     written = {kill["method"] for kill in record["kills"] if kill["saved_bytes"]}
     assert written == {"manual_offload", "djinn"}
+    needs = {"survives": None, "message": "it needs a GPU, and the study runs on the CPU"}
+    assert record["peers"] == [{"peer": peer, **needs} for peer in ("memory_saver", "process_checkpoint")]
     activation, decode = record["cells"]
     assert (activation["workload"], decode["workload"]) == ("activation", "decode")
     for cell in (activation, decode):
@@ -132,6 +137,29 @@ def test_a_process_that_was_not_killed_shows_nothing(monkeypatch, study):
     assert refusal.value.status == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("refused it", ("nothing", "refused it")),
+        (Unsupported("no such driver"), (None, "no such driver")),
+        (Ended(1), (None, str(Ended(1)))),
+    ],
+)
+def test_a_peer_is_asked_what_survives(monkeypatch, study, answer, found):
+    """On a GPU: how it refused, or why it cannot be asked; a process that its library ended says nothing."""
+
+    def kill(study, report):
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr(Peer, "named", lambda name: replace(memory_saver.PEER, kill=kill))
+    on_gpu = replace(study, device="cuda")
+    survives, message = found
+    asked = {"peer": "memory_saver", "survives": survives, "message": message}
+    assert durable._of_peer("memory_saver", on_gpu, quiet) == asked
+
+
 def test_a_full_disk_is_named(monkeypatch, folder, study):
     """With the folder that is to have room; nothing stays there."""
 
@@ -140,7 +168,7 @@ def test_a_full_disk_is_named(monkeypatch, folder, study):
 
     monkeypatch.setattr(PinnedOffload, "save", full)
     monkeypatch.setattr(benchmark_manual_offload, "probed_by_kill", lambda workload: [PinnedOffload])
-    with pytest.raises(killed.DiskFull, match=f"{folder} has no room left for .*No space left"):
+    with pytest.raises(disk_folder.DiskFull, match=f"{folder} has no room left for .*No space left"):
         take(study)
     assert not list(folder.glob(".killed-*"))
 
@@ -225,5 +253,5 @@ def test_an_edit_without_effect_decides_nothing(monkeypatch, study):
 
 def test_the_file_system_is_that_of_the_folder():
     """The deepest one that it lies in."""
-    assert killed.filesystem_of(Path("/proc/self")) == "proc"
-    assert killed.filesystem_of(Path("/dev/shm")) == "tmpfs"
+    assert disk_folder.filesystem_of(Path("/proc/self")) == "proc"
+    assert disk_folder.filesystem_of(Path("/dev/shm")) == "tmpfs"

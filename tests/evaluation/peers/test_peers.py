@@ -4,6 +4,7 @@ import csv
 import enum
 import importlib
 import json
+import multiprocessing
 import sys
 import types
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from evaluation.measure.child import Child, Ended
+from evaluation.measure.edits import edited, middle
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_peer_job
 from evaluation.measure.models import build, outline
-from evaluation.measure.peer import Peer, Unsupported
+from evaluation.measure.peer import Peer, Unread, Unsupported
+from evaluation.methods.benchmark_vanilla import Vanilla
 from evaluation.peers import __main__ as peers
 from evaluation.peers import memory_saver, process_checkpoint
 from evaluation.study.config import peers as known
@@ -173,8 +176,9 @@ class Saver:
             storage.fill_(0)
 
     def resume(self, tag):
-        self.calls.append(("resume", tag, [storage.data_ptr() for storage in self.regions[tag]]))
-        for storage, backup in zip(self.regions[tag], self.backups.pop(tag), strict=True):
+        regions = self.regions.get(tag, [])  # a tag that it does not know has none, and is no error
+        self.calls.append(("resume", tag, [storage.data_ptr() for storage in regions]))
+        for storage, backup in zip(regions, self.backups.pop(tag, []), strict=True):
             if self.restores:
                 storage.copy_(backup)
 
@@ -238,6 +242,32 @@ def test_a_saver_that_restores_nothing_fails_the_job(library, study, subject):
     saver = memory_saver.open_saver(torch.device("cpu"))
     with pytest.raises(NotBitExact, match="MemorySaver"):
         memory_saver.measured(subject, study, saver, lambda line: None)
+
+
+def test_memory_saver_has_nothing_of_a_killed_process(library, forked, study):
+    """Another process asks for the tag under which the killed one had paused, and its device is as it was."""
+    library(Saver())
+    told = memory_saver.kill(study, lambda line: None)
+    assert told == "torch_memory_saver in another process mapped 0 bytes for the tag that the killed one had paused"
+
+
+def test_what_comes_back_after_a_kill_is_not_called_nothing(library, forked, monkeypatch, study):
+    """Mutant: the library maps memory for the tag."""
+    library(Saver())
+    free = iter(range(100, 0, -1))
+    monkeypatch.setattr(memory_saver, "_driver_free", lambda device: next(free))
+    with pytest.raises(Unread, match="mapped 1 bytes for what the killed one had paused"):
+        memory_saver.kill(study, lambda line: None)
+
+
+def test_the_paused_session_that_is_killed_was_edited(study, subject):
+    """Its hidden states are those of the session, with the edit."""
+    method, plain = (edited(Vanilla, subject, study) for _ in range(2))
+    plain.prepare()
+    difference = method.stopped.hidden_states - plain.stopped.hidden_states
+    assert method.layer == middle(subject)
+    assert difference[:, -1].any()
+    assert not difference[:, :-1].any()
 
 
 def broken(error):
@@ -416,6 +446,51 @@ def test_a_driver_that_keeps_the_memory_is_unsupported(forked, study):
     bindings = Bindings()
     with pytest.raises(Unsupported, match="gave back 2 of 3 bytes of device memory"):
         supervised(study, bindings, waits, Device(bindings, given_back=2))
+
+
+@pytest.fixture
+def bindings_of_package(monkeypatch):
+    """Bindings in the place of the package's."""
+
+    def put(bindings):
+        monkeypatch.setattr(process_checkpoint, "_bindings", lambda: bindings)
+        return bindings
+
+    return put
+
+
+def test_the_driver_has_nothing_of_a_killed_process(bindings_of_package, forked, study):
+    """It is checkpointed, killed, and then asked for; the answer is the driver's refusal."""
+    bindings = bindings_of_package(Bindings(**{RESTORE: Result.CUDA_ERROR_NOT_SUPPORTED}))
+    alive = []
+
+    class Watched(Bindings):
+        def __getattr__(self, name):
+            if name in (CHECKPOINT, RESTORE):
+                alive.append(bool(multiprocessing.active_children()))
+            return super().__getattr__(name)
+
+    bindings.__class__ = Watched
+    told = process_checkpoint.kill(study, lambda line: None)
+    assert told == f"the driver refused {RESTORE}: CUDA_ERROR_NOT_SUPPORTED"
+    assert [name for name, _ in bindings.calls] == ["cuInit", LOCK, CHECKPOINT, RESTORE]
+    assert len({pid for _, pid in bindings.calls[1:]}) == 1
+    assert alive == [True, False]
+
+
+def test_a_driver_that_restores_the_killed_is_not_believed(bindings_of_package, forked, study):
+    """Mutant: it says that it did."""
+    bindings_of_package(Bindings())
+    with pytest.raises(Unread, match="the driver restored process"):
+        process_checkpoint.kill(study, lambda line: None)
+
+
+def test_a_driver_that_cannot_pause_is_not_asked_what_it_kept(bindings_of_package, forked, study):
+    """And its process is gone."""
+    bindings_of_package(Bindings(**{CHECKPOINT: Result.CUDA_ERROR_NOT_PERMITTED}))
+    with pytest.raises(Unsupported, match=f"refused {CHECKPOINT}"):
+        process_checkpoint.kill(study, lambda line: None)
+    assert not multiprocessing.active_children()
 
 
 def test_a_driver_without_the_functions_is_unsupported():

@@ -11,7 +11,7 @@ from tests.evaluation.synthetic import Synthetic, edit
 @pytest.fixture
 def run(tmp_path):
     """A run with the record."""
-    folder = Synthetic(layers=(1,), samples=1).write(tmp_path / "run")
+    folder = Synthetic(layers=(1,), samples=1, peers=("memory_saver", "process_checkpoint")).write(tmp_path / "run")
     put_durable(folder)
     return folder
 
@@ -42,6 +42,8 @@ LIES = {
     "a workload that was left out": ("not every workload", lambda record: record["cells"].pop()),
     "a method that was not asked": ("nobody asked .* of vanilla", lambda record: record["kills"].pop(0)),
     "a variant twice": ("two cells of method", lambda record: record["kills"].append(record["kills"][0])),
+    "a peer that was not asked": ("not every peer", lambda record: record["peers"].pop()),
+    "a peer under which a session survives": ("survives", lambda record: record["peers"][0].update(survives="edit")),
     "another layer": ("not what is edited", lambda record: record.update(layer=3)),
     "another workload": ("not what is edited", lambda record: record.update(edited="activation")),
 }

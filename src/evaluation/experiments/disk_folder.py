@@ -1,43 +1,13 @@
-"""A process that pauses sessions and is then killed from outside, by SIGKILL, while they are paused.
-
-Another process has nothing of theirs but what was written to a folder by then.
-"""
+"""A folder for the files of sessions that an experiment makes, where records go, and what is told of its disk."""
 
 import errno
 import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from evaluation.command import Refusal
-from evaluation.measure.child import Child, Program
-from evaluation.measure.job import Report
-from evaluation.study.plan import Study
-
-
-class NotKilled(Refusal):
-    """The process ended in another way, so that nothing is known of what survives a kill."""
-
-    status = 1
-
-
-def killed_when_paused(program: Program, study: Study, *arguments: object, report: Report) -> tuple[Any, int]:
-    """Run ``program`` in a process until it says ``paused``, and kill it; what it said, and the signal that ended it.
-
-    It is given how many threads torch computes with here, for the one that goes on is given the same settings. Raises
-    :class:`NotKilled`.
-    """
-    with Child(program, study, torch.get_num_threads(), *arguments, report=report) as process:
-        said = process.hear("paused")
-        ended_by = process.kill()
-    if ended_by != signal.SIGKILL:
-        raise NotKilled(f"the process with the paused sessions was to be killed, and ended by signal {ended_by}")
-    return said, ended_by
 
 
 class DiskFull(Refusal):
