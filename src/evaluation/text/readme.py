@@ -25,7 +25,7 @@ NUMBERS = Path("paper_figures/numbers.json")
 # Pages of the paper of which a table is taken.
 EXPERIMENTS, METHODS = Path("paper_figures/experiments.md"), Path("paper_figures/capabilities.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_INLINE = re.compile(r"(?:≥ )?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
+_INLINE = re.compile(r"(?:≥ |-)?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
 _MARKS = re.compile(r"<!-- (?:numbers: \S+|end|[A-Z][A-Za-z]+) -->")
 _GAP = "--"
 _MOST = 1000  # layers, or sessions

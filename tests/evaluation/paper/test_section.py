@@ -115,7 +115,7 @@ def test_the_layer_that_has_a_next_one_leads(figures):
 
 def test_what_was_not_measured_is_not_said(figures):
     """A sentence goes with its number, and its paragraph stays."""
-    sessions, load = r"\VanillaSessions{}", r"one resume in twenty takes"
+    sessions, load = r"\VanillaSessions{}", r"twenty after"
     assert sessions in said(of(figures))
     assert load in said(of(figures))
     without(figures, "VanillaSessions", "LoadMostSessions")

@@ -135,6 +135,14 @@ def test_a_number_in_prose_is_replaced_and_its_neighbours_stay(checkout, monkeyp
     assert run(monkeypatch, "--check") == 0
 
 
+def test_a_number_below_zero_keeps_one_sign():
+    """However often it is written."""
+    below = {**TEXTS, "Ratio": "-0.0316"}
+    once = written("from 0.5<!-- Ratio --> on, twice-0.5<!-- Ratio -->\n", below, EXPERIMENTS, METHODS)
+    assert once == "from -0.0316<!-- Ratio --> on, twice-0.0316<!-- Ratio -->\n"
+    assert written(once, below, EXPERIMENTS, METHODS) == once
+
+
 def test_check_names_the_page_and_writes_nothing(checkout, monkeypatch, capsys):
     """Status 1, and one line."""
     before = (checkout / "README.md").read_text()
