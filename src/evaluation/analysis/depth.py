@@ -13,7 +13,7 @@ from statistics import median
 
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.leading import Leading
-from evaluation.analysis.metrics import CLOCK
+from evaluation.analysis.metrics import CLOCK, Clock
 from evaluation.analysis.pairs import Cell, Policy, cells
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import process_median
@@ -73,15 +73,15 @@ class Depth:
         """The last that has a next one, where the run has it; else the deepest."""
         return Leading(self._findings, self._run).layer
 
-    def of(self, workload: str, method: str, *variants: str) -> list[Time]:
+    def of(self, workload: str, method: str, *variants: str, clock: Clock = _READY) -> list[Time]:
         """The first of ``variants`` that the run has, or without any the primary one, by layer; empty: it has none."""
         for variant in variants or (None,):
-            alone = _of_rows(self._findings.series(workload, method, _READY.metric, variant))
+            alone = _of_rows(self._findings.series(workload, method, clock.metric, variant))
             in_pairs = {
-                layer: (form.times[_READY.name], form.sittings)
+                layer: (form.times[clock.name], form.sittings)
                 for layer, cell in self._paired.get(workload, {}).items()
                 for form in cell.forms
-                if (form.method, form.variant) == (method, variant) and form.values(_READY)
+                if (form.method, form.variant) == (method, variant) and form.values(clock)
             }
             if in_pairs and {time.layer for time in alone} <= in_pairs.keys():
                 return [

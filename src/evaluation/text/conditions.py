@@ -15,9 +15,14 @@ _CAP = "sw_power_cap"  # no throttle, and still it tells what set the clocks
 _BESIDE = ("tokenizers", "huggingface_hub", "safetensors")
 
 
+def every_record(run: Run) -> list[Json]:
+    """Of latency, of pairs, and beside them."""
+    return [*run.records, *run.pairs, *run.beside.values()]
+
+
 def of_sittings(run: Run) -> list[tuple[str, Latex]]:
     """What the records of ``run`` say of sittings, host load, heat, throttling and sharing of the GPU."""
-    records = [*run.records, *run.pairs, *run.beside.values()]
+    records = every_record(run)
     found = [conditions for record in records if (conditions := record["provenance"].get("conditions"))]
     moments = [conditions[when] for conditions in found for when in ("before", "after")]
     rows = {

@@ -221,7 +221,7 @@ def _machine(run: Run) -> str:
     cores = next((host[name] for name in ("cores_usable", "cores") if isinstance(host.get(name), int)), None)
     known = gpu["name"] if isinstance(gpu.get("name"), str) else "a GPU whose name the probe could not read"
     device = "**Functional CPU run: not a performance result.**" if run.functional else f"Machine: {markdown(known)}."
-    return device if cores is None else f"{device} CPU cores: {cores}."
+    return device if cores is None else f"{device} CPU cores, when probed: {cores}."
 
 
 def _cells(row: Row) -> list[str]:

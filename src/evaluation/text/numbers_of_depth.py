@@ -7,6 +7,7 @@ Part of :mod:`evaluation.text.numbers`, whose docstring tells the names. They co
 from collections.abc import Iterator, Sequence
 
 from evaluation.analysis.depth import Depth, Time
+from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.variants import BY_KEY, KEPT, ORDERED, PRIMARY
 from evaluation.records.runs import Json
 from evaluation.text.macro import Number, camel, measured, plain
@@ -42,6 +43,11 @@ def numbers_of_depth(depth: Depth, run: str, workloads: Sequence[str]) -> Iterat
         for name, line in lines.items():
             for time in _at(line, times.layer):
                 yield measured(f"{place}{name}ReadyMs", time.median, "ms", {**about, "line": name})
+        resident = depth.of(workload, "djinn", PRIMARY["djinn"].name, clock=CLOCK["resident"])
+        for time in _at(resident, times.layer):
+            yield measured(
+                f"{place}DjinnResidentMs", time.median, "ms", {**about, "line": "Djinn", "clock": "resident"}
+            )
 
 
 def _at(line: Sequence[Time], layer: int) -> list[Time]:

@@ -107,7 +107,7 @@ def _of_load(numbers: Mapping[str, str]) -> Table:
 
 def _of_sessions(numbers: Mapping[str, str]) -> Table:
     return Table(
-        label=f"paused sessions that one {_text(numbers, 'GpuName')} and its host hold, all resumed bit for bit",
+        label=f"paused sessions on one {_text(numbers, 'GpuName')}, all resumed bit for bit",
         columns={"sessions": "", "ended by": "EndedBy"},
         rows={
             "vanilla, a process with weights of its own for each": "VanillaOwnProcessSessions{}",

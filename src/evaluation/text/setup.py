@@ -18,9 +18,9 @@ from evaluation.analysis.numerals import significant
 from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, has_pairs
 from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.provenance import PINS
-from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths
+from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths, sitting_of
 from evaluation.text.capabilities import REFUSED, UNMEASURED, label
-from evaluation.text.conditions import beside_torch, of_sittings
+from evaluation.text.conditions import beside_torch, every_record, of_sittings
 from evaluation.text.latex import Latex, environment, latex
 
 Facts = list[tuple[str, Latex]]  # what it is, and its value
@@ -160,7 +160,10 @@ def setup(run: Run) -> str:
     groups = [group for group in groups if group]  # an older run does not tell how quiet it was
     gaps = any(UNMEASURED in value for group in groups for _, value in group)
     template = environment().get_template("setup.tex.j2")
-    return template.render(run=run.name, functional=run.functional, groups=groups, gaps=gaps, unmeasured=UNMEASURED)
+    several = len({sitting_of(record) for record in every_record(run)}) > 1
+    return template.render(
+        run=run.name, functional=run.functional, groups=groups, gaps=gaps, sittings=several, unmeasured=UNMEASURED
+    )
 
 
 _KNOWN = {(variant.method, variant.name): variant for variant in VARIANTS}

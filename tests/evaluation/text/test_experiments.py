@@ -161,7 +161,7 @@ def test_the_page_prints_the_rows(local):
     note(local, record_path(local, "djinn", 10), row_of("7.00", "17754.87"))
     status, page = written(local)
     assert status == 0
-    assert "Machine: NVIDIA H100 80GB HBM3. CPU cores: 16." in page
+    assert "Machine: NVIDIA H100 80GB HBM3. CPU cores, when probed: 16." in page
     kilobytes = costs(local)["E1", ""].disk_bytes / 1000
     jobs, time, one, memory, disk = line_of(page, "E1")
     assert [jobs, time, one, memory] == ["8", "52.0 s", "4.50 s", "17.3 GiB"]
@@ -379,7 +379,7 @@ def test_a_functional_run_says_so(tmp_path):
     folder = made(tmp_path, Synthetic(functional=True, layers=(1,), samples=2))
     edit(folder / "machine.json", lambda machine: machine["host"].update(cores=2, cores_usable=2))
     _, page = written(folder)
-    assert "**Functional CPU run: not a performance result.** CPU cores: 2." in page
+    assert "**Functional CPU run: not a performance result.** CPU cores, when probed: 2." in page
     assert "Machine:" not in page
 
 

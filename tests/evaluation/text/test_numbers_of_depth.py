@@ -29,6 +29,7 @@ def test_each_line_has_its_time_and_recompute_its_ratio(tmp_path):
         f"{place}ByHandReadyMs": "0.600",
         f"{place}ByHandKeptReadyMs": "0.0800",
         f"{place}RawCopyReadyMs": "0.500",
+        f"{place}DjinnResidentMs": "28.6",
     }
 
 

@@ -77,7 +77,7 @@ def test_a_table_has_the_columns_that_the_run_has():
     head = written("<!-- numbers: pairs -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
     assert head == "| Djinn over the strongest copies by hand | 1 | 39 | 40 |"
     head = written("<!-- numbers: sessions -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
-    assert "one NVIDIA H200 and" in head
+    assert "on one NVIDIA H200, all" in head
     with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
         written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "", "")
 
