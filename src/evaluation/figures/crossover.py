@@ -1,8 +1,9 @@
 """Plot 1: resume latency against the depth of the breakpoint, in two panels across both columns.
 
 The clock is ready. On the left the axis is linear: recompute in its quickest form rises, and Djinn and copies by hand
-lie on the floor. An arrow says how many times as long recompute takes, at the layer that leads; it reaches from one of
-the two times to the other. On the right it is logarithmic. Djinn stands beside the best copies by hand, both with all of the state swapped and with the frontier kept.
+lie on the floor. An arrow says how many times as long recompute takes, at the layer that leads. It reaches from one of
+the two times to the other, which may be of other processes than recompute's line. On the right the axis is logarithmic.
+Djinn stands beside the best copies by hand, both with all of the state swapped and with the frontier kept.
 So does the raw copy that was measured beside each sample. Points, bars and the source of both: see
 :mod:`evaluation.analysis.depth` and :mod:`evaluation.figures.lines`.
 """
@@ -139,7 +140,6 @@ def _compare(axes: Axes, found: Shown) -> None:
         for group in groups:
             _name(axes, group, at)
         return
-    # Of the two that the factor is of: recompute's line may be of other processes.
     ends = [found.times.djinn_ms, found.times.recompute_ms]
     look: dict[str, Any] = {"arrowstyle": "<->", "linewidth": 0.7, "shrinkA": 4, "shrinkB": 4, "color": "0.25"}
     axes.annotate("", (at, ends[1]), (at, ends[0]), arrowprops=look)

@@ -95,10 +95,8 @@ def draw(lines: list[Wall], total_gib: float) -> Figure:
     for line, height in zip(named, heights, strict=True):
         text = f"Device memory: {total_gib:.0f} GiB"
         if line.sessions:
-            most = (
-                "\N{GREATER-THAN OR EQUAL TO} " if line.stopped_by == "cap" else ""
-            )  # no word of how many there could be
-            text = f"{line.label}: {most}{line.sessions[-1]} ({_STOPS[line.stopped_by][-1]})"
+            least = "\N{GREATER-THAN OR EQUAL TO} " if line.stopped_by == "cap" else ""
+            text = f"{line.label}: {least}{line.sessions[-1]} ({_STOPS[line.stopped_by][-1]})"
         right: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([1.045, 1.095, 1.145], [height] * 3, markevery=[1], **line.style, **right)
         right |= {"va": "center_baseline", "color": readable(line.style["color"]), "size": FONT_PT - 0.5}
