@@ -30,7 +30,8 @@ from djinn.resumes import Resume
 from djinn.runtime import Runtime
 from djinn.save_all import Saved
 from djinn.session import Session
-from djinn.state.state_view import StateEntry, StateView
+from djinn.state.state_page import StateEntry
+from djinn.state.state_view import StateView
 from djinn.state.storages import LeftBehind
 from djinn.status import Status, StatusTable
 

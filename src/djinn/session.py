@@ -62,7 +62,7 @@ from djinn.state.adopted import Adopted
 from djinn.state.discovery import StateScanner
 from djinn.state.module_attributes import ModelAttributes
 from djinn.state.module_state import ModuleState
-from djinn.state.state_view import StateView
+from djinn.state.state_view import Look, StateView
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.watch import wait_in_loop
 from djinn.wording import mebibytes, standing, what_to_do
@@ -348,8 +348,23 @@ class Session:
             source=lambda: self._pause_of(same()),
             device_of=lambda index: self._residency.device_of(self._state_of(same()).storages[index]),
             bytes_of=lambda index: self._residency.bytes_of(self._state_of(same()).storages[index]),
+            peek=lambda index, look: self._peek(same(), index, look),
             left=self._residency.left,
         )
+
+    def _peek(self, state: SessionState | None, index: int | None, look: Look[object]) -> object:
+        """Return ``look(tier, bytes)`` of a storage of ``state``; the bytes are None unless it is in host memory.
+
+        Without an ``index`` it is what stays on the device.
+        """
+
+        def peek() -> object:
+            self._check_parked("the state can be read")
+            storages = self._state_of(state).storages
+            return look("device", None) if index is None else look(*self._residency.peek(storages[index]))
+
+        self._enter()
+        return holding(self._lock, peek)
 
     def _state_of(self, state: SessionState | None) -> SessionState:
         """Return ``state``, if it is still the session's."""

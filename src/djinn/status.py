@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from djinn.core import Phase
+from djinn.html import Side, line, table
 from djinn.wording import mebibytes
 
 
@@ -37,7 +38,7 @@ class Status:
 
 
 class StatusTable(tuple[Status, ...]):
-    """The sessions of a runtime; prints as a table.
+    """The sessions of a runtime; prints as a table, and is one in a notebook.
 
     ``arena_bytes`` is the size of the host arena that all of them share; ``arena_ready_bytes`` of it are pinned so
     far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
@@ -80,13 +81,30 @@ class StatusTable(tuple[Status, ...]):
         return str(self)
 
     def __str__(self) -> str:
-        tiers = ["device", "host", *(["disk"] if self.disk_folder is not None else [])]
-        form = "{:>7}  {:<8}  {:>5}  {:<11}" + "  {:>10}" * (len(tiers) + 1) + "  {:>9}  {}"
-        lines = [form.format("session", "phase", "layer", "tier", *tiers, "left", "age", "doing")]
-        for row in self:
-            sizes = (_mebibytes(size) for size in (*(getattr(row, f"{tier}_bytes") for tier in tiers), row.left_bytes))
-            age = f"{row.age_seconds:.1f} s"
-            lines.append(form.format(row.number, row.phase.value, row.layer or "-", row.tier, *sizes, age, row.doing))
+        form = "{:>7}  {:<8}  {:>5}  {:<11}" + "  {:>10}" * (len(self._tiers) + 1) + "  {:>9}  {}"
+        return "\n".join([form.format(*self._columns), *(form.format(*self._cells(row)) for row in self), self._footer])
+
+    def _repr_html_(self) -> str:
+        return table(self._columns, map(self._cells, self)) + line(self._footer)
+
+    @property
+    def _tiers(self) -> list[str]:
+        return ["device", "host", *(["disk"] if self.disk_folder is not None else [])]
+
+    @property
+    def _columns(self) -> dict[str, Side]:
+        numbers: dict[str, Side] = dict.fromkeys([*self._tiers, "left", "age"], "right")
+        return {"session": "right", "phase": "left", "layer": "right", "tier": "left", **numbers, "doing": "left"}
+
+    def _cells(self, row: Status) -> list[str]:
+        sizes = (
+            _mebibytes(size) for size in (*(getattr(row, f"{tier}_bytes") for tier in self._tiers), row.left_bytes)
+        )
+        standing = str(row.number), row.phase.value, str(row.layer or "-"), row.tier
+        return [*standing, *sizes, f"{row.age_seconds:.1f} s", row.doing]
+
+    @property
+    def _footer(self) -> str:
         used = sum(row.host_bytes for row in self)
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
         if self.arena_ready_bytes < self.arena_bytes:
@@ -101,7 +119,7 @@ class StatusTable(tuple[Status, ...]):
             footer += f"; {spilled} in {self.disk_folder}, which has room for {free}"
         if self.beat:
             footer += f"; {self.beat}"
-        return "\n".join([*lines, footer])
+        return footer
 
 
 def _mebibytes(nbytes: int) -> str:

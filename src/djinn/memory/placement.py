@@ -132,6 +132,13 @@ class Residency:
             self.check_back()
         return raw_bytes(item.storage)
 
+    def peek(self, item: StateStorage) -> tuple[str, torch.Tensor | None]:
+        """The tier of ``item``, and its bytes (an alias) if that is host memory. Under the lock; counts as no use."""
+        for entry in self._stored:
+            if entry.item is item:
+                return "host", entry.host
+        return "disk" if any(item is other for other in self._on_disk) else "device", None
+
     def check_back(self) -> None:
         """Raise :class:`NotYet` if some of the state is on the disk."""
         self.used, self.claimed_until = time.monotonic(), 0.0

@@ -1,24 +1,19 @@
 """Maps names to the tensors of a parked session's state, to list, read and edit them without a copy."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from djinn.state.guard import GuardedTensor, Source, guarded
+from djinn.state.state_page import StateEntry, page
 from djinn.state.storages import LeftBehind, NamedView, SessionState, layer_of
 
 _HIDDEN_STATES = "hidden_states"
 
-
-@dataclass(frozen=True, kw_only=True)
-class StateEntry:
-    """One tensor of the state; ``layer`` is the decoder layer (1 .. N) whose KV or module state it is, else None."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    layer: int | None
+T = TypeVar("T")
+Look = Callable[[str, torch.Tensor | None], T]  # at a tier, and at the bytes (uint8) if that is host memory
 
 
 class StateView(Mapping[str, torch.Tensor]):
@@ -33,6 +28,11 @@ class StateView(Mapping[str, torch.Tensor]):
     ``entries`` lists names, shapes, dtypes and layers without reading a byte. Printing the view does the same, and
     also lists what stays on the device.
 
+    A notebook shows it as a table, with the tier of each tensor: device, host or disk. Of what is in host memory it has
+    numbers too, computed in float64; nothing is moved for them. The norm is the Euclidean norm of all elements, for
+    tensors of at most 64 MiB. Of a token's vector in ``hidden_states`` (its last dimension) there is the norm, and the
+    spread: the standard deviation of its elements around their mean, divided by n.
+
     ``hidden_states`` is always in the view. It is the program's own tensor if it stays on the device (see
     :attr:`djinn.Session.left_behind`), and in grad mode while PAUSED. There autograd sees an edit, and refuses what it
     would refuse without djinn. Everywhere else an edit that brings in gradients is refused.
@@ -46,15 +46,18 @@ class StateView(Mapping[str, torch.Tensor]):
         source: Callable[[], Source],
         device_of: Callable[[int], torch.device],
         bytes_of: Callable[[int], torch.Tensor],
+        peek: Callable[[int | None, Look[object]], object],
         left: tuple[LeftBehind, ...],
     ) -> None:
         self._source = source
         self._device_of = device_of
         self._bytes_of = bytes_of
+        self._peek_at = peek
         self._left = left
         self._views: dict[str, tuple[int, NamedView]] = {}  # which storage of the state, and where in it
         self.entries: list[StateEntry] = []
         self._own = state.hidden_states
+        self._sizes = [item.nbytes for item in state.storages]
         for index, item in enumerate(state.storages):
             for view in item.views:
                 name, count = view.name, 2
@@ -62,10 +65,11 @@ class StateView(Mapping[str, torch.Tensor]):
                     name, count = f"{view.name}~{count}", count + 1
                 self._views[name] = (index, view)
                 layer = layer_of(item.rank, breakpoint)
-                self.entries.append(StateEntry(name=name, shape=tuple(view.shape), dtype=view.dtype, layer=layer))
+                nbytes = math.prod(view.shape) * view.dtype.itemsize
+                shape = tuple(view.shape)
+                self.entries.append(StateEntry(name=name, shape=shape, dtype=view.dtype, layer=layer, nbytes=nbytes))
         if self._own is not None and _HIDDEN_STATES not in self._views:
-            own = StateEntry(name=_HIDDEN_STATES, shape=_shape_of(self._own), dtype=self._own.dtype, layer=None)
-            self.entries.insert(0, own)
+            self.entries.insert(0, _entry_of(self._own))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self:
@@ -126,6 +130,25 @@ class StateView(Mapping[str, torch.Tensor]):
             lines.append(f"left on the device: {sum(line.nbytes for line in left)} bytes")
             lines += [f"{line.name:<{width}}  {line.nbytes} bytes: {line.said}" for line in left]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return page(self.entries, self._peek, self._left, storage_sizes=self._sizes)
+
+    def _peek(self, name: str, look: Look[T], /) -> T:
+        """Return ``look(tier, tensor)``: the tensor ``name`` as it is in host memory, or None on another tier."""
+        index, view = self._views.get(name, (None, None))
+        found: list[T] = []
+
+        def keep(tier: str, raw: torch.Tensor | None) -> None:
+            found.append(look(tier, None if raw is None or view is None else view.over(raw)))
+
+        self._peek_at(index, keep)
+        return found[0]
+
+
+def _entry_of(own: torch.Tensor) -> StateEntry:
+    nbytes = own.nbytes if own.layout is torch.strided and not own.is_nested else None
+    return StateEntry(name=_HIDDEN_STATES, shape=_shape_of(own), dtype=own.dtype, layer=None, nbytes=nbytes)
 
 
 def _shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
