@@ -13,6 +13,7 @@ Side = Literal["left", "right"]
 
 # Jupyter would set what stands between two dollar signs as a formula, in a name or a path too.
 _NO_FORMULAS = 'class="tex2jax_ignore mathjax_ignore"'
+_APART = 'cellpadding="4"'  # for columns would touch where there are no styles
 
 
 def table(columns: Mapping[str, Side], rows: Iterable[Sequence[str] | str]) -> str:
@@ -23,7 +24,7 @@ def table(columns: Mapping[str, Side], rows: Iterable[Sequence[str] | str]) -> s
     sides = list(columns.values())
     head = _row("th", zip(columns, sides, strict=True))
     body = "".join(_across(row, len(sides)) if isinstance(row, str) else _of(row, sides) for row in rows)
-    return f"<table {_NO_FORMULAS}>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+    return f"<table {_NO_FORMULAS} {_APART}>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
 def line(text: str) -> str:

@@ -20,5 +20,5 @@ def test_a_page_has_no_colours():
     """So it can be read in light and dark notebooks; the only style is the side to which a column is set."""
     page = table({"a": "left", "b": "right"}, [["c", "1"], "d"]) + line("e")
     assert set(re.findall(r'style="([^"]*)"', page)) == {"text-align: left", "text-align: right"}
-    assert set(re.findall(r" (\w+)=", page)) == {"style", "class", "colspan"}
+    assert set(re.findall(r" (\w+)=", page)) == {"style", "class", "colspan", "cellpadding"}
     assert 'colspan="2"' in page

@@ -68,6 +68,7 @@ def page(entries: Sequence[StateEntry], peek: Peek, left: Sequence[LeftBehind], 
     hidden = [entry for entry in entries if entry.name == "hidden_states"]
     tokens = shown.tokens_of(hidden[0]) if hidden else []
     if tokens:
+        parts.append(line("hidden_states by token: norm and spread (standard deviation) of its vector"))
         parts.append(table({"hidden_states": "left", "norm": "right", "spread": "right"}, tokens))
     if left:
         parts.append(line(f"left on the device: {sum(one.nbytes for one in left):,} bytes"))

@@ -222,3 +222,17 @@ def test_dtypes_without_a_norm(runtime, llama, input_ids):
     assert shown["half"]["norm"] == norm(values.half())
     assert shown["bf"]["norm"] == norm(values.bfloat16())
     assert shown["count"]["norm"] == shown["complex"]["norm"] == "-"
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["paused", "io_wait"])
+def test_what_autograd_holds_stays_and_is_not_read(runtime, llama, input_ids, swapped):
+    """The hidden states are the program's own then: on the device, with their bytes, and without numbers."""
+    with torch.enable_grad():
+        session = parked(runtime, 3, prefill, llama, input_ids)
+        if swapped:
+            session.io_wait()
+        [own] = [entry for entry in session.state.entries if entry.name == "hidden_states"]
+        row = columns(session.state._repr_html_())["hidden_states"]
+    assert own.nbytes == input_ids.numel() * HIDDEN * 4
+    assert (row["shape"], row["where"], row["norm"]) == (str([2, 24, HIDDEN]), "device", "-")
+    assert row["bytes"] == f"{own.nbytes:,}"
