@@ -17,7 +17,7 @@ from djinn.wording import counted
 
 MOST_TENSORS, FIRST_TENSORS, LAST_TENSORS = 24, 14, 6
 MOST_TOKENS, FIRST_TOKENS, LAST_TOKENS = 12, 3, 6
-MOST_READ_BYTES = 64 << 20  # of a tensor whose norm is shown: more would hold up its session
+MOST_READ_BYTES = 128 << 20  # for the norms of a page: a second on one core. Its session waits for each tensor.
 
 _REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _TENSORS: dict[str, Side] = {
@@ -84,6 +84,7 @@ class _Shown:
 
     def __init__(self, peek: Peek) -> None:
         self._peek = peek
+        self._to_read = MOST_READ_BYTES
         self.notice = ""
 
     def rows(self, entries: Sequence[StateEntry]) -> Iterator[Sequence[str] | str]:
@@ -95,7 +96,7 @@ class _Shown:
         yield from map(self._row, last)
 
     def _row(self, entry: StateEntry) -> Sequence[str]:
-        tier, norm = self._numbers(entry.name, _norm) or ("-", None)
+        tier, norm = self._numbers(entry.name, self._norm) or ("-", None)
         if tier in ("device", "disk"):
             self.notice = self.notice or _NOT_READ
         return (
@@ -122,6 +123,13 @@ class _Shown:
             lines.insert(len(first), f"… {len(between)} more tokens")
         return lines
 
+    def _norm(self, tensor: torch.Tensor) -> float | None:
+        """The norm of ``tensor``; None if it is larger than what may still be read."""
+        if tensor.nbytes > self._to_read:
+            return None
+        self._to_read -= tensor.nbytes
+        return _norm(tensor)
+
     def _numbers(self, name: str, measure: Callable[[torch.Tensor], T | None]) -> tuple[str, T | None] | None:
         """The tier of a tensor, and what is measured of it in host memory; None if the session has gone on."""
 
@@ -138,15 +146,13 @@ class _Shown:
             return None
 
 
-def _norm(tensor: torch.Tensor) -> float | None:
-    if tensor.nbytes > MOST_READ_BYTES:
-        return None
+def _norm(tensor: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def _of_tokens(tensor: torch.Tensor, places: Sequence[tuple[int, ...]]) -> list[Numbers]:
     vectors = (tensor[place].double() for place in places)
-    return [(float(torch.linalg.vector_norm(one)), float(one.std(correction=0))) for one in vectors]
+    return [(_norm(one), float(one.std(correction=0))) for one in vectors]
 
 
 def _ends(items: Sequence[T], most: int, first: int, last: int) -> tuple[Sequence[T], Sequence[T], Sequence[T]]:

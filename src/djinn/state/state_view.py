@@ -29,9 +29,10 @@ class StateView(Mapping[str, torch.Tensor]):
     also lists what stays on the device.
 
     A notebook shows it as a table, with the tier of each tensor: device, host or disk. Of what is in host memory it has
-    numbers too, computed in float64; nothing is moved for them. The norm is the Euclidean norm of all elements, for
-    tensors of at most 64 MiB. For some tokens there are norm and spread of their vectors in ``hidden_states`` (the last
-    dimension). The spread is the standard deviation of the n elements, with n as the divisor.
+    numbers too, computed in float64; nothing is moved for them. The norm is the Euclidean norm of all elements. In the
+    order shown, tensors of 128 MiB in all are read for it; others have none. For some tokens there are norm and spread
+    of their vectors in ``hidden_states`` (the last dimension). The spread is the standard deviation of the n elements,
+    with n as the divisor.
 
     ``hidden_states`` is always in the view. It is the program's own tensor if it stays on the device (see
     :attr:`djinn.Session.left_behind`), and in grad mode while PAUSED. There autograd sees an edit, and refuses what it

@@ -171,15 +171,19 @@ def test_a_large_state_is_shortened(runtime, llama, input_ids):
     assert [row for row in rows if len(row) == 1] == [[f"{said}: print() this, and it lists all"]]
 
 
-def test_a_very_large_tensor_is_not_read(runtime, llama, input_ids, monkeypatch):
-    """It would hold up its session; its shown tokens are read."""
+def test_so_much_is_read_and_no_more(runtime, llama, input_ids, monkeypatch):
+    """In the order shown; a tensor for which too little is left is passed over. Tokens are always read."""
     session = parked(runtime, 3, greedy, llama, input_ids, 2)
     session.io_wait()
-    nbytes = input_ids.numel() * HIDDEN * 4
-    monkeypatch.setattr(state_page, "MOST_READ_BYTES", nbytes - 1)
+    *most, one, two = [entry for entry in session.state.entries if entry.name.startswith("kv.")]
+    assert one.nbytes == two.nbytes
+    before = sum(entry.nbytes for entry in session.state.entries[:5] if entry.dtype is torch.float32)
+    monkeypatch.setattr(state_page, "MOST_READ_BYTES", before + sum(entry.nbytes for entry in most) + one.nbytes)
     shown = columns(session.state._repr_html_())
-    assert shown["hidden_states"]["norm"] == "-"
-    assert shown["kv.1.keys"]["norm"] != "-"
+    assert (shown[one.name]["norm"] != "-", shown[two.name]["norm"]) == (True, "-")
+    monkeypatch.setattr(state_page, "MOST_READ_BYTES", input_ids.numel() * HIDDEN * 4 - 1)
+    shown = columns(session.state._repr_html_())
+    assert (shown["hidden_states"]["norm"], shown["position_embeddings.0"]["norm"] != "-") == ("-", True)
     assert len(columns(session.state._repr_html_(), 1)) == 9
 
 
@@ -194,6 +198,7 @@ def test_nothing_goes_on_while_a_number_is_read(runtime, llama, input_ids, monke
             resuming.start()
             resuming.join(0.05)
         seen.append(session.phase)
+        return 0.0
 
     monkeypatch.setattr(state_page, "_norm", look)
     session.state._repr_html_()
