@@ -49,10 +49,11 @@ from djinn.memory.page_lock import memory_lock_limit
 from djinn.memory.placement import Residency
 from djinn.memory.policy import Eviction, EvictionCandidate, evictions, over_budget
 from djinn.memory.transfer import TransferEngine
+from djinn.program.caller import Call
 from djinn.program.device_lock import lock_of
 from djinn.program.forward import Interceptors, device_of, storages_of_model
-from djinn.program.program import Call, current_program
-from djinn.program.replay import Replay
+from djinn.program.program import refuse_holder
+from djinn.program.replay import Recording, Replay
 from djinn.program.tape import Tape
 from djinn.save_all import Saved, save_all
 from djinn.session import AroundTurn, Session
@@ -201,8 +202,9 @@ class Runtime:
         tensor to which the caller has a reference of his own stays. Raises ``TypeError`` for anything else,
         :class:`IllegalMove` if a session that has not ended has adopted the same.
 
-        A ``durable`` session can be saved to a file, see :meth:`djinn.Session.save`. For that all that the model
-        returns is kept in host memory too (64 KB for a decode step with 32,000 words), and digests are taken.
+        A ``durable`` session can be saved to a file and forked, see :meth:`djinn.Session.save` and
+        :meth:`djinn.Session.fork`. For that all that the model returns is kept in host memory too (64 KB for a decode
+        step with 32,000 words), and digests are taken.
         """
         if breakpoint is not None:
             breakpoint, visit = check_breakpoint(breakpoint, visit, self.depth)
@@ -232,6 +234,7 @@ class Runtime:
             attributes=self._attributes,
             keep=self._keep,
             keep_budget=self._keep_budget,
+            lead=self._lead,
             attend=self._attention.attend,
             tape=tape,
             saving=None if tape is None else self._saved_by(),
@@ -284,9 +287,7 @@ class Runtime:
         self._check_process()
         self._check_open()
         check_program(program)
-        waiter = current_program()
-        if waiter is not None and self._device_lock.holder is waiter.turn:
-            raise IllegalMove("a program that holds the device cannot restore: do it in `with djinn.waiting():`")
+        refuse_holder(self._device_lock, "restore")
         file = Path(path).absolute()
         try:
             return self._restore(file, (program, args, kwargs), adopt, allow_other)
@@ -295,12 +296,24 @@ class Runtime:
 
     def _restore(self, file: Path, call: Call, adopt: Sequence[object], allow_other: bool) -> Session:
         saved = self._saved_by().do(functools.partial(_read, file, self._device, allow_other))
+        program, args, kwargs = call
+
+        def lead(session: Session) -> Session:
+            return session._replay(functools.partial(session.start, program, *args, **kwargs))
+
+        return self._lead(saved.layer, saved.recording, adopt, lead)
+
+    def _lead(
+        self, layer: int, recording: Recording, adopt: Sequence[object], lead: Callable[[Session], Session]
+    ) -> Session:
+        """Open a session, ``lead`` it by the ``recording`` to ``layer``, and return it; by computing if need be."""
+        self._check_process()
 
         def led(*, computing: bool) -> Session:
-            replay = Replay(self._device, self._print_of_model, saved.recording, computing=computing)
-            return self._open((saved.layer, saved.visit), adopt, replay)._replay(*call)
+            tape = Replay(self._device, self._print_of_model, recording, computing=computing)
+            return lead(self._open((layer, recording.calls[layer]), adopt, tape))
 
-        if saved.recording.only_by_computing or self._interceptors.layers_noticed_by():
+        if recording.only_by_computing or self._interceptors.layers_noticed_by():
             return led(computing=True)
         try:
             return led(computing=False)

@@ -18,6 +18,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +31,6 @@ from djinn.core import (
     PARKED,
     DeviceMemoryFull,
     DjinnError,
-    HostMemoryFull,
     IllegalMove,
     NotRestored,
     NotYet,
@@ -39,24 +39,25 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
-from djinn.durable.document import SavedSession, recording_of, written
+from djinn.durable.copying import FromDisk, copying, recorded
+from djinn.durable.document import SavedSession, written
+from djinn.durable.fork import anew
 from djinn.durable.machine import machine_of
 from djinn.durable.session_file import check_can_write, write
 from djinn.interrupts import Bell, Hands, at_once, holding, patiently
 from djinn.journal import Journal
-from djinn.memory.disk_tier import Spill
-from djinn.memory.host_memory import available_bytes
 from djinn.memory.placement import Residency, raw_bytes
 from djinn.memory.policy import EvictionCandidate
 from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
+from djinn.program.caller import Beginning, CallerContext
 from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
-from djinn.program.program import Callbacks, Program, current_program
-from djinn.program.random_states import not_kept
+from djinn.program.program import Callbacks, Program, current_program, refuse_holder
 from djinn.program.replay import Recording
-from djinn.program.tape import Tape, named
-from djinn.program.turn import Around, Turn
+from djinn.program.surroundings import Settings
+from djinn.program.tape import Tape
+from djinn.program.turn import Turn
 from djinn.resumes import Resume, ResumeClock
 from djinn.state.adopted import Adopted
 from djinn.state.discovery import StateScanner
@@ -76,6 +77,8 @@ _INTERRUPT_SECONDS = 0.05  # between exceptions raised in a program that reaches
 
 AroundTurn = Callable[["Session"], AbstractContextManager[object]]
 Step = Callable[[], object]  # a C function
+Replayed = Callable[["Session"], "Session"]
+Lead = Callable[[int, Recording, Sequence[object], Replayed], "Session"]  # see Runtime._lead
 
 
 def _as_the_device_holds_it(item: StateStorage) -> torch.Tensor:
@@ -141,6 +144,7 @@ class Session:
         attributes: ModelAttributes,
         keep: Keep,
         keep_budget: Callable[[], None],
+        lead: Lead,
         attend: Callable[[], None],
         tape: Tape | None,
         saving: Hands | None,
@@ -160,6 +164,7 @@ class Session:
         self._attributes = attributes
         self._keep = keep
         self._keep_budget = keep_budget
+        self._lead = lead
         self._attend = attend
         self._process = os.getpid()
         self._phase = Phase.CREATED
@@ -252,17 +257,16 @@ class Session:
         """
         self._enter()
         check_program(program)
-        turn = Turn(
-            self._device_lock,
-            self._device,
-            ModuleState(self._attributes),
-            number=self.number,
-            around=self._around,
-        )
+        turn = self._turn()
         if turn.seeded_in_a_turn:
             warnings.warn(_SEEDED.format(self.number), stacklevel=2)
+        caller = CallerContext(self._device)
+        self._begin(Beginning(call=(program, args, kwargs), caller=caller, settings=turn.settings), turn)
+        return self
+
+    def _begin(self, begun: Beginning, turn: Turn) -> None:
         prepared = Program(
-            (program, args, kwargs),
+            begun,
             name=f"djinn-{self.number}",
             engine=self._engine,
             device=self._device,
@@ -273,13 +277,23 @@ class Session:
             callbacks=self._callbacks,
             tape=self._tape,
         )
+        program, *arguments = begun.call
         self._name = name_of_program(program)
-        self._serve(functools.partial(self._start, prepared, (args, kwargs)))
-        return self
+        self._serve(functools.partial(self._start, prepared, arguments))
 
-    @property
-    def _around(self) -> Around | None:
-        return None if self._around_turn is None else functools.partial(self._around_turn, self)
+    def _begin_as(self, begun: Beginning) -> None:
+        """Do what :meth:`start` does, with the caller's context and settings of another START."""
+        self._begin(begun, self._turn(begun.settings))
+
+    def _turn(self, settings: Settings | None = None) -> Turn:
+        return Turn(
+            self._device_lock,
+            self._device,
+            ModuleState(self._attributes),
+            number=self.number,
+            around=None if self._around_turn is None else functools.partial(self._around_turn, self),
+            settings=settings,
+        )
 
     def _start(self, program: Program, arguments: object) -> None:
         if self._phase is not Phase.CREATED:
@@ -474,18 +488,22 @@ class Session:
         ``OSError`` if the system refuses to write.
         """
         self._enter()
-        tape, saving = self._tape, self._saving
-        if tape is None or saving is None:
-            raise IllegalMove(f"session {self.number} was not recorded: open it with durable=True to save it")
+        tape, saving = self._recorded("save")
         target = Path(path).absolute()  # now: the folder of the process may change
         check_can_write(target)
         self._check_in_no_signal()
         nbytes: int = saving.do(functools.partial(self._save, target, tape))
         return nbytes
 
+    def _recorded(self, what: str) -> tuple[Tape, Hands]:
+        """Return the tape of a durable session, and the thread that copies its state."""
+        if self._tape is None or self._saving is None:
+            raise IllegalMove(f"session {self.number} was not recorded: open it with durable=True to {what} it")
+        return self._tape, self._saving
+
     def _save(self, path: Path, tape: Tape) -> int:
         began = time.perf_counter()
-        layer, recording = patiently(functools.partial(self._copied, tape))
+        layer, recording = copying(self._residency, "saved", functools.partial(self._copy, tape, "saved"))
         # Without the lock: a disk may be slow, and signals to the session would hold up those to all others.
         saved = SavedSession(
             program=self._name,
@@ -499,58 +517,74 @@ class Session:
         self._journal.note(logging.INFO, text, self.number, mebibytes(nbytes), seconds, mebibytes(tape.nbytes))
         return nbytes
 
-    def _copied(self, tape: Tape) -> tuple[int, Recording]:
-        """Return the layer at which the session is parked, and copies in host memory of all that a file must have."""
-        needed, free = sum(self._residency.sizes), available_bytes()
-        if needed > free:
-            raise HostMemoryFull(
-                f"session {self.number} cannot be saved: it is copied first, which needs {needed} bytes of host "
-                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
-            )
-        spilled = self._residency.spilled
-        copies = self._residency.copies_from_disk(spilled)  # first: nobody waits for a disk under the lock
-        return holding(self._lock, functools.partial(self._copy, tape, spilled, copies))
+    def fork(self, *, adopt: Sequence[object] = ()) -> "Session":
+        """Return another session, parked where this one is, with a copy of its state, edits included.
 
-    def _copy(
-        self, tape: Tape, spilled: tuple[Spill, ...], from_disk: dict[int, torch.Tensor]
-    ) -> tuple[int, Recording]:
-        """Do what :meth:`_copied` does, with the copies of what was ``spilled`` if it still is."""
-        state = self._check_parked("a session can be saved")
-        for line in self._residency.left:
-            if line.name == "hidden_states" or line.name.startswith("kv."):
-                raise IllegalMove(f"session {self.number} cannot be saved without its {line.name}: {line.said}")
-        if tape.lost_edits:
-            raise IllegalMove(
-                f"session {self.number} cannot be saved any more: at an earlier pause {tape.lost_edits[0]} was edited, "
-                "and the program does not find that when it is run again"
-                f"{tape.only_by_computing and f', for {tape.only_by_computing}'}. Save it before it goes on"
-            )
-        assert tape.parked is not None
-        if generator := not_kept(tape.random) or not_kept(tape.parked.random):
-            raise IllegalMove(
-                f"session {self.number} cannot be saved: the state of NumPy's generator {generator} has no place in a "
-                "file. Draw from a numpy.random.Generator of the program's own"
-            )
+        This one stays as it is, and both go on by themselves. An edit of one is not found by the other. Either result
+        is that of an uninterrupted run with the same edits, bit for bit. The fork is durable too, and has the
+        breakpoint that is still ahead.
+
+        The program runs again up to its breakpoint, as in :meth:`djinn.Runtime.restore`: what it does beside calling
+        the model happens again. It begins as at :meth:`start`, with the caller context and arguments of then. Of these
+        the fork has copies: tensors, arrays, caches, containers and random generators. Other objects, and what the
+        program reaches in another way, both share. For what the session has adopted ``adopt`` gives the fork others, in
+        the same order, with the contents of START.
+
+        Raises :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody
+        else holds tensors that the fork must have, or ``adopt`` does not fit. Raises :class:`djinn.NotRestored`, which
+        names what differs, if the program does not come there again, such as an argument that it has written to. Raises
+        :class:`djinn.HostMemoryFull` if there is no room for a copy of the state, :class:`djinn.DeviceMemoryFull` if
+        the program finds none on the device, and :class:`SessionCancelled` if somebody cancels the fork on its way. No
+        fork is left behind then.
+        """
+        self._enter()
+        tape, saving = self._recorded("fork")
+        self._check_in_no_signal()
+        refuse_holder(self._device_lock, "fork")
+        began = time.perf_counter()
+        copy = functools.partial(self._copy_to_fork, tape, adopt)
+        copied: _Copied = saving.do(functools.partial(copying, self._residency, "forked", copy))
+        try:
+            fork = self._lead(copied.layer, copied.recording, adopt, copied.lead)
+        except NotRestored as error:
+            raise NotRestored(
+                f"session {self.number} cannot be forked: {error}. If that was changed since START, save() the "
+                "session, and give restore() what start() was given"
+            ) from error.__cause__
+        text, seconds = "session %d: forked from session %d in %.1f s", time.perf_counter() - began
+        self._journal.note(logging.INFO, text, fork.number, self.number, seconds)
+        return fork
+
+    def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], from_disk: FromDisk) -> "_Copied":
+        self._check_parked("a session can be forked")
+        assert self._pause is not None
+        assert self._its.begun is not None
+        self._pause.before_use()
+        call = anew(self._its.begun.call, self.number, self._adopted.roots, adopt)
+        self._pause.after_use()
+        layer, recording = self._copy(tape, "forked", from_disk)
+        begun, ahead = replace(self._its.begun, call=call), self._its.breakpoint_ahead
+        return _Copied(layer=layer, recording=recording, begun=begun, breakpoint=ahead)
+
+    def _copy(self, tape: Tape, done: str, from_disk: FromDisk) -> tuple[int, Recording]:
+        """Return the layer at which the session is parked, and copies of all that leads there again; under the lock."""
+        state = self._check_parked(f"a session can be {done}")
         assert self._pause is not None
         assert self._layer is not None
         self._pause.before_use()
-        if self._residency.spilled is not spilled:
-            from_disk = {}
-        bytes_of = self._residency.bytes_of
-        copies = {
-            name: from_disk[id(item)] if id(item) in from_disk else bytes_of(item).to("cpu", copy=True)
-            for name, item in named(state)
-        }
-        return self._layer, recording_of(tape, copies)
+        return self._layer, recorded(self._residency, state, tape, done, from_disk)
 
     @property
     def is_durable(self) -> bool:
-        """Whether it was opened with ``durable=True``, so that it can be saved."""
+        """Whether it was opened with ``durable=True``, so that it can be saved and forked."""
         return self._tape is not None
 
     @property
     def recorded_bytes(self) -> int:
-        """Bytes in host memory of what the model returned so far to a durable session; 0 for any other."""
+        """Bytes in host memory of what the model returned so far to a durable session; 0 for any other.
+
+        A fork shares with its origin what was before it.
+        """
         return 0 if self._tape is None else self._tape.nbytes
 
     def _swap_out(self, keep: int = 0) -> None:
@@ -814,22 +848,29 @@ class Session:
             error=None if outcome is None else outcome[1],
         )
 
-    def _replay(self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Session":
-        """Lead the program to where it was saved; return itself. Raises :class:`NotRestored`, and is closed then."""
+    def _replay(self, begin: Callable[[], object], ahead: tuple[int, int] | None = None) -> "Session":
+        """``begin`` and lead the program to where it was parked; set the breakpoint ``ahead``, and return itself.
+
+        Raises :class:`NotRestored`. The session is closed then, or after an interrupt.
+        """
+        arrived = False
         try:
-            self.start(program, *args, **kwargs)
+            begin()
             if self.wait() not in PARKED:
                 self.result()
-                raise NotRestored("the program ended before it came to where it was saved")
+                raise NotRestored("the program ended before it came to where it was parked")
+            if ahead is not None:
+                self.break_at(ahead[0], visit=ahead[1])
+            arrived = True
         except DjinnError:
             raise
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryFull(f"the program needs more device memory than there is: {error}") from error
         except Exception as error:
-            what = f"the program raised {type(error).__name__} before it came to where it was saved: {error}"
+            what = f"the program raised {type(error).__name__} before it came to where it was parked: {error}"
             raise NotRestored(what) from error
         finally:
-            if self._phase not in PARKED:
+            if not arrived:
                 self.close()
         return self
 
@@ -1046,6 +1087,20 @@ class Session:
         if self._journal.listens(logging.INFO):
             self._journal.note(logging.INFO, "session %d: %s -> %s", self.number, before.value, self._stands())
         self._changed.ring()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Copied:
+    """What leads a fork to where its origin is parked, and what it does from there on."""
+
+    layer: int
+    recording: Recording
+    begun: Beginning
+    breakpoint: tuple[int, int] | None
+
+    def lead(self, fork: Session) -> Session:
+        """Lead ``fork`` there, and return it."""
+        return fork._replay(functools.partial(fork._begin_as, self.begun), self.breakpoint)
 
 
 def _phase_of(session: "weakref.ref[Session]") -> Phase:

@@ -26,11 +26,6 @@ class SavedSession:
     machine: dict[str, str]
     recording: Recording
 
-    @property
-    def visit(self) -> int:
-        """How often ``layer`` had been called since the program's start."""
-        return self.recording.calls[self.layer]
-
 
 def recording_of(tape: Tape, state: Mapping[str, torch.Tensor]) -> Recording:
     """Return what ``tape`` has recorded up to where its program is parked with ``state`` (by name, uint8).

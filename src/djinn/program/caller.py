@@ -6,14 +6,23 @@ and function modes other than the default device, and hooks on saved tensors.
 """
 
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from djinn.program.surroundings import Settings
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
 
 class CallerContext:
-    """Captures the calling thread's stream, modes and context variables, for a program on ``device``."""
+    """Captures the calling thread's stream, modes and context variables, for programs on ``device``.
+
+    Nobody runs in its ``context``: a program gets a copy, so that another one can begin as it did.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -41,3 +50,12 @@ class CallerContext:
             for kind, dtype in self._autocast:
                 stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=self._autocast_cache))
             yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a program begins with: its call, and its caller's context and settings of torch at START."""
+
+    call: Call
+    caller: CallerContext
+    settings: Settings

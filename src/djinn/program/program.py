@@ -19,7 +19,8 @@ from torch._C._dynamo.eval_frame import set_eval_frame
 from djinn.core import IllegalMove, SessionAbandoned, SessionCancelled
 from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
-from djinn.program.caller import CallerContext
+from djinn.program.caller import Beginning, Call
+from djinn.program.device_lock import DeviceLock
 from djinn.program.forward import Interceptors
 from djinn.program.gates import ReadBarrier
 from djinn.program.interceptor import Forward
@@ -38,7 +39,12 @@ _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME 
 
 _running = threading.local()  # on a program's thread: the program
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+def refuse_holder(lock: DeviceLock[Turn], what: str) -> None:
+    """Raise :class:`IllegalMove` in a program that holds the device: ``what`` it asks for needs that."""
+    waiter = current_program()
+    if waiter is not None and lock.holder is waiter.turn:
+        raise IllegalMove(f"a program that holds the device cannot {what}: do it in `with djinn.waiting():`")
 
 
 def current_program() -> "Program | None":
@@ -64,7 +70,7 @@ class Callbacks:
 
 
 class Program:
-    """Runs ``call`` on a thread of its own, as a :class:`djinn.program.interceptor.Passage` through the model.
+    """Runs the call of ``begun`` on a thread of its own, as a :class:`djinn.program.interceptor.Passage`.
 
     The thread waits for ``gate`` before it begins and while it is parked. Whoever starts or resumes the program
     releases ``gate`` once. The program then computes behind the swap-in that is ``restoring``, if there is one.
@@ -75,7 +81,7 @@ class Program:
 
     def __init__(
         self,
-        call: Call,
+        begun: Beginning,
         *,
         name: str,
         engine: TransferEngine,
@@ -87,7 +93,8 @@ class Program:
         callbacks: Callbacks,
         tape: Tape | None = None,
     ) -> None:
-        self._call: Call | None = call
+        self.begun: Beginning | None = begun  # until the call has ended
+        self._call: Call | None = begun.call
         self._tape = tape
         self.is_durable = tape is not None
         self._engine = engine
@@ -98,8 +105,9 @@ class Program:
         self.turn = turn
         self._module_state = turn.module_state
         self.callbacks: Callbacks | None = callbacks  # None while it is parked
-        self._caller_context = CallerContext(device)
-        self._inherited = tuple(self._caller_context.context.values())  # they belong to the caller
+        self._caller_context = begun.caller
+        self._context = begun.caller.context.copy()  # a fork begins without what this program sets in it
+        self._inherited = tuple(self._context.values())  # they belong to the caller
         self.lane = engine.link.current()  # on which it computes
         self.pause_asked = False
         self.abandoned = False
@@ -112,9 +120,7 @@ class Program:
         self.restoring: Restore | None = None  # until the program's lane waits for all of it
         self.restored: Restore | None = None  # by the last RESUME
         self._barrier = ReadBarrier(self)
-        self._thread = threading.Thread(
-            target=self._caller_context.context.run, args=(self._run,), name=name, daemon=True
-        )
+        self._thread = threading.Thread(target=self._context.run, args=(self._run,), name=name, daemon=True)
 
     # -- on other threads --------------------------------------------------------------------------------------------
 
@@ -130,6 +136,11 @@ class Program:
     def missed_breakpoint(self) -> int | None:
         """The breakpoint that the program has not reached yet, or None."""
         return self._breakpoint if self._hits_left > 0 else None
+
+    @property
+    def breakpoint_ahead(self) -> tuple[int, int] | None:
+        """The breakpoint that the program has not reached yet, and its hit count from now on; or None."""
+        return None if self._breakpoint is None or self._hits_left <= 0 else (self._breakpoint, self._hits_left)
 
     def interrupt(self) -> None:
         """Raise :class:`SessionAbandoned` in the program between two bytecodes, for it may never reach a layer."""
@@ -193,7 +204,7 @@ class Program:
             error = end.cause or SessionCancelled("the session was cancelled: open another for a result")
         except BaseException as raised:  # noqa: BLE001 - whatever the program raises belongs to result()
             error = explained(raised)
-        self._call = None
+        self._call = self.begun = None
         del _running.program
         self._its_callbacks.ended(value, error)
         del value, error  # the error's traceback holds this frame, and the frame would hold the error
@@ -339,7 +350,7 @@ class Program:
             outermost=Program._run.__code__,
             caller=(self._call, self._inherited),
             adopted=self._adopted,
-            context=self._caller_context.context,
+            context=self._context,
             modules=self._module_state.roots,
         )
         self.lane = self._engine.link.current()

@@ -116,7 +116,7 @@ class Replay(Tape):
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 was, is_now = (_short(words.get(name, "not there")) for words in (before, now))
-                program.fail(NotRestored(f"{what} {name} is {is_now}; when the session was saved it was {was}"))
+                program.fail(NotRestored(f"{what} {name} is {is_now}; in the first run it was {was}"))
 
     def _put_random(self, program: Recorded, state: State) -> None:
         try:

@@ -19,6 +19,8 @@ from djinn.interrupts import holding
 from djinn.program.generators import TorchGenerator, generators_of, generators_of_process
 from djinn.program.settings import Flags, Precision
 
+Settings = tuple[tuple[object, Any], ...]  # the marks and values of torch's settings
+
 
 class Shared(Protocol):
     """Something that a process has only one of."""
@@ -33,6 +35,9 @@ class Shared(Protocol):
         """Set ``value`` in place of ``over``."""
 
 
+_SETTINGS = (Flags, Precision)
+
+
 class _Kept:
     """One shared thing: the program's own value, and the one that was found when it was put on."""
 
@@ -43,13 +48,22 @@ class _Kept:
         self._on = False
 
     @property
+    def own(self) -> tuple[object, Any]:
+        """The mark and the value of the program's own."""
+        return self._own_mark, self._own
+
+    def begin_with(self, own: tuple[object, Any]) -> None:
+        """Begin with this mark and value."""
+        self._own_mark, self._own = own
+
+    @property
     def is_seeded_since(self) -> bool:
         """Whether this is a generator of torch's that got another seed since it was put on."""
         return isinstance(self._shared, TorchGenerator) and self._shared.is_seeded_since(self._own)
 
     def inherit(self, other: "_Kept") -> None:
         """Begin with what ``other``, which is on, has found."""
-        self._own_mark, self._own = other._found_mark, other._found
+        self.begin_with((other._found_mark, other._found))
 
     def put_on(self, beside: "_Kept | None") -> None:
         """Put on the program's own; who is on ``beside`` this has found what was there."""
@@ -98,16 +112,22 @@ class Surroundings:
     """What one program on ``device`` carries from turn to turn; made on its caller's thread.
 
     A caller may start a program while others compute. What is on is theirs then, and the caller's is what they found.
+    With ``settings`` the program begins with these, and not with the caller's.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, settings: Settings | None = None) -> None:
         self._thread = 0  # on which it is on
         self._device = device
         self.seeded_in_a_turn = False  # whether torch was seeded since the turn began in which a program computes now
         holding(_exchange().lock, self._capture)
+        of_torch = self._of_process[: len(_SETTINGS)]
+        for kept, own in zip(of_torch, settings or (), strict=settings is not None):
+            kept.begin_with(own)
+        self.settings: Settings = tuple(kept.own for kept in of_torch)  # with which the program begins
 
     def _capture(self) -> None:
-        self._of_process = [_Kept(shared) for shared in (Flags(), Precision(), *generators_of_process())]
+        settings = [kind() for kind in _SETTINGS]
+        self._of_process = [_Kept(shared) for shared in (*settings, *generators_of_process())]
         self._of_device = [_Kept(shared) for shared in generators_of(self._device)]
         on = _exchange().on
         if any(other._thread == threading.get_ident() for other in on):

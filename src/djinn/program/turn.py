@@ -17,7 +17,7 @@ import torch
 
 from djinn.core import IllegalMove, SessionAbandoned
 from djinn.program.device_lock import DeviceLock
-from djinn.program.surroundings import Surroundings
+from djinn.program.surroundings import Settings, Surroundings
 from djinn.state.module_state import ModuleState
 
 _QUIET_SECONDS = 1.0  # without a layer, after which a turn no longer says that its program computes
@@ -26,7 +26,10 @@ Around = Callable[[], AbstractContextManager[object]]
 
 
 class Turn:
-    """The turns of the program of session ``number`` on ``device``; made on its caller's thread."""
+    """The turns of the program of session ``number`` on ``device``; made on its caller's thread.
+
+    With ``settings`` the program begins with these settings of torch, and not with the caller's.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Turn:
         *,
         number: int,
         around: Around | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.number = number
         self.lock = lock
@@ -48,7 +52,12 @@ class Turn:
         self._cuda = device.type == "cuda"
         self._around = around
         self._entered = ExitStack()
-        self._surroundings = Surroundings(device)
+        self._surroundings = Surroundings(device, settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of torch with which the program begins."""
+        return self._surroundings.settings
 
     @property
     def seeded_in_a_turn(self) -> bool:

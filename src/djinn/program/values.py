@@ -5,6 +5,7 @@ Random generators, NumPy's arrays and what decides about generation are describe
 is.
 """
 
+import copy
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
@@ -142,6 +143,20 @@ def _of_other_kinds(value: Any) -> str:
     if module_of(cls) == "numpy.random._generator":
         return f" {_digest(repr(value.bit_generator.state).encode())}"
     return ""
+
+
+def another(value: Any) -> Any:
+    """Return another random generator, array or set with the contents of ``value``; for any other object None."""
+    cls = type(value)
+    if cls is torch.Generator:
+        generator = torch.Generator(value.device)
+        generator.set_state(value.get_state())
+        return generator
+    if cls is random.Random or module_of(cls) == "numpy.random._generator":
+        return copy.deepcopy(value)
+    if cls is set or (module_of(cls) == "numpy" and name_of(cls) == "ndarray"):
+        return value.copy()
+    return None
 
 
 def _digest(data: Any) -> str:

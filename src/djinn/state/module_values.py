@@ -6,7 +6,8 @@ A snapshot records a value so that a later change in place shows. Copies restore
 """
 
 import enum
-from typing import Final, NamedTuple
+from collections.abc import Container, Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -22,6 +23,7 @@ from djinn.state.containers import (
     like,
     parts_of,
 )
+from djinn.state.static import bases_of, namespace_of
 from djinn.state.tensors import PlainTensor, counted_writes, is_tensor, not_swappable, storage_of
 
 ABSENT: Final = type("Absent", (), {})()  # the value of an attribute that is not there
@@ -79,17 +81,18 @@ class _Seen(NamedTuple):
 class Snapshot:
     """A value as it is now: what its containers hold, and the versions of its tensors.
 
-    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write.
+    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write. What has one
+    of the ids ``beside`` is no part of it.
     """
 
-    def __init__(self, value: object, *, kept_bytes: int = 0) -> None:
+    def __init__(self, value: object, *, kept_bytes: int = 0, beside: Container[int] = ()) -> None:
         self.value = value
         self.kind = kind_of(value)
         self._kept_bytes = kept_bytes
         self.contents: dict[int, tuple[object, Contents]] = {}
         self.bytes: dict[int, torch.UntypedStorage] = {}  # in host memory, by the address of the storage
         self.tensors: dict[int, _Seen] = {}  # by id
-        for part in parts_of(value):
+        for part in parts_of(value, beside=beside):
             if is_tensor(part):
                 self._note(part)
             elif is_container(type(part)):
@@ -129,10 +132,13 @@ class Snapshot:
 
 
 class Copies:
-    """Copies of values as they were at a snapshot. What shares an object or a storage shares it in the copies, too."""
+    """Copies of values as they were at a snapshot. What shares an object or a storage shares it in the copies, too.
 
-    def __init__(self) -> None:
-        self._made: dict[int, object] = {}
+    ``instead`` has objects by id that stand in the copies for those with these ids. An object with slots is not copied.
+    """
+
+    def __init__(self, instead: Mapping[int, object] | None = None) -> None:
+        self._made = dict(instead or {})
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._originals: list[object] = []  # kept, so that their ids stay valid
 
@@ -141,7 +147,7 @@ class Copies:
         """Whether anything has been copied."""
         return bool(self._storages)
 
-    def of(self, snapshot: Snapshot) -> object:
+    def of(self, snapshot: Snapshot) -> Any:
         """Return a copy of the snapshot's value. Raises ``RuntimeError`` if the device has no room."""
         return self._of(snapshot.value, snapshot)
 
@@ -152,7 +158,7 @@ class Copies:
         if is_tensor(part):
             return self._made.setdefault(id(part), self._tensor(part, snapshot) if _is_copied(part) else part)
         known = snapshot.contents.get(id(part))
-        if known is None:
+        if known is None or _has_slots(type(part)):
             return part
         _, contents = known
         if isinstance(part, tuple):
@@ -175,6 +181,11 @@ class Copies:
                 self._storages[seen.address], *seen.layout
             ),
         )
+
+
+def _has_slots(cls: type) -> bool:
+    """Whether objects of ``cls`` keep values where :func:`contents_of` does not look."""
+    return any(namespace_of(base).get("__slots__") for base in bases_of(cls))
 
 
 def _is_parameter(value: object) -> bool:

@@ -181,7 +181,7 @@ def test_a_program_without_room_on_the_device(runtime, llama, input_ids, path):
 
 def test_no_room_for_the_copy(runtime, llama, input_ids, path, monkeypatch):
     session = parked(runtime, llama, input_ids)
-    monkeypatch.setattr("djinn.session.available_bytes", lambda: 1000)
+    monkeypatch.setattr("djinn.durable.copying.available_bytes", lambda: 1000)
     with pytest.raises(djinn.HostMemoryFull, match="1000 are free"):
         session.save(path)
     assert not path.exists()

@@ -253,7 +253,7 @@ def test_a_program_that_does_something_else(file, llama, input_ids, refused):
         return model(output.logits[:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True), more
 
     told = {
-        ends: "ended before it came to where it was saved",
+        ends: "ended before it came to where it was parked",
         raises: "raised ValueError before it came",
         feeds: r"in pass 2: input args\.0",
         goes_on: r"in pass 2: input args\.0",

@@ -1,0 +1,74 @@
+"""The copy of a parked session that a file or a fork is made of: its state in host memory, and how it came there.
+
+It is taken under the session's lock. What is on the disk is read before, for nobody waits for a disk under a lock.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+
+from djinn.core import HostMemoryFull, IllegalMove
+from djinn.durable.document import recording_of
+from djinn.interrupts import holding, patiently
+from djinn.memory.host_memory import available_bytes
+from djinn.memory.placement import Residency
+from djinn.program.random_states import not_kept
+from djinn.program.replay import Recording
+from djinn.program.tape import Tape, named
+from djinn.state.storages import LeftBehind, SessionState
+
+FromDisk = dict[int, torch.Tensor]  # copies of what is on the disk, by the identity of its storage's item
+T = TypeVar("T")
+
+
+def copying(residency: Residency, done: str, copy: Callable[[FromDisk], T]) -> T:
+    """Return what ``copy`` returns under the lock of a session that is to be ``done`` ("saved", "forked").
+
+    Raises :class:`HostMemoryFull` if there is no room for its state.
+    """
+
+    def attempt() -> T:
+        needed, free = sum(residency.sizes), available_bytes()
+        if needed > free:
+            raise HostMemoryFull(
+                f"session {residency.number} cannot be {done}: it is copied first, which needs {needed} bytes of host "
+                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
+            )
+        spilled = residency.spilled
+        copies = residency.copies_from_disk(spilled)
+        return holding(residency.lock, lambda: copy(copies if residency.spilled is spilled else {}))
+
+    return patiently(attempt)
+
+
+def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, from_disk: FromDisk) -> Recording:
+    """Return what led a session to where it is parked with ``state``, and a copy of that.
+
+    Raises :class:`IllegalMove` if some of it is not the session's own, or is not found on that way.
+    """
+    _check_whole(residency.number, residency.left, tape, done)
+    bytes_of = residency.bytes_of
+    copies = {
+        name: from_disk[id(item)] if id(item) in from_disk else bytes_of(item).to("cpu", copy=True)
+        for name, item in named(state)
+    }
+    return recording_of(tape, copies)
+
+
+def _check_whole(number: int, left: Iterable[LeftBehind], tape: Tape, done: str) -> None:
+    for line in left:
+        if line.name == "hidden_states" or line.name.startswith("kv."):
+            raise IllegalMove(f"session {number} cannot be {done} without its {line.name}: {line.said}")
+    if tape.lost_edits:
+        reason = tape.only_by_computing and f", for {tape.only_by_computing}"
+        raise IllegalMove(
+            f"session {number} cannot be {done} any more: at an earlier pause {tape.lost_edits[0]} was edited, and the "
+            f"program does not find that when it is run again{reason}. It can be {done} before it goes on"
+        )
+    assert tape.parked is not None
+    if generator := not_kept(tape.random) or not_kept(tape.parked.random):
+        raise IllegalMove(
+            f"session {number} cannot be {done}: the state of NumPy's generator {generator} has no place in a "
+            "recording. Draw from a numpy.random.Generator of the program's own"
+        )

@@ -1,0 +1,51 @@
+"""The arguments with which a fork begins: its own, so that what one program does to them is not found by the other.
+
+They are copies of what is compared by its contents, as it is now: tensors, caches, containers, random generators and
+arrays. Any other object is one for both. For what a session has adopted its fork gets what its caller gives.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from djinn.core import DeviceMemoryFull, IllegalMove
+from djinn.program.caller import Call
+from djinn.program.values import another
+from djinn.state.containers import parts_of
+from djinn.state.module_values import Copies, Snapshot
+from djinn.state.places import checked_roots
+from djinn.state.static import name_of
+from djinn.state.tensors import plain_torch
+from djinn.wording import counted
+
+
+def anew(call: Call, number: int, adopted: Sequence[object], adopt: Sequence[object]) -> Call:
+    """Return the ``call`` of session ``number`` with arguments of its own, ``adopt`` in place of what that ``adopted``.
+
+    Raises :class:`IllegalMove` if ``adopt`` does not fit, and :class:`DeviceMemoryFull`.
+    """
+    program, *arguments = call  # a list of both, which share objects
+    given = checked_roots(adopt)
+    if len(given) != len(adopted):
+        had = counted(len(adopted), "object") if adopted else "nothing"
+        raise IllegalMove(
+            f"session {number} has adopted {had}, and {len(given)} came for its fork: give it a new one for each by "
+            "fork(adopt=[...]), in the same order, with the contents of START"
+        )
+    instead = dict(zip(map(id, adopted), given, strict=True))
+    met = {id(part) for part in parts_of(arguments)}
+    for root in adopted:
+        if id(root) not in met:
+            raise IllegalMove(
+                f"session {number} has adopted a {name_of(type(root))} that is in no argument of its program, and a "
+                "fork would write to it too: pass it to start()"
+            )
+    parts = list(parts_of(arguments, beside=instead))
+    instead |= {id(part): own for part in parts if (own := another(part)) is not None}
+    try:
+        with plain_torch(), torch.no_grad():
+            copies, snapshot = Copies(instead), Snapshot(arguments, beside=instead)
+            args, kwargs = copies.of(snapshot)
+    except RuntimeError as error:
+        raise DeviceMemoryFull(f"the arguments of session {number} have no room for a copy: {error}") from error
+    return program, args, kwargs
