@@ -39,20 +39,25 @@ def left(runtime, sessions):
 
 @pytest.mark.usefixtures("without_climb")
 def test_a_thousand_cycles(tmp_path):
-    """Every end that a session can have; some are saved and restored, or spilled. After a warm-up nothing grows."""
+    """Every end that a session can have; some are saved and restored, forked, or spilled. After a warm-up nothing grows."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
     expected, path = program(model), tmp_path / "one.djinn"
     with djinn.Runtime(model, host_memory_bytes=3 * 512, layers=list(model), disk_folder=tmp_path) as runtime:
         sessions, before, spilled = [], None, 0
         for cycle in range(1000):
-            session = runtime.open(breakpoint=cycle % 2 + 1, visit=cycle // 2 % 2 + 1, durable=cycle % 10 == 0)
+            session = runtime.open(breakpoint=cycle % 2 + 1, visit=cycle // 2 % 2 + 1, durable=cycle % 10 in (0, 5))
             sessions.append(weakref.ref(session))
             session.start(program, model).wait(10)
             if cycle % 10 == 0:
                 session.save(path)
                 session.close()
                 session = runtime.restore(path, program, model)
+            if cycle % 10 == 5:
+                fork = session.fork()
+                session.close()
+                session = fork
+                del fork
             if cycle % 3:
                 session.io_wait()
             if cycle % 10 == 1:

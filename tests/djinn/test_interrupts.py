@@ -291,3 +291,23 @@ def test_saving_and_restoring_can_be_interrupted(runtime, model, tmp_path, again
         runtime.open().close()  # forgets those that are closed, for which open() would need more lines each time
     assert line > 20
     assert {one.name for one in tmp_path.iterdir()} == {"one.djinn", "other.djinn"}
+
+
+@pytest.mark.parametrize("again", [0, 3])
+def test_forking_can_be_interrupted(runtime, model, again):
+    """At any line: the origin is as it was, and what is there of the fork can be closed like any other."""
+    line, raised = 0, 1
+    while raised:
+        line += 1 + again
+        with runtime.open(breakpoint=1, durable=True).start(program, model) as session:
+            session.wait(10)
+            session.break_at(1, visit=9)
+            with Interrupt(line, again) as interrupt:
+                session.fork()
+            raised = interrupt.raised
+            assert session.phase is djinn.Phase.PAUSED
+            for fork in [one for one in runtime.sessions if one is not session]:
+                check(runtime, fork, model, ends=not raised)
+            check(runtime, session, model, ends=True)
+        runtime.open().close()
+    assert line > 20

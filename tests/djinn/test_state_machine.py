@@ -270,6 +270,23 @@ class Machine(RuleBasedStateMachine):
         self.expected.append(one)
         one.goes_on(calls)
 
+    @precondition(lambda self: len(self.expected) < 9)
+    @any_in(PAUSED, IO_WAIT)
+    @rule(data=st.data(), fault=faults([]))
+    @in_phases(PAUSED, IO_WAIT)
+    def fork(self, one, fault):
+        with self.under(fault):  # of a disk that has to give back the state
+            try:
+                fork = one.session.fork()
+            except djinn.IllegalMove as error:
+                assert not one.durable
+                assert "durable=True" in str(error)
+                return
+        if not self.refused:
+            fork = Expected(fork, durable=True, edits=list(one.edits))
+            self.expected.append(fork)
+            fork.goes_on(one.calls)
+
     # -- what always holds -------------------------------------------------------------------------------------------
 
     @invariant()
