@@ -311,7 +311,13 @@ class Runtime:
 
         def led(*, computing: bool) -> Session:
             tape = Replay(self._device, self._print_of_model, recording, computing=computing)
-            return lead(self._open((layer, recording.calls[layer]), adopt, tape))
+            try:
+                return lead(self._open((layer, recording.calls[layer]), adopt, tape))
+            except BaseException:
+                for session in list(self._sessions.values()):  # an interrupt may have come before anybody had its name
+                    if session._tape is tape:
+                        session.close()
+                raise
 
         if recording.only_by_computing or self._interceptors.layers_noticed_by():
             return led(computing=True)

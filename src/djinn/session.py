@@ -547,22 +547,17 @@ class Session:
         try:
             fork = self._lead(copied.layer, copied.recording, adopt, copied.lead)
         except NotRestored as error:
-            raise NotRestored(
-                f"session {self.number} cannot be forked: {error}. If that was changed since START, save() the "
-                "session, and give restore() what start() was given"
-            ) from error.__cause__
+            raise NotRestored(f"session {self.number} cannot be forked: {error}") from error.__cause__
         text, seconds = "session %d: forked from session %d in %.1f s", time.perf_counter() - began
         self._journal.note(logging.INFO, text, fork.number, self.number, seconds)
         return fork
 
     def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], from_disk: FromDisk) -> "_Copied":
-        self._check_parked("a session can be forked")
+        layer, recording = self._copy(tape, "forked", from_disk)
         assert self._pause is not None
         assert self._its.begun is not None
-        self._pause.before_use()
-        call = anew(self._its.begun.call, self.number, self._adopted.roots, adopt)
+        call = anew(self._its.begun.call, self.number, tape.arguments, self._adopted.roots, adopt)
         self._pause.after_use()
-        layer, recording = self._copy(tape, "forked", from_disk)
         begun, ahead = replace(self._its.begun, call=call), self._its.breakpoint_ahead
         return _Copied(layer=layer, recording=recording, begun=begun, breakpoint=ahead)
 
@@ -851,9 +846,8 @@ class Session:
     def _replay(self, begin: Callable[[], object], ahead: tuple[int, int] | None = None) -> "Session":
         """``begin`` and lead the program to where it was parked; set the breakpoint ``ahead``, and return itself.
 
-        Raises :class:`NotRestored`. The session is closed then, or after an interrupt.
+        Raises :class:`NotRestored`.
         """
-        arrived = False
         try:
             begin()
             if self.wait() not in PARKED:
@@ -861,7 +855,6 @@ class Session:
                 raise NotRestored("the program ended before it came to where it was parked")
             if ahead is not None:
                 self.break_at(ahead[0], visit=ahead[1])
-            arrived = True
         except DjinnError:
             raise
         except torch.OutOfMemoryError as error:
@@ -869,9 +862,6 @@ class Session:
         except Exception as error:
             what = f"the program raised {type(error).__name__} before it came to where it was parked: {error}"
             raise NotRestored(what) from error
-        finally:
-            if not arrived:
-                self.close()
         return self
 
     # -- what the runtime does ---------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def left(runtime, sessions):
 
 @pytest.mark.usefixtures("without_climb")
 def test_a_thousand_cycles(tmp_path):
-    """Every end that a session can have; some are saved and restored, forked, or spilled. After a warm-up nothing grows."""
+    """Every end that a session can have; some are saved, forked, or spilled. After a warm-up nothing grows."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
     expected, path = program(model), tmp_path / "one.djinn"

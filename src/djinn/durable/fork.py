@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-from djinn.core import DeviceMemoryFull, IllegalMove
+from djinn.core import DeviceMemoryFull, IllegalMove, NotRestored
 from djinn.program.caller import Call
-from djinn.program.values import another
+from djinn.program.tape import Words
+from djinn.program.values import another, described, difference
 from djinn.state.containers import parts_of
 from djinn.state.module_values import Copies, Snapshot
 from djinn.state.places import checked_roots
@@ -19,18 +20,20 @@ from djinn.state.tensors import plain_torch
 from djinn.wording import counted
 
 
-def anew(call: Call, number: int, adopted: Sequence[object], adopt: Sequence[object]) -> Call:
+def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adopt: Sequence[object]) -> Call:
     """Return the ``call`` of session ``number`` with arguments of its own, ``adopt`` in place of what that ``adopted``.
 
-    Raises :class:`IllegalMove` if ``adopt`` does not fit, and :class:`DeviceMemoryFull`.
+    Raises :class:`IllegalMove` if ``adopt`` does not fit, :class:`DeviceMemoryFull`, and :class:`NotRestored` if the
+    arguments are not as they were ``before`` the first line of the program.
     """
     program, *arguments = call  # a list of both, which share objects
     given = checked_roots(adopt)
-    if len(given) != len(adopted):
-        had = counted(len(adopted), "object") if adopted else "nothing"
+    if given and not adopted:
+        raise IllegalMove(f"session {number} has adopted nothing: fork() it without adopt=")
+    if len(given) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
         raise IllegalMove(
-            f"session {number} has adopted {had}, and {len(given)} came for its fork: give it a new one for each by "
-            "fork(adopt=[...]), in the same order, with the contents of START"
+            f"session {number} has adopted {counted(len(adopted), 'object')}: give its fork another one for each by "
+            "fork(adopt=[...]), in the same order and with the contents of START"
         )
     instead = dict(zip(map(id, adopted), given, strict=True))
     met = {id(part) for part in parts_of(arguments)}
@@ -48,4 +51,8 @@ def anew(call: Call, number: int, adopted: Sequence[object], adopt: Sequence[obj
             args, kwargs = copies.of(snapshot)
     except RuntimeError as error:
         raise DeviceMemoryFull(f"the arguments of session {number} have no room for a copy: {error}") from error
+    if words := difference(before, described(args, kwargs, caches=True)):
+        raise NotRestored(
+            f"session {number} cannot be forked: argument {words}. save() it, and give restore() what start() was given"
+        )
     return program, args, kwargs

@@ -37,7 +37,7 @@ from djinn.program.tape import (
     named,
     sorted_out,
 )
-from djinn.program.values import described, give, keep
+from djinn.program.values import described, difference, give, keep, short
 from djinn.state.compiled import ends_a_graph, never_traced
 from djinn.state.digest import digest_of
 from djinn.state.storages import SessionState, StateStorage
@@ -113,10 +113,8 @@ class Replay(Tape):
         program.fail(NotRestored(f"the program needs what a layer computes in an earlier pass: {what}"))
 
     def _compare(self, program: Recorded, what: str, before: Words, now: Words) -> None:
-        for name in {**before, **now}:
-            if before.get(name) != now.get(name):
-                was, is_now = (_short(words.get(name, "not there")) for words in (before, now))
-                program.fail(NotRestored(f"{what} {name} is {is_now}; in the first run it was {was}"))
+        if words := difference(before, now):
+            program.fail(NotRestored(f"{what} {words}"))
 
     def _put_random(self, program: Recorded, state: State) -> None:
         try:
@@ -202,7 +200,7 @@ class Replay(Tape):
         with plain_torch():
             tensors, plain, _ = sorted_out(output)
             if plain != ahead.plain:
-                program.fail(NotRestored(f"pass {number} returns {_short(str(plain))}, not {_short(str(ahead.plain))}"))
+                program.fail(NotRestored(f"pass {number} returns {short(str(plain))}, not {short(str(ahead.plain))}"))
             if self.computed:
                 now = keep(tensors)
                 if not _are_equal(now, ahead):
@@ -271,7 +269,3 @@ def _are_equal(now: Any, ahead: Pass) -> bool:
     return len(now) == len(ahead.tensors) and all(
         mine.views == its.views and torch.equal(mine.raw, its.raw) for mine, its in zip(now, ahead.tensors, strict=True)
     )
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= 80 else f"{words[:77]}..."

@@ -8,7 +8,7 @@ is.
 import copy
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,20 @@ def described(args: tuple[Any, ...], kwargs: dict[str, Any], *, caches: bool = F
     ]
     with plain_torch():
         return {name: words for at, value in named for name, words in _descriptions(at, value, (), caches=caches)}
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say which name is the first that is described otherwise ``now`` than ``before``; an empty string for none."""
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            was, is_now = (short(words.get(name, "not there")) for words in (before, now))
+            return f"{name} is {is_now}; in the first run it was {was}"
+    return ""
+
+
+def short(words: str) -> str:
+    """Return ``words`` with at most 80 letters."""
+    return words if len(words) <= 80 else f"{words[:77]}..."
 
 
 def _descriptions(name: str, value: object, above: tuple[int, ...], *, caches: bool) -> Iterator[tuple[str, str]]:

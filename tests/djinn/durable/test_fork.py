@@ -356,9 +356,9 @@ def test_a_cache_that_does_not_fit(runtime, llama, input_ids):
     expected = turns(llama, input_ids, new_cache(llama))
     session = parked(runtime, turns, llama, input_ids, cache, adopt=[cache])
     refusals = (
-        ((), djinn.IllegalMove, r"has adopted 1 object, and 0 came .*fork\(adopt=\[\.\.\.\]\)"),
-        ([other, filled], djinn.IllegalMove, "has adopted 1 object, and 2 came"),
-        ([cache], djinn.IllegalMove, "has adopted this cache"),
+        ((), djinn.IllegalMove, r"has adopted 1 object: give its fork another .*fork\(adopt=\[\.\.\.\]\)"),
+        ([other, filled], djinn.IllegalMove, "has adopted 1 object"),
+        ([cache], djinn.IllegalMove, "has adopted 1 object"),
         ([filled], djinn.NotRestored, r"argument args\.2"),
         ([input_ids], TypeError, "cannot be adopted"),
     )
@@ -366,7 +366,7 @@ def test_a_cache_that_does_not_fit(runtime, llama, input_ids):
         with pytest.raises(kind, match=words):
             session.fork(adopt=adopt)
         assert runtime.sessions == (session,)
-    with pytest.raises(djinn.IllegalMove, match="has adopted nothing, and 1 came"):
+    with pytest.raises(djinn.IllegalMove, match="has adopted nothing: "):
         parked(runtime, greedy, llama, input_ids, STEPS).fork(adopt=[other])
     assert equal(finished(session), expected)
     hidden = parked(runtime, lambda: turns(llama, input_ids, other), adopt=[other])
