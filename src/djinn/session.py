@@ -533,9 +533,9 @@ class Session:
         Raises :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody
         else holds tensors that the fork must have, or ``adopt`` does not fit. Raises :class:`djinn.NotRestored`, which
         names what differs, if the program does not come there again, such as an argument that it has written to. Raises
-        :class:`djinn.HostMemoryFull` if there is no room for a copy of the state, :class:`djinn.DeviceMemoryFull` if
-        the program finds none on the device, and :class:`SessionCancelled` if somebody cancels the fork on its way. No
-        fork is left behind then.
+        :class:`djinn.HostMemoryFull` if there is no room for a copy of the state, and :class:`djinn.DeviceMemoryFull`
+        if the program finds none on the device. Raises :class:`SessionCancelled` if somebody cancels the fork on its
+        way. No fork is left behind then.
         """
         self._enter()
         tape, saving = self._recorded("fork")
@@ -554,12 +554,11 @@ class Session:
 
     def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], from_disk: FromDisk) -> "_Copied":
         layer, recording = self._copy(tape, "forked", from_disk)
-        assert self._pause is not None
-        assert self._its.begun is not None
-        call = anew(self._its.begun.call, self.number, tape.arguments, self._adopted.roots, adopt)
-        self._pause.after_use()
-        begun, ahead = replace(self._its.begun, call=call), self._its.breakpoint_ahead
-        return _Copied(layer=layer, recording=recording, begun=begun, breakpoint=ahead)
+        begun, ahead = self._its.begun, self._its.breakpoint_ahead
+        assert begun is not None
+        with begun.caller.entered():  # on the stream on which either program reads its arguments
+            call = anew(begun.call, self.number, tape.arguments, self._adopted.roots, adopt)
+        return _Copied(layer=layer, recording=recording, begun=replace(begun, call=call), breakpoint=ahead)
 
     def _copy(self, tape: Tape, done: str, from_disk: FromDisk) -> tuple[int, Recording]:
         """Return the layer at which the session is parked, and copies of all that leads there again; under the lock."""

@@ -64,7 +64,7 @@ def _check_whole(number: int, left: Iterable[LeftBehind], tape: Tape, done: str)
         reason = tape.only_by_computing and f", for {tape.only_by_computing}"
         raise IllegalMove(
             f"session {number} cannot be {done} any more: at an earlier pause {tape.lost_edits[0]} was edited, and the "
-            f"program does not find that when it is run again{reason}. It can be {done} before it goes on"
+            f"program does not find that when it is run again{reason}. Have it {done} before it goes on"
         )
     assert tape.parked is not None
     if generator := not_kept(tape.random) or not_kept(tape.parked.random):

@@ -49,7 +49,7 @@ def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adop
         with plain_torch(), torch.no_grad():
             copies, snapshot = Copies(instead), Snapshot(arguments, beside=instead)
             args, kwargs = copies.of(snapshot)
-    except RuntimeError as error:
+    except torch.OutOfMemoryError as error:
         raise DeviceMemoryFull(f"the arguments of session {number} have no room for a copy: {error}") from error
     if words := difference(before, described(args, kwargs, caches=True)):
         raise NotRestored(

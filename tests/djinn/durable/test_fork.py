@@ -314,11 +314,24 @@ def test_an_argument_that_the_program_has_changed(runtime, llama, input_ids):
     for kept, scale, name in (([], 1, r"args\.2\.0"), (queue.deque(maxlen=0), torch.ones(1), r"args\.3")):
         session = parked(runtime, changes, llama, input_ids, kept, scale, visit=1)
         before = where(session)
-        with pytest.raises(djinn.NotRestored, match=rf"session {session.number} cannot be forked: argument {name} is"):
+        words = rf"session {session.number} cannot be forked: argument {name} is .* give restore\(\) what"
+        with pytest.raises(djinn.NotRestored, match=words):
             session.fork()
         assert where(session) == before
         assert runtime.sessions == (session,)
         assert equal(finished(session), expected)
+
+
+def test_arguments_are_let_go_at_the_end(runtime, llama, input_ids):
+    """Of the origin and of the fork, when the program has ended, whether or not the session is closed."""
+    kept = Gate()
+    session = parked(runtime, lambda model, ids, kept: greedy(model, ids, STEPS), llama, input_ids, kept)
+    fork, gone = session.fork(), weakref.ref(kept)
+    del kept
+    for one in (session, fork):
+        one.resume()
+        one.result(30)
+        assert (gone() is None) is (one is fork)
 
 
 def turns(model, ids, cache):
