@@ -27,28 +27,12 @@ def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adop
     arguments are not as they were ``before`` the first line of the program.
     """
     program, *arguments = call  # a list of both, which share objects
-    given = checked_roots(adopt)
-    if given and not adopted:
-        raise IllegalMove(f"session {number} has adopted nothing: fork() it without adopt=")
-    if len(given) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
-        raise IllegalMove(
-            f"session {number} has adopted {counted(len(adopted), 'object')}: give its fork another one for each by "
-            "fork(adopt=[...]), in the same order and with the contents of START"
-        )
-    instead = dict(zip(map(id, adopted), given, strict=True))
-    met = {id(part) for part in parts_of(arguments)}
-    for root in adopted:
-        if id(root) not in met:
-            raise IllegalMove(
-                f"session {number} has adopted a {name_of(type(root))} that is in no argument of its program, and a "
-                "fork would write to it too: pass it to start()"
-            )
-    parts = list(parts_of(arguments, beside=instead))
-    instead |= {id(part): own for part in parts if (own := another(part)) is not None}
+    instead = _instead(number, arguments, adopted, checked_roots(adopt))
+    others = [(part, another(part)) for part in parts_of(arguments, beside=instead)]
+    instead |= {id(part): other for part, other in others if other is not None}
     try:
         with plain_torch(), torch.no_grad():
-            copies, snapshot = Copies(instead), Snapshot(arguments, beside=instead)
-            args, kwargs = copies.of(snapshot)
+            args, kwargs = Copies(instead).of(Snapshot(arguments, beside=instead))
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryFull(f"the arguments of session {number} have no room for a copy: {error}") from error
     if words := difference(before, described(args, kwargs, caches=True)):
@@ -56,3 +40,22 @@ def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adop
             f"session {number} cannot be forked: argument {words}. save() it, and give restore() what start() was given"
         )
     return program, args, kwargs
+
+
+def _instead(number: int, arguments: object, adopted: Sequence[object], given: Sequence[object]) -> dict[int, object]:
+    """Return what is ``given`` by the ids of what session ``number`` has ``adopted``, if it fits."""
+    if given and not adopted:
+        raise IllegalMove(f"session {number} has adopted nothing: fork() it without adopt=")
+    if len(given) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
+        raise IllegalMove(
+            f"session {number} has adopted {counted(len(adopted), 'object')}: give its fork another one for each by "
+            "fork(adopt=[...]), in the same order and with the contents of START"
+        )
+    met = {id(part) for part in parts_of(arguments)}
+    for root in adopted:
+        if id(root) not in met:
+            raise IllegalMove(
+                f"session {number} has adopted a {name_of(type(root))} that is in no argument of its program, and a "
+                "fork would write to it too: pass it to start()"
+            )
+    return dict(zip(map(id, adopted), given, strict=True))
