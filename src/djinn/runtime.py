@@ -307,7 +307,6 @@ class Runtime:
         self, layer: int, recording: Recording, adopt: Sequence[object], lead: Callable[[Session], Session]
     ) -> Session:
         """Open a session, ``lead`` it by the ``recording`` to ``layer``, and return it; by computing if need be."""
-        self._check_process()
 
         def led(*, computing: bool) -> Session:
             tape = Replay(self._device, self._print_of_model, recording, computing=computing)
@@ -319,16 +318,20 @@ class Runtime:
                         session.close()
                 raise
 
-        if recording.only_by_computing or self._interceptors.layers_noticed_by():
-            return led(computing=True)
         try:
-            return led(computing=False)
-        except NotRestored as error:
-            first = str(error)
-        try:
-            return led(computing=True)
-        except NotRestored as error:
-            raise NotRestored(first if str(error) == first else f"{first}; and all computed again, {error}") from error
+            if recording.only_by_computing or self._interceptors.layers_noticed_by():
+                return led(computing=True)
+            try:
+                return led(computing=False)
+            except NotRestored as error:
+                first = str(error)
+            try:
+                return led(computing=True)
+            except NotRestored as error:
+                words = first if str(error) == first else f"{first}; and all computed again, {error}"
+                raise NotRestored(words) from error
+        finally:
+            recording.state.clear()  # an error that somebody keeps leads here
 
     def save_all(
         self,

@@ -27,7 +27,7 @@ class SavedSession:
     recording: Recording
 
 
-def recording_of(tape: Tape, state: Mapping[str, torch.Tensor]) -> Recording:
+def recording_of(tape: Tape, state: dict[str, torch.Tensor]) -> Recording:
     """Return what ``tape`` has recorded up to where its program is parked with ``state`` (by name, uint8).
 
     It stays as it is when the program goes on.

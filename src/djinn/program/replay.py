@@ -14,7 +14,7 @@ Whatever differs ends the program by :class:`NotRestored`, which names it.
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -58,7 +58,7 @@ class Recording:
     passes: tuple[Pass, ...]
     calls: dict[int, int]
     parked: Parked
-    state: Mapping[str, torch.Tensor]
+    state: dict[str, torch.Tensor]
     only_by_computing: str
     edited: tuple[str, ...]
     edited_here: tuple[str, ...]

@@ -19,6 +19,7 @@ from tests.djinn.families import built, tokens_and_mask
 from tests.programs import equal, greedy
 
 import djinn
+from djinn.durable import copying
 
 STEPS = 3
 PAUSED = djinn.Phase.PAUSED
@@ -428,15 +429,26 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("mood", FAILURES)
-def test_a_fork_that_fails(runtime, llama, input_ids, expected, mood):
-    """The origin is as it was, there is no half-made session, and the next attempt works."""
+def test_a_fork_that_fails(runtime, llama, input_ids, expected, mood, monkeypatch):
+    """The origin is as it was, there is no half-made session, and the next attempt works. The error holds no state."""
+    copies = []
+
+    def recorded(*args):
+        recording = copying.recorded(*args)
+        copies.extend(map(weakref.ref, recording.state.values()))
+        return recording
+
+    monkeypatch.setattr("djinn.session.recorded", recorded)
     moods = queue.SimpleQueue()
     for one in ("well", mood, mood):  # twice, where all is computed again
         moods.put(one)
     session = parked(runtime, breaks, llama, input_ids, moods)
     before, (kind, words) = where(session), FAILURES[mood]
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as refusal:
         session.fork()
+    assert refusal.value.__traceback__ is not None
+    assert copies
+    assert all(copy() is None for copy in copies)
     assert where(session) == before
     assert runtime.sessions == (session,)
     while not moods.empty():
