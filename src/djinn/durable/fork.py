@@ -28,11 +28,11 @@ def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adop
     """
     program, *arguments = call  # a list of both, which share objects
     instead = _instead(number, arguments, adopted, checked_roots(adopt))
-    others = [(part, another(part)) for part in parts_of(arguments, beside=instead)]
+    others = [(part, another(part)) for part in parts_of(arguments)]
     instead |= {id(part): other for part, other in others if other is not None}
     try:
         with plain_torch(), torch.no_grad():
-            args, kwargs = Copies(instead).of(Snapshot(arguments, beside=instead))
+            args, kwargs = Copies(instead).of(Snapshot(arguments))
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryFull(f"the arguments of session {number} have no room for a copy: {error}") from error
     if words := difference(before, described(args, kwargs, caches=True)):

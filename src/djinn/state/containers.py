@@ -5,7 +5,7 @@ nor configurations. Subclasses may keep attributes of their own beside their ele
 """
 
 import collections
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,9 @@ class Contents:
         )
 
 
-def parts_of(value: object, *, beside: Container[int] = ()) -> Iterator[object]:
-    """Yield ``value`` and everything in its containers, each once; nothing of what has one of the ids ``beside``."""
-    return each_in(value, lambda part: [inner for inner in _inner_of(part) if id(inner) not in beside])
+def parts_of(value: object) -> Iterator[object]:
+    """Yield ``value`` and everything in its containers, each once."""
+    return each_in(value, _inner_of)
 
 
 def _inner_of(part: object) -> list[object]:

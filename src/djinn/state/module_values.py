@@ -6,7 +6,7 @@ A snapshot records a value so that a later change in place shows. Copies restore
 """
 
 import enum
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -81,18 +81,17 @@ class _Seen(NamedTuple):
 class Snapshot:
     """A value as it is now: what its containers hold, and the versions of its tensors.
 
-    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write. What has one
-    of the ids ``beside`` is no part of it.
+    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write.
     """
 
-    def __init__(self, value: object, *, kept_bytes: int = 0, beside: Container[int] = ()) -> None:
+    def __init__(self, value: object, *, kept_bytes: int = 0) -> None:
         self.value = value
         self.kind = kind_of(value)
         self._kept_bytes = kept_bytes
         self.contents: dict[int, tuple[object, Contents]] = {}
         self.bytes: dict[int, torch.UntypedStorage] = {}  # in host memory, by the address of the storage
         self.tensors: dict[int, _Seen] = {}  # by id
-        for part in parts_of(value, beside=beside):
+        for part in parts_of(value):
             if is_tensor(part):
                 self._note(part)
             elif is_container(type(part)):
