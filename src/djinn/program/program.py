@@ -40,17 +40,17 @@ _ROOM_SECONDS = 0.01  # between attempts to allocate, if the memory that RESUME 
 _running = threading.local()  # on a program's thread: the program
 
 
+def current_program() -> "Program | None":
+    """Return the program that the current thread runs, or None."""
+    program: Program | None = getattr(_running, "program", None)
+    return program
+
+
 def refuse_holder(lock: DeviceLock[Turn], what: str) -> None:
     """Raise :class:`IllegalMove` in a program that holds the device: ``what`` it asks for needs that."""
     waiter = current_program()
     if waiter is not None and lock.holder is waiter.turn:
         raise IllegalMove(f"a program that holds the device cannot {what}: do it in `with djinn.waiting():`")
-
-
-def current_program() -> "Program | None":
-    """Return the program that the current thread runs, or None."""
-    program: Program | None = getattr(_running, "program", None)
-    return program
 
 
 @dataclass(frozen=True, kw_only=True)
