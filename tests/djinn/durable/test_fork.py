@@ -262,16 +262,16 @@ class Slotted:
     scale: torch.Tensor
 
 
-def draws(model, ids, drawn, pair, known):
+def draws(model, ids, drawn, part, whole, known):
     """Two passes; what is given is written to, and drawn from, behind the first."""
     logits = [model(ids).logits]
     drawn["numbers"].append(torch.rand(2, generator=drawn["torch"]) + drawn["python"].random())
     drawn["numbers"].append(torch.from_numpy(drawn["numpy"].random(2)))
     drawn["array"] += 1
     drawn["seen"].add(len(drawn["seen"]))
-    pair[0].add_(1)  # a view of the other one
+    part.add_(1)  # a view of the whole
     ids[:, -1] = drawn["numbers"][0][0].mul(100).long() + len(drawn["seen"])
-    logits.append(model(ids).logits * pair[1].sum() * known.scale)
+    logits.append(model(ids).logits * whole.sum() * known.scale)
     return [*logits, *drawn["numbers"], torch.from_numpy(drawn["array"])]
 
 
@@ -285,7 +285,7 @@ def given(input_ids):
         "seen": {0},
         "numbers": [],
     }
-    return input_ids.clone(), drawn, (whole[:2], whole), Slotted(torch.ones(()))
+    return input_ids.clone(), drawn, whole[:2], whole, Slotted(torch.ones(()))
 
 
 def test_arguments_are_the_fork_s_own(runtime, llama, input_ids):
