@@ -25,6 +25,7 @@ from djinn.core import (
     Phase,
     SessionCancelled,
 )
+from djinn.front import debug
 from djinn.program.waiting import waiting
 from djinn.resumes import Resume
 from djinn.runtime import Runtime
@@ -56,5 +57,6 @@ __all__ = [
     "StateView",
     "Status",
     "StatusTable",
+    "debug",
     "waiting",
 ]

@@ -49,6 +49,13 @@ class DeviceLock(Generic[H]):
                 holder.bury()
         self.holder = turn
 
+    def acquire_free(self, turn: H) -> bool:
+        """Acquire the lock for ``turn`` if nobody has it, on its thread; whether that was so."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self.holder = turn
+        return True
+
     def release(self, turn: H) -> None:
         """Release the lock if ``turn`` holds it; several threads may find its thread dead."""
         with self._releasing:

@@ -1,0 +1,117 @@
+"""Edits of the hidden states, as functions of a copy in host memory: written is only a whole result.
+
+An expression is Python, and is executed: it can do whatever the process can.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Refused(Exception):
+    """A command that cannot be done; the message is for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An edit, and what it does in words."""
+
+    apply: Edit
+    said: str
+
+
+def parse_edit(text: str) -> Change:
+    """Return the edit that ``text`` asks for, such as "scale 2". Raises :class:`Refused`, and ``OSError``."""
+    kind, _, argument = text.strip().partition(" ")
+    argument = argument.strip()
+    makers = {"scale": _scale, "zero": _zero, "add": _add, "expr": _expression}
+    if kind not in makers or not argument:
+        raise Refused("edit takes one of: scale X, zero POSITION, add FILE, expr EXPRESSION")
+    return makers[kind](argument)
+
+
+def _scale(argument: str) -> Change:
+    try:
+        factor = float(argument)
+    except ValueError:
+        raise Refused(f"edit scale takes a number, not {argument!r}: for example edit scale 1.5") from None
+    if not math.isfinite(factor):
+        raise Refused(f"edit scale takes a finite number, not {argument}")
+    return Change(apply=lambda h: h * factor, said=f"scaled by {factor:g}")
+
+
+def _zero(argument: str) -> Change:
+    try:
+        position = int(argument)
+    except ValueError:
+        raise Refused(f"edit zero takes a position, not {argument!r}: for example edit zero -1 for the last") from None
+
+    def apply(h: torch.Tensor) -> torch.Tensor:
+        positions = h.shape[-2]
+        if not -positions <= position < positions:
+            raise Refused(f"there is no position {position}: the hidden states have {positions}, 0 to {positions - 1}")
+        h[..., position, :] = 0
+        return h
+
+    return Change(apply=apply, said=f"position {position} set to zero")
+
+
+def _add(argument: str) -> Change:
+    path = Path(argument).expanduser()
+    vector = _read(path)
+
+    def apply(h: torch.Tensor) -> torch.Tensor:
+        if torch.broadcast_shapes(h.shape, vector.shape) != h.shape:
+            raise Refused(f"{path} has shape {list(vector.shape)}, which is not added to {list(h.shape)}")
+        return h + vector.to(h.dtype)
+
+    return Change(apply=apply, said=f"{path}, shape {list(vector.shape)}, added")
+
+
+def _read(path: Path) -> torch.Tensor:
+    """Read the one tensor in a file. Nothing in it is run."""
+    kind = path.suffix
+    found: Any
+    if kind == ".npy":
+        import numpy as np  # noqa: PLC0415 - only here, and torch can do without
+
+        found = torch.from_numpy(np.load(path, allow_pickle=False))
+    elif kind == ".safetensors":
+        from safetensors.torch import load_file  # noqa: PLC0415 - transformers has it, djinn does not need it
+
+        found = load_file(path)
+    elif kind in (".pt", ".pth"):
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        raise Refused(f"{path} is no .pt, .npy or .safetensors file")
+    if isinstance(found, dict) and len(found) == 1:
+        found = next(iter(found.values()))
+    if not isinstance(found, torch.Tensor):
+        raise Refused(f"{path} holds {type(found).__name__} and not one tensor")
+    return found
+
+
+def _expression(argument: str) -> Change:
+    try:
+        code = compile(argument, "<edit expr>", "eval")
+    except (SyntaxError, ValueError) as error:
+        raise Refused(f"{argument!r} is no Python expression: {error}") from None
+
+    def apply(h: torch.Tensor) -> torch.Tensor:
+        shape, dtype = h.shape, h.dtype
+        try:
+            value = eval(code, {"h": h, "torch": torch})
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+            raise Refused(f"the expression raised {type(error).__name__}: {error}") from None
+        if not isinstance(value, torch.Tensor) or value.shape != shape:
+            what = f"shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise Refused(f"the expression gave {what}; it must give the shape of h, {list(shape)}")
+        return value.detach().to("cpu", dtype)
+
+    return Change(apply=apply, said=f"replaced by {argument}, which was executed as Python")

@@ -1,0 +1,80 @@
+"""The tokens that a paused program has so far, read from its state by name; no hook on the model, nothing recorded.
+
+``generate`` keeps them in its local variable ``input_ids``, and a loop of one's own in a variable of such a name. Of
+several the longest is shown: a decode step is given the last token only. What the caller passed to the program counts
+too, for it is the caller's and not in the state. Of a program that has ended they are its result.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from djinn.core import PARKED, Phase
+from djinn.debugger.values import Token, Tokens
+from djinn.session import Session
+
+_NAMES = frozenset({"input_ids", "inputs", "ids", "token_ids", "tokens", "sequences", "generated", "decoder_input_ids"})
+
+
+def ids_of(session: Session) -> tuple[str, torch.Tensor] | None:
+    """Return the ids of the tokens of ``session`` (whole numbers, shape [sequences, tokens]) and their tensor's name.
+
+    The tensor may be one of the state, and on the device. None if there is none.
+    """
+    if session.phase is Phase.FINISHED:
+        value = session.result(0)
+        found = getattr(value, "sequences", value)
+        return ("the result", found) if _are_ids(found) else None
+    if session.phase not in PARKED:
+        return None
+    state = session.state
+    candidates = [(entry.name, entry.shape, entry.dtype) for entry in state.entries]
+    named = [(name, shape) for name, shape, dtype in candidates if _is_name(name) and _fits(shape, dtype)]
+    longest = max(named, key=lambda one: one[1][1], default=None)
+    given = max(_given(session), key=lambda one: one[1].shape[1], default=None)
+    if given is not None and (longest is None or given[1].shape[1] > longest[1][1]):
+        return given
+    return None if longest is None else (longest[0], state[longest[0]])
+
+
+def _is_name(name: str) -> bool:
+    return name.partition("~")[0].rpartition(".")[2] in _NAMES
+
+
+def _fits(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    return len(shape) == 2 and dtype in (torch.int64, torch.int32)
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and _fits(tuple(value.shape), value.dtype)
+
+
+def _given(session: Session) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what the caller passed to the program and may be its tokens: under their names, or in the first place."""
+    program = session._program
+    call = None if program is None else program._call
+    if call is None:
+        return
+    _, args, kwargs = call
+    named: dict[str, Any] = dict(kwargs)
+    if args:
+        named.setdefault("inputs", args[0])
+    for name, value in named.items():
+        if name in _NAMES and _are_ids(value):
+            yield f"the program's argument {name}", value
+
+
+def in_words(ids: torch.Tensor, source: str, tokenizer: Any) -> Tokens:
+    """Return the tokens ``ids`` (in host memory, shape [sequences, tokens]) in the words of ``tokenizer``, or None."""
+    rows = ids.tolist()
+    return Tokens(
+        sequences=tuple(tuple(token_of(one, tokenizer) for one in row) for row in rows),
+        texts=() if tokenizer is None else tuple(str(tokenizer.decode(row)) for row in rows),
+        source=source,
+    )
+
+
+def token_of(one: int, tokenizer: Any) -> Token:
+    """Return the token of this id; its text is the id itself without a ``tokenizer``."""
+    return Token(id=one, text=str(one) if tokenizer is None else str(tokenizer.decode([one])))

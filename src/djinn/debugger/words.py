@@ -1,0 +1,95 @@
+"""How the values of the bench are said in lines of at most 80 characters where that is possible; no colour, ASCII."""
+
+import textwrap
+from collections.abc import Sequence
+
+from djinn.debugger.memory import drawn
+from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
+from djinn.wording import counted, mebibytes
+
+_WIDTH = 79
+_SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
+
+
+def session_lines(rows: Sequence[SessionRow]) -> list[str]:
+    """Return a table of sessions; ``>`` marks the selected one."""
+    if not rows:
+        return ["there is no session"]
+    lines = [_SESSIONS.format("", "no", "phase", "layer", "device", "host", "disk", "age", "").rstrip()]
+    for row in rows:
+        said = [
+            row.doing if row.doing != "-" else "",
+            f"to stop after {row.breakpoint}" if row.breakpoint is not None else "",
+            ("saved" if row.saved else "durable") if row.durable else "",
+            row.label,
+        ]
+        sizes = (mebibytes(size) if size else "-" for size in (row.device_bytes, row.host_bytes, row.disk_bytes))
+        age = f"{row.age_seconds:.1f} s"
+        mark, layer = ">" if row.selected else "", "-" if row.layer is None else row.layer
+        notes = ", ".join(filter(None, said))
+        lines.append(_SESSIONS.format(mark, row.number, row.phase.value, layer, *sizes, age, notes).rstrip())
+    return lines
+
+
+def token_lines(tokens: Tokens) -> list[str]:
+    """Return the sequences: their text, or their ids without a tokenizer."""
+    if tokens.note:
+        return [tokens.note]
+    lines = []
+    for index, sequence in enumerate(tokens.sequences, start=1):
+        lines.append(f"sequence {index} of {len(tokens.sequences)}, {counted(len(sequence), 'token')}: {tokens.source}")
+        said = repr(tokens.texts[index - 1]) if tokens.texts else " ".join(token.text for token in sequence)
+        lines += textwrap.wrap(said, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+def lens_lines(lens: Lens) -> list[str]:
+    """Return the guesses, a line for each."""
+    if lens.note:
+        return [f"{lens.label}: {lens.note}"]
+    return [lens.label] + [
+        f"  {guess.probability:8.4f}  logit {guess.logit:9.3f}  {guess.token.id:>6}  {guess.token.text!r}"
+        for guess in lens.guesses
+    ]
+
+
+def state_lines(rows: Sequence[StateRow]) -> list[str]:
+    """Return a table of the state: name, shape, dtype, norm, and the least, median and largest spread of a token."""
+    if not rows:
+        return ["there is no paused session to look into"]
+    width = min(max(len(row.name) for row in rows), 32)
+    lines = [f"{'name':<{width}}  {'shape':<16} {'dtype':<8} {'norm':>10}  spread: least, median, most"]
+    for row in rows:
+        dtype = str(row.dtype).removeprefix("torch.")
+        shape = "x".join(map(str, row.shape)) or "()"
+        lines.append(f"{row.name:<{width}}  {shape:<16} {dtype:<8} {norm_text(row):>10}  {spread_text(row)}".rstrip())
+    return lines
+
+
+def norm_text(row: StateRow) -> str:
+    """Return the norm in four digits; ``-`` if there is none, ``...`` if it has not been computed."""
+    if not row.measured:
+        return "..."
+    return "-" if row.norm is None else f"{row.norm:.4g}"
+
+
+def spread_text(row: StateRow) -> str:
+    """Return the spread in three digits, likewise."""
+    if not row.measured:
+        return "..."
+    spread = row.spread
+    return "-" if spread is None else f"{spread.least:.3g} {spread.median:.3g} {spread.most:.3g}"
+
+
+def memory_lines(samples: Sequence[MemorySample]) -> list[str]:
+    """Return the device memory over time, drawn in characters."""
+    if not samples:
+        return ["no sample was taken yet"]
+    last, most = samples[-1], max(sample.nbytes for sample in samples)
+    seconds = last.seconds - samples[0].seconds
+    taken = counted(len(samples), "sample")
+    return [
+        f"device memory: {mebibytes(last.nbytes)} now, {mebibytes(most)} at most in {taken} over {seconds:.0f} s",
+        *drawn(samples, width=_WIDTH, height=5),
+        "w: a session in IO_WAIT, r: one computes, b: both",
+    ]

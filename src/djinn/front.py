@@ -1,0 +1,25 @@
+"""``djinn.debug()``: opens the debugger in a program. It is loaded at the call, and not with the runtime."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from djinn.runtime import Runtime
+
+
+def debug(runtime: "Runtime", *, plain: bool = False, tokenizer: Any = None) -> None:
+    """Open the debugger on the sessions of ``runtime``; returns when the user quits, and leaves them as they are then.
+
+    It shows sessions, tokens, state and device memory, and takes commands such as ``step`` and ``edit``
+    (``docs/debugger.md``). It is a screen in the terminal, by Textual: ``pip install "djinn[debugger]"``. With
+    ``plain`` it is lines instead, and needs nothing. ``tokenizer`` turns ids into words: anything with
+    ``decode(ids)``. Raises ``ModuleNotFoundError`` if Textual is wanted and missing.
+    """
+    if not plain and find_spec("textual") is None:
+        raise ModuleNotFoundError('the screen needs Textual: pip install "djinn[debugger]", or debug(..., plain=True)')
+    bench = import_module("djinn.debugger.bench").Bench(runtime, tokenizer=tokenizer)
+    try:
+        import_module("djinn.debugger.plain" if plain else "djinn.debugger.screen").run(bench)
+    finally:
+        bench.close()
