@@ -6,15 +6,16 @@ What goes wrong is a line too.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from djinn.core import ENDED, PARKED, DjinnError, Phase
-from djinn.debugger import words
-from djinn.debugger.edits import Refused, parse_edit
-from djinn.debugger.looking import Busy
+from djinn.debugger import edits, words
+from djinn.debugger.edits import Change, Refused
 from djinn.debugger.values import Outcome
 from djinn.session import Session
 from djinn.wording import counted, mebibytes, what_to_do
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from djinn.debugger.bench import Bench
 
 Say = Callable[[str], None]
+
+
+class Interrupted(Exception):
+    """The user has asked to stop waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +50,18 @@ class Command:
     act: Callable[[Bench, Asked], Outcome]
 
 
-class Interrupted(Exception):
-    """The user has asked to stop waiting."""
-
-
 def perform(bench: Bench, line: str, *, confirmed: bool, say: Say) -> Outcome:
     """Do what ``line`` asks ``bench`` for."""
-    name, _, argument = line.strip().partition(" ")
-    if not name:
+    if not line.strip():
         return Outcome()
     try:
-        command = find(name)
-        return command.act(bench, Asked(argument=argument.strip(), confirmed=confirmed, say=say))
+        command, argument = find(line)
+        return command.act(bench, Asked(argument=argument, confirmed=confirmed, say=say))
     except (KeyboardInterrupt, Interrupted):
         session = bench.selected
         stands = "" if session is None else f": session {session.number} is {_stands(session)}"
         return _failed(f"interrupted{stands}")
-    except (Refused, Busy) as error:
+    except Refused as error:
         return _failed(str(error))
     except KeyError as error:
         return _failed(str(error.args[0]))
@@ -69,15 +69,24 @@ def perform(bench: Bench, line: str, *, confirmed: bool, say: Say) -> Outcome:
         return _failed(_error_line(error))
 
 
-def find(name: str) -> Command:
-    """Return the command of this name or key, or the only one whose name begins so. Raises :class:`Refused`."""
-    exact = [command for command in COMMANDS if name in (command.name, command.key)]
-    found = exact or [command for command in COMMANDS if command.name.startswith(name)]
+def find(line: str) -> tuple[Command, str]:
+    """Return the command that ``line`` begins with, and its argument. Raises :class:`Refused`.
+
+    The line has its key, or the beginning of each of its words, if no other command's words begin so.
+    """
+    typed = line.split(maxsplit=2)
+    found = [command for command in COMMANDS if command.key == typed[0] or command.name == typed[0]]
+    found = found or [command for command in COMMANDS if _begins(command.name.split(), typed)]
     if len(found) == 1:
-        return found[0]
-    if found:
-        raise Refused(f"{name} may be {' or '.join(command.name for command in found)}")
-    raise Refused(f"there is no command {name}: help lists them")
+        words_taken = 1 if typed[0] == found[0].key else len(found[0].name.split())
+        return found[0], "".join(line.split(maxsplit=words_taken)[words_taken:]).rstrip()
+    if names := [command.name for command in found or COMMANDS if command.name.startswith(typed[0])]:
+        raise Refused(f"{line.strip()!r} may be {' or '.join(names)}")
+    raise Refused(f"there is no command {typed[0]}: help lists them")
+
+
+def _begins(words_of_name: list[str], typed: list[str]) -> bool:
+    return len(typed) >= len(words_of_name) and all(map(str.startswith, words_of_name, typed))
 
 
 def _failed(line: str) -> Outcome:
@@ -157,7 +166,7 @@ def _break(bench: Bench, asked: Asked) -> Outcome:
 
 def _step(bench: Bench, asked: Asked) -> Outcome:
     session = _parked(bench)
-    bench.go(session, session.step, "waiting for the next layer", asked.say)
+    bench.go(session, "waiting for the next layer", asked.say, step=True)
     return _standing(bench, session)
 
 
@@ -167,7 +176,7 @@ def _token(bench: Bench, asked: Asked) -> Outcome:
     assert layer is not None
     if pending is None:
         session.break_at(layer)
-    bench.go(session, None, f"waiting for layer {layer if pending is None else pending}", asked.say)
+    bench.go(session, f"waiting for layer {layer if pending is None else pending}", asked.say)
     outcome = _standing(bench, session)
     if pending is not None and session.phase in PARKED:
         return Outcome(lines=(*outcome.lines, f"its breakpoint, layer {pending}, came first"))
@@ -177,7 +186,7 @@ def _token(bench: Bench, asked: Asked) -> Outcome:
 def _resume(bench: Bench, asked: Asked) -> Outcome:
     session = _parked(bench)
     where = session.breakpoint
-    bench.go(session, None, "waiting for the end" if where is None else f"waiting for layer {where}", asked.say)
+    bench.go(session, "waiting for the end" if where is None else f"waiting for layer {where}", asked.say)
     return _standing(bench, session)
 
 
@@ -201,13 +210,14 @@ def _wait(bench: Bench, asked: Asked) -> Outcome:
 # -- changing --------------------------------------------------------------------------------------------------------
 
 
-def _edit(bench: Bench, asked: Asked) -> Outcome:
-    change = parse_edit(asked.argument)
+def _edit(make: Callable[[str], Change], bench: Bench, asked: Asked) -> Outcome:
     session = _parked(bench)
+    if not asked.argument:
+        raise Refused("an edit needs its argument: see help")
+    change = make(asked.argument)
     before, after = bench.edit(session, change, asked.say)
-    return _said(
-        f"hidden_states of session {session.number}: {change.said}", f"its norm was {before:.4g} and is {after:.4g}"
-    )
+    said = f"hidden_states of session {session.number}: {change.said}"
+    return _said(said, f"their norm was {before:.4g} and is {after:.4g}")
 
 
 def _save(bench: Bench, asked: Asked) -> Outcome:
@@ -273,14 +283,14 @@ def _tokens(bench: Bench, asked: Asked) -> Outcome:
 
 def _lens(bench: Bench, asked: Asked) -> Outcome:
     _parked(bench)
-    count = _number(asked.argument, "lens K, how many tokens") if asked.argument else 5
-    lens = bench.patient_lens(count, asked.say)
+    numbers = [_number(word, "lens K SEQUENCE") for word in asked.argument.split()]
+    count, sequence, *_ = [*numbers, *(5, 1)[len(numbers) :]]
+    lens = bench.patient_lens(count, sequence - 1, asked.say)
     return Outcome(lines=tuple(words.lens_lines(lens)), failed=bool(lens.note))
 
 
 def _state(bench: Bench, asked: Asked) -> Outcome:
-    _parked(bench)
-    bench.measure_all(asked.say)
+    bench.measure_all(_parked(bench), asked.say)
     return _said(*words.state_lines(bench.state()))
 
 
@@ -295,7 +305,8 @@ def _memory(bench: Bench, asked: Asked) -> Outcome:
 
 
 def _status(bench: Bench, asked: Asked) -> Outcome:
-    return _said(*str(bench.runtime.status()).splitlines(), *_standing(bench, _session(bench)).lines)
+    footer = str(bench.runtime.status()).rpartition("\n")[2]
+    return _said(*_standing(bench, _session(bench)).lines, *textwrap.wrap(footer, 79))
 
 
 def _help(bench: Bench, asked: Asked) -> Outcome:
@@ -315,7 +326,7 @@ def _quit(bench: Bench, asked: Asked) -> Outcome:
         return Outcome(quits=True)
     what = "it" if len(lost) == 1 else "them"
     return Outcome(
-        lines=(f"lost with the end of the debugger: {counted(len(lost), 'session')}", *lost),
+        lines=(f"lost with the end of the debugger: {counted(len(lost), 'session')}", *(f"  {line}" for line in lost)),
         question=f"Quit without {what}?",
     )
 
@@ -330,11 +341,32 @@ COMMANDS = (
     Command(name="pause", arguments="", help="stop a program that computes at its next layer", key="p", act=_pause),
     Command(name="wait", arguments="", help="IO_WAIT: state to host memory, the device is free", key="w", act=_wait),
     Command(
-        name="edit",
-        arguments="scale X | zero POSITION | add FILE | expr EXPRESSION",
-        help="change the hidden states; expr executes Python code of h and torch",
+        name="edit scale",
+        arguments="X",
+        help="multiply the hidden states by a number",
+        key="*",
+        act=partial(_edit, edits.scale),
+    ),
+    Command(
+        name="edit zero",
+        arguments="POSITION",
+        help="set a position to zero, -1 for the last",
+        key="0",
+        act=partial(_edit, edits.zero),
+    ),
+    Command(
+        name="edit add",
+        arguments="FILE",
+        help="add a vector to every position: .pt, .npy, .safetensors",
+        key="+",
+        act=partial(_edit, edits.add),
+    ),
+    Command(
+        name="edit expr",
+        arguments="EXPRESSION",
+        help="run a Python expression of h and torch; it is executed",
         key="e",
-        act=_edit,
+        act=partial(_edit, edits.expression),
     ),
     Command(name="save", arguments="PATH", help="write a durable session to a file", key="S", act=_save),
     Command(name="restore", arguments="PATH", help="read a saved session, parked as it was", key="R", act=_restore),
@@ -344,13 +376,21 @@ COMMANDS = (
     Command(name="sessions", arguments="", help="list the sessions", key="1", act=_sessions),
     Command(name="use", arguments="N", help="select session N", key="u", act=_use),
     Command(name="tokens", arguments="", help="show the program's tokens so far", key="2", act=_tokens),
-    Command(name="lens", arguments="[K]", help="show the K likeliest next tokens after this layer", key="3", act=_lens),
+    Command(
+        name="lens",
+        arguments="[K [SEQUENCE]]",
+        help="show the K likeliest next tokens after this layer",
+        key="3",
+        act=_lens,
+    ),
     Command(
         name="state", arguments="", help="show the tensors of the state, with norm and spread", key="4", act=_state
     ),
     Command(name="left", arguments="", help="show what stays on the device, and why", key="l", act=_left),
     Command(name="memory", arguments="", help="draw the device memory over time", key="5", act=_memory),
-    Command(name="status", arguments="", help="show the runtime's table of sessions and memory", key="6", act=_status),
+    Command(
+        name="status", arguments="", help="say where the session stands, and the host memory", key="6", act=_status
+    ),
     Command(name="help", arguments="", help="list the commands", key="?", act=_help),
     Command(name="quit", arguments="", help="end; asks if something would be lost", key="q", act=_quit),
 )

@@ -4,6 +4,7 @@ An expression is Python, and is executed: it can do whatever the process can.
 """
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,8 @@ class Change:
     said: str
 
 
-def parse_edit(text: str) -> Change:
-    """Return the edit that ``text`` asks for, such as "scale 2". Raises :class:`Refused`, and ``OSError``."""
-    kind, _, argument = text.strip().partition(" ")
-    argument = argument.strip()
-    makers = {"scale": _scale, "zero": _zero, "add": _add, "expr": _expression}
-    if kind not in makers or not argument:
-        raise Refused("edit takes one of: scale X, zero POSITION, add FILE, expr EXPRESSION")
-    return makers[kind](argument)
-
-
-def _scale(argument: str) -> Change:
+def scale(argument: str) -> Change:
+    """Multiply by a number."""
     try:
         factor = float(argument)
     except ValueError:
@@ -46,7 +38,8 @@ def _scale(argument: str) -> Change:
     return Change(apply=lambda h: h * factor, said=f"scaled by {factor:g}")
 
 
-def _zero(argument: str) -> Change:
+def zero(argument: str) -> Change:
+    """Set one position to zero, in every sequence; a negative one counts from the end."""
     try:
         position = int(argument)
     except ValueError:
@@ -62,14 +55,21 @@ def _zero(argument: str) -> Change:
     return Change(apply=apply, said=f"position {position} set to zero")
 
 
-def _add(argument: str) -> Change:
+def add(argument: str) -> Change:
+    """Add the tensor in a file: a vector to every position, or what else broadcasts to the hidden states."""
     path = Path(argument).expanduser()
-    vector = _read(path)
+    try:
+        vector = _read(path)
+    except FileNotFoundError:
+        raise Refused(f"there is no file {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise Refused(f"{path} cannot be read as a tensor: {str(error).partition(chr(10))[0]}") from None
 
     def apply(h: torch.Tensor) -> torch.Tensor:
-        if torch.broadcast_shapes(h.shape, vector.shape) != h.shape:
-            raise Refused(f"{path} has shape {list(vector.shape)}, which is not added to {list(h.shape)}")
-        return h + vector.to(h.dtype)
+        try:
+            return h + vector.to(h.dtype).expand(h.shape)
+        except RuntimeError:
+            raise Refused(f"{path} has shape {list(vector.shape)}, which is not added to {list(h.shape)}") from None
 
     return Change(apply=apply, said=f"{path}, shape {list(vector.shape)}, added")
 
@@ -97,7 +97,8 @@ def _read(path: Path) -> torch.Tensor:
     return found
 
 
-def _expression(argument: str) -> Change:
+def expression(argument: str) -> Change:
+    """Execute a Python expression of ``h``, a copy of the hidden states, and ``torch``; its value replaces them."""
     try:
         code = compile(argument, "<edit expr>", "eval")
     except (SyntaxError, ValueError) as error:

@@ -37,7 +37,7 @@ class _Front:
         line = self._read(_PROMPT)
         if line is None:
             for lost in self._bench.would_be_lost():
-                self.say(f"the input has ended, and lost is{lost}")
+                self.say(f"the input has ended, and lost is {lost}")
             self.ended = True
             return
         outcome = self._bench.do(line, say=self.say)

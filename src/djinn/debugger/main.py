@@ -1,0 +1,198 @@
+"""The command ``djinn``: opens a checkpoint in a local folder in the debugger.
+
+``djinn debug CHECKPOINT --prompt "The capital of France is" --break 15`` loads the model and its tokenizer, starts
+``model.generate`` in a durable session, and shows it where it is parked. Bad input is one line and exit status 2,
+before the model is loaded where that can be told. No hub is asked.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import torch
+
+from djinn.core import DjinnError
+from djinn.debugger import plain
+from djinn.debugger.bench import Bench
+from djinn.debugger.edits import Refused
+from djinn.runtime import Runtime
+
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # of a decoder, in a configuration
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None, *, lines: TextIO | None = None, out: TextIO | None = None) -> int:
+    """Command line; returns the exit status. Commands are read from ``lines`` and answered to ``out`` with --plain."""
+    asked = _parser().parse_args(arguments)
+    try:
+        _debug(asked, lines or sys.stdin, out or sys.stdout)
+    except Refused as error:
+        print(f"djinn debug: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("djinn debug: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="djinn", description="Pause a language model after any layer, and look into it.")
+    commands = parser.add_subparsers(required=True, metavar="debug", parser_class=_Parser)
+    debug = commands.add_parser("debug", help="open a checkpoint in the debugger", description=__doc__.split("\n\n")[1])
+    debug.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a folder with a model and its tokenizer")
+    debug.add_argument("--prompt", required=True, help="what the model goes on from")
+    debug.add_argument(
+        "--break", dest="layer", type=int, metavar="L", help="stop after this layer; else the middle one"
+    )
+    debug.add_argument("--max-new-tokens", type=int, default=20, metavar="N", help="20 unless said")
+    debug.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="such as cuda:0 or cpu")
+    debug.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the weights; auto is the checkpoint's")
+    debug.add_argument("--host-memory", type=float, metavar="GIB", help="for paused state; else half of what is free")
+    debug.add_argument("--sample", action="store_true", help="draw tokens; else the likeliest is taken")
+    debug.add_argument("--seed", type=int, default=0, help="of --sample; 0 unless said")
+    debug.add_argument("--plain", action="store_true", help="lines in place of a screen, for pipes and screen readers")
+    return parser
+
+
+def _debug(asked: argparse.Namespace, lines: TextIO, out: TextIO) -> None:
+    device = _check(asked)
+    tokenizer, prompt = _tokens(asked.checkpoint, asked.prompt)
+    print(f"loading {asked.checkpoint}", file=sys.stderr)
+    model = _model(asked.checkpoint, asked.dtype, device)
+    host_memory = None if asked.host_memory is None else int(asked.host_memory * 2**30)
+    program = _program(model, prompt, asked, device)
+    try:
+        with Runtime(model, host_memory_bytes=host_memory) as runtime:
+            layer = max(1, runtime.depth // 2) if asked.layer is None else asked.layer
+            torch.manual_seed(asked.seed)
+            session = runtime.open(breakpoint=layer, durable=True).start(program)
+            bench = Bench(runtime, tokenizer=tokenizer, call=(program, (), {}), owns_runtime=True)
+            try:
+                what = f"waiting for layer {layer}"
+                bench.wait_for(session, what, lambda text: print(text, file=sys.stderr))
+                _open_front(bench, asked.plain, lines, out)
+            finally:
+                bench.close()
+    except (DjinnError, ValueError) as error:
+        raise Refused(str(error)) from None
+
+
+def _open_front(bench: Bench, is_plain: bool, lines: TextIO, out: TextIO) -> None:
+    if is_plain:
+        plain.run(bench, lines=lines, out=out)
+    else:
+        from importlib import import_module  # noqa: PLC0415
+
+        import_module("djinn.debugger.screen").run(bench)
+
+
+def _check(asked: argparse.Namespace) -> torch.device:
+    """Return the device, when all that can be told without the model is right. Raises :class:`Refused`."""
+    if not asked.prompt.strip():
+        raise Refused("the prompt is empty: --prompt says what the model goes on from")
+    if asked.max_new_tokens < 1:
+        raise Refused(f"--max-new-tokens {asked.max_new_tokens} is too small: at least 1")
+    if asked.host_memory is not None and not 0 < asked.host_memory < 2**20:
+        raise Refused(f"--host-memory {asked.host_memory:g} is no size: pass GiB, such as 4")
+    if find_spec("transformers") is None:
+        raise Refused('transformers is not installed: pip install "djinn[debugger]"')
+    if not asked.plain and find_spec("textual") is None:
+        raise Refused('the screen needs Textual: pip install "djinn[debugger]", or type --plain')
+    depth = _depth(asked.checkpoint)
+    if asked.layer is not None and not 1 <= asked.layer <= (depth or asked.layer):
+        raise Refused(f"--break {asked.layer} is not a layer of this model: 1 to {depth or 'its number of layers'}")
+    try:
+        device = torch.device(asked.device)
+    except RuntimeError:
+        raise Refused(f"--device {asked.device} is no device: pass cuda, cuda:0 or cpu") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Refused(f"--device {asked.device}: there are {torch.cuda.device_count()} GPUs that torch can use")
+    return device
+
+
+def _depth(folder: Path) -> int | None:
+    """Return the number of layers that the checkpoint in ``folder`` names; None if it names none."""
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}: pass a checkpoint that save_pretrained has written")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{folder} has no config.json: pass a checkpoint that save_pretrained has written") from None
+    except (OSError, ValueError) as error:
+        raise Refused(f"{folder / 'config.json'} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise Refused(f"{folder / 'config.json'} is no configuration of a model")
+    text = config.get("text_config", config)
+    depths = (text.get(name) for name in _DEPTHS if isinstance(text, dict))
+    return next((depth for depth in depths if isinstance(depth, int)), None)
+
+
+def _tokens(folder: Path, prompt: str) -> tuple[Any, list[int]]:
+    """Return the tokenizer, and the ids of the prompt."""
+    import transformers  # noqa: PLC0415 - it takes seconds, and bad input is told before
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = _loaded("tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    ids = list(tokenizer(prompt)["input_ids"])
+    if not ids:
+        raise Refused("the tokenizer makes no token of the prompt: type a longer one")
+    return tokenizer, ids
+
+
+def _model(folder: Path, dtype: str, device: torch.device) -> Any:
+    import transformers  # noqa: PLC0415
+
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return _loaded("model", lambda: load(folder, local_files_only=True, dtype=dtype).to(device).eval())
+
+
+def _loaded(what: str, load: Callable[[], Any]) -> Any:
+    """Return ``load()``. Raises :class:`Refused` for what a folder that is no checkpoint, or too large, makes it raise."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise Refused(f"the {what} cannot be loaded: {type(error).__name__}: {line}") from None
+
+
+def _program(model: Any, prompt: list[int], asked: argparse.Namespace, device: torch.device) -> Callable[[], Any]:
+    """Return the program: it makes its own tensors, so that all of them are its state."""
+    padding = model.generation_config.pad_token_id
+    stop = model.generation_config.eos_token_id
+    if padding is None:
+        padding = stop[0] if isinstance(stop, list) else stop
+    drawing = (
+        {"do_sample": True} if asked.sample else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
+
+    def generate() -> Any:
+        ids = torch.tensor([prompt], device=device)
+        return model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=asked.max_new_tokens,
+            pad_token_id=padding,
+            **drawing,
+        )
+
+    return generate
+
+
+if __name__ == "__main__":
+    sys.exit(main())
