@@ -17,13 +17,13 @@ from djinn.debugger.looking import Busy, Looker
 from djinn.debugger.looks import Looks, changed, mark_of
 from djinn.debugger.memory import MemoryRing
 from djinn.debugger.values import Lens, MemorySample, Outcome, SessionRow, StateRow, Tokens
-from djinn.program.program import Call
 from djinn.runtime import Runtime
 from djinn.session import Session
 from djinn.status import Status
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a program and its arguments
 
 _TICK_SECONDS = 0.1  # between two looks at what is waited for
 _SAY_SECONDS = 1.0  # between two lines of progress

@@ -323,7 +323,9 @@ def help_lines() -> list[str]:
 def _quit(bench: Bench, asked: Asked) -> Outcome:
     lost = bench.would_be_lost()
     if asked.confirmed or not lost:
-        return Outcome(quits=True)
+        parked = [session for session in bench.runtime.sessions if session.phase in PARKED]
+        stay = f"{counted(len(parked), 'session')} left parked" if parked and not bench.owns_runtime else ""
+        return Outcome(lines=(stay,) if stay else (), quits=True)
     what = "it" if len(lost) == 1 else "them"
     return Outcome(
         lines=(f"lost with the end of the debugger: {counted(len(lost), 'session')}", *(f"  {line}" for line in lost)),

@@ -58,12 +58,7 @@ def zero(argument: str) -> Change:
 def add(argument: str) -> Change:
     """Add the tensor in a file: a vector to every position, or what else broadcasts to the hidden states."""
     path = Path(argument).expanduser()
-    try:
-        vector = _read(path)
-    except FileNotFoundError:
-        raise Refused(f"there is no file {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise Refused(f"{path} cannot be read as a tensor: {str(error).partition(chr(10))[0]}") from None
+    vector = _read(path)
 
     def apply(h: torch.Tensor) -> torch.Tensor:
         try:
@@ -75,26 +70,43 @@ def add(argument: str) -> Change:
 
 
 def _read(path: Path) -> torch.Tensor:
-    """Read the one tensor in a file. Nothing in it is run."""
-    kind = path.suffix
-    found: Any
-    if kind == ".npy":
-        import numpy as np  # noqa: PLC0415 - only here, and torch can do without
-
-        found = torch.from_numpy(np.load(path, allow_pickle=False))
-    elif kind == ".safetensors":
-        from safetensors.torch import load_file  # noqa: PLC0415 - transformers has it, djinn does not need it
-
-        found = load_file(path)
-    elif kind in (".pt", ".pth"):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    else:
+    """Return the one tensor in a file; nothing in it is run. Raises :class:`Refused`."""
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}
+    if path.suffix not in readers:
         raise Refused(f"{path} is no .pt, .npy or .safetensors file")
+    try:
+        found = readers[path.suffix](path)
+    except FileNotFoundError:
+        raise Refused(f"there is no file {path}") from None
+    except (pickle.UnpicklingError, ImportError, OSError, RuntimeError, ValueError, EOFError) as error:
+        line = str(error).partition("\n")[0]
+        raise Refused(f"{path} cannot be read as a tensor: {line}") from None
     if isinstance(found, dict) and len(found) == 1:
         found = next(iter(found.values()))
     if not isinstance(found, torch.Tensor):
-        raise Refused(f"{path} holds {type(found).__name__} and not one tensor")
+        what = f"{len(found)} tensors" if isinstance(found, dict) else type(found).__name__
+        raise Refused(f"{path} has {what} in place of one tensor")
     return found
+
+
+def _read_npy(path: Path) -> Any:
+    import numpy as np  # noqa: PLC0415 - torch can do without
+
+    return torch.from_numpy(np.load(path, allow_pickle=False))
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError  # noqa: PLC0415 - it comes with transformers
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(error) from None
+
+
+def _read_pt(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def expression(argument: str) -> Change:

@@ -69,7 +69,10 @@ def _is_norm(module: nn.Module | None, features: int) -> bool:
 
 def _beyond(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
-    return ", ".join(name for name in _BEYOND if getattr(config, name, None) not in (None, False, 1, 1.0))
+    found = (
+        (name, getattr(one, name, None)) for one in (config, getattr(config, "text_config", None)) for name in _BEYOND
+    )
+    return ", ".join(name for name, value in found if value is True or value not in (None, False, 1))
 
 
 def logits(tail: Tail, row: torch.Tensor, device: torch.device, turn: Turn) -> torch.Tensor:

@@ -42,7 +42,8 @@ class Looks:
             return Tokens(note="the program computes: pause shows its tokens")
         if not moving and (why := _would_move(session)):
             return Tokens(note=f"{why}: tokens reads them")
-        found = program_tokens.ids_of(session)
+        has_encoder = bool(getattr(getattr(self._runtime._model, "config", None), "is_encoder_decoder", False))
+        found = program_tokens.ids_of(session, has_encoder=has_encoder)
         if found is None:
             return Tokens(note=f"no tokens are known of session {session.number}, which is {session.phase.value}")
         source, ids = found
@@ -111,7 +112,7 @@ class Looks:
         return tuple(rows)
 
     def measure(self, session: Session, name: str, *, moving: bool) -> None:
-        """Compute the numbers of one tensor. Raises :class:`Refused` if that would move the state, unless ``moving``."""
+        """Compute the numbers of one tensor. Unless ``moving`` :class:`Refused` is raised if that moves the state."""
         if not moving and (why := _would_move(session)):
             raise Refused(f"{why}: state reads it")
         known = self._known(session)
@@ -145,7 +146,7 @@ class Looks:
 
 
 def changed(before: torch.Tensor, change: Change) -> torch.Tensor:
-    """Return what ``change`` makes of ``before``, in host memory; Raises :class:`Refused`."""
+    """Return what ``change`` makes of ``before``, in host memory. Raises :class:`Refused`."""
     with torch.no_grad():
         return change.apply(before.clone()).to(before.dtype)
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -96,8 +97,6 @@ def _open_front(bench: Bench, is_plain: bool, lines: TextIO, out: TextIO) -> Non
     if is_plain:
         plain.run(bench, lines=lines, out=out)
     else:
-        from importlib import import_module  # noqa: PLC0415
-
         import_module("djinn.debugger.screen").run(bench)
 
 
@@ -163,7 +162,7 @@ def _model(folder: Path, dtype: str, device: torch.device) -> Any:
 
 
 def _loaded(what: str, load: Callable[[], Any]) -> Any:
-    """Return ``load()``. Raises :class:`Refused` for what a folder that is no checkpoint, or too large, makes it raise."""
+    """Return ``load()``. Raises :class:`Refused` for what it raises if the folder is no checkpoint, or too large."""
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

@@ -15,6 +15,7 @@ _PROMPT = "(djinn) "
 def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None) -> None:
     """Do what the ``lines`` say until ``quit`` or their end; by default those of the standard input and output."""
     front = _Front(bench, lines or sys.stdin, out or sys.stdout)
+    front.greet()
     while not front.ended:
         try:
             front.turn()
@@ -31,6 +32,11 @@ class _Front:
         self._out = out
         self._asks = lines.isatty()
         self.ended = False
+
+    def greet(self) -> None:
+        """Say what is there."""
+        self._tell(self._bench.do("sessions"))
+        self.say("help lists the commands, quit ends")
 
     def turn(self) -> None:
         """Read a line and do it."""

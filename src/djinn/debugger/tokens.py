@@ -15,12 +15,14 @@ from djinn.debugger.values import Token, Tokens
 from djinn.session import Session
 
 _NAMES = frozenset({"input_ids", "inputs", "ids", "token_ids", "tokens", "sequences", "generated", "decoder_input_ids"})
+_NAMES_OF_ENCODERS = frozenset({"input_ids", "inputs"})  # of what the caller passes to a model with a decoder behind
 
 
-def ids_of(session: Session) -> tuple[str, torch.Tensor] | None:
+def ids_of(session: Session, *, has_encoder: bool = False) -> tuple[str, torch.Tensor] | None:
     """Return the ids of the tokens of ``session`` (whole numbers, shape [sequences, tokens]) and their tensor's name.
 
-    The tensor may be one of the state, and on the device. None if there is none.
+    The tensor may be one of the state, and on the device. None if there is none. In a model that ``has_encoder`` they
+    are those of its decoder.
     """
     if session.phase is Phase.FINISHED:
         value = session.result(0)
@@ -32,7 +34,7 @@ def ids_of(session: Session) -> tuple[str, torch.Tensor] | None:
     candidates = [(entry.name, entry.shape, entry.dtype) for entry in state.entries]
     named = [(name, shape) for name, shape, dtype in candidates if _is_name(name) and _fits(shape, dtype)]
     longest = max(named, key=lambda one: one[1][1], default=None)
-    given = max(_given(session), key=lambda one: one[1].shape[1], default=None)
+    given = max(_given(session, has_encoder), key=lambda one: one[1].shape[1], default=None)
     if given is not None and (longest is None or given[1].shape[1] > longest[1][1]):
         return given
     return None if longest is None else (longest[0], state[longest[0]])
@@ -50,18 +52,16 @@ def _are_ids(value: object) -> bool:
     return isinstance(value, torch.Tensor) and _fits(tuple(value.shape), value.dtype)
 
 
-def _given(session: Session) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what the caller passed to the program and may be its tokens: under their names, or in the first place."""
+def _given(session: Session, has_encoder: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what the caller passed to the program and may be its tokens: under their names, or without one."""
     program = session._program
     call = None if program is None else program._call
     if call is None:
         return
     _, args, kwargs = call
-    named: dict[str, Any] = dict(kwargs)
-    if args:
-        named.setdefault("inputs", args[0])
-    for name, value in named.items():
-        if name in _NAMES and _are_ids(value):
+    first = next((value for value in args if _are_ids(value)), None)
+    for name, value in {"inputs": first, **kwargs}.items():
+        if name in _NAMES and not (has_encoder and name in _NAMES_OF_ENCODERS) and _are_ids(value):
             yield f"the program's argument {name}", value
 
 

@@ -8,6 +8,8 @@ from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Toke
 from djinn.wording import counted, mebibytes
 
 _WIDTH = 79
+_NAME_WIDTH = 31
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
 
@@ -23,12 +25,22 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
             ("saved" if row.saved else "durable") if row.durable else "",
             row.label,
         ]
-        sizes = (mebibytes(size) if size else "-" for size in (row.device_bytes, row.host_bytes, row.disk_bytes))
+        sizes = (sized(size) for size in (row.device_bytes, row.host_bytes, row.disk_bytes))
         age = f"{row.age_seconds:.1f} s"
         mark, layer = ">" if row.selected else "", "-" if row.layer is None else row.layer
         notes = ", ".join(filter(None, said))
         lines.append(_SESSIONS.format(mark, row.number, row.phase.value, layer, *sizes, age, notes).rstrip())
     return lines
+
+
+def sized(nbytes: int) -> str:
+    """Return ``nbytes`` in the unit that fits, with one decimal; ``-`` for none."""
+    if not nbytes:
+        return "-"
+    if nbytes < 1 << 10:
+        return f"{nbytes} B"
+    power = min((nbytes.bit_length() - 1) // 10, len(_UNITS))
+    return f"{nbytes / 2 ** (10 * power):.1f} {_UNITS[power - 1]}"
 
 
 def token_lines(tokens: Tokens) -> list[str]:
@@ -57,12 +69,13 @@ def state_lines(rows: Sequence[StateRow]) -> list[str]:
     """Return a table of the state: name, shape, dtype, norm, and the least, median and largest spread of a token."""
     if not rows:
         return ["there is no paused session to look into"]
-    width = min(max(len(row.name) for row in rows), 32)
-    lines = [f"{'name':<{width}}  {'shape':<16} {'dtype':<8} {'norm':>10}  spread: least, median, most"]
+    width = min(max(len(row.name) for row in rows), _NAME_WIDTH)
+    lines = [f"{'name':<{width}} {'shape':<14} {'dtype':<8} {'norm':>9}  spread: least median most"]
     for row in rows:
         dtype = str(row.dtype).removeprefix("torch.")
         shape = "x".join(map(str, row.shape)) or "()"
-        lines.append(f"{row.name:<{width}}  {shape:<16} {dtype:<8} {norm_text(row):>10}  {spread_text(row)}".rstrip())
+        name = row.name if len(row.name) <= width else f"..{row.name[2 - width :]}"
+        lines.append(f"{name:<{width}} {shape:<14} {dtype:<8} {norm_text(row):>9}  {spread_text(row)}".rstrip())
     return lines
 
 
