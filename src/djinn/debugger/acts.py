@@ -1,0 +1,138 @@
+"""The commands that make a session go on, or change it. Each gets the desk and what was asked; see ``commands``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from djinn.core import PARKED
+from djinn.debugger.answers import Asked, number, parked, said, session_of, standing, stands
+from djinn.debugger.desk import Desk
+from djinn.debugger.edits import Change, Refused
+from djinn.debugger.values import Outcome
+from djinn.session import Session
+from djinn.wording import mebibytes
+
+# -- going on --------------------------------------------------------------------------------------------------------
+
+
+def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
+    """Set the breakpoint, or say where it is."""
+    session = session_of(desk)
+    if not asked.argument:
+        where = session.breakpoint
+        return said("no breakpoint: break L sets one" if where is None else f"to stop after layer {where}")
+    layer = number(asked.argument, "break L")
+    session.break_at(layer)
+    return said(f"session {session.number} is to stop once after layer {layer}: resume")
+
+
+def step(desk: Desk, asked: Asked) -> Outcome:
+    """Go on to the next layer."""
+    session = parked(desk)
+    desk.go(session, "waiting for the next layer", asked.say, step=True)
+    return standing(desk, session)
+
+
+def token(desk: Desk, asked: Asked) -> Outcome:
+    """Go on to the same layer in the next decode step, or to a breakpoint before that."""
+    session = parked(desk)
+    layer, pending = session.layer, session.breakpoint
+    assert layer is not None
+    if pending is None:
+        session.break_at(layer)
+    desk.go(session, f"waiting for layer {layer if pending is None else pending}", asked.say)
+    outcome = standing(desk, session)
+    if pending is not None and session.phase in PARKED:
+        return Outcome(lines=(*outcome.lines, f"its breakpoint, layer {pending}, came first"))
+    return outcome
+
+
+def resume(desk: Desk, asked: Asked) -> Outcome:
+    """Go on to the breakpoint, or to the end."""
+    session = parked(desk)
+    where = session.breakpoint
+    desk.go(session, "waiting for the end" if where is None else f"waiting for layer {where}", asked.say)
+    return standing(desk, session)
+
+
+def pause(desk: Desk, asked: Asked) -> Outcome:
+    """Stop a program that computes."""
+    session = session_of(desk)
+    session.pause()
+    desk.wait_for(session, "waiting for its next layer", asked.say)
+    return standing(desk, session)
+
+
+def wait(desk: Desk, asked: Asked) -> Outcome:
+    """IO_WAIT."""
+    session = parked(desk)
+    session.io_wait()
+    desk.sample()
+    lines = [f"session {session.number}: {stands(session)}"]
+    if left := session.left_bytes:
+        lines.append(f"{mebibytes(left)} that were found stay on the device: left says why")
+    return said(*lines)
+
+
+# -- changing --------------------------------------------------------------------------------------------------------
+
+
+def edit(make: Callable[[str], Change], desk: Desk, asked: Asked) -> Outcome:
+    """Change the hidden states by what ``make`` makes of the argument."""
+    session = parked(desk)
+    if not asked.argument:
+        raise Refused("an edit needs its argument: see help")
+    change = make(asked.argument)
+    before, after = desk.edit(session, change, asked.say)
+    what = f"hidden_states of session {session.number}: {change.said}"
+    return said(what, f"their norm was {before:.4g} and is {after:.4g}")
+
+
+def save(desk: Desk, asked: Asked) -> Outcome:
+    """Write the session to a file; asks before one is replaced."""
+    session = parked(desk)
+    if not asked.argument:
+        raise Refused("type save PATH, for example save one.djinn")
+    path = Path(asked.argument).expanduser()
+    if path.exists() and not asked.confirmed:
+        return Outcome(question=f"{path} is there already, and would be replaced. Save?")
+    asked.say(f"writing {path}")
+    nbytes = session.save(path)
+    desk.note_saved(session)
+    return said(f"session {session.number} is saved in {path}: {mebibytes(nbytes)}")
+
+
+def restore(desk: Desk, asked: Asked) -> Outcome:
+    """Read a session from a file, and select it."""
+    if not asked.argument:
+        raise Refused("type restore PATH, for example restore one.djinn")
+    program, args, kwargs = desk.call_to_restore()
+    asked.say("the program runs again up to its breakpoint")
+    path = Path(asked.argument).expanduser()
+    session = desk.runtime.restore(path, program, *args, **kwargs)
+    desk.label(session, f"from {path.name}")
+    desk.select(session.number)
+    desk.note_saved(session)
+    return standing(desk, session)
+
+
+def fork(desk: Desk, asked: Asked) -> Outcome:
+    """Fork the session, and select the fork; asks first, for side effects happen again."""
+    session: Any = parked(desk)
+    if not asked.confirmed:
+        what = "the program runs again up to here, and what it does beside calling the model happens again"
+        return Outcome(lines=(f"fork of session {session.number}: {what}",), question="Fork?")
+    make = getattr(session, "fork", None)
+    if make is None:
+        raise Refused("this version of djinn has no fork")
+    asked.say("the program runs again up to here")
+    other: Session = make()
+    desk.label(other, f"fork of {session.number}")
+    desk.select(other.number)
+    return Outcome(
+        lines=(
+            f"session {other.number} is a fork of {session.number}, and selected: edits of one do not reach the other",
+            "the program's side effects up to here have happened again, such as lines that it prints",
+            *standing(desk, other).lines,
+        )
+    )

@@ -1,0 +1,86 @@
+"""How a command answers: what it was asked, the session that it is for, and where that stands, in lines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from djinn.core import ENDED, PARKED, Phase
+from djinn.debugger import words
+from djinn.debugger.desk import Desk
+from djinn.debugger.edits import Refused
+from djinn.debugger.values import Outcome
+from djinn.session import Session
+from djinn.wording import what_to_do
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One call of a command: its argument, whether the user has confirmed it, and where progress goes."""
+
+    argument: str
+    confirmed: bool
+    say: Say
+
+
+def failed(line: str) -> Outcome:
+    """A line that says what went wrong."""
+    return Outcome(lines=(line,), failed=True)
+
+
+def error_line(error: BaseException) -> str:
+    """The type of ``error``, and the first line of its message."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def said(*lines: str) -> Outcome:
+    """Lines."""
+    return Outcome(lines=lines)
+
+
+def session_of(desk: Desk) -> Session:
+    """The selected session. Raises :class:`Refused` if there is none."""
+    if (session := desk.selected) is None:
+        raise Refused("there is no session")
+    return session
+
+
+def parked(desk: Desk) -> Session:
+    """The selected session, if it is parked. Raises :class:`Refused` otherwise."""
+    session = session_of(desk)
+    if session.phase not in PARKED:
+        raise Refused(f"session {session.number} is {session.phase.value}, not paused: {_what_now(session)}")
+    return session
+
+
+def _what_now(session: Session) -> str:
+    if session.phase is Phase.RUNNING:
+        return "pause stops it at its next layer"
+    return "tokens shows what came out, use N selects another" if session.phase in ENDED else what_to_do(session.phase)
+
+
+def number(text: str, what: str) -> int:
+    """``text`` as a whole number. Raises :class:`Refused` with ``what`` to type."""
+    try:
+        return int(text)
+    except ValueError:
+        raise Refused(f"{text!r} is no whole number: type {what}") from None
+
+
+def stands(session: Session) -> str:
+    """Say where ``session`` stands; of a program that has failed, its error."""
+    if session.phase is Phase.FAILED:
+        try:
+            session.result(0)
+        except BaseException as error:  # noqa: BLE001 - whatever the program has raised
+            return f"failed with {error_line(error)}"
+    return session._stands()
+
+
+def standing(desk: Desk, session: Session) -> Outcome:
+    """Where ``session`` stands; of a program that has finished, its tokens too."""
+    lines = [f"session {session.number}: {stands(session)}"]
+    if session.phase is Phase.FINISHED:
+        lines += words.token_lines(desk.tokens())
+    return Outcome(lines=tuple(lines), failed=session.phase is Phase.FAILED)

@@ -1,0 +1,264 @@
+"""The desk: what the commands find in front of them. It shows the sessions, waits for them, and changes them.
+
+One session is selected. What is shown are values of one moment (``values``), and waits for nobody. What is done waits,
+says so every second, and can be told to stop.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from djinn.core import PARKED, Phase
+from djinn.debugger.edits import Change, Refused
+from djinn.debugger.looking import Busy, Looker
+from djinn.debugger.looks import Looks, changed, mark_of
+from djinn.debugger.memory import MemoryRing
+from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
+from djinn.runtime import Runtime
+from djinn.session import Session
+from djinn.status import Status
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a program and its arguments
+
+_TICK_SECONDS = 0.1  # between two looks at what is waited for
+_SAY_SECONDS = 1.0  # between two lines of progress
+_FOR_THE_DEVICE = "waiting for the device"
+
+
+class Interrupted(Exception):
+    """The user has asked to stop waiting."""
+
+
+def _any(value: object) -> bool:
+    return True
+
+
+class Desk:
+    """Shows and changes the sessions of ``runtime``; :meth:`close` ends its thread, and leaves the sessions alone.
+
+    ``tokenizer`` turns ids into words: anything with ``decode(ids)``. ``call`` is the program that ``restore`` runs
+    again, with its arguments; by default that of the selected session. ``owns_runtime`` is whether the sessions end
+    with the front, so that ``quit`` asks.
+    """
+
+    def __init__(
+        self, runtime: Runtime, *, tokenizer: Any = None, call: Call | None = None, owns_runtime: bool = False
+    ) -> None:
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.owns_runtime = owns_runtime
+        self._call = call
+        self._looker = Looker(runtime)
+        self._looks = Looks(runtime, self._looker, tokenizer)
+        self._ring = MemoryRing(runtime)
+        self._number: int | None = None  # of the selected session
+        self._labels: dict[int, str] = {}
+        self._saved: dict[int, tuple[int, int]] = {}
+        self._stop = threading.Event()
+
+    def close(self) -> None:
+        """End the thread of the bench's own computing; nothing else is touched."""
+        self._looker.close()
+
+    # -- what is shown -----------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """The number of decoder layers, N."""
+        return self.runtime.depth
+
+    @property
+    def selected(self) -> Session | None:
+        """The session that commands go to: that of ``use``, else the first that is not closed."""
+        sessions = {session.number: session for session in self.runtime.sessions}
+        return sessions.get(self._number or 0) or next(iter(sessions.values()), None)
+
+    def select(self, number: int) -> Session:
+        """Select the session of this number. Raises :class:`Refused` if there is none."""
+        for session in self.runtime.sessions:
+            if session.number == number:
+                self._number = number
+                return session
+        numbers = ", ".join(str(session.number) for session in self.runtime.sessions) or "none"
+        raise Refused(f"there is no session {number}: there are {numbers}")
+
+    def rows(self) -> tuple[SessionRow, ...]:
+        """The sessions that are not closed, in the order of their numbers."""
+        sessions = {session.number: session for session in self.runtime.sessions}
+        selected = self.selected
+        return tuple(
+            self._row(status, sessions[status.number], selected)
+            for status in self.runtime.status()
+            if status.number in sessions
+        )
+
+    def _row(self, status: Status, session: Session, selected: Session | None) -> SessionRow:
+        return SessionRow(
+            number=status.number,
+            phase=status.phase,
+            layer=status.layer,
+            breakpoint=session.breakpoint,
+            tier=status.tier,
+            device_bytes=status.device_bytes,
+            host_bytes=status.host_bytes,
+            disk_bytes=status.disk_bytes,
+            left_bytes=status.left_bytes,
+            recorded_bytes=status.recorded_bytes,
+            age_seconds=status.age_seconds,
+            doing=status.doing,
+            durable=session.is_durable,
+            saved=self.is_saved(session),
+            label=self._labels.get(status.number, ""),
+            selected=session is selected,
+        )
+
+    def tokens(self) -> Tokens:
+        """The tokens that the selected session's program has so far. Waits for nobody: see ``Tokens.note``."""
+        try:
+            return self._looks.tokens(self.selected, moving=False)
+        except Busy:
+            return Tokens(note=self._busy)
+
+    def lens(self, count: int = 5, *, sequence: int = 0) -> Lens:
+        """What the layer would say next: the ``count`` likeliest tokens behind the last one of ``sequence``, from 0.
+
+        Waits for nobody: while a program computes there is a note in place of the guesses.
+        """
+        try:
+            return self._looks.lens(self.selected, count, sequence, moving=False)
+        except Busy:
+            return Lens(layer=None, label="logit lens", note=self._busy)
+
+    def state(self) -> tuple[StateRow, ...]:
+        """The tensors of the selected session's state, with the numbers that :meth:`measure` has computed; no bytes."""
+        return self._looks.state(self.selected)
+
+    def measure(self, name: str) -> None:
+        """Compute the numbers of one tensor of the selected session, for :meth:`state`.
+
+        Raises :class:`Busy` while a program computes on the device that has to read it, :class:`Refused` if that would
+        move the state, and what ``session.state`` raises.
+        """
+        if (session := self.selected) is not None:
+            self._looks.measure(session, name, moving=False)
+
+    def sample(self) -> MemorySample:
+        """Take a sample of the device memory; fronts call it at their interval."""
+        return self._ring.take()
+
+    def memory(self) -> tuple[MemorySample, ...]:
+        """The last 600 samples, the oldest first."""
+        return self._ring.samples
+
+    @property
+    def _busy(self) -> str:
+        number = self._looker.computing
+        return f"the device is busy: session {number} computes" if number else "the device is busy"
+
+    # -- what is done ------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Make what waits on another thread stop waiting; the session goes on as it does."""
+        self._stop.set()
+
+    def begin(self) -> None:
+        """Forget an earlier :meth:`interrupt`."""
+        self._stop.clear()
+
+    def patiently(self, attempt: Callable[[], T], what: str, say: Say, *, enough: Callable[[T], bool] = _any) -> T:
+        """Return ``attempt()`` once it is ``enough``, and does not raise :class:`Busy` or ``TimeoutError``.
+
+        Says ``what`` it waits for every second. Raises :class:`Interrupted`.
+        """
+        began = told = time.monotonic()
+        while True:
+            try:
+                value = attempt()
+                if enough(value):
+                    return value
+            except Busy:
+                time.sleep(_TICK_SECONDS)
+            except TimeoutError:
+                pass
+            self.sample()
+            if self._stop.is_set():
+                raise Interrupted
+            if time.monotonic() - told >= _SAY_SECONDS:
+                told = time.monotonic()
+                say(f"{what} ... {told - began:.0f} s")
+
+    def wait_for(self, session: Session, what: str, say: Say) -> None:
+        """Wait until ``session`` parks or ends. Raises :class:`Interrupted`."""
+        self.patiently(lambda: session.wait(_TICK_SECONDS), what, say, enough=lambda phase: phase is not Phase.RUNNING)
+
+    def go(self, session: Session, what: str, say: Say, *, step: bool = False) -> None:
+        """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`."""
+        self.sample()
+        if step:
+            self.patiently(lambda: session.step(_TICK_SECONDS), what, say)
+        else:
+            session.resume()
+        self.wait_for(session, what, say)
+        self.sample()
+
+    def patient_tokens(self, say: Say) -> Tokens:
+        """Do what :meth:`tokens` does; waits for the device, and reads a state from where it is."""
+        look = functools.partial(self._looks.tokens, self.selected, moving=True)
+        return self.patiently(look, _FOR_THE_DEVICE, say)
+
+    def patient_lens(self, count: int, sequence: int, say: Say) -> Lens:
+        """Do what :meth:`lens` does, likewise."""
+        look = functools.partial(self._looks.lens, self.selected, count, sequence, moving=True)
+        return self.patiently(look, _FOR_THE_DEVICE, say)
+
+    def measure_all(self, session: Session, say: Say) -> None:
+        """Do what :meth:`measure` does with the whole state, likewise."""
+        names = [row.name for row in self._looks.state(session) if not row.measured]
+        told = time.monotonic()
+        for index, name in enumerate(names):
+            look = functools.partial(self._looks.measure, session, name, moving=True)
+            self.patiently(look, _FOR_THE_DEVICE, say)
+            if self._stop.is_set():
+                raise Interrupted
+            if time.monotonic() - told >= _SAY_SECONDS:
+                told = time.monotonic()
+                say(f"measured {index + 1} of {len(names)} tensors")
+
+    def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float]:
+        """Change the hidden states of ``session``; return their norm before and after. Nothing is half done."""
+        before = self.patiently(lambda: self._looks.hidden_states(session), _FOR_THE_DEVICE, say)
+        after = changed(before, change)
+        self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
+        return float(before.double().norm()), float(after.double().norm())
+
+    def label(self, session: Session, text: str) -> None:
+        """Say in the list of sessions where ``session`` comes from."""
+        self._labels[session.number] = text
+
+    def note_saved(self, session: Session) -> None:
+        """Note that ``session`` was saved as it is."""
+        self._saved[session.number] = mark_of(session)
+
+    def is_saved(self, session: Session) -> bool:
+        """Whether it is parked as the bench has saved it."""
+        return session.phase in PARKED and self._saved.get(session.number) == mark_of(session)
+
+    def call_to_restore(self) -> Call:
+        """Return the program that a saved session runs, and its arguments. Raises :class:`Refused` if none is known."""
+        session = self.selected
+        program = None if session is None else session._program
+        call = self._call or (None if program is None else program._call)
+        if call is None:
+            raise Refused("restore runs the program of the selected session again: select one that has not ended")
+        return call
+
+    def would_be_lost(self) -> list[str]:
+        """Name the sessions that end with the front and are not saved as they are."""
+        if not self.owns_runtime:
+            return []
+        lost = [session for session in self.runtime.sessions if session.phase in (*PARKED, Phase.RUNNING)]
+        return [f"session {session.number}: {session._stands()}" for session in lost if not self.is_saved(session)]
