@@ -37,6 +37,8 @@ def perform(desk: Desk, line: str, *, confirmed: bool, say: Say) -> Outcome:
         return Outcome()
     try:
         command, argument = find(line)
+        if argument and not command.arguments:
+            raise Refused(f"{command.name} takes no argument")
         return command.act(desk, Asked(argument=argument, confirmed=confirmed, say=say))
     except (KeyboardInterrupt, Interrupted):
         session = desk.selected
@@ -127,8 +129,8 @@ def help_lines() -> list[str]:
 def _quit(desk: Desk, asked: Asked) -> Outcome:
     lost = desk.would_be_lost()
     if asked.confirmed or not lost:
-        parked = [session for session in desk.runtime.sessions if session.phase in PARKED]
-        stay = f"{counted(len(parked), 'session')} left parked" if parked and not desk.owns_runtime else ""
+        left = [session for session in desk.runtime.sessions if session.phase in PARKED]
+        stay = f"{counted(len(left), 'session')} left parked" if left and not desk.owns_runtime else ""
         return Outcome(lines=(stay,) if stay else (), quits=True)
     what = "it" if len(lost) == 1 else "them"
     return Outcome(
@@ -187,7 +189,7 @@ COMMANDS = (
     Command(
         name="fork",
         arguments="",
-        help="make a second session from here; side effects happen again",
+        help="a second session from here; side effects happen again",
         key="f",
         act=acts.fork,
     ),

@@ -120,7 +120,7 @@ def expression(argument: str) -> Change:
         shape, dtype = h.shape, h.dtype
         try:
             value = eval(code, {"h": h, "torch": torch})
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
             raise Refused(f"the expression raised {type(error).__name__}: {error}") from None
         if not isinstance(value, torch.Tensor) or value.shape != shape:
             what = f"shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

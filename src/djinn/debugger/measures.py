@@ -59,7 +59,7 @@ def pieces_of(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
 def _of_piece(piece: torch.Tensor) -> tuple[float, torch.Tensor]:
     """Return the sum of the squares, and the deviations of the vectors in host memory; none without a spread."""
     exact = piece.detach().clone().double()
-    has_spread = exact.dim() > 1 and exact.shape[-1] > 1
+    has_spread = exact.dim() > 1 and exact.shape[-1] > 1 and exact.numel() > 0
     deviations = exact.std(-1, correction=0) if has_spread else exact.new_empty(0)
     return float(exact.square().sum()), deviations.cpu()
 

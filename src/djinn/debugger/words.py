@@ -8,7 +8,7 @@ from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Toke
 from djinn.wording import counted, mebibytes
 
 _WIDTH = 79
-_NAME_WIDTH = 31
+_NAME_WIDTH = 29
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
@@ -70,12 +70,12 @@ def state_lines(rows: Sequence[StateRow]) -> list[str]:
     if not rows:
         return ["there is no paused session to look into"]
     width = min(max(len(row.name) for row in rows), _NAME_WIDTH)
-    lines = [f"{'name':<{width}} {'shape':<14} {'dtype':<8} {'norm':>9}  spread: least median most"]
+    lines = [f"{'name':<{width}} {'shape':<13} {'dtype':<8} {'norm':>9}  spread: least median most"]
     for row in rows:
         dtype = str(row.dtype).removeprefix("torch.")
         shape = "x".join(map(str, row.shape)) or "()"
         name = row.name if len(row.name) <= width else f"..{row.name[2 - width :]}"
-        lines.append(f"{name:<{width}} {shape:<14} {dtype:<8} {norm_text(row):>9}  {spread_text(row)}".rstrip())
+        lines.append(f"{name:<{width}} {shape:<13} {dtype:<8} {norm_text(row):>9}  {spread_text(row)}".rstrip())
     return lines
 
 
@@ -87,11 +87,11 @@ def norm_text(row: StateRow) -> str:
 
 
 def spread_text(row: StateRow) -> str:
-    """Return the spread in three digits, likewise."""
+    """Return the three numbers of the spread, likewise."""
     if not row.measured:
         return "..."
     spread = row.spread
-    return "-" if spread is None else f"{spread.least:.3g} {spread.median:.3g} {spread.most:.3g}"
+    return "-" if spread is None else f"{spread.least:.4g} {spread.median:.4g} {spread.most:.4g}"
 
 
 def memory_lines(samples: Sequence[MemorySample]) -> list[str]:

@@ -1,0 +1,267 @@
+"""The commands: one table, and what each does to the sessions."""
+
+import threading
+
+import pytest
+import torch
+from tests.programs import prefill
+
+import djinn
+from djinn.debugger import commands, desk
+from djinn.debugger.bench import Bench
+from djinn.debugger.commands import COMMANDS, find, help_lines
+from djinn.debugger.edits import Refused
+
+
+def test_the_table_names_each_command_and_key_once():
+    """A key is one character; a line of help fits a terminal of 80."""
+    names, keys = [command.name for command in COMMANDS], [command.key for command in COMMANDS]
+    assert len(set(names)) == len(names)
+    assert len(set(keys)) == len(keys)
+    assert {len(key) for key in keys} == {1}
+    assert max(map(len, help_lines())) < 80
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "argument"),
+    [
+        ("step", "step", ""),
+        ("s", "step", ""),
+        ("ste", "step", ""),
+        ("  break  12 ", "break", "12"),
+        ("edit expr h *  2", "edit expr", "h *  2"),
+        ("edit e h[0] + 1", "edit expr", "h[0] + 1"),
+        ("e h + 1", "edit expr", "h + 1"),
+        ("save a file", "save", "a file"),
+        ("S x", "save", "x"),
+    ],
+)
+def test_a_line_finds_its_command(line, name, argument):
+    """By its name, its key or the beginning of its words; what follows is the argument as it was typed."""
+    command, found = find(line)
+    assert (command.name, found) == (name, argument)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("st", "'st' may be step or state or status"),
+        ("edit", "'edit' may be edit scale or edit zero or edit add or edit expr"),
+        ("fly 3", "there is no command fly: help lists them"),
+    ],
+)
+def test_what_is_no_command_says_what_may_be_meant(line, said):
+    """In one line."""
+    with pytest.raises(Refused) as refused:
+        find(line)
+    assert str(refused.value) == said
+
+
+def test_step_token_break_and_resume_go_where_they_say(bench, started, does, llama, input_ids):
+    """A layer on, a decode step on, to the breakpoint, to the end; and the tokens are the plain run's."""
+    session = started(2)
+    assert "paused after layer 3" in does("step")
+    assert does("token").startswith("session 1: paused after layer 3")
+    assert bench.tokens().sequences[0][-1].id == plainly(llama, input_ids)[0, 24]
+    assert does("break") == "no breakpoint: break L sets one"
+    assert does("break 6") == "session 1 is to stop once after layer 6: resume"
+    assert does("break") == "to stop after layer 6"
+    assert "its breakpoint, layer 6, came first" in does("token")
+    assert "paused after layer 1" in does("step")
+    assert does("wait").startswith("session 1: io_wait after layer 1")
+    assert does("resume").startswith("session 1: finished\nsequence 1 of 2, 28 tokens: the result")
+    assert torch.equal(session.result(1), plainly(llama, input_ids))
+
+
+def plainly(llama, input_ids):
+    return llama.generate(input_ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
+
+
+def test_pause_stops_a_program_that_computes(bench, runtime, llama, input_ids, does):
+    """At its next layer."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def program():
+        inside.set()
+        go_on.wait(20)
+        return prefill(llama, input_ids)
+
+    runtime.open().start(program)
+    inside.wait(20)
+    threading.Timer(0.05, go_on.set).start()
+    assert does("pause").startswith("session 1: paused after layer 1")
+
+
+def test_a_wait_shows_progress_and_can_be_stopped(bench, runtime, llama, input_ids, monkeypatch):
+    """A line a second; a stop or Ctrl-C returns to the prompt, and the session goes on as it does."""
+    monkeypatch.setattr(desk, "_SAY_SECONDS", 0.05)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def program():
+        prefill(llama, input_ids)
+        inside.set()
+        go_on.wait(20)
+        return prefill(llama, input_ids)
+
+    session = runtime.open(breakpoint=1).start(program)
+    session.wait(30)
+    session.break_at(5, visit=2)
+    said = []
+
+    def stops(text):
+        said.append(text)
+        bench.interrupt()
+
+    outcome = bench.do("resume", say=stops)
+    assert outcome.failed
+    assert outcome.lines == ("interrupted: session 1 is running, to stop after layer 5",)
+    assert said == ["waiting for layer 5 ... 0 s"]
+
+    def strikes(text):
+        raise KeyboardInterrupt
+
+    assert inside.wait(20)
+    monkeypatch.setattr(session, "pause", lambda: None)
+    assert bench.do("pause", say=strikes).lines == outcome.lines
+    go_on.set()
+    assert session.wait(30) is djinn.Phase.PAUSED
+    assert session.layer == 5
+
+
+def test_a_look_waits_for_who_computes(bench, runtime, started, monkeypatch, does):
+    """With progress; a value that a front shows has a note instead."""
+    monkeypatch.setattr(desk, "_SAY_SECONDS", 0.05)
+    started()
+    go_on = threading.Event()
+    other = runtime.open().start(go_on.wait, 20)
+    while other.doing != "computing":
+        pass
+    assert bench.lens().note == bench.tokens().note == "the device is busy: session 2 computes"
+    said = []
+    outcome = bench.do("lens", say=lambda text: said.append(text) or go_on.set())
+    assert said[0].startswith("waiting for the device")
+    assert outcome.lines[0].startswith("logit lens, layer 2")
+
+
+def test_errors_are_lines(bench, runtime, started, refuses):
+    """Of commands that do not fit, and of programs: their type and message."""
+    assert refuses("resume") == "there is no session"
+
+    def program():
+        raise ValueError("a value\nof two lines")
+
+    failed = runtime.open().start(program)
+    failed.wait(30)
+    assert refuses("step") == "session 1 is failed, not paused: tokens shows what came out, use N selects another"
+    assert bench.do("status").lines[0] == "session 1: failed with ValueError: a value"
+    started()
+    assert refuses("use 7") == "there is no session 7: there are 1, 2"
+    assert refuses("use two") == "'two' is no whole number: type use N, a number that sessions shows"
+    assert bench.do("use 2").lines[0].startswith("session 2: paused")
+    assert refuses("break 9") == "ValueError: breakpoint 9 is not a layer of this model: 1 to 6"
+    assert refuses("pause").startswith("IllegalMove: a session that is paused cannot be paused")
+    assert refuses("save x.djinn").startswith("IllegalMove: session 2 was not recorded: open it with durable=True")
+    assert refuses("step 5") == "step takes no argument"
+    assert refuses("lens 5 3") == "logit lens, layer 2: there is no sequence 3: 1 to 2"
+    assert refuses("restore none.djinn").startswith("FileNotFoundError: ")
+
+
+def test_a_saved_session_is_restored_and_ends_alike(bench, started, does, tmp_path):
+    """Edits included. A file is replaced only when that was confirmed; the list tells where a session comes from."""
+    path = tmp_path / "one.djinn"
+    session = started(2, visit=2, durable=True)
+    does("edit scale 2")
+    assert not bench.rows()[0].saved
+    assert does(f"save {path}").startswith(f"session 1 is saved in {path}: ")
+    assert bench.rows()[0].saved
+    before = path.read_bytes()
+    does("edit scale 2")
+    assert not bench.rows()[0].saved
+    outcome = bench.do(f"save {path}")
+    assert (outcome.lines, outcome.question) == ((), f"{path} is there already, and would be replaced. Save?")
+    assert path.read_bytes() == before
+    does(f"save {path}", confirmed=True)
+    assert does(f"restore {path}").startswith("session 2: paused after layer 2")
+    assert [(row.label, row.selected, row.saved) for row in bench.rows()] == [
+        ("", False, True),
+        ("from one.djinn", True, True),
+    ]
+    does("resume")
+    other = bench.selected
+    does("use 1")
+    does("resume")
+    assert other is not session
+    assert torch.equal(other.result(1), session.result(1))
+
+
+def test_a_fork_says_that_side_effects_happen_again(bench, started, monkeypatch):
+    """Before, and in its first lines; it is selected, and labelled."""
+    session, other = started(durable=True), started(durable=True)
+    asked = bench.do("fork")
+    assert asked.question == "Fork?"
+    assert "what it does beside calling the model happens again" in asked.lines[0]
+    monkeypatch.setattr(type(session), "fork", lambda self: other, raising=False)
+    said = bench.do("fork", confirmed=True).lines
+    assert said[0] == "session 2 is a fork of 1, and selected: edits of one do not reach the other"
+    assert "side effects" in said[1]
+    assert bench.rows()[1].label == "fork of 1"
+    assert bench.selected is other
+
+
+def test_quit_lists_what_would_be_lost(runtime, started, tmp_path):
+    """What is parked and not saved as it is, where sessions end with the front; elsewhere nothing is."""
+    session = started(2, durable=True)
+    inside = Bench(runtime).do("quit")
+    assert (inside.quits, inside.lines) == (True, ("1 session left parked",))
+    owner = Bench(runtime, owns_runtime=True)
+    asked = owner.do("quit")
+    assert not asked.quits
+    assert asked.question == "Quit without it?"
+    assert asked.lines[0] == "lost with the end of the debugger: 1 session"
+    assert asked.lines[1].startswith("  session 1: paused after layer 2")
+    assert owner.do("quit", confirmed=True).quits
+    owner.do(f"save {tmp_path / 'one.djinn'}")
+    assert owner.do("quit") == commands.Outcome(quits=True)
+    session.step(30)
+    assert owner.do("quit").question
+    session.cancel()
+    session.wait(30)
+    assert owner.do("quit").quits
+    owner.close()
+
+
+def test_the_rows_are_what_the_runtime_tells(bench, started, runtime):
+    """Each number of each session, in every phase."""
+    started(3)
+    started(2, durable=True).io_wait()
+    started(6, visit=9).result(1)
+    for row, status, session in zip(bench.rows(), runtime.status(), runtime.sessions, strict=True):
+        for name in ("number", "phase", "layer", "tier", "device_bytes", "host_bytes", "disk_bytes", "left_bytes"):
+            assert getattr(row, name) == getattr(status, name), name
+        assert row.recorded_bytes == session.recorded_bytes
+        assert row.breakpoint == session.breakpoint
+        assert 0 <= row.age_seconds <= status.age_seconds
+        assert (row.doing, row.durable, row.selected) == (session.doing, session.is_durable, session.number == 1)
+
+
+def test_the_state_has_the_numbers_of_plain_torch(bench, started, does):
+    """Each tensor, measured once for a pause: after an edit it is measured again."""
+    session = started(3, visit=2)
+    assert {row.measured for row in bench.state()} == {False}
+    does("state")
+    for row in bench.state():
+        tensor = session.state[row.name]
+        assert (row.shape, row.dtype) == (tuple(tensor.shape), tensor.dtype)
+        assert row.measured
+        assert row.norm == (pytest.approx(float(tensor.double().norm())) if tensor.is_floating_point() else None)
+        if row.spread is not None:
+            deviations = tensor.double().std(-1, correction=0)
+            found = (row.spread.least, row.spread.median, row.spread.most)
+            assert found == pytest.approx(
+                [float(one) for one in (deviations.min(), deviations.median(), deviations.max())]
+            )
+    assert any(row.layer == 2 and row.name == "kv.2.keys" for row in bench.state())
+    does("edit scale 3")
+    assert {row.measured for row in bench.state()} == {False}
+    does("state")
+    assert bench.state()[0].norm == pytest.approx(float(session.state["hidden_states"].double().norm()))

@@ -1,0 +1,148 @@
+"""The command ``djinn debug``: a checkpoint in a folder, parked at a layer, and lines; bad input is one line."""
+
+import io
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from djinn.debugger import main as command
+from djinn.debugger.main import main
+
+WORDS = ["the", "capital", "of", "France", "is", "Paris", "[UNK]", "a", "in", "and"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with a Llama of 6 layers and ten words, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=len(WORDS),
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint):
+    """Runs the command on the checkpoint with ``--plain``; returns its status and what it has written."""
+
+    def run(lines, *more, prompt="the capital of France is", folder=checkpoint):
+        out = io.StringIO()
+        asked = ["debug", str(folder), "--prompt", prompt, "--plain", "--host-memory", "0.01", "--device", "cpu", *more]
+        status = main(asked, lines=io.StringIO("\n".join(lines)), out=out)
+        return status, out.getvalue()
+
+    return run
+
+
+def generated(checkpoint, **more):
+    """The words that plain transformers goes on with."""
+    model = LlamaForCausalLM.from_pretrained(checkpoint).eval()
+    ids = torch.tensor([[0, 1, 2, 3, 4]])
+    torch.manual_seed(7)
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, pad_token_id=0, **more)
+    return " ".join(WORDS[one] for one in whole[0])
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_session_goes_from_the_prompt_to_the_plain_continuation(run, checkpoint, sample):
+    """It is parked at the layer; its tokens are the prompt's; resumed it ends as plain ``generate`` does."""
+    flags = ["--sample", "--seed", "7"] if sample else []
+    status, out = run(["tokens", "resume"], "--break", "5", "--max-new-tokens", "6", *flags)
+    assert status == 0
+    assert ">  1  paused       5" in out
+    assert "sequence 1 of 1, 5 tokens" in out
+    assert "'the capital of France is'" in out
+    assert "session 1: finished\nsequence 1 of 1, 11 tokens: the result\n" in out
+    assert repr(generated(checkpoint, do_sample=sample)) in out
+
+
+def test_it_stops_at_the_middle_layer_and_can_save_and_restore(run, tmp_path):
+    """The session is durable, and the program is known to ``restore`` when its first session has ended."""
+    path = tmp_path / "one.djinn"
+    status, out = run([f"save {path}", "resume", f"restore {path}", "resume", "quit"])
+    assert status == 0
+    assert ">  1  paused       3" in out
+    first, second = (part.splitlines()[2] for part in out.split(": finished")[1:])
+    assert first == second
+
+
+BAD = {
+    "there is no folder none: pass a checkpoint that save_pretrained has written": {"folder": "none"},
+    "the prompt is empty: --prompt says what the model goes on from": {"prompt": "  "},
+    "--break 7 is not a layer of this model: 1 to 6": {"more": ["--break", "7"]},
+    "--break 0 is not a layer of this model: 1 to 6": {"more": ["--break", "0"]},
+    "--max-new-tokens 0 is too small: at least 1": {"more": ["--max-new-tokens", "0"]},
+    "--host-memory 0 is no size: pass GiB, such as 4": {"more": ["--host-memory", "0"]},
+    "--device gpu is no device: pass cuda, cuda:0 or cpu": {"more": ["--device", "gpu"]},
+    "--device cuda:99: there are ": {"more": ["--device", "cuda:99"]},
+    "argument --break: invalid int value: 'five'": {"more": ["--break", "five"]},
+    "argument --dtype: invalid choice: 'int4'": {"more": ["--dtype", "int4"]},
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_bad_input_is_one_line_before_the_model_is_loaded(run, monkeypatch, capsys, said):
+    """And exit status 2."""
+    monkeypatch.setattr(command, "_loaded", None)
+    bad = BAD[said]
+    try:
+        status, _ = run([], *bad.get("more", ()), **{name: value for name, value in bad.items() if name != "more"})
+    except SystemExit as left:
+        status = left.code
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"djinn debug: {said}")
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(run, tmp_path, capsys):
+    """Without a configuration, with a broken one, without a tokenizer, without weights."""
+    lines = []
+
+    def fails():
+        assert run([], folder=tmp_path)[0] == 2
+        lines.append(capsys.readouterr().err.splitlines()[-1])
+
+    fails()
+    config = tmp_path / "config.json"
+    for text in ("{", "[]", json.dumps({"model_type": "llama", "num_hidden_layers": 6})):
+        config.write_text(text)
+        fails()
+    assert lines[0] == f"djinn debug: {tmp_path} has no config.json: pass a checkpoint that save_pretrained has written"
+    assert lines[1].startswith(f"djinn debug: {config} cannot be read: ")
+    assert lines[2] == f"djinn debug: {config} is no configuration of a model"
+    assert lines[3].startswith("djinn debug: the tokenizer cannot be loaded: ")
+
+
+def test_missing_packages_are_named(run, monkeypatch, capsys):
+    """With what to type, before anything is loaded."""
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert run([])[0] == 2
+    assert capsys.readouterr().err == 'djinn debug: transformers is not installed: pip install "djinn[debugger]"\n'
+
+
+def test_a_process_ends_with_that_status(interpreters):
+    """As the console script calls it."""
+    ended = interpreters.run(
+        """
+        import sys
+        from djinn.debugger.main import main
+        sys.exit(main(["debug", "none", "--prompt", "x", "--plain"]))
+        """
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("djinn debug: there is no folder none: ")

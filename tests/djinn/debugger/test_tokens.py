@@ -1,0 +1,83 @@
+"""The tokens that are shown are those that the program has."""
+
+import pytest
+import torch
+from tests.djinn.families import built, tokens_and_mask
+
+import djinn
+from djinn.debugger.bench import Bench
+
+
+def ids(tokens):
+    return [[token.id for token in row] for row in tokens.sequences]
+
+
+def plainly(llama, input_ids, new):
+    return llama.generate(input_ids, max_new_tokens=new, do_sample=False, eos_token_id=None)
+
+
+@pytest.mark.parametrize("visit", [1, 2, 4])
+def test_they_are_the_prompt_and_what_was_generated_so_far(bench, started, llama, input_ids, visit):
+    """In the prefill and in decode steps, from the device and from host memory; then the result."""
+    session = started(2, visit=visit)
+    whole = plainly(llama, input_ids, 4)
+    for _ in range(2):
+        found = bench.tokens()
+        assert ids(found) == whole[:, : 24 + visit - 1].tolist()
+        assert found.texts[0] == "".join(f"<{one}>" for one in ids(found)[0])
+        assert found.sequences[0][3].text == f"<{ids(found)[0][3]}>"
+        if session.phase is djinn.Phase.PAUSED:
+            session.io_wait()
+    session.resume()
+    session.wait(30)
+    assert ids(bench.tokens()) == whole.tolist()
+    assert bench.tokens().source == "the result"
+
+
+def test_without_a_tokenizer_they_are_ids(runtime, started):
+    """In digits, and without a text."""
+    started()
+    found = Bench(runtime).tokens()
+    assert found.texts == ()
+    assert [token.text for token in found.sequences[0]] == [str(token.id) for token in found.sequences[0]]
+
+
+def test_what_the_caller_passed_is_found(bench, runtime, llama, input_ids):
+    """It stays the caller's and is in no state; a tensor of other numbers is passed over."""
+
+    def program(scores, prompt, **more):
+        hidden = prompt + 0
+        return llama(inputs_embeds=llama.model.embed_tokens(hidden), use_cache=False)
+
+    session = runtime.open(breakpoint=2).start(program, torch.zeros(2, 3), input_ids)
+    session.wait(30)
+    assert ids(bench.tokens()) == input_ids.tolist()
+    assert bench.tokens().source == "the program's argument inputs"
+    session = runtime.open(breakpoint=2).start(program, None, input_ids[:, :5].clone(), input_ids=input_ids[:, :7])
+    session.wait(30)
+    bench.select(session.number)
+    assert ids(bench.tokens()) == input_ids[:, :7].tolist()
+
+
+def test_of_a_model_with_an_encoder_they_are_the_decoders():
+    """Not the longer prompt that the encoder was given."""
+    model = built("t5")
+    tokens, mask = tokens_and_mask()
+    with djinn.Runtime(model, host_memory_bytes=16 << 20) as runtime:
+        session = runtime.open(breakpoint=2, visit=3)
+        session.start(model.generate, tokens, attention_mask=mask, max_new_tokens=4, do_sample=False)
+        session.wait(30)
+        bench = Bench(runtime)
+        expected = model.generate(tokens, attention_mask=mask, max_new_tokens=4, do_sample=False)
+        assert ids(bench.tokens()) == expected[:, :3].tolist()
+
+
+def test_where_there_are_none_a_note_says_so(bench, runtime, llama):
+    """Without a session, of a program that computes, and of one that has embeddings only."""
+    assert bench.tokens().note == "there is no session"
+    session = runtime.open(breakpoint=1).start(lambda: llama(inputs_embeds=torch.zeros(1, 3, 64), use_cache=False))
+    session.wait(30)
+    assert bench.tokens().note == "no tokens are known of session 1, which is paused"
+    session.resume()
+    session.wait(30)
+    assert bench.tokens().note == "no tokens are known of session 1, which is finished"
