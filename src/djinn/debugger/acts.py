@@ -120,19 +120,19 @@ def fork(desk: Desk, asked: Asked) -> Outcome:
     """Fork the session, and select the fork; asks first, for side effects happen again."""
     session: Any = parked(desk)
     if not asked.confirmed:
-        what = "the program runs again up to here, and what it does beside calling the model happens again"
-        return Outcome(lines=(f"fork of session {session.number}: {what}",), question="Fork?")
-    make = getattr(session, "fork", None)
-    if make is None:
-        raise Refused("this version of djinn has no fork")
+        again = (
+            "its program runs again up to here",
+            "what it does beside calling the model happens again, such as lines",
+        )
+        return Outcome(lines=(f"fork of session {session.number}: {again[0]}", again[1]), question="Fork?")
     asked.say("the program runs again up to here")
-    other: Session = make()
+    other: Session = session.fork()
     desk.label(other, f"fork of {session.number}")
     desk.select(other.number)
     return Outcome(
         lines=(
-            f"session {other.number} is a fork of {session.number}, and selected: edits of one do not reach the other",
-            "the program's side effects up to here have happened again, such as lines that it prints",
+            f"session {other.number} is a fork of {session.number}: edits of one do not reach the other",
+            "the program's side effects up to here have happened again",
             *standing(desk, other).lines,
         )
     )

@@ -199,10 +199,11 @@ def test_a_fork_says_that_side_effects_happen_again(bench, started, monkeypatch)
     session, other = started(durable=True), started(durable=True)
     asked = bench.do("fork")
     assert asked.question == "Fork?"
-    assert "what it does beside calling the model happens again" in asked.lines[0]
+    assert asked.lines[0] == "fork of session 1: its program runs again up to here"
+    assert asked.lines[1] == "what it does beside calling the model happens again, such as lines"
     monkeypatch.setattr(type(session), "fork", lambda self: other, raising=False)
     said = bench.do("fork", confirmed=True).lines
-    assert said[0] == "session 2 is a fork of 1, and selected: edits of one do not reach the other"
+    assert said[0] == "session 2 is a fork of 1: edits of one do not reach the other"
     assert "side effects" in said[1]
     assert bench.rows()[1].label == "fork of 1"
     assert bench.selected is other

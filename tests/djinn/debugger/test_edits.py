@@ -35,6 +35,7 @@ EDITS = {
     "edit add vector.safetensors": lambda h: h + VECTOR,
     "edit expr torch.where(h > 0, h, 0.1 * h)": lambda h: torch.where(h > 0, h, 0.1 * h),
     "e h.double()": lambda h: h,
+    "e torch.save(h, 'h.pt') or h": lambda h: h,
 }
 
 
