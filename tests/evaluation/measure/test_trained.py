@@ -1,12 +1,16 @@
 """A trained model in bfloat16: words that make sense, and a pause, an edit and a resume that keep every bit."""
 
 import importlib.metadata
+import io
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 import djinn
+from djinn.debugger.main import main
 from evaluation.measure import trained
 from evaluation.measure.models import build, outline
 from evaluation.measure.workloads import measure
@@ -121,6 +125,33 @@ def test_an_edit_changes_its_words(model, tokenizer):
     found = interrupted(model, prompt, MIDDLE, edit=lambda state: move(state["hidden_states"]))
     assert words(tokenizer, found).startswith(" Rome")
     assert equal(found, expected)
+
+
+def without_numbers(text):
+    """``text`` without digits, progress, and the width of columns."""
+    lines = [re.sub(r"[-+.\d]*\d(e[-+]?\d+)?|(?<= )-(?= )", "#", line) for line in text.splitlines()]
+    return [
+        " ".join(line.split())
+        for line in lines
+        if " ... " not in line and not line.startswith(("the program", "writing"))
+    ]
+
+
+@pytest.mark.trained
+def test_the_debuggers_page_shows_what_happens(study, tmp_path, monkeypatch):
+    """Its transcript, typed again, gets the same answers but for digits; its words are Paris, and another city."""
+    page = (Path(__file__).parents[3] / "docs" / "debugger.md").read_text()
+    command, shown = re.search(r"```text\n\$ djinn (.*)\n((?:.|\n)*?)```", page).groups()
+    typed = re.findall(r"^\(djinn\) (.*)$", shown, re.MULTILINE)
+    prompt = re.search(r'--prompt "(.*)"', command)[1]
+    flags = command.partition('" ')[2].split()
+    monkeypatch.chdir(tmp_path)
+    out = io.StringIO()
+    asked = ["debug", study.model.path, "--prompt", prompt, "--device", "cpu", "--host-memory", "0.1", *flags]
+    assert main(asked, lines=io.StringIO("\n".join(typed)), out=out) == 0
+    expected = [line for line in without_numbers(shown) if not line.startswith("(djinn)")]
+    assert sorted(without_numbers(out.getvalue())) == sorted(expected)  # guesses may change places elsewhere
+    assert "is Paris." in out.getvalue()
 
 
 @pytest.mark.trained
