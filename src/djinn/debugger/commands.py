@@ -90,7 +90,9 @@ def _tokens(desk: Desk, asked: Asked) -> Outcome:
 def _lens(desk: Desk, asked: Asked) -> Outcome:
     parked(desk)
     numbers = [number(word, "lens K SEQUENCE") for word in asked.argument.split()]
-    count, sequence, *_ = [*numbers, *(5, 1)[len(numbers) :]]
+    if len(numbers) > 2:
+        raise Refused("lens takes two numbers at most: how many tokens, and which sequence")
+    count, sequence = [*numbers, *(5, 1)[len(numbers) :]]
     lens = desk.patient_lens(count, sequence - 1, asked.say)
     return Outcome(lines=tuple(words.lens_lines(lens)), failed=bool(lens.note))
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from djinn.core import Phase
-from djinn.interrupts import Hands
+from djinn.interrupts import Hands, holding
 from djinn.program.device_lock import DeviceLock
 from djinn.runtime import Runtime
 
@@ -42,29 +42,35 @@ class Looker:
         self.device = runtime._device
         self.thread: int | None = None
         self._hands: Hands | None = None  # from the first piece on
+        self._starting = threading.Lock()
 
     @property
     def computing(self) -> int | None:
         """The number of a session that computes or is about to; 0 for a program of another runtime; None for none."""
         for session in self._runtime.sessions:
-            if session._phase is Phase.RUNNING and session.doing != "gave up its turn":
+            program = session._program
+            if session._phase is Phase.RUNNING and program is not None and not program.turn.given_up:
                 return session.number
         return 0 if self.lock.locked else None
 
     def piece(self, function: Callable[[], T]) -> T:
         """Return ``function()``, called in a turn, without gradients. Raises :class:`Busy` while a program computes."""
+        hands = self._hands or holding(self._starting, self._started)
+        value: T = hands.do(lambda: self._in_a_turn(function))
+        return value
+
+    def _started(self) -> Hands:
         if self._hands is None:
             hands = Hands("djinn-looks")
             hands.start()
             self._hands = hands
-        value: T = self._hands.do(lambda: self._in_a_turn(function))
-        return value
+        return self._hands
 
     def close(self) -> None:
         """End the thread; a later :meth:`piece` starts another."""
-        if self._hands is not None:
-            self._hands.close()
-            self._hands = None
+        hands, self._hands = self._hands, None
+        if hands is not None:
+            hands.close()
 
     def bury(self) -> None:
         """Release the lock for a thread that has died."""

@@ -25,9 +25,10 @@ def ids_of(session: Session, *, has_encoder: bool = False) -> tuple[str, torch.T
     are those of its decoder.
     """
     if session.phase is Phase.FINISHED:
-        value = session.result(0)
+        outcome = session._outcome  # not result(), which counts as having been told of its end
+        value = None if outcome is None else outcome[0]
         found = getattr(value, "sequences", value)
-        return ("the result", found) if _are_ids(found) else None
+        return ("the result", found) if isinstance(found, torch.Tensor) and _are_ids(found) else None
     if session.phase not in PARKED:
         return None
     state = session.state

@@ -161,6 +161,7 @@ def test_errors_are_lines(bench, runtime, started, refuses):
     assert refuses("break 9") == "ValueError: breakpoint 9 is not a layer of this model: 1 to 6"
     assert refuses("pause").startswith("IllegalMove: a session that is paused cannot be paused")
     assert refuses("save x.djinn").startswith("IllegalMove: session 2 was not recorded: open it with durable=True")
+    assert refuses("lens 1 2 3") == "lens takes two numbers at most: how many tokens, and which sequence"
     assert refuses("step 5") == "step takes no argument"
     assert refuses("lens 5 3") == "logit lens, layer 2: there is no sequence 3: 1 to 2"
     assert refuses("restore none.djinn").startswith("FileNotFoundError: ")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +136,31 @@ def test_missing_packages_are_named(run, monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert run([])[0] == 2
     assert capsys.readouterr().err == 'djinn debug: transformers is not installed: pip install "djinn[debugger]"\n'
+
+
+def test_a_reader_who_has_gone_is_no_traceback(run, monkeypatch):
+    """As in a pipe to ``head``."""
+    closed = []
+
+    def writes(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command.plain, "run", writes)
+    monkeypatch.setattr(os, "dup2", lambda *args: closed.append(args))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: 1))
+    assert run([])[0] == 1
+    assert [target for _, target in closed] == [1]
+
+
+def test_ctrl_c_while_it_loads_is_a_line(run, monkeypatch, capsys):
+    """And the status that a shell gives it."""
+
+    def strikes(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_model", strikes)
+    assert run([])[0] == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "djinn debug: interrupted"
 
 
 def test_a_process_ends_with_that_status(interpreters):

@@ -34,6 +34,16 @@ def test_they_are_the_prompt_and_what_was_generated_so_far(bench, started, llama
     assert bench.tokens().source == "the result"
 
 
+def test_a_look_at_a_result_does_not_count_as_waiting_for_it(bench, runtime, started):
+    """``wait_any`` still tells of it."""
+    session = started(2)
+    session.resume()
+    while session.phase is djinn.Phase.RUNNING:
+        pass
+    assert bench.tokens().source == "the result"
+    assert runtime.wait_any(timeout=1) is session
+
+
 def test_without_a_tokenizer_they_are_ids(runtime, started):
     """In digits, and without a text."""
     started()
