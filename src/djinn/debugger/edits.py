@@ -78,7 +78,7 @@ def _read(path: Path) -> torch.Tensor:
         found = readers[path.suffix](path)
     except FileNotFoundError:
         raise Refused(f"there is no file {path}") from None
-    except (pickle.UnpicklingError, ImportError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except (pickle.UnpicklingError, ImportError, OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
         line = str(error).partition("\n")[0]
         raise Refused(f"{path} cannot be read as a tensor: {line}") from None
     if isinstance(found, dict) and len(found) == 1:

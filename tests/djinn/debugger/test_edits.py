@@ -79,6 +79,8 @@ REFUSALS = {
     "edit add broken.pt": "broken.pt cannot be read as a tensor: ",
     "edit add broken.safetensors": "broken.safetensors cannot be read as a tensor: ",
     "edit add code.pt": "code.pt cannot be read as a tensor: Weights only load failed",
+    "edit add code.npy": "code.npy cannot be read as a tensor: Object arrays cannot be loaded when allow_pickle=False",
+    "edit add words.npy": "words.npy cannot be read as a tensor: can't convert np.ndarray of type numpy.str_",
     "edit expr h +": "'h +' is no Python expression: ",
     "edit expr h[0]": "the expression gave shape [24, 64]; it must give the shape of h, [2, 24, 64]",
     "edit expr 3": "the expression gave int; it must give the shape of h, [2, 24, 64]",
@@ -94,6 +96,8 @@ def test_what_cannot_be_done_is_a_line(started, refuses):
     """And the hidden states are as before, also where an expression has written into its copy."""
     torch.save(torch.zeros(65), "long.pt")
     torch.save(pytest.approx, "code.pt")
+    np.save("code.npy", np.array([pytest.approx], dtype=object))
+    np.save("words.npy", np.array(["word"]))
     save_file({"a": VECTOR, "b": -VECTOR}, "many.safetensors")
     for kind in ("npy", "pt", "safetensors"):
         with open(f"broken.{kind}", "w") as file:

@@ -12,6 +12,7 @@ import djinn
 from djinn.debugger import measures
 from djinn.debugger.edits import Refused
 from djinn.debugger.looking import Busy, Looker
+from djinn.program.device_lock import DeviceLock
 
 
 @pytest.fixture
@@ -55,6 +56,24 @@ def test_who_computes_comes_first(runtime, looker, llama, input_ids):
 
     assert looker.piece(resumes_meanwhile)
     assert seen == ["waiting for its turn"]
+    assert waiter.wait(20) is djinn.Phase.FINISHED
+
+
+def test_who_was_resumed_and_has_not_come_yet_comes_first(monkeypatch, runtime, looker, llama, input_ids):
+    """The lock is free for another moment; a piece does not take it."""
+    waiter = parked(runtime, 1, prefill, llama, input_ids)
+    go_on, acquire = threading.Event(), DeviceLock.acquire
+
+    def acquires_later(lock, turn):
+        assert go_on.wait(20)
+        acquire(lock, turn)
+
+    monkeypatch.setattr(DeviceLock, "acquire", acquires_later)
+    waiter.resume()
+    assert not runtime._device_lock.locked
+    with pytest.raises(Busy):
+        looker.piece(lambda: None)
+    go_on.set()
     assert waiter.wait(20) is djinn.Phase.FINISHED
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.djinn.families import built, tokens_and_mask
+from tests.programs import greedy, parked
 
 import djinn
 from djinn.debugger.bench import Bench
@@ -63,6 +64,9 @@ def test_what_the_caller_passed_is_found(bench, runtime, llama, input_ids):
     session.wait(30)
     assert ids(bench.tokens()) == input_ids.tolist()
     assert bench.tokens().source == "the program's argument inputs"
+    session = parked(runtime, 2, greedy, llama, input_ids, 2, visit=2)  # its decode step is given one token
+    bench.select(session.number)
+    assert ids(bench.tokens()) == input_ids.tolist()
     session = runtime.open(breakpoint=2).start(program, None, input_ids[:, :5].clone(), input_ids=input_ids[:, :7])
     session.wait(30)
     bench.select(session.number)
