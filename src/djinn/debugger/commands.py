@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from djinn.core import PARKED, DjinnError
+from djinn.core import PARKED, DjinnError, Phase
 from djinn.debugger import acts, edits, words
 from djinn.debugger.answers import Asked, error_line, failed, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk, Interrupted
@@ -41,14 +41,21 @@ def perform(desk: Desk, line: str, *, confirmed: bool, say: Say) -> Outcome:
             raise Refused(f"{command.name} takes no argument")
         return command.act(desk, Asked(argument=argument, confirmed=confirmed, say=say))
     except (KeyboardInterrupt, Interrupted):
-        session = desk.selected
-        return failed("interrupted" + ("" if session is None else f": session {session.number} is {stands(session)}"))
+        return failed(f"interrupted{_what_goes_on(desk)}")
     except Refused as error:
         return failed(str(error))
     except KeyError as error:
         return failed(str(error.args[0]))
     except (DjinnError, ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         return failed(error_line(error))
+
+
+def _what_goes_on(desk: Desk) -> str:
+    session = desk.selected
+    if session is None:
+        return ""
+    hint = ": pause stops it" if session.phase is Phase.RUNNING else ""
+    return f": session {session.number} is {stands(session)}{hint}"
 
 
 def find(line: str) -> tuple[Command, str]:

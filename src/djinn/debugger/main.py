@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,6 +96,8 @@ def _debug(asked: argparse.Namespace, lines: TextIO, out: TextIO) -> None:
 
 def _open_front(bench: Bench, is_plain: bool, lines: TextIO, out: TextIO) -> None:
     if is_plain:
+        with suppress(ImportError):  # where there is none the terminal's own keys have to do
+            import_module("readline")
         plain.run(bench, lines=lines, out=out)
     else:
         import_module("djinn.debugger.screen").run(bench)

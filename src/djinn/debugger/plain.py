@@ -20,7 +20,7 @@ def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None)
         try:
             front.turn()
         except KeyboardInterrupt:
-            front.say("interrupted: quit ends the debugger")
+            front.interrupted()
 
 
 class _Front:
@@ -57,6 +57,12 @@ class _Front:
             self._tell(outcome)
         self.ended = outcome.quits
 
+    def interrupted(self) -> None:
+        """Say, on a line of its own, how to end."""
+        if self._asks:
+            self._out.write("\n")
+        self.say("interrupted: quit ends the debugger")
+
     def say(self, text: str) -> None:
         """Write a line, in the characters that the stream has."""
         encoding = getattr(self._out, "encoding", None) or "utf-8"
@@ -69,6 +75,11 @@ class _Front:
 
     def _read(self, prompt: str) -> str | None:
         """Return the next line; None at the end. The prompt of a question is written to a pipe too."""
+        if self._asks and self._lines is sys.stdin and self._out is sys.stdout:
+            try:
+                return input(prompt)  # by which a terminal's keys for editing work, where readline is loaded
+            except EOFError:
+                return None
         if self._asks or prompt is not _PROMPT:
             self._out.write(prompt if self._asks else prompt + "\n")
             self._out.flush()

@@ -116,7 +116,7 @@ def test_a_wait_shows_progress_and_can_be_stopped(bench, runtime, llama, input_i
 
     outcome = bench.do("resume", say=stops)
     assert outcome.failed
-    assert outcome.lines == ("interrupted: session 1 is running, to stop after layer 5",)
+    assert outcome.lines == ("interrupted: session 1 is running, to stop after layer 5: pause stops it",)
     assert len(said) == 1
     assert re.fullmatch(r"waiting for layer 5 \.\.\. \d s", said[0])
 

@@ -60,6 +60,24 @@ def test_a_prompt_is_for_a_terminal(bench, started):
     assert not any("(djinn)" in line for line in answers(bench, "quit\n"))
 
 
+def test_a_terminal_has_its_keys_for_editing(bench, started, monkeypatch, capsys):
+    """A person's lines are read by ``input``; the end of them quits."""
+    started()
+    prompts, typed = [], iter(["step"])
+
+    def reads(prompt):
+        prompts.append(prompt)
+        for line in typed:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", Typed())
+    monkeypatch.setattr("builtins.input", reads)
+    plain.run(bench)
+    assert prompts == ["(djinn) ", "(djinn) "]
+    assert "session 1: paused after layer 3" in capsys.readouterr().out
+
+
 def test_ctrl_c_at_the_prompt_does_not_end_it(bench, started):
     """It says how to end it, and reads on."""
     started()
