@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from djinn.core import PARKED
 from djinn.debugger.answers import Asked, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk
 from djinn.debugger.edits import Change, Refused
 from djinn.debugger.values import Outcome
-from djinn.session import Session
 from djinn.wording import mebibytes
 
 # -- going on --------------------------------------------------------------------------------------------------------
@@ -118,7 +116,7 @@ def restore(desk: Desk, asked: Asked) -> Outcome:
 
 def fork(desk: Desk, asked: Asked) -> Outcome:
     """Fork the session, and select the fork; asks first, for side effects happen again."""
-    session: Any = parked(desk)
+    session = parked(desk)
     if not asked.confirmed:
         again = (
             "its program runs again up to here",
@@ -126,7 +124,7 @@ def fork(desk: Desk, asked: Asked) -> Outcome:
         )
         return Outcome(lines=(f"fork of session {session.number}: {again[0]}", again[1]), question="Fork?")
     asked.say("the program runs again up to here")
-    other: Session = session.fork()
+    other = session.fork()
     desk.label(other, f"fork of {session.number}")
     desk.select(other.number)
     return Outcome(
