@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from djinn.debugger.memory import drawn
+from djinn.debugger.memory import history
 from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
 from djinn.wording import counted, mebibytes
 
@@ -103,6 +103,6 @@ def memory_lines(samples: Sequence[MemorySample]) -> list[str]:
     taken = counted(len(samples), "sample")
     return [
         f"device memory: {mebibytes(last.nbytes)} now, {mebibytes(most)} at most in {taken} over {seconds:.0f} s",
-        *drawn(samples, width=_WIDTH, height=5),
+        *history(samples, width=_WIDTH, height=7),
         "w: a session in IO_WAIT, r: one computes, b: both",
     ]

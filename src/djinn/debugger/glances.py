@@ -1,0 +1,60 @@
+"""What a screen shows of the selected session: asked for at a stop, piece by piece, until a command comes."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from djinn.core import DjinnError
+from djinn.debugger.bench import Bench, mark_of
+from djinn.debugger.looking import Busy
+from djinn.debugger.values import Lens, StateRow, Tokens
+
+_YIELD_SECONDS = 0.3  # between two looks of a state that is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is shown of a session as ``mark`` says that it stands; ``whole`` if no number is lacking."""
+
+    mark: object
+    tokens: Tokens
+    lens: Lens
+    state: tuple[StateRow, ...]
+    whole: bool
+
+
+NOTHING = Look(mark=None, tokens=Tokens(), lens=Lens(layer=None, label="logit lens"), state=(), whole=False)
+
+
+def standing(bench: Bench) -> object:
+    """Return what changes when another session is selected, or the selected one moves or is edited."""
+    session = bench.selected
+    return None if session is None else (session.number, session.phase, *mark_of(session))
+
+
+def glances(bench: Bench, *, turn: threading.Lock, given_up: Callable[[], bool]) -> Iterator[Look]:
+    """Yield what there is to show of the selected session, and again as its norms are computed.
+
+    It holds ``turn`` whenever it asks the bench, and ends early once it is ``given_up``, or the session goes on or
+    cannot be read, for a program computes.
+    """
+    with turn:
+        mark = standing(bench)
+        look = Look(mark=mark, tokens=bench.tokens(), lens=bench.lens(), state=bench.state(), whole=False)
+    yield look
+    told = time.monotonic()
+    for name in [row.name for row in look.state if not row.measured]:
+        try:
+            with turn:
+                if given_up() or standing(bench) != mark:
+                    return
+                bench.measure(name)
+                look = dataclasses.replace(look, state=bench.state())
+        except (Busy, DjinnError, KeyError):
+            return
+        if time.monotonic() - told > _YIELD_SECONDS:
+            told = time.monotonic()
+            yield look
+    yield dataclasses.replace(look, whole=True)

@@ -1,0 +1,157 @@
+"""The widgets of the screen: panels with a title that scroll, a command line with a history, and two dialogs."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import Resize
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+
+class Panel(VerticalScroll):
+    """Lines below a title. They scroll when the panel has the focus; it asks for new ones when its size changes."""
+
+    ALLOW_MAXIMIZE = True
+
+    class Resized(Message):
+        """The panel has another size."""
+
+    def __init__(self, title: str, *, id: str, wraps: bool = False) -> None:
+        super().__init__(id=id, classes="wraps" if wraps else None)
+        self.border_title = title
+        self._lines: tuple[str, ...] = ()
+        self._body = Static(markup=False)
+
+    def compose(self) -> ComposeResult:
+        """Return the one widget inside."""
+        yield self._body
+
+    @property
+    def columns(self) -> int:
+        """The columns that a line may take."""
+        return max(self.scrollable_content_region.width, 1)
+
+    @property
+    def rows(self) -> int:
+        """The lines that are seen at once."""
+        return max(self.scrollable_content_region.height, 1)
+
+    def show(self, lines: Sequence[str], *, head: bool = False, title: str | None = None, at_end: bool = False) -> None:
+        """Show these ``lines``, the first as a ``head``; nothing is drawn where they are shown already."""
+        if title is not None and title != self.border_title:
+            self.border_title = title
+        if tuple(lines) == self._lines:
+            return
+        self._lines = tuple(lines)
+        content = Content("\n".join(lines))
+        self._body.update(content.stylize("bold", 0, len(lines[0])) if head and lines else content)
+        if at_end:
+            self.scroll_end(animate=False)
+
+    @property
+    def text(self) -> str:
+        """What it shows."""
+        return "\n".join(self._lines)
+
+    def on_resize(self, event: Resize) -> None:
+        """Ask for lines that fit."""
+        self.post_message(self.Resized())
+
+
+class CommandLine(Input):
+    """The line for a command: the arrows bring back earlier ones, Escape leaves it."""
+
+    BINDINGS: ClassVar = [
+        Binding("up", "earlier", show=False),
+        Binding("down", "later", show=False),
+        Binding("escape", "leave", show=False),
+        Binding("ctrl+c", "app.interrupt", show=False),
+    ]
+
+    class Left(Message):
+        """The user has left the line without a command."""
+
+    def __init__(self) -> None:
+        super().__init__(id="command", placeholder="a key, or : and a command", compact=True, select_on_focus=False)
+        self._history: list[str] = []
+        self._at = 0
+
+    def begin(self, text: str) -> None:
+        """Put ``text`` into the line, for the user to go on with."""
+        self.value = text
+        self.cursor_position = len(text)
+        self.focus()
+
+    def keep(self, line: str) -> None:
+        """Note ``line`` as given, and empty the line."""
+        if line and line not in self._history[-1:]:
+            self._history.append(line)
+        self._at = len(self._history)
+        self.value = ""
+
+    def action_earlier(self) -> None:
+        """Show the command before."""
+        self._go(-1)
+
+    def action_later(self) -> None:
+        """Show the command behind."""
+        self._go(1)
+
+    def action_leave(self) -> None:
+        """Leave the line empty."""
+        self.value = ""
+        self.post_message(self.Left())
+
+    def _go(self, step: int) -> None:
+        self._at = min(max(self._at + step, 0), len(self._history))
+        self.value = self._history[self._at] if self._at < len(self._history) else ""
+        self.cursor_position = len(self.value)
+
+
+class Question(ModalScreen[bool]):
+    """Lines and a question; ``y`` is yes, anything that usually says no is no."""
+
+    BINDINGS: ClassVar = [
+        Binding("y", "answer(True)", show=False),
+        Binding("n,escape,q,enter,ctrl+c", "answer(False)", show=False),
+    ]
+
+    def __init__(self, lines: Sequence[str], question: str) -> None:
+        super().__init__()
+        self._said = [*lines, "", f"{question}  y: yes   n: no"]
+
+    def compose(self) -> ComposeResult:
+        """Return the box."""
+        with Vertical(classes="box"), VerticalScroll():
+            yield Static("\n".join(self._said), markup=False)
+
+    def action_answer(self, yes: bool) -> None:
+        """Close it with the answer."""
+        self.dismiss(yes)
+
+
+class Page(ModalScreen[None]):
+    """Lines to read, which scroll."""
+
+    BINDINGS: ClassVar = [Binding("escape,q,enter,ctrl+c,question_mark", "close", show=False)]
+
+    def __init__(self, title: str, lines: Sequence[str]) -> None:
+        super().__init__()
+        self._title, self._said = title, lines
+
+    def compose(self) -> ComposeResult:
+        """Return the box."""
+        with Vertical(classes="box page") as box:
+            box.border_title = self._title
+            box.border_subtitle = "Escape closes"
+            with VerticalScroll():
+                yield Static("\n".join(self._said), markup=False)
+
+    def action_close(self) -> None:
+        """Close it."""
+        self.dismiss()
