@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from djinn.core import DjinnError
-from djinn.debugger.bench import Bench, mark_of
+from djinn.debugger.bench import Bench
+from djinn.debugger.edits import Refused
 from djinn.debugger.looking import Busy
+from djinn.debugger.looks import mark_of
 from djinn.debugger.values import Lens, StateRow, Tokens
 
 _YIELD_SECONDS = 0.3  # between two looks of a state that is measured
@@ -52,6 +54,8 @@ def glances(bench: Bench, *, turn: threading.Lock, given_up: Callable[[], bool])
                     return
                 bench.measure(name)
                 look = dataclasses.replace(look, state=bench.state())
+        except Refused:  # that would move the state
+            break
         except (Busy, DjinnError, KeyError):
             return
         if time.monotonic() - told > _YIELD_SECONDS:
