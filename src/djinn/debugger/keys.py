@@ -1,12 +1,14 @@
 """The keys of the screen: those of the commands, those of the screen itself, and how both are said."""
 
+import textwrap
 from collections.abc import Sequence
 
 from textual.binding import Binding, BindingType
 
-from djinn.debugger.commands import COMMANDS, help_lines
+from djinn.debugger.commands import COMMANDS, Command
+from djinn.debugger.tables import cut
 
-_TEXTUAL = {"?": "question_mark"}  # what Textual calls a key
+_PAGE = 74  # characters of a line of the help
 _ENDS = ("? help", "q quit")
 _WANTED = (  # where the last line is too short for all, the last of these are said in the help alone
     "b break",
@@ -25,18 +27,18 @@ _WANTED = (  # where the last line is too short for all, the last of these are s
     "z zoom",
 )
 _OWN = (
-    ":       type any command; Escape goes back to the keys, Up brings back earlier lines",
-    "Tab     go to the next panel: arrows and Page Down scroll it, z shows it alone, and all again",
-    "Ctrl-C  stop waiting for what runs: the session goes on, nothing is lost",
-    "Ctrl-L  draw the screen anew",
+    (":", "type any command; Escape goes back to the keys, Up brings back earlier lines"),
+    ("Tab", "go to the next panel: arrows and Page Down scroll it, z shows it alone, and all again"),
+    ("Ctrl-C", "stop waiting for what runs: the session goes on, and nothing is lost"),
+    ("Ctrl-L", "draw the screen anew"),
 )
 
 
 def bindings() -> list[BindingType]:
     """Return a binding for each command, and those of the screen itself."""
     return [
-        *(Binding(_TEXTUAL.get(each.key, each.key), f"key('{each.name}')", show=False) for each in COMMANDS),
-        Binding("colon,enter", "command", show=False),
+        *(Binding(each.key, f"key('{each.name}')", show=False) for each in COMMANDS),
+        Binding(":,enter", "command", show=False),
         Binding("z", "zoom", show=False),
         Binding("ctrl+l", "redraw", show=False),
         Binding("ctrl+c", "interrupt", show=False),
@@ -53,7 +55,33 @@ def keys_line(width: int) -> str:
     return "  ".join((*kept, *_ENDS))
 
 
+def hint(line: str, width: int) -> str:
+    """Return what the command that ``line`` begins takes and does; where it may be several, their forms."""
+    fitting = [each for each in COMMANDS if _fits(each, line)]
+    if not line.strip() or not fitting:
+        return cut("Enter does it   Escape: back to the keys   Up: earlier lines", width)
+    if len(fitting) == 1:
+        return cut(f"{_form(fitting[0])}: {fitting[0].help}", width)
+    return cut("   ".join(map(_form, fitting)), width)
+
+
+def _fits(command: Command, line: str) -> bool:
+    return command.name.startswith(line.strip()) or line.startswith(f"{command.name} ")
+
+
+def _form(command: Command) -> str:
+    return f"{command.name} {command.arguments}".strip()
+
+
 def help_page() -> Sequence[str]:
     """Return what the help shows: each command with its key, and the keys of the screen itself."""
-    lines = [f"{each.key}  {line}" for each, line in zip(COMMANDS, help_lines(), strict=True)]
-    return [*lines, "", *_OWN, "", "The key of a command that takes an argument opens the line for it."]
+    forms = {each: _form(each) for each in COMMANDS}
+    space = max(map(len, forms.values()))
+    rows = [(f"{each.key:<7}{form:<{space}}  ", each.help) for each, form in forms.items()]
+    rows += [("", ""), *((f"{key:<7}", said) for key, said in _OWN), ("", "")]
+    rows += [("", "The key of a command that takes an argument opens the line for it.")]
+    wrapped = (
+        textwrap.wrap(said, _PAGE, initial_indent=begin, subsequent_indent=" " * len(begin)) or [""]
+        for begin, said in rows
+    )
+    return [line for lines in wrapped for line in lines]

@@ -1,11 +1,10 @@
-"""The debugger's screen: shows what the bench has in panels, and sends it command lines; no function of its own.
+"""The debugger's screen: shows what the bench has, and sends it command lines; no function of its own.
 
 A command runs on a thread, one at a time, so keys work meanwhile. When it has ended, or the selected session has come
-to another stop, a look is asked for (``glances``). The timer reads the sessions' phases and sizes, which touches no
-device, and redraws the panels that have changed.
+to another stop, there is another look at it (``glances``). The timer reads the sessions' phases and sizes, which
+touches no device, and redraws the panels that have changed.
 """
 
-import sys
 import threading
 import time
 from collections import deque
@@ -14,22 +13,22 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import App, ComposeResult
-from textual.containers import Container
 from textual.events import DescendantBlur, DescendantFocus, Print
+from textual.filter import LineFilter, NoColor
 from textual.message import Message
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from djinn.core import Phase
-from djinn.debugger import views
+from djinn.debugger import terminal
 from djinn.debugger.bench import Bench
+from djinn.debugger.board import STYLES, Board
 from djinn.debugger.commands import COMMANDS
 from djinn.debugger.glances import NOTHING, Look, glances, standing
-from djinn.debugger.keys import bindings, help_page, keys_line
-from djinn.debugger.memory import history
+from djinn.debugger.keys import bindings, help_page, hint, keys_line
 from djinn.debugger.tables import visible
 from djinn.debugger.values import Outcome
-from djinn.debugger.widgets import CommandLine, Page, Panel, Question
+from djinn.debugger.widgets import DIALOGS, CommandLine, Page, Panel, Question
 from djinn.program.caller import CallerContext
 
 _TIMER_SECONDS = 0.5
@@ -37,123 +36,103 @@ _ANSWERS = 500  # lines that are kept
 _PAGE_LINES = 8  # an answer that is longer, and does not fit its panel, is shown as a page
 
 
+def run(bench: Bench) -> None:
+    """Show the screen of ``bench`` until the user quits. Raises :class:`djinn.DjinnError` where there is none."""
+    terminal.check()
+    Debugger(bench, colours=terminal.has_colours(), ascii=not terminal.has_blocks()).run(mouse=False)
+
+
+class Told(Message):
+    """A command that runs has a line of progress."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+class Done(Message):
+    """A command has ended."""
+
+    def __init__(self, line: str, outcome: Outcome) -> None:
+        super().__init__()
+        self.line, self.outcome = line, outcome
+
+
+class Looked(Message):
+    """There is something new to show of the selected session."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self.look = look
+
+
 class Debugger(App[None]):
-    """The screen of ``bench``; :meth:`run` shows it until the user quits."""
-
-    class Told(Message):
-        """A command that runs has a line of progress."""
-
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
-
-    class Done(Message):
-        """A command has ended."""
-
-        def __init__(self, line: str, outcome: Outcome) -> None:
-            super().__init__()
-            self.line, self.outcome = line, outcome
-
-    class Looked(Message):
-        """There is something new to show of the selected session."""
-
-        def __init__(self, look: Look) -> None:
-            super().__init__()
-            self.look = look
+    """The screen of ``bench``; without ``colours``, or with lines and bars in ``ascii``, if the terminal lacks them."""
 
     TITLE = "djinn debug"
     ENABLE_COMMAND_PALETTE = False
-    CSS = """
-    Panel { border-top: solid ansi_bright_black; border-title-style: bold; scrollbar-size-vertical: 1; }
-    Panel { scrollbar-gutter: stable; height: auto; }
-    Panel:focus { border-top: heavy ansi_default; }
-    Panel Static { text-wrap: nowrap; }
-    Panel.wraps Static { text-wrap: wrap; }
-    .-ascii Panel { border-top: ascii ansi_default; }
-    #title { height: 1; text-style: bold; }
-    #sessions { height: auto; min-height: 3; max-height: 25%; }
-    #middle { layout: horizontal; height: 9; }
-    #tokens { width: 1fr; height: 100%; }
-    #memory { width: 34; height: 100%; margin-left: 1; }
-    .-narrow #middle { layout: vertical; height: 10; }
-    .-narrow #memory { width: 100%; height: 4; margin-left: 0; }
-    .-narrow #tokens { width: 100%; height: 6; }
-    #state { height: 1fr; min-height: 4; }
-    #answers { height: 1fr; min-height: 4; }
-    #command { height: 1; border: none; padding: 0; }
-    #keys { height: 1; text-wrap: nowrap; }
-    Question, Page { align: center middle; background: ansi_default; }
-    .box { border: solid ansi_default; height: auto; max-height: 90%; width: 90%; padding: 0 1; }
-    .box VerticalScroll { height: auto; max-height: 100%; }
-    .-ascii .box { border: ascii ansi_default; }
-    """
+    ALLOW_IN_MAXIMIZED_VIEW = "#command, #keys"
+    AUTO_FOCUS = None
+    CSS = f"{STYLES}{DIALOGS}#keys {{ height: 1; text-wrap: nowrap; }}"
     BINDINGS: ClassVar = bindings()
 
-    def __init__(self, bench: Bench, *, first: Sequence[str] = ()) -> None:
-        super().__init__(ansi_color=True)
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal")]
+    def __init__(self, bench: Bench, *, colours: bool = True, ascii: bool = False) -> None:
+        super().__init__(ansi_color=True)  # the terminal's own colours
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]
         self.bench = bench
+        self._colours, self._ascii = colours, ascii
         self._caller = CallerContext(bench.runtime._device)  # commands run as if called here
         self._turn = threading.Lock()  # held by the thread that asks the bench for more than values of the moment
         self._busy: tuple[str, float] | None = None  # the command that runs, and since when
         self._progress = ""
-        self._answers: deque[str] = deque(first, maxlen=_ANSWERS)
+        self._quits = False  # whether to quit when that has ended
+        self._answers: deque[str] = deque(maxlen=_ANSWERS)
         self._printed = ""  # a line of the program's that has not ended
-        self._asked: object = None  # the mark of the last look that was asked for
+        self._asked: object = None  # how the session stood at the last look
         self._look = NOTHING
         self._stays = False  # whether the command line keeps the focus
-        runtime = bench.runtime
-        model = f"{type(runtime._model).__name__}, {bench.depth} layers, on {runtime._device}"
-        self._title = Static(f"djinn debug  {model}", id="title", markup=False)
-        self._sessions = Panel("sessions", id="sessions")
-        self._tokens = Panel("tokens", id="tokens")
-        self._memory = Panel("device memory", id="memory")
-        self._state = Panel("state", id="state")
-        self._said = Panel("answers", id="answers", wraps=True)
+        self._board = Board(bench, ascii=ascii)
         self._command = CommandLine()
         self._keys = Static(id="keys", markup=False)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what is done to each line, such as to take its colours away."""
+        return [*super().get_line_filters(), *([] if self._colours else [NoColor()])]
+
     def compose(self) -> ComposeResult:
-        """Return the panels from top to bottom."""
-        yield self._title
-        yield self._sessions
-        with Container(id="middle"):
-            yield self._tokens
-            yield self._memory
-        yield self._state
-        yield self._said
+        """Return the panels, the command line, and the line of keys."""
+        yield self._board
         yield self._command
         yield self._keys
 
     def on_mount(self) -> None:
         """Begin to look, and to take what the program prints."""
-        if not (getattr(sys.__stderr__, "encoding", None) or "").lower().startswith("utf"):
-            self.add_class("-ascii")
+        self.set_class(self._ascii, "-ascii")
         self.begin_capture_print(self)
+        self._board.sessions.focus()
         self.set_interval(_TIMER_SECONDS, self._tick)
         self._tick()
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        """Read the sessions, and ask for a look if the selected one has moved; nothing here waits or computes."""
+        """Look anew if the selected session has moved, or could not be read; nothing here waits or computes."""
         self.bench.sample()
-        mark, runs = standing(self.bench), any(row.phase is Phase.RUNNING for row in self.bench.rows())
-        unfinished = not self._look.whole and not runs and not self._looking
-        if self._busy is None and (mark != self._asked or unfinished):
-            self._asked = mark
+        stands = standing(self.bench)
+        runs = any(row.phase is Phase.RUNNING for row in self.bench.rows())
+        looking = any(worker.group == "look" and not worker.is_finished for worker in self.workers)
+        unfinished = not self._look.whole and not runs and not looking
+        if self._busy is None and (stands != self._asked or unfinished):
+            self._asked = stands
             self._look_again()
         self._draw()
-
-    @property
-    def _looking(self) -> bool:
-        return any(worker.group == "look" and not worker.is_finished for worker in self.workers)
 
     @work(thread=True, group="look", exclusive=True, exit_on_error=False)
     def _look_again(self) -> None:
         worker = get_current_worker()
         for look in glances(self.bench, turn=self._turn, given_up=lambda: worker.is_cancelled):
-            self.post_message(self.Looked(look))
+            self.post_message(Looked(look))
 
     @on(Looked)
     def _show_look(self, message: Looked) -> None:
@@ -161,42 +140,22 @@ class Debugger(App[None]):
             self._look = message.look
             self._draw()
 
-    def _draw(self) -> None:
-        """Bring every panel up to date; one that would show the same is left alone."""
-        rows, look = self.bench.rows(), self._look
-        panel = self._sessions
-        panel.show(views.sessions(rows, width=panel.columns), head=True)
-        session = self.bench.selected
-        number = "" if session is None else f" of session {session.number}"
-        panel = self._tokens
-        lines = views.tokens(look.tokens, look.lens, width=panel.columns, height=panel.rows)
-        panel.show(lines, title=f"tokens{number}, and logit lens")
-        panel = self._memory
-        panel.show(
-            history(self.bench.memory(), width=panel.columns, height=panel.rows, ascii=self.has_class("-ascii")),
-            title="device memory  w: IO_WAIT",
-        )
-        panel = self._state
-        where = f" after layer {session.layer}" if session is not None and look.state else ""
-        panel.show(views.state(look.state, width=panel.columns), head=True, title=f"state{number}{where}")
-        self._said.show(list(self._answers), at_end=True)
-        self._keys.update(self._last_line())
-
-    def _last_line(self) -> str:
-        """Say what runs, else what the keys do."""
-        if self._busy is not None:
-            line, since = self._busy
-            seconds = time.monotonic() - since
-            return f"{self._progress or line}, {seconds:.0f} s   Ctrl-C stops waiting"
-        if self._command.has_focus:
-            return "Enter: do it   Escape: back to the keys   Up: earlier lines"
-        return keys_line(self.size.width)
-
     @on(Panel.Resized)
     @on(DescendantFocus)
     @on(DescendantBlur)
-    def _draw_anew(self) -> None:
-        self._draw()
+    @on(Input.Changed)
+    def _draw(self) -> None:
+        self._board.draw(self._look, self._answers)
+        self._keys.update(self._last_line())
+
+    def _last_line(self) -> str:
+        """Say what runs, else what can be typed."""
+        if self._busy is not None:
+            line, since = self._busy
+            return f"{self._progress or f'{line} ... {time.monotonic() - since:.0f} s'}   Ctrl-C stops waiting"
+        if self._command.has_focus:
+            return hint(self._command.value, self.size.width)
+        return keys_line(self.size.width)
 
     def _tell(self, *lines: str) -> None:
         self._answers.extend(map(visible, lines))
@@ -212,7 +171,10 @@ class Debugger(App[None]):
     def begin(self, line: str, *, confirmed: bool = False) -> None:
         """Do what ``line`` asks for on a thread, unless one is at work."""
         if self._busy is not None:
-            self._tell(f"still at {self._busy[0]}: Ctrl-C stops waiting for it")
+            self._quits = line == "quit"
+            if self._quits:
+                self.bench.interrupt()
+            self._tell(f"still at {self._busy[0]}: {'that ends first' if self._quits else 'Ctrl-C stops waiting'}")
             return
         if not confirmed:
             self._tell(f"> {line}")
@@ -225,10 +187,10 @@ class Debugger(App[None]):
     def _perform(self, line: str, confirmed: bool) -> None:
         with self._turn, self._caller.entered():
             outcome = self.bench.do(line, confirmed=confirmed, say=self._say)
-        self.post_message(self.Done(line, outcome))
+        self.post_message(Done(line, outcome))
 
     def _say(self, text: str) -> None:
-        self.post_message(self.Told(text))
+        self.post_message(Told(text))
 
     @on(Told)
     def _show_progress(self, message: Told) -> None:
@@ -244,15 +206,15 @@ class Debugger(App[None]):
             self.exit()
         elif outcome.question:
             self.push_screen(Question(outcome.lines, outcome.question), lambda yes: self._answered(line, yes))
-        elif len(outcome.lines) > max(_PAGE_LINES, self._said.rows):
-            self._page(line, outcome.lines)
+        elif len(outcome.lines) > max(_PAGE_LINES, self._board.answers.rows):
+            self._tell(f"{len(outcome.lines)} lines, shown as a page")
+            self.push_screen(Page(line, help_page() if line == "help" else outcome.lines))
         else:
             self._tell(*(f"error: {said}" if outcome.failed else said for said in outcome.lines))
+        if self._quits:
+            self._quits = False
+            self.begin("quit")
         self._tick()
-
-    def _page(self, line: str, lines: Sequence[str]) -> None:
-        self._tell(f"{len(lines)} lines, shown as a page")
-        self.push_screen(Page(line, help_page() if line == "help" else [*map(visible, lines)]))
 
     def _answered(self, line: str, yes: bool | None) -> None:
         if yes:
@@ -278,11 +240,10 @@ class Debugger(App[None]):
             self.begin(name)
 
     def action_command(self) -> None:
-        """Open the line for any command."""
+        """Open the line for any command, and for the next ones."""
         self._open("", stays=True)
 
     def _open(self, text: str, *, stays: bool) -> None:
-        self.screen.minimize()
         self._stays = stays
         self._command.begin(text)
 
@@ -293,11 +254,11 @@ class Debugger(App[None]):
         if line:
             self.begin(line)
         if not line or not self._stays:
-            self._sessions.focus()
+            self._board.sessions.focus()
 
     @on(CommandLine.Left)
     def _left(self) -> None:
-        self._sessions.focus()
+        self._board.sessions.focus()
 
     def action_zoom(self) -> None:
         """Show the panel that has the focus alone, or all again."""
@@ -316,8 +277,3 @@ class Debugger(App[None]):
     def action_redraw(self) -> None:
         """Draw all anew, where something else has written on the terminal."""
         self.refresh(repaint=True, layout=True)
-
-
-def run(bench: Bench) -> None:
-    """Show the screen of ``bench`` until the user quits."""
-    Debugger(bench).run(mouse=False)

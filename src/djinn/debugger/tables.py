@@ -38,9 +38,9 @@ def tail(text: str, *, width: int, rows: int) -> list[str]:
     lines = chop_cells(text, width) if width > 2 else []
     if len(lines) <= rows:
         return lines
-    kept = "".join(lines[-rows:])
+    kept = text
     while cell_len(kept) > width * rows - 2:
-        kept = kept[1:]
+        kept = kept[max(len(kept) - width * rows, 1) :]
     return chop_cells(".." + kept, width)[:rows]
 
 

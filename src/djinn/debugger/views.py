@@ -23,7 +23,7 @@ _STATE = (
     Column(head="shape"),
     Column(head="dtype", rank=2),
     Column(head="norm", right=True),
-    Column(head="spread: least median most", rank=1),
+    Column(head="spread: min med max", rank=1),
 )
 _TEXT_ROWS = 2  # of the tokens, at least
 _GUESS_ROWS = 4  # the label of the lens and three guesses
@@ -68,9 +68,7 @@ def _tokens(found: Tokens, *, width: int) -> list[str]:
     if found.note or not found.sequences:
         return [cut(visible(found.note or "no tokens yet"), width)]
     text = found.texts[0] if found.texts else " ".join(token.text for token in found.sequences[0])
-    more = len(found.sequences) - 1
-    beside = f" (1 of {len(found.sequences)} sequences)" if more else ""
-    return tail(visible(text) + beside, width=width, rows=max(len(text), 1))
+    return tail(visible(text), width=width, rows=max(len(text), 1))
 
 
 def _guesses(lens: Lens, *, width: int) -> list[str]:

@@ -12,6 +12,18 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from djinn.debugger.tables import visible
+
+DIALOGS = """
+#command { height: 1; border: none; padding: 0; }
+Question, Page { align: center middle; background: ansi_default; }
+.box { border: solid ansi_default; height: auto; max-height: 100%; width: 100%; max-width: 100; padding: 0 1; }
+.box VerticalScroll { height: auto; max-height: 100%; }
+.box VerticalScroll { scrollbar-size-vertical: 1; }
+.-ascii .box { border: ascii ansi_default; }
+.-ascii .box VerticalScroll { scrollbar-size-vertical: 0; }
+"""
+
 
 class Panel(VerticalScroll):
     """Lines below a title. They scroll when the panel has the focus; it asks for new ones when its size changes."""
@@ -41,8 +53,13 @@ class Panel(VerticalScroll):
         """The lines that are seen at once."""
         return max(self.scrollable_content_region.height, 1)
 
-    def show(self, lines: Sequence[str], *, head: bool = False, title: str | None = None, at_end: bool = False) -> None:
-        """Show these ``lines``, the first as a ``head``; nothing is drawn where they are shown already."""
+    def show(
+        self, lines: Sequence[str], *, head: bool = False, title: str | None = None, seen: int | None = None
+    ) -> None:
+        """Show these ``lines``, the first as a ``head``, so that line ``seen`` is seen.
+
+        Nothing is drawn where they are shown already.
+        """
         if title is not None and title != self.border_title:
             self.border_title = title
         if tuple(lines) == self._lines:
@@ -50,8 +67,8 @@ class Panel(VerticalScroll):
         self._lines = tuple(lines)
         content = Content("\n".join(lines))
         self._body.update(content.stylize("bold", 0, len(lines[0])) if head and lines else content)
-        if at_end:
-            self.scroll_end(animate=False)
+        if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows:
+            self.scroll_to(y=seen, animate=False)
 
     @property
     def text(self) -> str:
@@ -123,7 +140,7 @@ class Question(ModalScreen[bool]):
 
     def __init__(self, lines: Sequence[str], question: str) -> None:
         super().__init__()
-        self._said = [*lines, "", f"{question}  y: yes   n: no"]
+        self._said = [*map(visible, lines), "", f"{question}  y: yes   n: no"]
 
     def compose(self) -> ComposeResult:
         """Return the box."""
@@ -142,12 +159,12 @@ class Page(ModalScreen[None]):
 
     def __init__(self, title: str, lines: Sequence[str]) -> None:
         super().__init__()
-        self._title, self._said = title, lines
+        self._title, self._said = title, [visible(line) for line in lines]
 
     def compose(self) -> ComposeResult:
         """Return the box."""
         with Vertical(classes="box page") as box:
-            box.border_title = self._title
+            box.border_title = Content(self._title)
             box.border_subtitle = "Escape closes"
             with VerticalScroll():
                 yield Static("\n".join(self._said), markup=False)

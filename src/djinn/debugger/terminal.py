@@ -1,0 +1,36 @@
+"""What the terminal can do: whether text can be placed on it, and whether it has colours and block characters."""
+
+import curses
+import os
+import sys
+
+from djinn.core import DjinnError
+
+_FEW_GLYPHS = ("linux", "vt")  # the begin of the names of terminals whose fonts lack most blocks
+
+
+def check() -> None:
+    """Raise :class:`djinn.DjinnError` if no screen can be shown here."""
+    name = os.environ.get("TERM", "")
+    lines = "type --plain, or djinn.debug(runtime, plain=True), for lines"
+    if not (sys.__stdin__ and sys.__stdin__.isatty() and sys.__stderr__ and sys.__stderr__.isatty()):
+        raise DjinnError(f"the screen needs a terminal, and standard input or error is none: {lines}")
+    if name in ("", "dumb", "unknown"):
+        raise DjinnError(f"the screen cannot place text on this terminal (TERM={name}): {lines}")
+
+
+def has_colours() -> bool:
+    """Whether the terminal has colours; one that nobody has described is taken to have them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    try:
+        curses.setupterm(fd=sys.__stderr__.fileno())  # type: ignore[union-attr]
+    except (curses.error, AttributeError, OSError):
+        return True
+    return curses.tigetnum("colors") >= 8
+
+
+def has_blocks() -> bool:
+    """Whether lines and blocks can be drawn, and not only ASCII."""
+    encoding = getattr(sys.__stderr__, "encoding", None) or "ascii"
+    return encoding.lower().startswith("utf") and not os.environ.get("TERM", "").startswith(_FEW_GLYPHS)
