@@ -19,7 +19,7 @@ Panel { scrollbar-gutter: stable; }
 Panel:focus { border-top: heavy ansi_default; border-title-style: bold reverse; }
 Panel Static { text-wrap: nowrap; }
 Panel.wraps Static { text-wrap: wrap; }
-.-ascii Panel { border-top: ascii ansi_default; scrollbar-size-vertical: 0; }
+.-ascii Panel { border-top: ascii ansi_default; scrollbar-visibility: hidden; }
 .-ascii Panel:focus { border-top: ascii ansi_default; }
 #title { height: 1; text-style: bold; }
 #sessions { height: 4; max-height: 25%; }

@@ -26,7 +26,7 @@ from djinn.debugger.board import STYLES, Board
 from djinn.debugger.commands import COMMANDS
 from djinn.debugger.glances import NOTHING, Look, glances, standing
 from djinn.debugger.keys import bindings, help_page, hint, keys_line
-from djinn.debugger.tables import visible
+from djinn.debugger.tables import cut, visible
 from djinn.debugger.values import Outcome
 from djinn.debugger.widgets import DIALOGS, CommandLine, Page, Panel, Question
 from djinn.program.caller import CallerContext
@@ -86,7 +86,7 @@ class Debugger(App[None]):
         self._turn = threading.Lock()  # held by the thread that asks the bench for more than values of the moment
         self._busy: tuple[str, float] | None = None  # the command that runs, and since when
         self._progress = ""
-        self._quits = False  # whether to quit when that has ended
+        self._ahead: list[str] = []  # commands that were given meanwhile
         self._answers: deque[str] = deque(maxlen=_ANSWERS)
         self._printed = ""  # a line of the program's that has not ended
         self._asked: object = None  # how the session stood at the last look
@@ -152,7 +152,9 @@ class Debugger(App[None]):
         """Say what runs, else what can be typed."""
         if self._busy is not None:
             line, since = self._busy
-            return f"{self._progress or f'{line} ... {time.monotonic() - since:.0f} s'}   Ctrl-C stops waiting"
+            said = self._progress or f"{line} ... {time.monotonic() - since:.0f} s"
+            ahead = f"   then: {', '.join(self._ahead)}" if self._ahead else ""
+            return cut(f"{said}   Ctrl-C stops waiting{ahead}", self.size.width)
         if self._command.has_focus:
             return hint(self._command.value, self.size.width)
         return keys_line(self.size.width)
@@ -169,12 +171,12 @@ class Debugger(App[None]):
     # -- what is done ------------------------------------------------------------------------------------------------
 
     def begin(self, line: str, *, confirmed: bool = False) -> None:
-        """Do what ``line`` asks for on a thread, unless one is at work."""
+        """Do what ``line`` asks for on a thread; if one is at work, when that has ended."""
         if self._busy is not None:
-            self._quits = line == "quit"
-            if self._quits:
+            self._ahead.append(line)
+            if line == "quit":
                 self.bench.interrupt()
-            self._tell(f"still at {self._busy[0]}: {'that ends first' if self._quits else 'Ctrl-C stops waiting'}")
+            self._draw()
             return
         if not confirmed:
             self._tell(f"> {line}")
@@ -211,9 +213,10 @@ class Debugger(App[None]):
             self.push_screen(Page(line, help_page() if line == "help" else outcome.lines))
         else:
             self._tell(*(f"error: {said}" if outcome.failed else said for said in outcome.lines))
-        if self._quits:
-            self._quits = False
-            self.begin("quit")
+        if outcome.failed or outcome.question:  # what was to follow it was meant for another outcome
+            self._ahead = ["quit"] if "quit" in self._ahead and not outcome.question else []
+        if self._ahead and not outcome.quits:
+            self.begin(self._ahead.pop(0))
         self._tick()
 
     def _answered(self, line: str, yes: bool | None) -> None:
@@ -272,6 +275,7 @@ class Debugger(App[None]):
         if self._busy is None:
             self._tell("nothing is waited for: q quits")
         else:
+            self._ahead.clear()
             self.bench.interrupt()
 
     def action_redraw(self) -> None:

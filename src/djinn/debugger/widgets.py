@@ -21,7 +21,7 @@ Question, Page { align: center middle; background: ansi_default; }
 .box VerticalScroll { height: auto; max-height: 100%; }
 .box VerticalScroll { scrollbar-size-vertical: 1; }
 .-ascii .box { border: ascii ansi_default; }
-.-ascii .box VerticalScroll { scrollbar-size-vertical: 0; }
+.-ascii .box VerticalScroll { scrollbar-visibility: hidden; }
 """
 
 
