@@ -14,13 +14,15 @@ from djinn.debugger.widgets import Panel
 
 STYLES = """
 Board { height: 1fr; }
-Panel { border-top: solid ansi_bright_black; border-title-style: bold; scrollbar-size-vertical: 1; }
-Panel { scrollbar-gutter: stable; }
-Panel:focus { border-top: heavy ansi_default; border-title-style: bold reverse; }
+Panel { border-top: solid ansi_cyan; border-title-color: ansi_default; border-title-style: bold; }
+Panel { scrollbar-size-vertical: 1; scrollbar-gutter: stable; scrollbar-color: ansi_cyan; }
+Panel { scrollbar-background: ansi_default; scrollbar-background-hover: ansi_default; }
+Panel:focus { border-top: heavy ansi_cyan; border-title-style: bold reverse; }
+#memory Static { color: ansi_green; }
 Panel Static { text-wrap: nowrap; }
 Panel.wraps Static { text-wrap: wrap; }
-.-ascii Panel { border-top: ascii ansi_default; scrollbar-visibility: hidden; }
-.-ascii Panel:focus { border-top: ascii ansi_default; }
+.-ascii Panel { border-top: ascii ansi_cyan; scrollbar-visibility: hidden; }
+.-ascii Panel:focus { border-top: ascii ansi_cyan; }
 #title { height: 1; text-style: bold; }
 #sessions { height: 4; max-height: 25%; }
 #middle { layout: horizontal; height: 9; }
@@ -29,7 +31,7 @@ Panel.wraps Static { text-wrap: wrap; }
 .-narrow #middle { layout: vertical; height: 11; }
 .-narrow #memory { width: 100%; height: 5; margin-left: 0; }
 .-narrow #tokens { width: 100%; height: 6; }
-.-tall #middle { height: 14; }
+.-tall #middle { height: 11; }
 Screen.-maximized-view { hatch: none; align: left top; }
 Panel.-maximized { width: 100% !important; height: 1fr !important; max-height: 100% !important; margin: 0 !important; }
 #state { height: 1fr; min-height: 4; }

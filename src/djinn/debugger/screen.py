@@ -28,7 +28,7 @@ from djinn.debugger.glances import NOTHING, Look, glances, standing
 from djinn.debugger.keys import bindings, help_page, hint, keys_line
 from djinn.debugger.tables import cut, visible
 from djinn.debugger.values import Outcome
-from djinn.debugger.widgets import DIALOGS, CommandLine, Page, Panel, Question
+from djinn.debugger.widgets import DIALOGS, ERROR, CommandLine, Page, Panel, Question
 from djinn.program.caller import CallerContext
 
 _TIMER_SECONDS = 0.5
@@ -212,7 +212,7 @@ class Debugger(App[None]):
             self._tell(f"{len(outcome.lines)} lines, shown as a page")
             self.push_screen(Page(line, help_page() if line == "help" else outcome.lines))
         else:
-            self._tell(*(f"error: {said}" if outcome.failed else said for said in outcome.lines))
+            self._tell(*(f"{ERROR}{said}" if outcome.failed else said for said in outcome.lines))
         if outcome.failed or outcome.question:  # what was to follow it was meant for another outcome
             self._ahead = ["quit"] if "quit" in self._ahead and not outcome.question else []
         if self._ahead and not outcome.quits:
@@ -230,7 +230,7 @@ class Debugger(App[None]):
         if event.state is WorkerState.ERROR:
             error = event.worker.error
             self._busy = None if event.worker.group == "command" else self._busy
-            self._tell(f"error: the debugger itself failed: {type(error).__name__}: {error}")
+            self._tell(f"{ERROR}the debugger itself failed: {type(error).__name__}: {error}")
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

@@ -14,12 +14,13 @@ from textual.widgets import Input, Static
 
 from djinn.debugger.tables import visible
 
+ERROR = "error: "  # the begin of a line that says what went wrong
 DIALOGS = """
 #command { height: 1; border: none; padding: 0; }
 Question, Page { align: center middle; background: ansi_default; }
 .box { border: solid ansi_default; height: auto; max-height: 100%; width: 100%; max-width: 100; padding: 0 1; }
 .box VerticalScroll { height: auto; max-height: 100%; }
-.box VerticalScroll { scrollbar-size-vertical: 1; }
+.box VerticalScroll { scrollbar-size-vertical: 1; scrollbar-color: ansi_cyan; scrollbar-background: ansi_default; }
 .-ascii .box { border: ascii ansi_default; }
 .-ascii .box VerticalScroll { scrollbar-visibility: hidden; }
 """
@@ -65,8 +66,10 @@ class Panel(VerticalScroll):
         if tuple(lines) == self._lines:
             return
         self._lines = tuple(lines)
-        content = Content("\n".join(lines))
-        self._body.update(content.stylize("bold", 0, len(lines[0])) if head and lines else content)
+        shown = [Content(line).stylize("ansi_red" if line.startswith(ERROR) else "") for line in lines]
+        if head:
+            shown[0] = shown[0].stylize("bold")
+        self._body.update(Content("\n").join(shown))
         if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows:
             self.scroll_to(y=seen, animate=False)
 
