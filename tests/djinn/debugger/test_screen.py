@@ -1,0 +1,519 @@
+"""The screen shows what the bench has, and sends it lines: driven by Textual's pilot, without a terminal."""
+
+import asyncio
+import re
+import threading
+
+import pytest
+import torch
+from tests.programs import greedy
+
+import djinn
+from djinn.debugger import terminal
+from djinn.debugger.bench import Bench
+from djinn.debugger.commands import COMMANDS
+from djinn.debugger.glances import standing
+from djinn.debugger.screen import Debugger, run
+from djinn.debugger.values import Outcome
+from djinn.debugger.words import norm_text, spread_text
+
+
+def drive(app, script, *, size=(80, 24)):
+    """Run ``script(pilot)`` on ``app``; return what it returns."""
+
+    async def within():
+        async with app.run_test(size=size) as pilot:
+            await settled(pilot)
+            return await script(pilot)
+
+    return asyncio.run(asyncio.wait_for(within(), 60))
+
+
+async def settled(pilot):
+    """Wait until no command runs, and all there is to show is shown."""
+    app = pilot.app
+    while app._running and (app._busy is not None or not app._look.whole or app._look.mark != standing(app.bench)):
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def press(pilot, *keys):
+    await pilot.press(*keys)
+    await settled(pilot)
+
+
+async def give(pilot, line):
+    """Type ``line`` into the command line, and leave that."""
+    await pilot.press("colon")
+    pilot.app.focused.value = line
+    await pilot.press("enter", "escape")
+    await settled(pilot)
+
+
+def seen(app):
+    """What is on the screen, line by line."""
+    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()]
+
+
+def text(app):
+    return "\n".join(seen(app))
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_a_small_terminal_shows_every_panel(bench, started):
+    """In 80 x 24: the session, its tokens, the labelled lens, its state with numbers, memory with IO_WAIT, the keys."""
+    session = started(3, durable=True)
+
+    async def script(pilot):
+        await press(pilot, "w")
+        return seen(pilot.app)
+
+    lines = drive(Debugger(bench), script)
+    assert len(lines) == 24
+    assert {len(line) for line in lines} == {80}
+    whole = "\n".join(lines)
+    assert re.search(r">\s+1  io_wait\s+3  host\s+0\.\d MiB\s+\d\.\d s  -", whole)
+    assert bench.tokens().texts[0][-12:] in whole
+    assert "logit lens, layer 3: model.norm and lm_he" in whole
+    for guess in bench.lens().guesses[:3]:
+        assert re.search(rf"{guess.probability:.4f}\s+{guess.logit:.3f}  '{guess.token.text}'", whole)
+    (row,) = (row for row in bench.state() if row.name == "hidden_states")
+    assert re.search(rf"hidden_states +2x24x64 +float32 +{re.escape(norm_text(row))}  {spread_text(row)}", whole)
+    assert "device memory  w: IO_WAIT" in whole
+    assert re.search(r"\|[ .rb]*w+", whole)
+    assert "session 1: io_wait after layer 3" in whole
+    assert lines[-1].strip() == "b break  s layer  t token  r resume  w IO_WAIT  e edit  f fork  ? help  q quit"
+    assert session.phase is djinn.Phase.IO_WAIT
+
+
+def test_the_numbers_are_those_of_plain_torch(bench, started, llama, input_ids):
+    """Norm, spread, probability and logit on the screen are what torch computes from the same tensor."""
+    started(3)
+    found = {}
+
+    def note(module, args, output):
+        found.setdefault("h", (output if isinstance(output, torch.Tensor) else output[0]).clone())
+
+    async def script(pilot):
+        return text(pilot.app)
+
+    whole = drive(Debugger(bench), script, size=(120, 40))
+    with llama.model.layers[2].register_forward_hook(note), torch.no_grad():
+        llama(input_ids)
+    hidden = found["h"].double()
+    spread = hidden.std(-1, correction=0)
+    numbers = f"{hidden.norm():.4g}  {spread.min():.3g} {spread.median():.3g} {spread.max():.3g}"
+    assert re.search(rf"hidden_states +2x24x64 +float32 +{re.escape(numbers)}", whole)
+    logits = llama.lm_head(llama.model.norm(found["h"][0, -1:]))[0]
+    for one in logits.topk(5).indices.tolist():
+        assert re.search(rf"{logits.softmax(-1)[one]:.4f} +{logits[one]:.3f}  '<{one}>'", whole)
+
+
+def test_a_panel_that_would_show_the_same_is_left_alone(bench, started, monkeypatch):
+    """A second drawing of the same values updates no widget but the ages of the sessions."""
+    started(2)
+
+    async def script(pilot):
+        updated = []
+        for panel in pilot.app.query("Panel"):
+            monkeypatch.setattr(panel._body, "update", lambda content, name=panel.id: updated.append(name))
+        monkeypatch.setattr(bench._ring, "take", lambda: None)
+        pilot.app._tick()
+        pilot.app._tick()
+        return updated
+
+    assert set(drive(Debugger(bench), script)) <= {"sessions"}
+
+
+def test_the_timer_computes_nothing(bench, started, monkeypatch):
+    """Once a stop is shown, no piece of work goes to the device until a command or another stop asks for it."""
+    started(2)
+
+    async def script(pilot):
+        pieces = []
+        piece = bench._looker.piece
+        monkeypatch.setattr(bench._looker, "piece", lambda function: (pieces.append(1), piece(function))[1])
+        for _ in range(5):
+            pilot.app._tick()
+            await pilot.pause(0.01)
+        idle = len(pieces)
+        await press(pilot, "s")
+        return idle, len(pieces)
+
+    idle, stepped = drive(Debugger(bench), script)
+    assert idle == 0
+    assert stepped > 0
+
+
+def test_another_size_is_another_layout_of_the_same(bench, started):
+    """No size breaks it, not even one of a single cell; narrow ones keep every panel; the first comes back."""
+    started(2)
+
+    async def script(pilot):
+        found = {}
+        for size in ((80, 24), (60, 24), (20, 6), (1, 1), (3, 40), (200, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.05)
+            lines = seen(pilot.app)
+            assert (len(lines), {len(line) for line in lines}) == (size[1], {size[0]})
+            found.setdefault(size, []).append("\n".join(lines))
+        return found
+
+    found = drive(Debugger(bench), script)
+    first, last = (re.sub(r"\d+\.\d s|#|\d+ s|[.:▁▂▃▄▅▆▇█]", "", one) for one in found[80, 24])
+    assert first.split() == last.split()
+    for panel in ("sessions", "tokens of session 1", "logit lens", "device memory", "state of session 1", "answers"):
+        assert panel in found[60, 24][0]
+        assert panel in found[200, 60][0]
+    assert "hidden_states" in found[60, 24][0]
+
+
+@pytest.mark.parametrize("how", ["the terminal", "NO_COLOR"])
+def test_without_colours_nothing_is_lost(bench, started, monkeypatch, how):
+    """No cell has a colour, and the text is that of the coloured screen."""
+    started(2)
+    if how == "NO_COLOR":
+        monkeypatch.setenv("NO_COLOR", "1")
+
+    async def script(pilot):
+        await give(pilot, "nonsense")
+        strips = pilot.app.screen._compositor.render_strips()
+        filters = pilot.app.get_line_filters()
+        segments = [segment for strip in strips for segment in strip]
+        for one in filters:
+            segments = one.apply(segments, pilot.app.screen.styles.background)
+        styles = [segment.style for segment in segments if segment.style is not None]
+        colours = {colour.name for style in styles for colour in (style.color, style.bgcolor) if colour}
+        return colours, text(pilot.app)
+
+    colours, whole = drive(Debugger(bench, colours=how != "the terminal"), script)
+    assert colours == {"default"}
+    assert "error: there is no command nonsense" in whole
+
+
+def test_a_terminal_without_blocks_gets_ascii(bench, started):
+    """Every character on the screen is ASCII: lines, bars, and what marks a cut."""
+    started(2)
+
+    async def script(pilot):
+        await press(pilot, "question_mark")
+        page = text(pilot.app)
+        await pilot.press("escape")
+        return page + text(pilot.app)
+
+    assert drive(Debugger(bench, ascii=True), script).isascii()
+
+
+# -- what is done ------------------------------------------------------------------------------------------------------
+
+
+def test_every_key_sends_its_command(bench, started, monkeypatch):
+    """The key of a command does it, and where that takes an argument opens the line for it: nothing else is sent."""
+    started(2)
+    sent = []
+
+    def do(line, *, confirmed=False, say=None):
+        sent.append(line)
+        return Outcome()
+
+    monkeypatch.setattr(bench, "do", do)
+    keys = {"?": "question_mark", "*": "asterisk", "+": "plus"}
+
+    async def script(pilot):
+        for command in COMMANDS:
+            await pilot.press(keys.get(command.key, command.key))
+            if command.arguments:
+                assert pilot.app.focused.value == f"{command.name} "
+                await pilot.press("7", "enter")
+            await settled(pilot)
+
+    drive(Debugger(bench), script)
+    assert sent == [f"{command.name} 7" if command.arguments else command.name for command in COMMANDS]
+
+
+def test_a_session_is_led_to_its_end_by_keys(bench, started, llama, input_ids):
+    """Step, break, IO_WAIT, edit and resume by keys: the result is that of a plain hook, bit for bit."""
+    session = started(2)
+
+    async def script(pilot):
+        await press(pilot, "s")
+        assert session.layer == 3
+        await press(pilot, "b", "5", "enter")
+        await press(pilot, "r")
+        assert session.layer == 5
+        await press(pilot, "w")
+        assert session.phase is djinn.Phase.IO_WAIT
+        await press(pilot, "e", *"h*2", "enter")
+        await press(pilot, "r")
+        return text(pilot.app)
+
+    whole = drive(Debugger(bench), script)
+    print(whole)
+    assert "session 1: finished" in whole
+    calls = []
+
+    def double(module, args, output):
+        calls.append(1)
+        return output * 2 if len(calls) == 1 else output
+
+    with llama.model.layers[4].register_forward_hook(double):
+        expected = llama.generate(input_ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    assert torch.equal(session.result(), expected)
+
+
+def test_commands_may_be_typed_ahead(bench, started):
+    """Keys that are pressed while a command runs are done in their order; an error forgets what was to follow."""
+    session = started(1)
+
+    async def script(pilot):
+        await press(pilot, "s", "s", "s")
+        assert session.layer == 4
+        pilot.app.begin("edit scale x")
+        pilot.app.begin("step")
+        await settled(pilot)
+        assert session.layer == 4
+
+    drive(Debugger(bench), script)
+
+
+def test_a_saved_session_is_restored_as_if_from_here(bench, started, tmp_path):
+    """Save and restore run on another thread, and yet in the modes of the caller, such as no_grad."""
+    session = started(2, durable=True)
+    path = tmp_path / "one.djinn"
+
+    async def script(pilot):
+        await give(pilot, f"save {path}")
+        await give(pilot, f"restore {path}")
+        await give(pilot, "resume")
+        return text(pilot.app)
+
+    whole = drive(Debugger(bench), script)
+    assert "error" not in whole
+    assert re.search(r">\s+2  finished", whole)
+    session.resume()
+    other = next(one for one in bench.runtime.sessions if one.number == 2)
+    assert torch.equal(session.result(30), other.result())
+
+
+def test_a_fork_says_first_that_side_effects_happen_again(bench, started):
+    """Before it is done, in a question; no is no."""
+    started(2, durable=True)
+
+    async def script(pilot):
+        await press(pilot, "f")
+        question = text(pilot.app)
+        await press(pilot, "n")
+        return question, text(pilot.app)
+
+    question, after = drive(Debugger(bench), script)
+    assert re.search(r"happens\s+again", question)
+    assert "Fork?" in question
+    assert "not done" in after
+    assert len(bench.runtime.sessions) == 1
+
+
+@pytest.mark.parametrize(("owns", "answer", "stays"), [(True, "n", True), (True, "y", False), (False, None, False)])
+def test_quit_asks_if_something_would_be_lost(runtime, started, owns, answer, stays):
+    """It lists what; without a loss it ends at once. The session is not touched either way."""
+    session = started(2)
+    bench = Bench(runtime, owns_runtime=owns)
+
+    async def script(pilot):
+        await pilot.press("q")
+        while pilot.app._busy is not None:
+            await pilot.pause(0.01)
+        await pilot.pause()
+        if answer is not None:
+            assert "session 1: paused after layer 2" in text(pilot.app)
+            assert "y: yes" in text(pilot.app)
+            await pilot.press(answer)
+            await pilot.pause(0.05)
+        return pilot.app._exit
+
+    assert drive(Debugger(bench), script) is not stays
+    bench.close()
+    assert session.phase is djinn.Phase.PAUSED
+
+
+def test_errors_are_lines(bench, started):
+    """Of a command that there is not, of the user's own code, of a layer that there is not; the screen goes on."""
+    session = started(2)
+
+    async def script(pilot):
+        for line in ("nonsense", "edit expr 1/0", "break 99", "use 7"):
+            await give(pilot, line)
+        await press(pilot, "s")
+        return "\n".join(pilot.app._answers), text(pilot.app)
+
+    answers, whole = drive(Debugger(bench), script)
+    for said in ("no command nonsense", "ZeroDivisionError", "99", "no session 7"):
+        assert re.search(f"error: .*{said}", answers)
+    assert "Traceback" not in whole
+    assert session.layer == 3
+
+
+def test_a_fault_of_the_debugger_is_a_line_too(bench, started, monkeypatch):
+    """The sessions outlive it, and the next command is done."""
+    session = started(2)
+    do = bench.do
+
+    async def script(pilot):
+        monkeypatch.setattr(bench, "do", lambda *args, **kwargs: {}["missing"])
+        await pilot.press("s")
+        await pilot.pause(0.1)
+        monkeypatch.setattr(bench, "do", do)
+        await press(pilot, "s")
+        return "\n".join(pilot.app._answers)
+
+    assert "error: the debugger itself failed: KeyError: 'missing'" in drive(Debugger(bench), script)
+    assert session.layer == 3
+
+
+def test_ctrl_c_stops_waiting_and_nothing_else(runtime, bench, llama, input_ids):
+    """While a program waits for something the screen answers to keys; Ctrl-C ends the wait, and the session goes on."""
+    gate = threading.Event()
+
+    def program():
+        first = greedy(llama, input_ids, 0)
+        gate.wait(30)
+        return first
+
+    session = runtime.open(breakpoint=2).start(program)
+    session.wait(30)
+
+    async def script(pilot):
+        await pilot.press("r")
+        while session.phase is not djinn.Phase.RUNNING:
+            await pilot.pause(0.01)
+        await pilot.press("tab")
+        assert pilot.app.focused.id == "tokens"
+        assert "Ctrl-C stops waiting" in seen(pilot.app)[-1]
+        await pilot.press("ctrl+c")
+        while pilot.app._busy is not None:
+            await pilot.pause(0.01)
+        assert session.phase is djinn.Phase.RUNNING
+        gate.set()
+        session.wait(30)
+        return "\n".join(pilot.app._answers)
+
+    assert "error: interrupted: session 1 is running" in drive(Debugger(bench), script)
+    assert torch.equal(session.result()[0], llama(input_ids).logits)
+
+
+def test_what_the_program_prints_is_shown_as_lines(runtime, bench, llama, input_ids):
+    """Whole lines, with control characters made visible, so that nothing moves the cursor."""
+
+    def program():
+        llama(input_ids)
+        print("half ", end="")
+        print("a line\x1b[2J")
+        return llama(input_ids).logits
+
+    session = runtime.open(breakpoint=2).start(program)
+    session.wait(30)
+
+    async def script(pilot):
+        await press(pilot, "r")
+        return text(pilot.app)
+
+    assert r"printed: half a line\x1b[2J" in drive(Debugger(bench), script)
+
+
+def test_the_help_names_every_command_and_key(bench, started):
+    """As a page that scrolls, and closes."""
+    started(2)
+
+    async def script(pilot):
+        await press(pilot, "question_mark")
+        page = pilot.app.screen
+        await pilot.press("escape")
+        return page._said, type(pilot.app.screen) is type(page)
+
+    lines, stays = drive(Debugger(bench), script)
+    for command in COMMANDS:
+        assert any(line.startswith(f"{command.key} ") and command.name in line for line in lines)
+    assert any(line.startswith("Ctrl-C") for line in lines)
+    assert max(map(len, lines)) <= 76
+    assert not stays
+
+
+def test_the_command_line_says_what_is_wanted_and_remembers(bench, started):
+    """The last line has the form of what is being typed; Up brings the command before; Escape leaves it undone."""
+    session = started(2)
+
+    async def script(pilot):
+        await give(pilot, "lens 2")
+        await pilot.press("colon", *"edit z")
+        hint = seen(pilot.app)[-1]
+        await pilot.press("up")
+        earlier = pilot.app.focused.value
+        await pilot.press("escape", "s")
+        await settled(pilot)
+        return hint, earlier
+
+    hint, earlier = drive(Debugger(bench), script)
+    assert hint.startswith("edit zero POSITION: set a position to zero")
+    assert earlier == "lens 2"
+    assert session.layer == 3
+
+
+def test_a_panel_can_be_seen_alone(bench, started):
+    """Zoom shows all of the state, and all panels again."""
+    started(2)
+
+    async def script(pilot):
+        await pilot.press("tab", "tab", "tab", "z")
+        await pilot.pause(0.05)
+        alone = text(pilot.app)
+        await pilot.press("z")
+        await pilot.pause(0.05)
+        return alone, text(pilot.app)
+
+    alone, together = drive(Debugger(bench), script)
+    assert "kv.2.values" in alone
+    assert "device memory" not in alone
+    assert "device memory" in together
+
+
+# -- terminals ---------------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A standard stream that says of itself that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self, *, is_one=True):
+        self.is_one = is_one
+
+    def isatty(self):
+        return self.is_one
+
+
+@pytest.mark.parametrize(("name", "is_one", "why"), [("dumb", True, "TERM=dumb"), ("xterm", False, "needs a terminal")])
+def test_where_there_is_no_screen_one_line_says_so(bench, monkeypatch, name, is_one, why):
+    """It names the terminal, and the front of lines."""
+    for stream in ("__stdin__", "__stderr__"):
+        monkeypatch.setattr(f"sys.{stream}", Terminal(is_one=is_one))
+    monkeypatch.setenv("TERM", name)
+    with pytest.raises(djinn.DjinnError, match=f"{why}.*--plain") as caught:
+        run(bench)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_terminal_lacks_is_not_used(monkeypatch):
+    """Colours by NO_COLOR and by what the terminal says; blocks by its encoding and its name."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("curses.setupterm", lambda fd: None)
+    monkeypatch.setattr("sys.__stderr__", type("Stream", (Terminal,), {"fileno": lambda self: 2})())
+    for colours, has in ((-1, False), (0, False), (8, True), (256, True)):
+        monkeypatch.setattr("curses.tigetnum", lambda name, colours=colours: colours)
+        assert terminal.has_colours() is has
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not terminal.has_colours()
+    for name, encoding, has in (("xterm", "utf-8", True), ("xterm", "iso8859-1", False), ("linux", "utf-8", False)):
+        monkeypatch.setenv("TERM", name)
+        monkeypatch.setattr(Terminal, "encoding", encoding)
+        assert terminal.has_blocks() is has
