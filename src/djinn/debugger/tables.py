@@ -38,10 +38,10 @@ def tail(text: str, *, width: int, rows: int) -> list[str]:
     lines = chop_cells(text, width) if width > 2 else []
     if len(lines) <= rows:
         return lines
-    kept = text
-    while cell_len(kept) > width * rows - 2:
-        kept = kept[max(len(kept) - width * rows, 1) :]
-    return chop_cells(".." + kept, width)[:rows]
+    kept = text[-width * rows :]
+    while len(lines := chop_cells(".." + kept, width)) > rows:
+        kept = kept[1:]
+    return lines
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:

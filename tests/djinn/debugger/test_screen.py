@@ -104,8 +104,9 @@ def test_the_numbers_are_those_of_plain_torch(bench, started, llama, input_ids):
         llama(input_ids)
     hidden = found["h"].double()
     spread = hidden.std(-1, correction=0)
-    numbers = f"{hidden.norm():.4g}  {spread.min():.3g} {spread.median():.3g} {spread.max():.3g}"
-    assert re.search(rf"hidden_states +2x24x64 +float32 +{re.escape(numbers)}", whole)
+    shown = re.search(r"hidden_states +2x24x64 +float32 +(\S+) +(\S+) (\S+) (\S+)", whole).groups()
+    exact = [float(number) for number in (hidden.norm(), spread.min(), spread.median(), spread.max())]
+    assert [float(number) for number in shown] == pytest.approx(exact, rel=5e-3)
     logits = llama.lm_head(llama.model.norm(found["h"][0, -1:]))[0]
     for one in logits.topk(5).indices.tolist():
         assert re.search(rf"{logits.softmax(-1)[one]:.4f} +{logits[one]:.3f}  '<{one}>'", whole)
@@ -209,9 +210,8 @@ def test_a_terminal_without_blocks_gets_ascii(bench, started):
 # -- what is done ------------------------------------------------------------------------------------------------------
 
 
-def test_every_key_sends_its_command(bench, started, monkeypatch):
+def test_every_key_sends_its_command(bench, monkeypatch):
     """The key of a command does it, and where that takes an argument opens the line for it: nothing else is sent."""
-    started(2)
     sent = []
 
     def do(line, *, confirmed=False, say=None):
@@ -247,11 +247,9 @@ def test_a_session_is_led_to_its_end_by_keys(bench, started, llama, input_ids):
         assert session.phase is djinn.Phase.IO_WAIT
         await press(pilot, "e", *"h*2", "enter")
         await press(pilot, "r")
-        return text(pilot.app)
+        return "\n".join(pilot.app._answers)
 
-    whole = drive(Debugger(bench), script)
-    print(whole)
-    assert "session 1: finished" in whole
+    assert "session 1: finished" in drive(Debugger(bench), script)
     calls = []
 
     def double(module, args, output):
