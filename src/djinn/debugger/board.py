@@ -32,6 +32,8 @@ Panel.wraps Static { text-wrap: wrap; }
 .-narrow #memory { width: 100%; height: 5; margin-left: 0; }
 .-narrow #tokens { width: 100%; height: 6; }
 .-tall #middle { height: 11; }
+.-low #middle { height: 6; }
+Screen.-low.-narrow #memory { display: none; }
 Screen.-maximized-view { hatch: none; align: left top; }
 Panel.-maximized { width: 100% !important; height: 1fr !important; max-height: 100% !important; margin: 0 !important; }
 #state { height: 1fr; min-height: 4; }

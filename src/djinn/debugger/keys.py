@@ -47,11 +47,12 @@ def bindings() -> list[BindingType]:
 
 
 def keys_line(width: int) -> str:
-    """Return the keys in one line of at most ``width``, as many as fit."""
+    """Return the keys in one line of at most ``width``, the most wanted that fit."""
     kept: list[str] = []
     for said in _WANTED:
-        if len("  ".join((*kept, said, *_ENDS))) <= width:
-            kept.append(said)
+        if len("  ".join((*kept, said, *_ENDS))) > width:
+            break
+        kept.append(said)
     return "  ".join((*kept, *_ENDS))
 
 

@@ -79,7 +79,7 @@ class Debugger(App[None]):
     def __init__(self, bench: Bench, *, colours: bool = True, ascii: bool = False) -> None:
         super().__init__(ansi_color=True)  # the terminal's own colours
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-wide")]
-        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-high"), (36, "-tall")]
         self.bench = bench
         self._colours, self._ascii = colours, ascii
         self._caller = CallerContext(bench.runtime._device)  # commands run as if called here
