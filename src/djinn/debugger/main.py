@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from djinn.core import DjinnError
-from djinn.debugger import plain
+from djinn.debugger import plain, terminal
 from djinn.debugger.bench import Bench
 from djinn.debugger.edits import Refused
 from djinn.runtime import Runtime
@@ -115,6 +115,8 @@ def _check(asked: argparse.Namespace) -> torch.device:
         raise Refused('transformers is not installed: pip install "djinn[debugger]"')
     if not asked.plain and find_spec("textual") is None:
         raise Refused('the screen needs Textual: pip install "djinn[debugger]", or type --plain')
+    if not asked.plain:
+        _check_terminal()
     depth = _depth(asked.checkpoint)
     if asked.layer is not None and not 1 <= asked.layer <= (depth or asked.layer):
         raise Refused(f"--break {asked.layer} is not a layer of this model: 1 to {depth or 'its number of layers'}")
@@ -125,6 +127,13 @@ def _check(asked: argparse.Namespace) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Refused(f"--device {asked.device}: there are {torch.cuda.device_count()} GPUs that torch can use")
     return device
+
+
+def _check_terminal() -> None:
+    try:
+        terminal.check()
+    except DjinnError as error:
+        raise Refused(str(error)) from None
 
 
 def _depth(folder: Path) -> int | None:

@@ -1,6 +1,5 @@
 """What the terminal can do: whether text can be placed on it, and whether it has colours and block characters."""
 
-import curses
 import os
 import sys
 
@@ -23,6 +22,10 @@ def has_colours() -> bool:
     """Whether the terminal has colours; one that nobody has described is taken to have them."""
     if os.environ.get("NO_COLOR"):
         return False
+    try:
+        import curses  # noqa: PLC0415 - some Pythons lack it
+    except ImportError:
+        return True
     try:
         curses.setupterm(fd=sys.__stderr__.fileno())  # type: ignore[union-attr]
     except (curses.error, AttributeError, OSError):
