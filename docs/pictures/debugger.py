@@ -22,7 +22,7 @@ from djinn.debugger.screen import Debugger
 HERE = Path(__file__).parent
 PROMPT = "The capital of France is"
 LAYER, POSITION, TOKENS = 15, 3, 12
-SIZE = (96, 30)
+SIZE = (96, 35)
 
 
 async def settled(pilot: Pilot[None]) -> None:
@@ -116,6 +116,7 @@ def main() -> None:
 def without_fonts(svg: str) -> str:
     """Return the picture with fonts that a reader has in place of one from a server."""
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' clip-path="url\(#[\w-]+-line-\d+\)"', "", svg)  # which cuts underscores of higher fonts
     return svg.replace(
         "Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace"
     )

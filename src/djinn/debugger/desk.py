@@ -155,6 +155,11 @@ class Desk:
         return self._ring.samples
 
     @property
+    def is_free(self) -> bool:
+        """Whether no program computes on the device, or is about to: then nothing is left out for that."""
+        return self._looker.computing is None
+
+    @property
     def _busy(self) -> str:
         number = self._looker.computing
         return f"the device is busy: session {number} computes" if number else "the device is busy"

@@ -39,26 +39,28 @@ def standing(bench: Bench) -> object:
 def glances(bench: Bench, *, turn: threading.Lock, given_up: Callable[[], bool]) -> Iterator[Look]:
     """Yield what there is to show of the selected session, and again as its norms are computed.
 
-    It holds ``turn`` whenever it asks the bench, and ends early once it is ``given_up``, or the session goes on or
-    cannot be read, for a program computes.
+    It holds ``turn`` whenever it asks the bench, and ends early once it is ``given_up`` or the session has moved. The
+    last look is ``whole`` unless a program that computes was in the way.
     """
-    with turn:
-        mark = standing(bench)
-        look = Look(mark=mark, tokens=bench.tokens(), lens=bench.lens(), state=bench.state(), whole=False)
-    yield look
-    told = time.monotonic()
-    for name in [row.name for row in look.state if not row.measured]:
-        try:
+    try:
+        with turn:
+            mark, free = standing(bench), bench.is_free
+            look = Look(mark=mark, tokens=bench.tokens(), lens=bench.lens(), state=bench.state(), whole=False)
+        yield look
+        told = time.monotonic()
+        for name in [row.name for row in look.state if not row.measured]:
             with turn:
                 if given_up() or standing(bench) != mark:
                     return
                 bench.measure(name)
                 look = dataclasses.replace(look, state=bench.state())
-        except Refused:  # that would move the state
-            break
-        except (Busy, DjinnError, KeyError):
-            return
-        if time.monotonic() - told > _YIELD_SECONDS:
-            told = time.monotonic()
-            yield look
-    yield dataclasses.replace(look, whole=True)
+            if time.monotonic() - told > _YIELD_SECONDS:
+                told = time.monotonic()
+                yield look
+    except Refused:  # to measure would move the state
+        pass
+    except Busy:
+        free = False
+    except (DjinnError, KeyError):  # the session has moved meanwhile
+        return
+    yield dataclasses.replace(look, whole=free and bench.is_free)

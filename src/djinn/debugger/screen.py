@@ -19,7 +19,6 @@ from textual.message import Message
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
-from djinn.core import Phase
 from djinn.debugger import terminal
 from djinn.debugger.bench import Bench
 from djinn.debugger.board import STYLES, Board
@@ -120,9 +119,8 @@ class Debugger(App[None]):
         """Look anew if the selected session has moved, or could not be read; nothing here waits or computes."""
         self.bench.sample()
         stands = standing(self.bench)
-        runs = any(row.phase is Phase.RUNNING for row in self.bench.rows())
         looking = any(worker.group == "look" and not worker.is_finished for worker in self.workers)
-        unfinished = not self._look.whole and not runs and not looking
+        unfinished = not self._look.whole and self.bench.is_free and not looking
         if self._busy is None and (stands != self._asked or unfinished):
             self._asked = stands
             self._look_again()
