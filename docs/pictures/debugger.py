@@ -110,16 +110,18 @@ def main() -> None:
     for mine, other in found:
         print(repr(tokenizer.decode(mine[0])))
         assert torch.equal(mine, other)
-    asked.out.write_text(without_fonts(picture), encoding="utf-8")
+    asked.out.write_text(alone(picture), encoding="utf-8")
 
 
-def without_fonts(svg: str) -> str:
-    """Return the picture with fonts that a reader has in place of one from a server."""
+def alone(svg: str) -> str:
+    """Return the picture with fonts that a reader has, and not one from a server; what clips lines to it is left out."""
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' clip-path="url\(#[\w-]+-line-\d+\)"', "", svg)  # which cuts underscores of higher fonts
-    return svg.replace(
+    svg = re.sub(r"\s*<defs>.*?</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' clip-path="[^"]*"', "", svg)
+    svg = svg.replace(
         "Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace"
     )
+    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE).strip() + "\n"
 
 
 if __name__ == "__main__":
