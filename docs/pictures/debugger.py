@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def alone(svg: str) -> str:
-    """Return the picture with fonts that a reader has, and not one from a server; what clips lines to it is left out."""
+    """Return the picture with fonts that a reader has in place of one from a server, and without what clips its lines."""
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<defs>.*?</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' clip-path="[^"]*"', "", svg)
