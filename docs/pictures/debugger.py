@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def alone(svg: str) -> str:
-    """Return the picture with fonts that a reader has in place of one from a server, and without what clips its lines."""
+    """Return the picture with fonts that a reader has in place of one from a server; its lines are not clipped."""
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<defs>.*?</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' clip-path="[^"]*"', "", svg)
