@@ -14,6 +14,7 @@ _NEXT = {
     Phase.FAILED: "result() raises its error; open another session",
     Phase.CLOSED: "open another session",
 }
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 def what_to_do(phase: Phase) -> str:
@@ -24,6 +25,16 @@ def what_to_do(phase: Phase) -> str:
 def mebibytes(nbytes: int) -> str:
     """Return ``nbytes`` in MiB, with one decimal."""
     return f"{nbytes / 2**20:.1f} MiB"
+
+
+def sized(nbytes: int) -> str:
+    """Return ``nbytes`` in the unit that fits, with one decimal; ``-`` for none."""
+    if not nbytes:
+        return "-"
+    if nbytes < 1 << 10:
+        return f"{nbytes} B"
+    power = min((nbytes.bit_length() - 1) // 10, len(_UNITS))
+    return f"{nbytes / 2 ** (10 * power):.1f} {_UNITS[power - 1]}"
 
 
 def counted(number: int, noun: str) -> str:

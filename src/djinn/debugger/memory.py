@@ -10,9 +10,10 @@ import torch
 from djinn.core import Phase
 from djinn.debugger.values import MemorySample
 from djinn.runtime import Runtime
-from djinn.wording import mebibytes
+from djinn.wording import sized
 
 _SAMPLES = 600
+_LABEL = 9  # characters beside the bars, so that these stay where they are
 _SPANS = (30, 60, 120, 300, 600, 1800, 3600)  # seconds
 _ASCII = " .:#"
 _BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"  # by eighths
@@ -63,7 +64,7 @@ def history(samples: Sequence[MemorySample], *, width: int, height: int, ascii: 
     span = _span(samples)
     shown = [sample for sample in samples if sample.seconds >= samples[-1].seconds - span]
     most = max((sample.nbytes for sample in shown), default=0)
-    said, rows = mebibytes(most), max(height - 2, 1)
+    said, rows = f"{sized(most):>{_LABEL}}", max(height - 2, 1)
     columns = max(width - len(said) - 1, 8)
     parts = _shares(samples, columns=columns, span=span)
     lines = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from djinn.debugger.tables import Column, cut, table, tail, visible
 from djinn.debugger.values import Lens, SessionRow, StateRow, Tokens
 from djinn.debugger.words import norm_text, spread_text
+from djinn.wording import sized
 
 _SESSIONS = (
     Column(head=""),
@@ -43,7 +44,7 @@ def _session(row: SessionRow) -> tuple[str, ...]:
         row.phase.value,
         "-" if row.layer is None else str(row.layer),
         row.tier,
-        f"{'+'.join(f'{size / 2**20:.1f}' for size in sizes)} MiB" if sizes else "-",
+        " + ".join(map(sized, sizes)) or "-",
         f"{row.age_seconds:.1f} s",
         row.doing,
         "-" if row.breakpoint is None else str(row.breakpoint),

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 from djinn.debugger.memory import history
 from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
-from djinn.wording import counted, mebibytes
+from djinn.wording import counted, mebibytes, sized
 
 _WIDTH = 79
 _NAME_WIDTH = 29
-_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
 
@@ -31,16 +30,6 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
         notes = ", ".join(filter(None, said))
         lines.append(_SESSIONS.format(mark, row.number, row.phase.value, layer, *sizes, age, notes).rstrip())
     return lines
-
-
-def sized(nbytes: int) -> str:
-    """Return ``nbytes`` in the unit that fits, with one decimal; ``-`` for none."""
-    if not nbytes:
-        return "-"
-    if nbytes < 1 << 10:
-        return f"{nbytes} B"
-    power = min((nbytes.bit_length() - 1) // 10, len(_UNITS))
-    return f"{nbytes / 2 ** (10 * power):.1f} {_UNITS[power - 1]}"
 
 
 def token_lines(tokens: Tokens) -> list[str]:

@@ -18,29 +18,29 @@ def test_bars_stand_where_the_time_was():
         *(sample(second, 0, Phase.IO_WAIT) for second in (3, 4, 5)),
         *(sample(second, 1 << 20, Phase.RUNNING) for second in (6, 7, 8, 9)),
     ]
-    lines = history(samples, width=38, height=6)
+    lines = history(samples, width=40, height=6)
     assert lines == (
-        "2.0 MiB|                     ###",
-        "       |                     ###",
-        "       |                     ###   ###",
-        "      0|                     ###   ###",
-        "       |                     ...wwwrrr",
-        "        -30 s                      now",
+        "  2.0 MiB|                     ###",
+        "         |                     ###",
+        "         |                     ###   ###",
+        "        0|                     ###   ###",
+        "         |                     ...wwwrrr",
+        "          -30 s                      now",
     )
 
 
 def test_what_was_not_sampled_was_as_before():
     """Between two samples the first holds; before the first there is nothing."""
-    lines = history([sample(0, 1 << 20, Phase.PAUSED), sample(29.9, 0, Phase.IO_WAIT)], width=38, height=4)
-    assert lines[0] == "1.0 MiB|" + "#" * 29
-    assert lines[2] == "       |" + "." * 29 + "w"
+    lines = history([sample(0, 1 << 20, Phase.PAUSED), sample(29.9, 0, Phase.IO_WAIT)], width=40, height=4)
+    assert lines[0] == "  1.0 MiB|" + "#" * 29
+    assert lines[2] == "         |" + "." * 29 + "w"
 
 
 def test_a_short_wait_is_not_overlooked():
     """Of many samples in a column one in IO_WAIT is marked, and so is the largest value."""
     samples = [sample(second / 10, (second == 7) << 20, Phase.PAUSED) for second in range(10)]
     samples.insert(5, sample(0.45, 0, Phase.IO_WAIT))
-    lines = history(samples, width=18, height=3)
+    lines = history(samples, width=20, height=3)
     assert lines[1].endswith("|         w")
     assert lines[0].endswith("|         #")
 
@@ -48,7 +48,7 @@ def test_a_short_wait_is_not_overlooked():
 def test_both_at_once_and_blocks():
     """``b`` where one session computes and another waits; blocks show eighths."""
     samples = [sample(0, 8, Phase.IO_WAIT, Phase.RUNNING), sample(29.9, 3, Phase.PAUSED)]
-    lines = history(samples, width=16, height=3, ascii=False)
+    lines = history(samples, width=18, height=3, ascii=False)
     assert lines[0].endswith("|" + "\u2588" * 7 + "\u2583")
     assert lines[1].endswith("|bbbbbbb.")
 

@@ -74,7 +74,7 @@ def test_a_small_terminal_shows_every_panel(bench, started):
     assert len(lines) == 24
     assert {len(line) for line in lines} == {80}
     whole = "\n".join(lines)
-    assert re.search(r">\s+1  io_wait\s+3  host\s+0\.\d MiB\s+\d\.\d s  -", whole)
+    assert re.search(r">\s+1  io_wait\s+3  host\s+\d+\.\d KiB\s+\d\.\d s  -", whole)
     assert bench.tokens().texts[0][-12:] in whole
     assert "logit lens, layer 3: model.norm and lm_he" in whole
     for guess in bench.lens().guesses[:3]:
