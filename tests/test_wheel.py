@@ -43,6 +43,14 @@ def pinned(last="\0"):
     return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
+def test_the_debugger_asks_for_versions_that_were_tested():
+    """Of Textual the minor that the tests have, of transformers what the evaluation asks for."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tested = re.search(r"^textual==(\d+\.\d+)\.", (ROOT / "envs/requirements-dev.txt").read_text(), re.MULTILINE)[1]
+    (transformers,) = (one for one in extras["evaluation"] if one.startswith("transformers"))
+    assert extras["debugger"] == [f"textual>={tested}", transformers]
+
+
 def test_lower_bounds_are_versions_that_were_tested():
     """Each is the minor that is pinned, or for torch and transformers the GPU machine's; none is lacking."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

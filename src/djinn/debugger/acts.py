@@ -120,7 +120,7 @@ def fork(desk: Desk, asked: Asked) -> Outcome:
     if not asked.confirmed:
         again = (
             "its program runs again up to here",
-            "what it does beside calling the model happens again, such as lines",
+            "what it does beside calling the model, such as printing, happens again",
         )
         return Outcome(lines=(f"fork of session {session.number}: {again[0]}", again[1]), question="Fork?")
     asked.say("the program runs again up to here")

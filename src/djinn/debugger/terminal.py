@@ -2,20 +2,23 @@
 
 import os
 import sys
+import threading
 
 from djinn.core import DjinnError
 
+_LINES = "type --plain, or djinn.debug(runtime, plain=True), for lines"
 _FEW_GLYPHS = ("linux", "vt")  # the begin of the names of terminals whose fonts lack most blocks
 
 
 def check() -> None:
     """Raise :class:`djinn.DjinnError` if no screen can be shown here."""
+    if threading.current_thread() is not threading.main_thread():
+        raise DjinnError(f"the screen needs the main thread: {_LINES}")
     name = os.environ.get("TERM", "")
-    lines = "type --plain, or djinn.debug(runtime, plain=True), for lines"
     if not (sys.__stdin__ and sys.__stdin__.isatty() and sys.__stderr__ and sys.__stderr__.isatty()):
-        raise DjinnError(f"the screen needs a terminal, and standard input or error is none: {lines}")
+        raise DjinnError(f"the screen needs a terminal, and standard input or error is none: {_LINES}")
     if name in ("", "dumb", "unknown"):
-        raise DjinnError(f"the screen cannot place text on this terminal (TERM={name}): {lines}")
+        raise DjinnError(f"the screen cannot place text on this terminal (TERM={name}): {_LINES}")
 
 
 def has_colours() -> bool:

@@ -16,7 +16,7 @@ _SESSIONS = (
     Column(head="bytes", right=True, rank=1),
     Column(head="age", right=True, rank=3),
     Column(head="turn", rank=2),
-    Column(head="stops at", right=True, rank=5),
+    Column(head="stop", right=True, rank=5),
     Column(head="note", rank=4),
 )
 _STATE = (

@@ -19,9 +19,11 @@ DIALOGS = """
 #command { height: 1; border: none; padding: 0; }
 Question, Page { align: center middle; background: ansi_default; }
 .box { border: solid ansi_default; height: auto; max-height: 100%; width: 100%; max-width: 100; padding: 0 1; }
+.page { border-left: none; border-right: none; padding: 0; }
 .box VerticalScroll { height: auto; max-height: 100%; }
 .box VerticalScroll { scrollbar-size-vertical: 1; scrollbar-color: ansi_cyan; scrollbar-background: ansi_default; }
 .-ascii .box { border: ascii ansi_default; }
+.-ascii .page { border-left: none; border-right: none; }
 .-ascii .box VerticalScroll { scrollbar-visibility: hidden; }
 """
 
@@ -134,7 +136,7 @@ class CommandLine(Input):
 
 
 class Question(ModalScreen[bool]):
-    """Lines and a question; ``y`` is yes, anything that usually says no is no."""
+    """A question and lines that it is about; ``y`` is yes, anything that usually says no is no."""
 
     BINDINGS: ClassVar = [
         Binding("y", "answer(True)", show=False),
@@ -143,12 +145,14 @@ class Question(ModalScreen[bool]):
 
     def __init__(self, lines: Sequence[str], question: str) -> None:
         super().__init__()
-        self._said = [*map(visible, lines), "", f"{question}  y: yes   n: no"]
+        self._question, self._said = question, [visible(line) for line in lines]
 
     def compose(self) -> ComposeResult:
         """Return the box."""
-        with Vertical(classes="box"), VerticalScroll():
-            yield Static("\n".join(self._said), markup=False)
+        with Vertical(classes="box"):
+            yield Static(f"{self._question}  y: yes   n: no\n", markup=False)
+            with VerticalScroll():
+                yield Static("\n".join(self._said), markup=False)
 
     def action_answer(self, yes: bool) -> None:
         """Close it with the answer."""

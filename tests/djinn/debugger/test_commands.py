@@ -204,7 +204,7 @@ def test_a_fork_says_that_side_effects_happen_again(bench, started, monkeypatch)
     asked = bench.do("fork")
     assert asked.question == "Fork?"
     assert asked.lines[0] == "fork of session 1: its program runs again up to here"
-    assert asked.lines[1] == "what it does beside calling the model happens again, such as lines"
+    assert asked.lines[1] == "what it does beside calling the model, such as printing, happens again"
     monkeypatch.setattr(type(session), "fork", lambda self: other, raising=False)
     said = bench.do("fork", confirmed=True).lines
     assert said[0] == "session 2 is a fork of 1: edits of one do not reach the other"

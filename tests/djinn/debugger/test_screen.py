@@ -475,6 +475,24 @@ def test_a_panel_can_be_seen_alone(bench, started):
     assert "device memory" in together
 
 
+def test_a_question_about_many_sessions_is_seen(runtime, bench, llama, input_ids):
+    """It stands above the list of what would be lost, however long that is; the selected session is on the screen."""
+    for _ in range(24):
+        runtime.open(breakpoint=1).start(llama, input_ids, use_cache=False).wait(30)
+    bench.owns_runtime = True
+
+    async def script(pilot):
+        await give(pilot, "use 20")
+        chosen = text(pilot.app)
+        await press(pilot, "q")
+        return chosen, text(pilot.app)
+
+    chosen, question = drive(Debugger(bench), script)
+    assert re.search(r"> +20 +paused", chosen)
+    assert "y: yes" in question
+    assert "24 sessions" in question
+
+
 # -- terminals ---------------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +517,21 @@ def test_where_there_is_no_screen_one_line_says_so(bench, monkeypatch, name, is_
     with pytest.raises(djinn.DjinnError, match=f"{why}.*--plain") as caught:
         run(bench)
     assert "\n" not in str(caught.value)
+
+
+def test_another_thread_is_told_that_it_has_no_screen(bench):
+    """Signals of the terminal go to the main thread."""
+    caught = []
+
+    def elsewhere():
+        with pytest.raises(djinn.DjinnError, match="needs the main thread.*--plain") as error:
+            run(bench)
+        caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(30)
+    assert caught
 
 
 def test_what_a_terminal_lacks_is_not_used(monkeypatch):
