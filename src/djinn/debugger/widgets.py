@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import ScrollableContainer, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Resize
 from textual.message import Message
@@ -20,11 +20,14 @@ DIALOGS = """
 Question, Page { align: center middle; background: ansi_default; }
 .box { border: solid ansi_default; height: auto; max-height: 100%; width: 100%; max-width: 100; padding: 0 1; }
 .page { border-left: none; border-right: none; padding: 0; }
+.page ScrollableContainer { height: auto; max-height: 100%; scrollbar-size: 1 1; scrollbar-color: ansi_cyan; }
+.page ScrollableContainer { scrollbar-background: ansi_default; }
+.page Static { width: auto; text-wrap: nowrap; }
 .box VerticalScroll { height: auto; max-height: 100%; }
 .box VerticalScroll { scrollbar-size-vertical: 1; scrollbar-color: ansi_cyan; scrollbar-background: ansi_default; }
 .-ascii .box { border: ascii ansi_default; }
 .-ascii .page { border-left: none; border-right: none; }
-.-ascii .box VerticalScroll { scrollbar-visibility: hidden; }
+.-ascii .box VerticalScroll, .-ascii .page ScrollableContainer { scrollbar-visibility: hidden; }
 """
 
 
@@ -154,13 +157,17 @@ class Question(ModalScreen[bool]):
             with VerticalScroll():
                 yield Static("\n".join(self._said), markup=False)
 
+    def on_mount(self) -> None:
+        """Let the arrows scroll."""
+        self.query_one(VerticalScroll).focus()
+
     def action_answer(self, yes: bool) -> None:
         """Close it with the answer."""
         self.dismiss(yes)
 
 
 class Page(ModalScreen[None]):
-    """Lines to read, which scroll."""
+    """Lines to read, which scroll in both directions."""
 
     BINDINGS: ClassVar = [Binding("escape,q,enter,ctrl+c,question_mark", "close", show=False)]
 
@@ -173,8 +180,12 @@ class Page(ModalScreen[None]):
         with Vertical(classes="box page") as box:
             box.border_title = Content(self._title)
             box.border_subtitle = "Escape closes"
-            with VerticalScroll():
+            with ScrollableContainer():
                 yield Static("\n".join(self._said), markup=False)
+
+    def on_mount(self) -> None:
+        """Let the arrows scroll."""
+        self.query_one(ScrollableContainer).focus()
 
     def action_close(self) -> None:
         """Close it."""

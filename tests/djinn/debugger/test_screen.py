@@ -425,7 +425,10 @@ def test_the_help_names_every_command_and_key(bench, started):
 
     async def script(pilot):
         await press(pilot, "question_mark")
-        page = pilot.app.screen
+        page, first = pilot.app.screen, text(pilot.app)
+        await pilot.press("pagedown")
+        await pilot.pause(0.05)
+        assert text(pilot.app) != first
         await pilot.press("escape")
         return page._said, type(pilot.app.screen) is type(page)
 
