@@ -57,7 +57,7 @@ def tokens(found: Tokens, lens: Lens, *, width: int, height: int) -> list[str]:
 
     Where there is little room, the tokens get two lines at least, and the guesses three.
     """
-    said = _tokens(found, width=width)
+    said = _tokens(found, width=width, most=width * height + 1)
     guesses = _guesses(lens, width=width)
     rows = max(height - len(guesses), min(_TEXT_ROWS, height - _GUESS_ROWS), 1)
     if len(said) > rows:
@@ -65,11 +65,12 @@ def tokens(found: Tokens, lens: Lens, *, width: int, height: int) -> list[str]:
     return [*said, *guesses][:height]
 
 
-def _tokens(found: Tokens, *, width: int) -> list[str]:
+def _tokens(found: Tokens, *, width: int, most: int) -> list[str]:
+    """Return the tokens in lines; of long ones the last ``most`` characters, which are more than there is room for."""
     if found.note or not found.sequences:
         return [cut(visible(found.note or "no tokens yet"), width)]
-    text = found.texts[0] if found.texts else " ".join(token.text for token in found.sequences[0])
-    return tail(visible(text), width=width, rows=max(len(text), 1))
+    text = found.texts[0] if found.texts else " ".join(token.text for token in found.sequences[0][-most:])
+    return tail(visible(text[-most:]), width=width, rows=most)
 
 
 def _guesses(lens: Lens, *, width: int) -> list[str]:

@@ -37,6 +37,13 @@ async def settled(pilot):
     await pilot.pause()
 
 
+async def ended(pilot):
+    """Wait until no command runs, and what it has said is shown."""
+    while pilot.app._busy is not None:
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
 async def press(pilot, *keys):
     await pilot.press(*keys)
     await settled(pilot)
@@ -296,20 +303,31 @@ def test_a_saved_session_is_restored_as_if_from_here(bench, started, tmp_path):
 
 
 def test_a_fork_says_first_that_side_effects_happen_again(bench, started):
-    """Before it is done, in a question; no is no."""
-    started(2, durable=True)
+    """Before it is done, in a question, where no is no; and on the first screen of the fork, which is selected."""
+    session = started(2, durable=True)
 
     async def script(pilot):
         await press(pilot, "f")
         question = text(pilot.app)
         await press(pilot, "n")
-        return question, text(pilot.app)
+        refused = text(pilot.app)
+        await press(pilot, "f")
+        await press(pilot, "y")
+        first = text(pilot.app)
+        await give(pilot, "edit scale 2")
+        await press(pilot, "r")
+        return question, refused, first
 
-    question, after = drive(Debugger(bench), script)
+    question, refused, first = drive(Debugger(bench), script)
     assert re.search(r"happens\s+again", question)
     assert "Fork?" in question
-    assert "not done" in after
-    assert len(bench.runtime.sessions) == 1
+    assert "not done" in refused
+    assert "fork of 1" not in refused
+    assert re.search(r"> +2 +paused +2 .*fork of 1", first)
+    assert "side effects up to here have happened again" in first
+    _, fork = bench.runtime.sessions
+    session.resume()
+    assert not torch.equal(session.result(30), fork.result())
 
 
 @pytest.mark.parametrize(("owns", "answer", "stays"), [(True, "n", True), (True, "y", False), (False, None, False)])
@@ -320,14 +338,12 @@ def test_quit_asks_if_something_would_be_lost(runtime, started, owns, answer, st
 
     async def script(pilot):
         await pilot.press("q")
-        while pilot.app._busy is not None:
-            await pilot.pause(0.01)
-        await pilot.pause()
+        await ended(pilot)
         if answer is not None:
             assert "session 1: paused after layer 2" in text(pilot.app)
             assert "y: yes" in text(pilot.app)
             await pilot.press(answer)
-            await pilot.pause(0.05)
+            await ended(pilot)
         return pilot.app._exit
 
     assert drive(Debugger(bench), script) is not stays
@@ -360,7 +376,7 @@ def test_a_fault_of_the_debugger_is_a_line_too(bench, started, monkeypatch):
     async def script(pilot):
         monkeypatch.setattr(bench, "do", lambda *args, **kwargs: {}["missing"])
         await pilot.press("s")
-        await pilot.pause(0.1)
+        await ended(pilot)
         monkeypatch.setattr(bench, "do", do)
         await press(pilot, "s")
         return "\n".join(pilot.app._answers)
@@ -389,8 +405,7 @@ def test_ctrl_c_stops_waiting_and_nothing_else(runtime, bench, llama, input_ids)
         assert pilot.app.focused.id == "tokens"
         assert "Ctrl-C stops waiting" in seen(pilot.app)[-1]
         await pilot.press("ctrl+c")
-        while pilot.app._busy is not None:
-            await pilot.pause(0.01)
+        await ended(pilot)
         assert session.phase is djinn.Phase.RUNNING
         gate.set()
         session.wait(30)
