@@ -88,7 +88,7 @@ class SyntheticPairs:
 
     def asked(self) -> Json:
         """The block of the study."""
-        return {"rounds": self.rounds, "blocks": self.blocks, "layers": list(self.layers)}
+        return {"rounds": self.rounds, "blocks": self.blocks, "forms": "all", "layers": list(self.layers)}
 
     def about(self, number: int, workloads: list[Json]) -> Json:
         """What the record of round ``number`` holds besides what all records share."""

@@ -25,27 +25,16 @@ def probe(variant, survives, exact, lines, resume_ms, *, headline):
     return {"variant": variant, "headline": headline, **verdict}
 
 
-def clocks(ready: float) -> Json:
+def clocks(ready: float, *, kv_cache: bool = False) -> Json:
     """All times of a sample that was ready after ``ready`` ms."""
     return {
         "pause_ms": 2 * ready,
         "ready_ms": ready,
         "first_kernel_ms": ready + 0.1,
+        "usable_ms": ready + 2,
+        "next_token_ms": ready + 4 if kv_cache else None,
         "resident_ms": ready + 1,
-        "result_ms": ready + 2,
     }
-
-
-def clocks_now(ready: float, *, kv_cache: bool) -> Json:
-    """The same by the clocks that newer runs have."""
-    times = clocks(ready)
-    del times["result_ms"]
-    return {**times, "usable_ms": ready + 2, "next_token_ms": ready + 4 if kv_cache else None}
-
-
-def set_ready(sample: Json, ready: float) -> None:
-    """Make ``sample`` ready after ``ready`` ms; what comes after moves along."""
-    sample.update({**clocks(ready), "pause_ms": sample["pause_ms"]})
 
 
 def kind_of(place: str) -> str:
@@ -114,7 +103,6 @@ def _timed(cell: Json, study: Json) -> Json:
             "host_bytes_paused": 0,
             "overwritten_bytes": 0,
             "bit_exact": True,
-            "paired": None,
             **sample,
         }
         for sample in cell["samples"]
@@ -199,8 +187,7 @@ def write(path: Path, value: object) -> None:
 def ask_for(folder: Path, experiment: str, block: object) -> tuple[Json, Json]:
     """Make the run in ``folder`` ask for ``experiment`` by ``block``: its study, and what its records share."""
     study = json.loads((folder / "study.json").read_text()) | {experiment: block}
-    if "experiments" in study:
-        study["experiments"] = [*study["experiments"], experiment]
+    study["experiments"] = list(dict.fromkeys([*study["experiments"], experiment]))
     for path in folder.rglob("*.json"):
         if path.name not in ("study.json", "machine.json"):
             record = json.loads(path.read_text())

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaluation.claims.rules import KEY, digest
 from evaluation.records.runs import latency_methods, pair_paths, side_records
 from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.side_cells import (
@@ -20,7 +21,6 @@ from tests.evaluation.side_cells import (
     about,
     asking,
     clocks,
-    clocks_now,
     completed,
     probe,
     put_cells,
@@ -38,11 +38,16 @@ HISTORY_BYTES_PER_LAYER = 40_000_000
 MATRIX_TFLOPS = 500.0
 LINK_GBPS = 55.0
 SCATTER = 0.01  # of the median, from end to end
+# What a study asks for besides latency, as far as it has a block of it; pairs are asked for by the recipe.
+EXPERIMENTS = (
+    *("capacity", "capabilities", "editing", "durable", "disk"),
+    *("load", "overhead", "sweep", "thinking", "neighbour", "peers"),
+)
 
 
 def ready_ms(method: str, variant: str, workload: str, layer: int, functional: bool) -> float:
     """Median of the clock ready: the magnitudes of an H100, or of a tiny model on a CPU."""
-    slow = workload == "session" and variant in ("pinned", "pageable", "pinned_identical")
+    slow = workload == "session" and variant in ("pinned", "pageable")
     if functional:
         return {"vanilla": 0.05, "recompute": 0.5 * layer, "djinn": 0.4}.get(method, 0.02 * layer if slow else 0.4)
     times = {"vanilla": 0.01, "recompute": 1.0 + 3.0 * layer, "djinn": 0.63}
@@ -62,7 +67,7 @@ class Synthetic:
     scatter: float = SCATTER
     ready: Callable[[str, str, str, int, bool], float] = ready_ms
     peers: tuple[str, ...] = ()
-    pairs: SyntheticPairs | None = None  # of an older version: it paired Djinn within its own jobs
+    pairs: SyntheticPairs | None = None  # the study does not ask for them
     asks: Mapping[str, Any] = field(default_factory=dict)  # keys of study.json that say what is left out
     beside: Mapping[str, list[Json]] = field(default_factory=dict)  # cells of side records by path; else they have none
 
@@ -78,6 +83,8 @@ class Synthetic:
                 "seed": 0,
             },
             "methods": list(self.methods),
+            "experiments": [*(["pairs"] if self.pairs else []), *EXPERIMENTS],
+            "latency_methods": list(self.methods),
             "layers": list(self.layers),
             "rounds": self.rounds,
             "order_seed": 1,
@@ -94,15 +101,15 @@ class Synthetic:
                 "decode_steps": 2,
             },
             "host_arena_gib": 4,
+            "pairs": (self.pairs or SyntheticPairs()).asked(),
             "overhead": {"samples": 30, "decode_steps": 16},
             "load": [{"sessions": 64, "resumes": 500}],
             "load_host_arena_gib": 105,
             "capacity": {"sessions": 64, "processes": 8},
             "sweep": {"layers": [1, 10], "samples": 6, "sizes": [{"batch": 1, "tokens": 2048}]},
             "peers": {"run": list(self.peers), **{f"{peer}_samples": 10 for peer in self.peers}},
+            KEY: digest(),
         }
-        if self.pairs is not None:
-            plain["pairs"] = self.pairs.asked()
         return asking({**plain, **self.asks}, dict(self.beside))
 
     def machine(self) -> Json:
@@ -144,8 +151,8 @@ class Synthetic:
         for workload in self.study()["workloads"]:
             variants = {"manual_offload": ["pinned", "pageable"]}.get(method, ["default"])
             if method == "manual_offload" and workload["kv_cache"]:
-                variants = [*variants, "pinned_ordered" if self.pairs is None else "ordered"]
-            if method == "djinn" and self.pairs is not None:
+                variants = [*variants, "ordered"]
+            if method == "djinn":
                 variants = [*variants, "kept"]
             cells += [self._cell(method, variant, workload, layer) for variant in variants]
         # No two processes ever take the same times; this much no test sees.
@@ -185,8 +192,6 @@ class Synthetic:
 
     def _cell(self, method: str, variant: str, workload: Json, layer: int) -> Json:
         ready = self.ready(method, variant, workload["name"], layer, self.functional)
-        partners = ["pinned_identical", "pinned_ordered"] if workload["kv_cache"] else ["pinned"]
-        partners = partners if method == "djinn" and self.pairs is None else []
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0
         scatter = [1 + self.scatter * (i / max(self.samples - 1, 1) - 0.5) for i in range(self.samples)]
         return {
@@ -201,29 +206,14 @@ class Synthetic:
             "validation_samples": 2,
             "samples": [
                 {
-                    **(
-                        clocks(ready * factor)
-                        if self.pairs is None
-                        else clocks_now(ready * factor, kv_cache=workload["kv_cache"])
-                    ),
+                    **clocks(ready * factor, kv_cache=workload["kv_cache"]),
                     "floor_ms": 0.5 * factor if method in ("manual_offload", "djinn") else None,
                     "device_bytes_paused": None if self.functional else 0,
                     "host_bytes_paused": FRONTIER_BYTES + history,
                     "overwritten_bytes": FRONTIER_BYTES,
                     "bit_exact": True,
-                    "paired": {
-                        partner: {
-                            "djinn_first": index % 2 == 0,
-                            **clocks(
-                                factor * self.ready("manual_offload", partner, workload["name"], layer, self.functional)
-                            ),
-                            "bit_exact": True,
-                        }
-                        for partner in partners
-                    }
-                    or None,
                 }
-                for index, factor in enumerate(scatter)
+                for factor in scatter
             ],
         }
 
@@ -252,7 +242,7 @@ def refused(cell: Json, outcome: str = "out_of_memory") -> None:
 
 
 def slowed(sample: Json, factor: float) -> None:
-    """Make every time of ``sample`` so much longer, its partners' aside; their order stays."""
+    """Make every time of ``sample`` so much longer; their order stays."""
     for name in [name for name in sample if name.endswith("_ms") and sample[name] is not None]:
         sample[name] *= factor
 

@@ -58,7 +58,7 @@ class Comparison:
 
 
 def comparisons(run: Run, resamples: int = RESAMPLES) -> list[Comparison]:
-    """The rows of ``run``; none of the old protocol."""
+    """The rows of ``run``; none without pairs."""
     return [row for one in compared(run) for row in _rows(partial(_row, run.name, one.workload, resamples), one)]
 
 

@@ -50,7 +50,7 @@ class Findings:
         return self.layers[-1]
 
     def clocks(self, workload: str) -> list[Clock]:
-        """Those by which ``workload`` was measured: an older run has others, and some only a KV cache has."""
+        """Those by which ``workload`` was measured: some only a KV cache has."""
         found = {row.metric for row in self.rows if row.workload == workload}
         return [clock for clock in CLOCKS if clock.metric in found]
 

@@ -9,17 +9,13 @@ class Clock:
 
     ``waits_for``: the bytes of a cell that must be back, ``frontier_bytes`` or ``state_bytes``; None for what a forward
     pass ends, which is not the method's business alone. ``title`` heads the clock's panel, where it has one.
-    ``of_history``: only what has a KV cache has it. ``partners``: by the old protocol Djinn's pairs
-    were with the first of these that ran beside it. ``successor``: what is measured now in place of this clock, which
-    only older runs have.
+    ``of_history``: only what has a KV cache has it.
     """
 
     name: str
     waits_for: str | None = None
     title: str = ""
     of_history: bool = False
-    partners: tuple[str, ...] = ()
-    successor: str = ""
 
     @property
     def metric(self) -> str:
@@ -41,50 +37,23 @@ class Clock:
         """The same as a difference in ms."""
         return f"paired_{self.name}_ms"
 
-    @property
-    def partner_ratio(self) -> str:
-        """The metric of the old protocol: Djinn over its partner beside the sample."""
-        return f"partner_{self.name}_ratio"
-
-
-# Of the frontier: the best copies by hand that there were. Of all state: bulk copies of the very same storages.
-_OF_THE_FRONTIER = ("pinned_ordered", "pinned")
 
 CLOCKS = (
-    Clock(
-        name="ready",
-        waits_for="frontier_bytes",
-        title="Ready: next layer's inputs",
-        partners=_OF_THE_FRONTIER,
-    ),
-    Clock(
-        name="first_kernel",
-        waits_for="frontier_bytes",
-        title="First kernel of next layer",
-        partners=_OF_THE_FRONTIER,
-    ),
+    Clock(name="ready", waits_for="frontier_bytes", title="Ready: next layer's inputs"),
+    Clock(name="first_kernel", waits_for="frontier_bytes", title="First kernel of next layer"),
     Clock(name="usable", title="Usable: logits on the host"),
     Clock(name="next_token", of_history=True),
-    Clock(
-        name="resident",
-        waits_for="state_bytes",
-        title="Resident: all state",
-        partners=("pinned_identical",),
-    ),
-    Clock(name="result", successor="usable"),
+    Clock(name="resident", waits_for="state_bytes", title="Resident: all state"),
 )
 CLOCK = {clock.name: clock for clock in CLOCKS}
-CURRENT = tuple(clock for clock in CLOCKS if not clock.successor)
-PARTNERED = tuple(clock for clock in CLOCKS if clock.partners)
 
 # Metric to unit, in the order of the rows of a cell.
 UNITS = {
     **{clock.metric: "ms" for clock in CLOCKS},
     "pause_ms": "ms",
     "floor_ms": "ms",
-    **{clock.partner_ratio: "ratio" for clock in PARTNERED},
-    **{clock.ratio: "ratio" for clock in CURRENT},
-    **{clock.difference: "ms" for clock in CURRENT},
+    **{clock.ratio: "ratio" for clock in CLOCKS},
+    **{clock.difference: "ms" for clock in CLOCKS},
     "device_bytes_paused": "bytes",
     "host_bytes_paused": "bytes",
     "frontier_bytes": "bytes",

@@ -5,8 +5,7 @@ a form's time is the mean of its two samples, so that what drifts falls on all a
 hand-written forms that keep the same on the device and whose link is in the same state. The strongest of these has the
 smallest median over the run at that layer. Where a clock waits for all state, one that moves less has an easier task,
 and comes behind those that move as much. Recompute's forms, at the last layers, are asked for by their method and never
-mixed into these. A run of the old protocol has no pairs, but partners beside its samples:
-:mod:`evaluation.analysis.partners`.
+mixed into these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import Any
 
-from evaluation.analysis.metrics import CURRENT, Clock
+from evaluation.analysis.metrics import CLOCKS, Clock
 from evaluation.analysis.statistics import RESAMPLES, Interval, process_median
 from evaluation.records.runs import Json, Run
 
@@ -138,11 +137,6 @@ def difference_of(pairings: Sequence[Pairing], resamples: int = RESAMPLES) -> In
     return process_median(differences, pairings[0].sittings, resamples=resamples)
 
 
-def has_pairs(run: Run) -> bool:
-    """Whether the study of ``run`` asks for pairs; if not, it is of the old protocol."""
-    return "pairs" in run.study
-
-
 def cells(run: Run) -> list[Cell]:
     """What the pairs of ``run`` compared, in the order of its workloads and layers."""
     grouped: dict[tuple[str, int], dict[int, Json]] = {}
@@ -185,7 +179,7 @@ def compared(run: Run) -> Iterator[Compared]:
     for workload, group in groupby(cells(run), key=lambda cell: cell.workload):
         layers = list(group)
         for policy in dict.fromkeys(policy for cell in layers for policy in cell.policies):
-            for clock in CURRENT:
+            for clock in CLOCKS:
                 pairings = [(cell, cell.pairings(policy, clock)) for cell in layers]
                 yield Compared(workload=workload, policy=policy, clock=clock, layers=pairings)
 
@@ -213,7 +207,7 @@ def _form(found: dict[int, tuple[Json, int]], sittings: dict[int, str | None]) -
     about = [cell["forms"][index] for cell, index in found.values()]
     used = [one["device_bytes_paused"] for one in about]
     times = {}
-    for clock in CURRENT:
+    for clock in CLOCKS:
         means = {number: list(_means(cell, index, clock.metric)) for number, (cell, index) in found.items()}
         if not any(None in values for values in means.values()):
             times[clock.name] = means

@@ -1,7 +1,7 @@
 """Resumes among paused sessions: ``load.csv``, rows of Djinn, of copies by hand, and of the one over the other.
 
 What decides is Djinn over the resume by hand in the same turn, over the number of sessions: what the machine does
-meanwhile falls on both. An older run has nobody by hand beside it.
+meanwhile falls on both.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -26,7 +26,6 @@ from evaluation.analysis.resampling import (
     draw_processes,
     percentiles,
     picked,
-    resampled_medians,
     row_medians,
 )
 
@@ -202,23 +201,6 @@ def process_median(
         drawn = np.concatenate([picked(groups, chosen, generator) for groups in strata], axis=1)
         low, high = percentiles(row_medians(drawn), TAIL_OF_PROCESSES if processes > 1 else TAIL)
     return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=coverage)
-
-
-def ratio_of_medians(first: Groups, second: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """The median of ``first`` over that of ``second``, which were measured independently, in groups by process.
-
-    The interval is of percentiles, each side resampled by itself; there is none if a side has too few processes. The
-    same ``seed`` gives the same interval. Raises ValueError if a side has no values, if one is not finite, or if one of
-    ``second`` is not above 0.
-    """
-    above, below = (_checked(np.concatenate([np.asarray(group) for group in side])) for side in (first, second))
-    if np.any(below <= 0):
-        raise ValueError("a ratio to 0 or less has no value")
-    ratios = None
-    if enough(first) and enough(second):
-        generator = np.random.default_rng(seed)
-        ratios = resampled_medians(first, resamples, generator) / resampled_medians(second, resamples, generator)
-    return Estimate.of(float(np.median(above) / np.median(below)), ratios)
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:

@@ -1,17 +1,16 @@
 """The summary of a run: one row per workload, method, variant, layer and metric.
 
 The samples of all rounds of a cell are pooled. Pairs give ratios and differences, of Djinn and the strongest form by
-hand. The old protocol gives ratios to a partner. Each round is a process: intervals are over six of them or more, or
-over six samples or more of the only one. Else there is a range and no interval, and ``ci_low`` and ``ci_high`` are
-empty. A cell for which the device had no room keeps one row, ``ready_ms`` with n = 0 and no numbers.
+hand. Each round is a process: intervals are over six of them or more, or over six samples or more of the only one. Else
+there is a range and no interval, and ``ci_low`` and ``ci_high`` are empty. A cell for which the device had no room
+keeps one row, ``ready_ms`` with n = 0 and no numbers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evaluation.analysis.metrics import PARTNERED, UNITS
+from evaluation.analysis.metrics import UNITS
 from evaluation.analysis.pairs import Compared, compared, difference_of, ratio_of
-from evaluation.analysis.partners import partner_ratios
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval, process_median, quantile
 from evaluation.analysis.variants import PRIMARY
@@ -112,12 +111,9 @@ def _cell_rows(run: Run, method: str, layer: int, rounds: Rounds) -> list[Row]:
     measured = [cell for cell in rounds if cell["samples"]]
     if not measured:
         return [_row(place, "ready_ms", [], None)]
-    groups = {metric: _values(measured, metric, run) for metric in UNITS}
-    for clock in PARTNERED:
-        groups[clock.partner_ratio] = partner_ratios(measured, clock)
     rows = []
-    for metric, values in groups.items():
-        if taken := [process for process in values if process]:  # all of one sitting
+    for metric in UNITS:
+        if taken := [process for process in _values(measured, metric, run) if process]:  # all of one sitting
             rows.append(_row(place, metric, _all_of([taken]), process_median([taken])))
     return rows
 

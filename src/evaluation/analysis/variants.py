@@ -4,7 +4,7 @@ A method that has no row is shown all the same, by its plain name and without de
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -15,8 +15,7 @@ class Variant:
     ``primary``: the paper leads with it. ``label`` and ``style`` (for ``Axes.plot``) are for figures; ``drawn`` is its
     place in the order of drawing, None where it is not drawn over depth. ``wall`` is its shape in the memory wall.
     ``heading``: the method's name in the two lines that a table gives it, as LaTeX. ``deeds``, as LaTeX: what it does
-    on pause and on resume, and what ready waits for. ``beside``: what a table says of it where it is run in pairs only.
-    ``rate``: the ceiling of the machine that its clock ready follows.
+    on pause and on resume, and what ready waits for. ``rate``: the ceiling of the machine that its clock ready follows.
     """
 
     method: str
@@ -28,7 +27,6 @@ class Variant:
     wall: Mapping[str, Any] = field(default_factory=dict)
     heading: tuple[str, str] | None = None
     deeds: tuple[str, str, str] | None = None
-    beside: str = ""
     rate: str = ""
 
     @property
@@ -37,7 +35,7 @@ class Variant:
         return self.method, None if self.primary else self.name
 
 
-ORDERED = ("ordered", "pinned_ordered")  # the best hand-written offload where there is history, and its older name
+ORDERED = "ordered"  # the best hand-written offload where there is history
 BULK = ("pinned", "bulk")  # all of the state by hand at once: the least that there is, or all that Djinn moves
 KEPT = "kept"  # Djinn with the frontier kept on the device
 FUSED = "compiled"  # recompute with its small operators fused, in a prefill
@@ -52,15 +50,6 @@ _TO_PINNED = "copies all state to pinned host memory"
 _KEPT = "the same, but for the frontier, which stays on the device"
 _IN_ORDER = "copies the frontier back, then the rest behind the computation, in order of need"
 _RERUN = ("deletes all state", "runs the program again up to layer $L$", "the rerun")
-
-_ORDERED_BY_HAND = Variant(
-    method="manual_offload",
-    name=ORDERED[0],
-    label="Manual, ordered",
-    style={"color": NAVY, "marker": "D", "linestyle": "--", "linewidth": 2.0, "markersize": 5.5},
-    drawn=5,
-    deeds=(_TO_PINNED, _IN_ORDER, "the frontier"),
-)
 
 # In the order of tables. In figures manual offload and Djinn coincide, or one token rerun: so the former is wide and
 # light, the latter small and drawn later, and each shows through the other. Markers and dashes differ, so that colour
@@ -144,8 +133,14 @@ VARIANTS = (
         style={"color": SKY, "marker": "P", "linestyle": (0, (3, 1.2)), "linewidth": 1.0, "markersize": 5.5},
         deeds=("copies all state to pageable host memory", "copies all back", "all state"),
     ),
-    _ORDERED_BY_HAND,
-    replace(_ORDERED_BY_HAND, name=ORDERED[1]),
+    Variant(
+        method="manual_offload",
+        name=ORDERED,
+        label="Manual, ordered",
+        style={"color": NAVY, "marker": "D", "linestyle": "--", "linewidth": 2.0, "markersize": 5.5},
+        drawn=5,
+        deeds=(_TO_PINNED, _IN_ORDER, "the frontier"),
+    ),
     Variant(
         method="manual_offload",
         name="async",
@@ -164,11 +159,6 @@ VARIANTS = (
             "nothing: each layer's KV comes for its use",
             "an idle device",
         ),
-    ),
-    Variant(
-        method="manual_offload",
-        name="pinned_identical",
-        beside=r", which moves in bulk the very sizes that \sys{} moves",
     ),
     Variant(
         method="djinn",

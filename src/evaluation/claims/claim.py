@@ -112,8 +112,7 @@ class Deciding:
 class Judgement:
     """A verdict with the figures behind it by name; ``lead`` is what a table prints of them, ``remark`` sentences.
 
-    ``deciding`` is the one that decides, where a clock was measured. ``old_protocol``: decided by what an older run
-    measured in place of pairs, or of a clock.
+    ``deciding`` is the one that decides, where a clock was measured.
     """
 
     verdict: Verdict
@@ -121,7 +120,6 @@ class Judgement:
     lead: str
     remark: str = ""
     deciding: Deciding | None = None
-    old_protocol: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from evaluation.analysis.metrics import CLOCKS, CURRENT
+from evaluation.analysis.metrics import CLOCKS
 from evaluation.analysis.pairs import FRONTIER
 from evaluation.analysis.statistics import RESAMPLES
 from evaluation.claims import of_depth, of_pairs, of_recompute, of_use
@@ -15,8 +15,7 @@ from evaluation.claims.measurements import Measurements
 from evaluation.claims.rules import STATEMENTS, Statement
 from evaluation.records.runs import Run
 
-_NEXT_LAYER = [clock.name for clock in CURRENT if clock.waits_for == "frontier_bytes"]
-_REPLACED = {clock.successor: clock.name for clock in CLOCKS if clock.successor}
+_NEXT_LAYER = [clock.name for clock in CLOCKS if clock.waits_for == "frontier_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ def _own_clocks(measured: Measurements) -> Iterable[Place]:
 
 
 def _against_copies(measured: Measurements) -> Iterable[Place]:
-    """Every workload by every clock, then the same with the frontier kept on the device, which only pairs compare.
+    """Every workload by every clock, then the same with the frontier kept on the device.
 
     Without history all of the state is the frontier, and when it is back is told by the clock ready.
     """
@@ -72,22 +71,18 @@ def _against_copies(measured: Measurements) -> Iterable[Place]:
         clocks = _clocks_of(measured, name)
         if name not in measured.workloads(kv_cache=True):
             clocks.remove("resident")
-        for keeps in [None] if measured.old_protocol else [None, FRONTIER]:
+        for keeps in (None, FRONTIER):
             yield from (Place(workload=name, clock=clock, keeps=keeps) for clock in clocks)
 
 
 def _against_recompute(measured: Measurements) -> Iterable[Place]:
-    """Every workload by every clock; an older run's in the place of what it lacks."""
-    for name in measured.workloads():
-        for clock in _clocks_of(measured, name):
-            old = _REPLACED.get(clock, clock)
-            only_old = measured.has_clock(old) and not measured.has_clock(clock)
-            yield Place(workload=name, clock=old if only_old else clock)
+    """Every workload by every clock."""
+    return [Place(workload=name, clock=clock) for name in measured.workloads() for clock in _clocks_of(measured, name)]
 
 
 def _clocks_of(measured: Measurements, workload: str) -> list[str]:
     history = workload in measured.workloads(kv_cache=True)
-    return [clock.name for clock in CURRENT if history or not clock.of_history]
+    return [clock.name for clock in CLOCKS if history or not clock.of_history]
 
 
 def _with_history(measured: Measurements) -> Iterable[Place]:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.pairs import Cell as PairedCell
-from evaluation.analysis.pairs import Policy, cells, has_pairs
+from evaluation.analysis.pairs import Policy, cells
 from evaluation.analysis.resampling import Groups, Sittings
 from evaluation.analysis.statistics import RESAMPLES
 from evaluation.analysis.variants import PRIMARY
@@ -22,15 +22,14 @@ Cells = list[Json]
 
 @dataclass(frozen=True, kw_only=True)
 class OverDepth:
-    """One clock of one method by layer, in groups by process; ``host_bytes``: what it has in host memory while paused.
+    """One clock of one form by layer, in groups by process: group i of every layer is of the one of ``sittings[i]``.
 
-    ``together``: group i of every layer is of the same process, which ran in ``sittings[i]``.
+    ``host_bytes``: what it has in host memory while paused.
     """
 
     series: dict[int, Groups]
     host_bytes: dict[int, int]
-    sittings: Sittings = None
-    together: bool = False
+    sittings: Sittings
 
     def per_gigabyte(self) -> "OverDepth":
         """The same in ms per 10^9 bytes that are copied back; raises :class:`Undecided` where there are none."""
@@ -40,7 +39,7 @@ class OverDepth:
             layer: [[value / (self.host_bytes[layer] / 1e9) for value in group] for group in groups]
             for layer, groups in self.series.items()
         }
-        return OverDepth(series=series, host_bytes=self.host_bytes, sittings=self.sittings, together=self.together)
+        return OverDepth(series=series, host_bytes=self.host_bytes, sittings=self.sittings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,6 @@ class Measurements:
 
     run: Run
     resamples: int = RESAMPLES
-
-    @property
-    def old_protocol(self) -> bool:
-        """Whether the study has no pairs: then what they would decide is decided by samples, and Djinn's partners."""
-        return not has_pairs(self.run)
 
     @property
     def depth(self) -> int:
@@ -76,11 +70,6 @@ class Measurements:
             for one in self.run.study["workloads"]
             if not (prefill and one.get("decode_step")) and kv_cache in (None, one["kv_cache"])
         ]
-
-    def has_clock(self, clock: str) -> bool:
-        """Whether any sample was taken by it."""
-        taken = (sample for record in self.run.records for cell in record["cells"] for sample in cell["samples"])
-        return any(sample.get(f"{clock}_ms") is not None for sample in taken)
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, int], PairedCell]:
@@ -106,9 +95,7 @@ class Measurements:
             raise Undecided(f"The device had no room for the pairs of every round at layer {layer}.")
 
     def over_depth(self, method: str, place: Place) -> OverDepth:
-        """The primary form of ``method`` in the pairs, or by the old protocol its samples."""
-        if self.old_protocol:
-            return self.samples_over_depth(method, place)
+        """The primary form of ``method`` in the pairs; raises :class:`Undecided` for a gap."""
         assert place.clock is not None
         series: dict[int, Groups] = {}
         host_bytes: dict[int, int] = {}
@@ -124,39 +111,20 @@ class Measurements:
             rounds = sorted(times)
             series[layer], host_bytes[layer] = [times[number] for number in rounds], form.host_bytes
             sittings = [form.sittings[number] for number in rounds]
-        return OverDepth(series=series, host_bytes=host_bytes, sittings=sittings, together=True)
+        return OverDepth(series=series, host_bytes=host_bytes, sittings=sittings)
 
-    def samples_over_depth(self, method: str, place: Place) -> OverDepth:
+    def samples_over_depth(self, method: str, place: Place) -> dict[int, Groups]:
         """The samples of every layer, which have processes of their own; raises as :meth:`samples` does."""
-        series: dict[int, Groups] = {layer: self.samples(method, place, layer) for layer in self.layers}
-        host_bytes = {
-            layer: max(one["host_bytes_paused"] for cell in self.cells(method, place, layer) for one in cell["samples"])
-            for layer in self.layers
-        }
-        return OverDepth(series=series, host_bytes=host_bytes)
+        return {layer: self.samples(method, place, layer) for layer in self.layers}
 
     def samples(self, method: str, place: Place, layer: int) -> list[list[float]]:
         """Milliseconds by its clock, one list for each process; raises :class:`Undecided` for a gap."""
         assert place.clock is not None
-        if not self.has_clock(place.clock):
-            raise Undecided(f"This run has no clock {CLOCK[place.clock].words}.")
         cells = self.cells(method, place, layer)
         times = [[sample.get(f"{place.clock}_ms") for sample in cell["samples"]] for cell in cells]
         if any(None in process for process in times):
             raise Undecided(f"{method} at layer {layer}, {place.workload}, has no clock {CLOCK[place.clock].words}.")
         return times
-
-    def other_variants(self, method: str, place: Place, layer: int) -> dict[str, list[list[float]]]:
-        """The same of the variants that the paper does not lead with, by name; none that lacks the clock."""
-        found: dict[str, list[list[float]]] = {}
-        for record in self.run.records:
-            if (record["method"], record["layer"]) != (method, layer):
-                continue
-            for cell in record["cells"]:
-                times = [sample.get(f"{place.clock}_ms") for sample in cell["samples"]]
-                if cell["workload"] == place.workload and not cell["headline"] and times and None not in times:
-                    found.setdefault(cell["variant"], []).append(times)
-        return found
 
     def cells(self, method: str, place: Place, layer: int) -> Cells:
         """The headline cells of all rounds; raises :class:`Undecided` if one was not measured, or had no room."""

@@ -1,9 +1,8 @@
 """Decides the claims over depth, C1 to C3, from raw values to a judgement.
 
 The rules stand in :mod:`evaluation.claims.rules`. C1 has the samples of one job for each layer. C2 and C3 have the
-pairs, in which a process measures all layers; a run of the old protocol has samples there too. Every interval is a
-bootstrap from a fixed seed, so that the same records give the same verdicts. No verdict corrects for the number of
-claims: each stands for itself.
+pairs, in which a process measures all layers. Every interval is a bootstrap from a fixed seed, so that the same records
+give the same verdicts. No verdict corrects for the number of claims: each stands for itself.
 """
 
 import numpy as np
@@ -13,26 +12,26 @@ from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Estimate, enough, process_median
-from evaluation.analysis.trends import Trend, trend
+from evaluation.analysis.trends import Series, trend
 from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, printed, too_few, verdict_of
-from evaluation.claims.measurements import Measurements, OverDepth
+from evaluation.claims.measurements import Measurements
 
 
-def _line(measured: Measurements, found: OverDepth) -> Trend:
-    if len(found.series) < LAYERS_FOR_A_LINE:
-        raise Undecided(f"A line through {len(found.series)} layers says nothing; {LAYERS_FOR_A_LINE} are needed.")
-    return trend(found.series, found.sittings, together=found.together, resamples=measured.resamples)
+def _check_layers(series: Series) -> None:
+    if len(series) < LAYERS_FOR_A_LINE:
+        raise Undecided(f"A line through {len(series)} layers says nothing; {LAYERS_FOR_A_LINE} are needed.")
 
 
-def _shortage(found: OverDepth) -> str:
+def _shortage(series: Series) -> str:
     """Why its line has no interval."""
-    return too_few(next(groups for groups in found.series.values() if not enough(groups)))
+    return too_few(next(groups for groups in series.values() if not enough(groups)))
 
 
 def linear(measured: Measurements, place: Place) -> Judgement:
     """C1: recompute over depth."""
-    found = measured.samples_over_depth("recompute", place)
-    fit = _line(measured, found)
+    series = measured.samples_over_depth("recompute", place)
+    _check_layers(series)
+    fit = trend(series, resamples=measured.resamples)
     figures = {
         "slope": Figure.of(fit.slope, "ms per layer"),
         "intercept": Figure.of(fit.intercept, "ms"),
@@ -41,7 +40,7 @@ def linear(measured: Measurements, place: Place) -> Judgement:
     deciding = Deciding(figure=figures["r2"], name="R2")
     if fit.slope.ends is None:
         return Judgement(
-            verdict=Verdict.UNDECIDED, figures=figures, lead=str(deciding), remark=_shortage(found), deciding=deciding
+            verdict=Verdict.UNDECIDED, figures=figures, lead=str(deciding), remark=_shortage(series), deciding=deciding
         )
     return Judgement(
         verdict=verdict_of(
@@ -63,7 +62,8 @@ def flat(method: str, measured: Measurements, place: Place) -> Judgement:
     unit = "ms/GB" if per_gb else "ms"
     if per_gb:
         found = found.per_gigabyte()
-    fit = _line(measured, found)
+    _check_layers(found.series)
+    fit = trend(found.series, found.sittings, together=True, resamples=measured.resamples)
     layers = sorted(found.series)
     rise = fit.rise(measured.depth - 1)
     median = _median([group for groups in found.series.values() for group in groups])
@@ -76,7 +76,7 @@ def flat(method: str, measured: Measurements, place: Place) -> Judgement:
     supported = rise.ends is not None and rise.high <= allowed
     remarks = []
     if rise.ends is None:
-        remarks.append(_shortage(found))
+        remarks.append(_shortage(found.series))
     if per_gb:
         moved = [f"{significant(found.host_bytes[layer] / 1e6)} MB at layer {layer}" for layer in _ends(layers)]
         remarks.append(f"What it copies back: {', '.join(moved)}.")
@@ -98,7 +98,6 @@ def flat(method: str, measured: Measurements, place: Place) -> Judgement:
         lead=f"{printed(share)}, {_signed(rise)} {unit}",
         remark=" ".join(remarks),
         deciding=Deciding(figure=share),
-        old_protocol=measured.old_protocol,
     )
 
 

@@ -1,4 +1,4 @@
-"""Decides C4, Djinn beside copies by hand: from pairs, or for a run of the old protocol from its partners.
+"""Decides C4, Djinn beside copies by hand, from pairs.
 
 Where either side keeps the frontier on the device the difference decides, elsewhere the ratio. The rules stand in
 :mod:`evaluation.claims.rules`.
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from evaluation.analysis.margins import AS_FAST_UP_TO, NARROW, NARROW_MS, SLOWER_BY_MS
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.pairs import PLAIN, Pairing, Policy, alike, difference_of, ratio_of
-from evaluation.analysis.partners import partner_ratios
 from evaluation.analysis.resampling import Groups
-from evaluation.analysis.statistics import Interval, process_median
+from evaluation.analysis.statistics import Interval
 from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, at, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
@@ -34,8 +33,6 @@ _DIFFERENCE = Scale(what="difference", unit="ms", level=0, margin=SLOWER_BY_MS, 
 
 def as_fast(measured: Measurements, place: Place) -> Judgement:
     """C4 in one workload, by one clock, with one policy."""
-    if measured.old_protocol:
-        return _by_partners(measured, place)
     pairings = _strongest(measured, place)
     leading = measured.leading(pairings)
     ratios = {layer: ratio_of([pairing], measured.resamples) for layer, pairing in pairings.items()}
@@ -73,28 +70,6 @@ def _strongest(measured: Measurements, place: Place) -> dict[int, Pairing]:
     return found
 
 
-def _by_partners(measured: Measurements, place: Place) -> Judgement:
-    """By the samples beside which a hand-written offload ran in alternating order."""
-    assert place.clock is not None
-    clock = CLOCK[place.clock]
-    if not clock.partners:
-        raise Undecided(f"By the old protocol the clock {clock.words} was not measured.")
-    found: dict[int, Groups] = {}
-    for layer in measured.layers:
-        try:
-            found[layer] = partner_ratios(measured.cells("djinn", place, layer), clock)
-        except ZeroDivisionError:
-            raise Undecided(f"A hand-written offload at layer {layer} took 0 ms, to which there is no ratio.") from None
-        if not any(found[layer]):
-            partners = " or ".join(clock.partners)
-            raise Undecided(f"Djinn at layer {layer}, {place.workload}, was not paired with {partners}.")
-    ratios = {layer: process_median([groups], resamples=measured.resamples) for layer, groups in found.items()}
-    pooled = {"pooled_ratio": Figure.of(process_median(list(found.values()), resamples=measured.resamples), "ratio")}
-    leading = measured.leading(found)
-    figures = {**pooled, **_each("ratio", ratios, "ratio")}
-    return _judged(ratios, _RATIO, leading, found[leading], figures, old_protocol=True)
-
-
 def _each(what: str, intervals: Mapping[int, Interval | None], unit: str) -> dict[str, Figure]:
     return {f"{what}_layer_{layer}": Figure.of(one, unit) for layer, one in intervals.items() if one is not None}
 
@@ -114,8 +89,6 @@ def _judged(
     leading: int,
     processes: Groups,
     figures: Mapping[str, Figure],
-    *,
-    old_protocol: bool = False,
 ) -> Judgement:
     """Every layer must hold. Layer ``leading`` stands for all where it says the same, and else the worst."""
     slower = [layer for layer, one in layers.items() if one.low > scale.margin]
@@ -146,7 +119,6 @@ def _judged(
         lead=f"{deciding} at L{shown}",
         remark=remark,
         deciding=deciding,
-        old_protocol=old_protocol,
     )
 
 

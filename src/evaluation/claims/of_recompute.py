@@ -1,4 +1,4 @@
-"""Decides C5, recompute beside Djinn: from pairs, or for a run of the old protocol from the samples of either.
+"""Decides C5, recompute beside Djinn, from pairs.
 
 The rules stand in :mod:`evaluation.claims.rules`. From which depth on Djinn is ahead is read from the samples of both,
 and decides nothing.
@@ -12,21 +12,16 @@ from evaluation.analysis.margins import TIMES_FASTER
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.pairs import Pairing, Policy
 from evaluation.analysis.resampling import Groups
-from evaluation.analysis.statistics import Interval, enough, process_median, ratio_of_medians
+from evaluation.analysis.statistics import Interval, process_median
 from evaluation.analysis.trends import crossover
 from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, at, too_few, verdict_of
 from evaluation.claims.measurements import Measurements
 
 
 def faster(measured: Measurements, place: Place) -> Judgement:
-    """C5 in one workload, by one clock."""
-    return _by_samples(measured, place) if measured.old_protocol else _by_pairs(measured, place)
+    """C5 in one workload, by one clock: beside recompute's quickest form, at the last layer and the one before it.
 
-
-def _by_pairs(measured: Measurements, place: Place) -> Judgement:
-    """Beside recompute's quickest form, at the last layer and the one before it, of which the one that decides leads.
-
-    Where both say the same it is the last layer that has a next one, as everywhere.
+    The one that decides leads. Where both say the same it is the last layer that has a next one, as everywhere.
     """
     found = _at_the_last_layers(measured, place)
     ratios = {layer: _times_faster(pairings[0], measured.resamples) for layer, pairings in found.items()}
@@ -89,49 +84,10 @@ def _times_faster(pairing: Pairing, resamples: int) -> Interval:
     return process_median([inverse], pairing.sittings, resamples=resamples)
 
 
-def _by_samples(measured: Measurements, place: Place) -> Judgement:
-    """The medians of either method's samples at the deepest layer."""
-    deepest = measured.layers[-1]
-    recompute, djinn = (measured.samples(method, place, deepest) for method in ("recompute", "djinn"))
-    if min(min(group) for group in djinn) <= 0:
-        raise Undecided("Djinn took 0 ms, to which there is no ratio.")
-    ratio = ratio_of_medians(recompute, djinn, resamples=measured.resamples)
-    crossing, remark = _crossing(measured, place)
-    beside = {
-        variant: ratio_of_medians(groups, djinn, resamples=measured.resamples)
-        for variant, groups in measured.other_variants("recompute", place, deepest).items()
-    }
-    figures = {
-        "ratio": Figure.of(ratio, "times"),
-        "recompute": Figure(value=float(np.median(np.concatenate(recompute))), unit="ms"),
-        "djinn": Figure(value=float(np.median(np.concatenate(djinn))), unit="ms"),
-        "layer": Figure(value=deepest, unit=""),
-        **crossing,
-        **{f"ratio_{variant}": Figure.of(other, "times") for variant, other in beside.items()},
-    }
-    supported = refuted = False
-    if ratio.ends is None:
-        few = next(groups for groups in (recompute, djinn) if not enough(groups))
-        remark = f"{too_few(few)} {remark}".strip()
-    else:
-        supported, refuted = ratio.low >= TIMES_FASTER, ratio.high < TIMES_FASTER
-        if slower := [name for name, one in beside.items() if one.ends and one.low < TIMES_FASTER <= ratio.low]:
-            remark += f" It would not be supported over recompute's variant {' or '.join(slower)}: see there."
-    deciding = Deciding(figure=figures["ratio"], margin=TIMES_FASTER)
-    return Judgement(
-        verdict=verdict_of(supported=supported, refuted=refuted),
-        figures=figures,
-        lead=str(deciding),
-        remark=remark,
-        deciding=deciding,
-        old_protocol=True,
-    )
-
-
 def _crossing(measured: Measurements, place: Place) -> tuple[dict[str, Figure], str]:
     """Where the lines of recompute and Djinn cross, as a figure or as the sentence that they do not."""
     try:
-        series = {name: measured.samples_over_depth(name, place).series for name in ("recompute", "djinn")}
+        series = {name: measured.samples_over_depth(name, place) for name in ("recompute", "djinn")}
     except Undecided:
         return {}, ""
     return _of_lines(series, measured.resamples) if len(measured.layers) > 1 else ({}, "")

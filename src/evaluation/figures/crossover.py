@@ -58,7 +58,7 @@ def shown(findings: Findings, depth: Depth, workload: str) -> Shown:
         recompute_name(times), _style("recompute", *quickest), depth.of(workload, "recompute", *quickest)
     )
     bulk = _of(depth, workload, "manual_offload", BULK)
-    by_hand = _of(depth, workload, "manual_offload", ORDERED) or bulk
+    by_hand = _of(depth, workload, "manual_offload", (ORDERED,)) or bulk
     djinn = _of(depth, workload, "djinn", (PRIMARY["djinn"].name,))
     others = [
         _curve(plain_name(method), {"linewidth": 1.0, **style}, depth.of(workload, method))

@@ -56,7 +56,7 @@ _SHOWN: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
     ("vanilla", (), VANILLA, {"marker": "X", "markersize": 5}),
     ("recompute", (), "Recompute", {"marker": "^", "markersize": 5}),
     ("manual_offload", BULK, "Manual offload", {"marker": "s", "markersize": 7}),
-    ("manual_offload", ORDERED, "Manual, ordered", {"marker": "D", "markersize": 6}),
+    ("manual_offload", (ORDERED,), "Manual, ordered", {"marker": "D", "markersize": 6}),
     ("manual_offload", _KEPT_BY_HAND, "Manual, kept", {"marker": "p", "markersize": 7.5}),
     ("manual_offload", ("offloaded_cache",), "Offloaded cache", {"marker": "v", "markersize": 5}),
     ("djinn", (PRIMARY["djinn"].name,), DJINN, {"marker": "o", "markersize": 4}),
@@ -70,7 +70,7 @@ def marks_of(leading: Leading, peers: Sequence[PeerMetric], workload: str) -> li
     for method, variants, name, look in _SHOWN:
         one = leading.of(workload, method, *variants)
         if one is not None and one.median and one.low is not None and one.high is not None:
-            style = {"color": NAVY if variants == ORDERED else PRIMARY[method].style["color"], **look}
+            style = {"color": NAVY if variants == (ORDERED,) else PRIMARY[method].style["color"], **look}
             times = {"median": one.median, "low": one.low, "high": one.high}
             found.append(Mark(label=name, style=style, held_bytes=one.held_bytes, is_range=one.is_range, **times))
     found += _of_peers(peers, workload)

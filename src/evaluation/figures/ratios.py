@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from evaluation.analysis.comparisons import Comparison
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CURRENT
+from evaluation.analysis.metrics import CLOCKS
 from evaluation.analysis.pairs import IDLE, NOTHING
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BLACK, BLUE, PALE, RED
@@ -53,7 +53,7 @@ def panels(rows: Sequence[Comparison]) -> list[Panel]:
     workloads = list(dict.fromkeys(row.workload for row in shown))
     layers = sorted({row.layer for row in shown if row.layer is not None})
     found = []
-    for clock in CURRENT:
+    for clock in CLOCKS:
         lines = []
         for index, workload in enumerate(workloads):
             own = [row for row in shown if (row.clock, row.workload) == (clock.name, workload)]

@@ -94,7 +94,7 @@ def _has(record: str) -> Callable[[Plan], bool]:
 
 
 def _paired(plan: Plan) -> bool:
-    """Whether all forms of a resume are among its records, run in one process; older runs have partners."""
+    """Whether all forms of a resume are among its records, run in one process."""
     return any(path in plan.records for path in pair_paths(plan.folder, plan.study))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from evaluation.analysis.margins import TIMES_FASTER
 from evaluation.analysis.material import Material
 from evaluation.analysis.variants import PEERS, plain_name
-from evaluation.claims.rules import KEY
 from evaluation.paper.outputs import OUTPUTS
 from evaluation.paper.plan import Plan
 from evaluation.records.runs import Json, RunError, read_object
@@ -78,10 +77,7 @@ def text(material: Material, template: str) -> str:
             run=material.name,
             prefix=words.prefix,
             functional=material.functional,
-            old_protocol="pairs" not in study,
             times_faster=TIMES_FASTER,
-            digested=KEY in study,
-            finished="usable" if "pairs" in study else "result",
             random_weights=study["model"].get("path") is None,
             workloads=workloads,
             over_depth=[one for one in workloads if one["file"] and not one["decode_step"]],

@@ -152,7 +152,7 @@ class Asked(_Block):
     rounds: Annotated[int, Field(ge=1, le=1000)]
     workloads: Annotated[list[Workload], Field(min_length=1)]
     measurement: Measurement
-    pairs: Pairs | None = None
+    pairs: Pairs
     overhead: Overhead | None = None
     editing: Editing | None = None
     durable: Durable | None = None

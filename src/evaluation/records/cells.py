@@ -7,66 +7,43 @@ from pydantic import Field, model_validator
 
 from evaluation.records.fields import Count, Milliseconds, Strict, Text
 
-# Of a protocol that paired samples of Djinn within per-layer jobs; evaluation.records.pairs has what came after it.
-Partner = Literal["pinned", "pinned_identical", "pinned_ordered"]
-Partners = Annotated[dict[Partner, "Paired"], Field(min_length=1)]
+
+def check_usable(ready_ms: float | None, first_kernel_ms: float, usable_ms: float, next_token_ms: float | None) -> None:
+    """Raise ValueError unless these are in the order of a resume; one that it does not have is None.
+
+    Of two threads that go on at once either may be the first: the one that is told ``ready``, or the one that computes.
+    """
+    if max(ready_ms or 0, first_kernel_ms) > usable_ms:
+        raise ValueError("the logits cannot be usable before ready, nor before the next layer has computed")
+    if next_token_ms is not None and next_token_ms < usable_ms:
+        raise ValueError("the next token cannot be there before the logits that it follows from")
 
 
-class Clocks(Strict):
-    """The times of one pause and resume, each from its request; ``resident_ms`` may follow the others.
+class Sample(Strict):
+    """One pause and resume with its memory; what a method or a device does not have is null.
 
-    Older records have ``result_ms``, the end of the forward pass; newer ones ``usable_ms``, when the caller had the
-    logits of the last token, and with a KV cache ``next_token_ms``.
+    Each time is from its request. ``usable_ms``: the caller has the logits of the last token; with a KV cache
+    ``next_token_ms`` follows. ``resident_ms`` may be later than the others.
     """
 
     pause_ms: Milliseconds
     ready_ms: Milliseconds
     first_kernel_ms: Milliseconds
+    usable_ms: Milliseconds
+    next_token_ms: Milliseconds | None
     resident_ms: Milliseconds | None
-    result_ms: Milliseconds | None = None
-    usable_ms: Milliseconds | None = None
-    next_token_ms: Milliseconds | None = None
-    bit_exact: Literal[True]  # a job that differs from the uninterrupted run fails
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if (self.result_ms is None) == (self.usable_ms is None):
-            raise ValueError("the end is either result_ms or usable_ms")
-        if self.result_ms is not None and not self.ready_ms <= self.first_kernel_ms <= self.result_ms:
-            raise ValueError("the next layer cannot compute before it is ready, nor the result be there before it")
-        check_usable(self.ready_ms, self.first_kernel_ms, self.usable_ms, self.next_token_ms)
-        if self.resident_ms is not None and self.resident_ms < self.ready_ms:
-            raise ValueError("nothing is ready after all state is resident")
-        return self
-
-
-def check_usable(
-    ready_ms: float | None, first_kernel_ms: float, usable_ms: float | None, next_token_ms: float | None
-) -> None:
-    """Raise ValueError unless these are in the order of a resume; one that was not measured, or has none, is None.
-
-    Of two threads that go on at once either may be the first: the one that is told ``ready``, or the one that computes.
-    """
-    if usable_ms is not None and max(ready_ms or 0, first_kernel_ms) > usable_ms:
-        raise ValueError("the logits cannot be usable before ready, nor before the next layer has computed")
-    if next_token_ms is not None and (usable_ms is None or next_token_ms < usable_ms):
-        raise ValueError("the next token cannot be there before the logits that it follows from")
-
-
-class Paired(Clocks):
-    """The hand-written offload that was run next to a sample of Djinn; who came first alternates."""
-
-    djinn_first: bool
-
-
-class Sample(Clocks):
-    """One pause and resume with its memory; what a method or a device does not have is null."""
-
     floor_ms: Milliseconds | None
     device_bytes_paused: Count | None
     host_bytes_paused: Count
     overwritten_bytes: Count
-    paired: Partners | None = None
+    bit_exact: Literal[True]  # a job that differs from the uninterrupted run fails
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        check_usable(self.ready_ms, self.first_kernel_ms, self.usable_ms, self.next_token_ms)
+        if self.resident_ms is not None and self.resident_ms < self.ready_ms:
+            raise ValueError("nothing is ready after all state is resident")
+        return self
 
 
 class Cell(Strict):
@@ -98,14 +75,7 @@ class Cell(Strict):
             raise ValueError(f"the outcome is {self.outcome}, and there are {len(self.samples)} samples")
         if self.outcome != "ok" and not self.message:
             raise ValueError(f"the outcome is {self.outcome}, and no message says why")
-        if len({None if one.paired is None else frozenset(one.paired) for one in self.samples}) > 1:
-            raise ValueError("the samples are paired with different partners")
         return self
-
-    @property
-    def paired(self) -> bool:
-        """Whether each sample has partners."""
-        return any(sample.paired for sample in self.samples)
 
     def asked(self, samples: int, validated: int) -> None:
         """Raise ValueError unless this has what its study asks for; fewer samples, if the device had no room."""

@@ -47,9 +47,6 @@ class Measured(Record):
         check_unique([(cell.workload, cell.variant) for cell in self.cells], "workload and variant")
         if self.layer > self.model.layers:
             raise ValueError(f"layer {self.layer} of a model of {self.model.layers}")
-        for cell in self.cells:
-            if cell.paired and self.method != "djinn":
-                raise ValueError(f"workload {cell.workload}: only samples of djinn are paired")
         return self
 
     def _asked(self, study: Asked) -> None:
@@ -117,8 +114,8 @@ class Sweep(_Beside):
             where = f"{cell.batch}x{cell.tokens}, layer {cell.layer}"
             if (cell.batch, cell.tokens, cell.layer) not in places:
                 raise ValueError(f"the study does not ask for {where}")
-            if cell.workload != f"{cell.batch}x{cell.tokens}" or cell.paired:
-                raise ValueError(f"{where}: the workload is {cell.workload}, or a sample is paired")
+            if cell.workload != f"{cell.batch}x{cell.tokens}":
+                raise ValueError(f"{where}: the workload is {cell.workload}")
             cell.asked(wanted.samples, study.measurement.validation_samples)
             found.setdefault((cell.batch, cell.tokens, cell.layer), set()).add((cell.method, cell.variant))
         check_unique([(c.workload, c.layer, c.method, c.variant) for c in self.cells], "size, layer and variant")
@@ -195,8 +192,6 @@ class Peer(_Beside):
         samples = block(study.peers, "peers").samples(self.peer)
         for cell in self.cells:
             study.workload(cell.workload)
-            if cell.paired:
-                raise ValueError(f"workload {cell.workload}: only samples of djinn are paired")
             cell.asked(samples, min(cell.validation_samples, study.measurement.validation_samples))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from evaluation.records.asked import Asked, block
+from evaluation.records.asked import Asked
 from evaluation.records.cells import check_unique, check_usable
 from evaluation.records.fields import Count, Milliseconds, Name, Positive, Strict, Text
 from evaluation.records.record import Record
@@ -127,7 +127,7 @@ class Pairs(Record):
         return f"raw/pairs/round_{self.round}.json"
 
     def _asked(self, study: Asked) -> None:
-        wanted = block(study.pairs, "pairs")
+        wanted = study.pairs
         places = [(cell.workload, cell.layer) for cell in self.cells]
         check_unique(places, "workload and layer")
         if set(places) != {(one.name, layer) for one in study.workloads for layer in wanted.layers}:

@@ -53,7 +53,7 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 class Run:
     """One run. ``records`` are in the order of the study: methods, layers, rounds; ``beside`` by their paths in it.
 
-    ``pairs`` are in the order of their rounds; an older run has none.
+    ``pairs`` are in the order of their rounds.
     """
 
     name: str
@@ -167,16 +167,10 @@ def latency_methods(study: Json) -> list[str]:
 
 
 def pair_paths(folder: Path, study: Json) -> list[Path]:
-    """Where the records of the pairs belong under ``folder``: one of each round, if Djinn and copies by hand are run.
-
-    A study of an older version has none.
-    """
+    """Where the records of the pairs belong in ``folder``: one of each round, if Djinn and copies by hand are run."""
     if not set(study["methods"]) >= _PAIRED or not asks_for(study, "pairs"):
         return []
-    return [
-        folder / "raw" / "pairs" / f"round_{number}.json"
-        for number in range(1, study.get("pairs", {}).get("rounds", 0) + 1)
-    ]
+    return [folder / "raw" / "pairs" / f"round_{number}.json" for number in range(1, study["pairs"]["rounds"] + 1)]
 
 
 def side_records(study: Json) -> list[str]:

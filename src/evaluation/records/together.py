@@ -96,25 +96,16 @@ def _check_sitting(folder: Path, records: dict[str, Json]) -> None:
 
 
 def _check_variants(folder: Path, records: dict[str, Json]) -> None:
-    """Every record of a method has the same cells, and the same partners in them."""
-    of_method: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {}
+    """Every record of a method has the same cells."""
+    of_method: dict[str, set[tuple[str, str]]] = {}
     for place, record in records.items():
         if kind_at(place) is not Measured:
             continue
-        cells = {(cell["workload"], cell["variant"]): _partners(cell) for cell in record["cells"]}
-        first = of_method.setdefault(record["method"], cells)
-        if odd := sorted(cells.keys() ^ first.keys()):
+        cells = {(cell["workload"], cell["variant"]) for cell in record["cells"]}
+        if odd := sorted(cells ^ of_method.setdefault(record["method"], cells)):
             raise RunError(
                 f"{folder / place}: workload and variant {odd[0]} are not in every record of {record['method']}"
             )
-        for (workload, _), partners in cells.items():
-            known = first[workload, _]
-            if partners and known and partners != known:
-                raise RunError(f"{folder / place}: workload {workload}: paired with {', '.join(partners)}, others not")
-
-
-def _partners(cell: Json) -> tuple[str, ...]:
-    return tuple(sorted(cell["samples"][0].get("paired") or ())) if cell["samples"] else ()
 
 
 def _check_copies(folder: Path, records: dict[str, Json]) -> None:

@@ -49,7 +49,7 @@ _LEAD = {
 }
 _BELOW = {
     "recompute": Form(method="recompute", variants=()),
-    "manual_offload": Form(method="manual_offload", variants=ORDERED, name=Latex("ordered")),
+    "manual_offload": Form(method="manual_offload", variants=(ORDERED,), name=Latex("ordered")),
     "djinn": Form(method="djinn", variants=(KEPT,), name=Latex("frontier kept")),
 }
 

@@ -22,12 +22,6 @@ from evaluation.text import claims_short
 from evaluation.text.latex import environment, markdown, markdown_table, ranged
 
 _FUNCTIONAL = "Functional CPU run: not a performance result."
-_OLD = "old protocol"  # beside a verdict
-_OLD_PROTOCOL = (
-    "By the old protocol Djinn was compared with one hand-written offload that ran beside each of its samples in "
-    "alternating order, not with the strongest of all in mirrored blocks; and the clock result, the end of the pass on "
-    "the device, stood where usable stands now."
-)
 _POWER = (
     "Shares of simulated runs that would decide, from the spreads which the pairs measured: supported at a true ratio "
     "of 1 at every layer, refuted at 1.12. The spread is a process's, the interval the widest of a run."
@@ -73,9 +67,7 @@ def _sittings(run: Run) -> str:
 
 def rules_of(run: Run) -> str:
     """Since when the rules stand, and whether those of the study of ``run`` are the ones that decided here."""
-    here, then = digest(), run.study.get(KEY)
-    if then is None:
-        return f"{FIXED} This run is older and has no digest of its rules; those here have {here[:12]}."
+    here, then = digest(), run.study[KEY]
     if then == here:
         return f"{FIXED} {_DIGEST} That of this run, {here[:12]}, is of the rules that decided here."
     return (
@@ -89,7 +81,7 @@ def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> J
         "run": run.name,
         "functional": run.functional,
         "intervals": processes(run),
-        "rules": {"sha256": digest(), "of_the_study": run.study.get(KEY)},
+        "rules": {"sha256": digest(), "of_the_study": run.study[KEY]},
         "claims": [
             {
                 "id": claim.id,
@@ -99,7 +91,6 @@ def as_json(run: Run, claims: Iterable[Claim], memo: Iterable[Expectation]) -> J
                 "workload": claim.workload,
                 **({"keeps": claim.place.keeps} if claim.place.keeps else {}),
                 "verdict": str(claim.verdict),
-                **({"protocol": "old"} if claim.judgement.old_protocol else {}),
                 "figures": {name: _figure(figure) for name, figure in claim.judgement.figures.items()},
                 "expected": expected(claim),
                 "remark": claim.judgement.remark,
@@ -125,8 +116,6 @@ def as_markdown(run: Run, claims: Iterable[Claim], memo: Sequence[Expectation], 
         page += [f"**{_FUNCTIONAL}**", ""]
     page += ["Written by `evaluation.paper`; do not edit. Intervals are of 95 %.", processes(run), rules_of(run), ""]
     claims = list(claims)
-    if any(claim.judgement.old_protocol for claim in claims):
-        page += [_OLD_PROTOCOL, ""]
     page += ["## In short", "", *claims_short.as_markdown(run, claims), ""]
     for _, group in groupby(claims, key=lambda claim: claim.id):
         page += _section(list(group))
@@ -155,7 +144,7 @@ def _section(claims: Sequence[Claim]) -> list[str]:
         (
             claim.workload or "",
             claim.place.clock_words,
-            f"**{claim.verdict}**{f' ({_OLD})' if claim.judgement.old_protocol else ''}",
+            f"**{claim.verdict}**",
             claim.judgement.lead,
             claim.judgement.remark,
             "; ".join(f"{name} {printed(figure)}" for name, figure in claim.judgement.figures.items()),
@@ -184,7 +173,6 @@ def _measured(one: Expectation) -> str:
 
 def as_latex(run: Run, claims: Iterable[Claim]) -> str:
     """Every verdict, in tables of one column each, which holds so many lines."""
-    claims = list(claims)
     groups = [list(group) for _, group in groupby(claims, key=lambda claim: claim.id)]
     return (
         environment()
@@ -194,7 +182,6 @@ def as_latex(run: Run, claims: Iterable[Claim]) -> str:
             functional=_FUNCTIONAL if run.functional else "",
             processes=processes(run),
             rules=rules_of(run).removeprefix(f"{FIXED} "),
-            old_protocol=_OLD_PROTOCOL if any(claim.judgement.old_protocol for claim in claims) else "",
             tables=[[_entry(group) for group in table] for table in _tables(groups)],
         )
     )
@@ -229,7 +216,6 @@ def _entry(group: Sequence[Claim]) -> Json:
             "clock": claim.place.clock_words.replace(f"{claim.place.keeps} kept", "kept"),
             "figure": ranged(claim.judgement.lead),
             "verdict": str(claim.verdict),
-            "old": claim.judgement.old_protocol,
         }
         for claim in group
     ]

@@ -20,14 +20,13 @@ _UNMEASURED = "--"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one verdict is about: clocks and numbers, or a reason. ``old``: by the old protocol.
+    """What one verdict is about: clocks and numbers, or a reason.
 
     ``keeps``: the first part of those where that is kept on the device.
     """
 
     verdict: str
     text: str
-    old: bool
     keeps: str = ""
 
 
@@ -74,8 +73,7 @@ def _parts(claims: Sequence[Claim], told: str | None, keeps: str) -> Iterator[Pa
             text = mine[0].judgement.lead or _reason(mine)
         else:
             text = ", ".join(_clock(head, by_clock[head.clock], told, whole=head is first) for head in mine)
-        old = any(head.judgement.old_protocol for head in mine)
-        yield Part(verdict=_WORDS[verdict], text=text, old=old, keeps=keeps)
+        yield Part(verdict=_WORDS[verdict], text=text, keeps=keeps)
         keeps = ""
 
 
@@ -127,7 +125,6 @@ def as_latex(run: Run, claims: Iterable[Claim]) -> str:
             answers=found,
             numbers=any(claim.judgement.deciding for claim in claims),
             ranged=ranged,
-            old_protocol=any(part.old for part in parts),
             brackets=any("[" in part.text for part in parts),
             gaps=any(_UNMEASURED in part.text for part in parts),
         )

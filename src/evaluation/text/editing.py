@@ -22,7 +22,7 @@ _NAMES = {
     ("vanilla", "default"): ("Vanilla PyTorch", ""),
     ("recompute", "replay"): ("Recompute", "edit replayed"),
     ("manual_offload", "pinned"): ("Manual offload", "all at once"),
-    ("manual_offload", ORDERED[0]): ("Manual offload", "ordered"),
+    ("manual_offload", ORDERED): ("Manual offload", "ordered"),
     ("djinn", "default"): (r"\sys{}", "all swapped"),
     ("djinn", KEPT): (r"\sys{}", "frontier kept"),
 }

@@ -32,9 +32,8 @@ _MISSING = "--"
 _HEAD = ("", "claims", "what", "command", "output", "jobs", "machine time", "one job", "peak memory", "disk")
 _LATENCY = "raw/"
 _PAIRS = "pairs"
-# What of the latency decides a claim: the samples of a method, or the pairs. By the old protocol there were none.
+# What of the latency decides a claim: the samples of a method, or the pairs.
 _DECIDES = {"recompute": ("C1",), _PAIRS: ("C2", "C3", "C4", "C5")}
-_DECIDED = {"recompute": ("C1", "C5"), "manual_offload": ("C2",), "djinn": ("C3", "C4", "C5")}
 _STUDY_IN = re.compile(r"--study results/([^/ ]+)/")  # in the command of a record that a rule made
 _OWN = "local"
 
@@ -146,7 +145,7 @@ class Row:
     method: str = ""
     claims: tuple[str, ...] = ()
     what: str
-    command: str  # makes the first of the outputs; empty where the study asks for nothing
+    command: str  # makes the first of the outputs
     outputs: tuple[str, ...]
     cost: Cost
 
@@ -159,13 +158,10 @@ def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
     by_hand = "" if made_in == _OWN else f" --study results/{made_in}/study.json"
     raw = [*record_paths(folder, study), *pair_paths(folder, study)]
     records = [*raw, *(folder / name for name in side_records(study))]
-    deciding = _DECIDES if _PAIRS in study else _DECIDED
     table = []
     for name, one in EXPERIMENTS.items():
-        if one.records.endswith(".json") and one.records.removesuffix(".json") not in study:
-            continue  # an older study knows of no such experiment
         own = [path for path in records if path.relative_to(folder).as_posix().startswith(one.records)]
-        if not own and "experiments" in study:
+        if not own:
             continue  # no part of this study
         outputs = (f"results/{made_in}/{one.records}", *one.made)
         command, cost = _command(folder, one.records, own, made_in), Cost.of(folder, own)
@@ -176,14 +172,14 @@ def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
             what, outputs, cost = f"of these, {method}", ("r.json",), Cost.of(folder, of_method)
             options = f"--layer {max(study['layers'])} --out r.json{by_hand}"
             command = f"python -m evaluation.methods.benchmark_{method} {options}"
-            decided = deciding.get(method, ())
+            decided = _DECIDES.get(method, ())
             table.append(
                 Row(name=name, method=method, claims=decided, what=what, command=command, outputs=outputs, cost=cost)
             )
         if one.records == _LATENCY and (pairs := pair_paths(folder, study)):
             what, cost = "of these, pairs: all forms of a resume in one process for each round", Cost.of(folder, pairs)
             command, outputs = f"python -m evaluation.experiments.pairs --round 1 --out r.json{by_hand}", ("r.json",)
-            decided = deciding[_PAIRS]
+            decided = _DECIDES[_PAIRS]
             table.append(
                 Row(name=name, method=_PAIRS, claims=decided, what=what, command=command, outputs=outputs, cost=cost)
             )
@@ -199,7 +195,7 @@ def _command(folder: Path, place: str, records: Sequence[Path], made_in: str) ->
     targets = [path.relative_to(folder).as_posix() for path in records]
     if len(targets) > 1:
         targets = [f"{place}{{{','.join(path.stem for path in records)}}}.json"]
-    return f"snakemake --cores 1 results/{made_in}/{targets[0]}" if targets else ""
+    return f"snakemake --cores 1 results/{made_in}/{targets[0]}"
 
 
 def _made_in(run: Run) -> str:
@@ -232,7 +228,7 @@ def _cells(row: Row) -> list[str]:
         "" if row.method else f"**{row.name}**",
         ", ".join(row.claims),
         markdown(row.what),
-        f"`{row.command}`" if row.command else _MISSING,
+        f"`{row.command}`",
         ", ".join(f"`{output}`" for output in row.outputs),
         jobs if cost.jobs else "not measured",
         _MISSING if cost.seconds is None else f"{_duration(cost.seconds)}{partly}",

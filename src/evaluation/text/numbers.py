@@ -2,7 +2,7 @@ r"""Every number that prose may use, as a LaTeX macro each, and with its source 
 
 Names say what they are, in words because LaTeX allows letters only:
 \<Method><Workload><Quantity>Layer<Number>, as in \DjinnActivationReadyMsLayerForty, always of the primary
-variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs, in older runs ResultMs. What
+variant. Quantities are ReadyMs, FirstKernelMs, UsableMs, NextTokenMs and ResidentMs. What
 compares or fits: \RecomputeOverDjinnActivationReadyRatioLayerForty, \RecomputeActivationReadyMsPerLayer and
 \RecomputeActivationReadyRSquared. What describes the run: \GpuName, \ModelName, \ModelDtype, \DeepestLayer,
 \LeadingLayer where it is the one before, \SamplesPerCell, and of a Llama-2 \QueryHeads and \KvHeads. Of \Cells the
@@ -12,8 +12,7 @@ Djinn over the strongest form by hand, and less that: PairedReadyRatio and Paire
 and High appended these are the ends of the 95 % interval; a range has no such macros. With Pooled in place of the layer
 they are of all layers. With the frontier kept: \DjinnKeptSessionPairedReadyDifferenceMsLayerForty. Djinn over each form
 by hand, and which of them is the strongest: \DjinnSessionOverAsyncFirstKernelRatioLayerForty,
-\DjinnSessionStrongestFirstKernelLayerForty. By the old protocol a PairedReadyRatio is to the offload beside the sample.
-Its source has the metric partner_ready_ratio.
+\DjinnSessionStrongestFirstKernelLayerForty.
 
 Among so many paused sessions: \DjinnLoadReadyMsSessionsSixtyFour, with Low, High, PNinetyFive, PNinetyNineLow and so
 on appended, of ResidentMs too, and \DjinnLoadResumesSessionsSixtyFour. By hand beside them, with the same endings:
@@ -67,7 +66,7 @@ from collections.abc import Iterator
 from evaluation.analysis.depth import Depth
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CURRENT, PARTNERED
+from evaluation.analysis.metrics import CLOCKS
 from evaluation.analysis.statistics import linear_fit
 from evaluation.analysis.summary import Row
 from evaluation.analysis.table import TableError
@@ -96,8 +95,7 @@ def numbers(
     for workload in findings.workloads:
         for method, variant in _variants(findings, workload):
             for clock in findings.clocks(workload):
-                found += _of_series(findings, workload, method, clock.metric, camel(clock.metric), variant=variant)
-        found += _of_partners(findings, workload)
+                found += _of_series(findings, workload, method, clock.metric, camel(clock.metric), variant)
         found += _of_pairs(findings, workload)
         for metric, quantity in _STATE.items():
             found += _of_series(findings, workload, "djinn", metric, quantity)
@@ -155,35 +153,19 @@ def _of_series(
     method: str,
     metric: str,
     quantity: str,
-    *,
     variant: str | None = None,
-    with_interval: bool = False,
 ) -> Iterator[Number]:
-    columns = _WITH_INTERVAL if with_interval else {"": "median"}
     for row in _measured(findings, workload, method, metric, variant):
         name = f"{camel(method)}{camel(variant or '')}{camel(workload)}{quantity}Layer{in_words(row.breakpoint)}"
-        for ending, column in columns.items():
-            if column.startswith("ci_") and row.is_range:
-                continue
-            value, unit = _value(row, column), row.unit
-            if unit == "bytes":
-                value, unit = value / 1e6, "MB"
-            yield measured(name + ending, value, unit, _source(row, column))
-
-
-def _of_partners(findings: Findings, workload: str) -> Iterator[Number]:
-    """Ratios of the old protocol, where the run has any."""
-    for clock in PARTNERED:
-        # Without a history nothing is restored behind the frontier, and no pair of it is taken.
-        taken = [row.workload for row in findings.rows if row.metric == clock.partner_ratio]
-        if workload in taken or (taken and clock.waits_for == "frontier_bytes"):
-            quantity = f"Paired{camel(clock.name)}Ratio"
-            yield from _of_series(findings, workload, "djinn", clock.partner_ratio, quantity, with_interval=True)
+        value, unit = _value(row, "median"), row.unit
+        if unit == "bytes":
+            value, unit = value / 1e6, "MB"
+        yield measured(name, value, unit, _source(row, "median"))
 
 
 def _of_pairs(findings: Findings, workload: str) -> Iterator[Number]:
     """Ratios and differences of each of Djinn's forms, by layer and pooled."""
-    for clock in CURRENT:
+    for clock in CLOCKS:
         metrics = {clock.ratio: "Ratio", clock.difference: "DifferenceMs"}
         for row in findings.rows:
             if row.workload == workload and row.metric in metrics:

@@ -13,7 +13,7 @@ from evaluation.records.runs import Json
 from evaluation.text.macro import Number, camel, measured, plain
 
 _KEPT_BY_HAND = tuple(f"{name}_{KEPT}" for name in ("ordered", "pinned"))
-_BEST_BY_HAND = (*ORDERED, PRIMARY["manual_offload"].name)
+_BEST_BY_HAND = (ORDERED, PRIMARY["manual_offload"].name)
 
 
 def numbers_of_depth(depth: Depth, run: str, workloads: Sequence[str]) -> Iterator[Number]:

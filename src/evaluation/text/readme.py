@@ -63,29 +63,14 @@ class Table:
 
 
 def _of_pairs(numbers: Mapping[str, str]) -> Table:
-    """Of a run of the old protocol the ratios to the offload beside each sample, which differs by clock."""
     columns = _counted(numbers, "DjinnActivationPairedReadyRatioLayer{}")
-    if "DjinnActivationPairedReadyRatioPooled" in numbers:
-        rows = {
-            f"{words}: {clock}": f"Djinn{workload}Paired{name}RatioLayer{{}}"
-            for workload, words in _WORKLOADS.items()
-            for name, clock in _CLOCKS.items()
-            if (workload, name) != ("Activation", "Resident")
-        }
-        return Table(label="Djinn over the strongest copies by hand", columns=columns, rows=rows)
     rows = {
-        "activation: ready": "DjinnActivationPairedReadyRatioLayer{}",
-        "activation: first kernel": "DjinnActivationPairedFirstKernelRatioLayer{}",
-        "session with KV cache: ready, against copies in the order of need": "DjinnSessionPairedReadyRatioLayer{}",
-        "session: all state resident, against bulk copies of the same storages": (
-            "DjinnSessionPairedResidentRatioLayer{}"
-        ),
-        "decode step: ready, against copies in the order of need": "DjinnDecodePairedReadyRatioLayer{}",
-        "decode step: all state resident, against bulk copies of the same storages": (
-            "DjinnDecodePairedResidentRatioLayer{}"
-        ),
+        f"{words}: {clock}": f"Djinn{workload}Paired{name}RatioLayer{{}}"
+        for workload, words in _WORKLOADS.items()
+        for name, clock in _CLOCKS.items()
+        if (workload, name) != ("Activation", "Resident")
     }
-    return Table(label="Djinn over copies by hand", columns=columns, rows=rows)
+    return Table(label="Djinn over the strongest copies by hand", columns=columns, rows=rows)
 
 
 def _of_load(numbers: Mapping[str, str]) -> Table:

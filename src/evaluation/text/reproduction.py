@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evaluation.analysis.findings import Findings, ceiling
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CURRENT, PARTNERED
+from evaluation.analysis.metrics import CLOCKS
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.summary import Row
 from evaluation.analysis.variants import PRIMARY
@@ -21,7 +21,7 @@ from evaluation.text.latex import markdown, markdown_table
 
 _RATIO_TOLERANCE = 0.10  # of the published median, where the intervals do not overlap
 _TIME_TOLERANCE = 0.25  # of what the rates make of the published median
-_OTHER_PROTOCOL = "Not compared: one run has pairs with the strongest form by hand, the other partners (old protocol)."
+_NO_PAIRS = "Not compared: one of the runs has no pairs."
 _CEILINGS = {
     "pinned_h2d_gbps": "pinned copies to the device, GB/s",
     "pinned_d2h_gbps": "pinned copies to the host, GB/s",
@@ -56,7 +56,7 @@ def page(here: Side, there: Side) -> str:
         lines += ["## Ratios of pairs", "", *_ratio_rule()]
         columns = ("Djinn over offload by hand", "workload", "layer", "here", "published", "")
         ratios = list(_ratios(here, there))
-        lines += ["", *(markdown_table(columns, ratios) if ratios else [_OTHER_PROTOCOL]), ""]
+        lines += ["", *(markdown_table(columns, ratios) if ratios else [_NO_PAIRS]), ""]
         lines += ["## Times, ready at the deepest layer", "", *_time_rule(), ""]
         columns = ("method", "workload", "here, ms", "published, ms", "expected here, ms", "")
         lines += [*markdown_table(columns, _times(here, there)), ""]
@@ -99,14 +99,12 @@ def _found(machine: Json, path: tuple[str, ...]) -> str:
 
 
 def _claims(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
-    """What was decided by different protocols is not said to be the same, or to differ."""
     mine, theirs = ({_about(one): one for one in side.claims["claims"]} for side in (here, there))
     for key in dict.fromkeys([*theirs, *mine]):
         both = mine.get(key), theirs.get(key)
         verdicts = [_verdict(one) for one in both]
-        protocols = {one.get("protocol") for one in both if one is not None}
         agreed = ""
-        if not {"--", "undecided"}.intersection(verdicts) and len(protocols) == 1:
+        if not {"--", "undecided"}.intersection(verdicts):
             agreed = "same" if verdicts[0] == verdicts[1] else "differs"
         yield *key, *verdicts, agreed
 
@@ -118,9 +116,7 @@ def _about(claim: Json) -> tuple[str, str, str]:
 
 
 def _verdict(claim: Json | None) -> str:
-    if claim is None:
-        return "--"
-    return f"{claim['verdict']} (old protocol)" if claim.get("protocol") == "old" else str(claim["verdict"])
+    return "--" if claim is None else str(claim["verdict"])
 
 
 def _ratio_rule() -> list[str]:
@@ -131,12 +127,10 @@ def _ratio_rule() -> list[str]:
 
 
 def _ratios(here: Side, there: Side) -> Iterable[tuple[str, ...]]:
-    """By the same protocol: pairs beside pairs, partners beside partners."""
-    metrics = [(clock, clock.ratio) for clock in CURRENT] + [(clock, clock.partner_ratio) for clock in PARTNERED]
-    for clock, metric in metrics:
+    for clock in CLOCKS:
         for workload in there.findings.workloads:
-            for published in there.findings.series(workload, "djinn", metric):
-                mine = here.findings.at(workload, "djinn", metric, published.breakpoint)
+            for published in there.findings.series(workload, "djinn", clock.ratio):
+                mine = here.findings.at(workload, "djinn", clock.ratio, published.breakpoint)
                 if published.median is not None and mine is not None and mine.median is not None:
                     layer, verdict = str(published.layer), "agrees" if _agree(mine, published) else "differs"
                     yield clock.words, workload, layer, _interval(mine), _interval(published), verdict

@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, has_pairs
+from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy
 from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.provenance import PINS
 from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths, sitting_of
@@ -126,19 +126,16 @@ def _plan(run: Run, study: Source) -> Facts:
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"
     jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(latency_methods(run.study))} methods at layers {layers}"
     facts += [("Samples", samples), ("Think time", study.shown("measurement.think_time_ms", "", "~ms"))]
-    return [*facts, ("Jobs", latex(jobs)), *_pairs_plan(run, study)]
+    return [*facts, ("Jobs", latex(jobs)), ("Pairs", _pairs_plan(run, study))]
 
 
-def _pairs_plan(run: Run, study: Source) -> Facts:
-    """Of a run that has any: an older one has partners."""
-    if not has_pairs(run):
-        return []
+def _pairs_plan(run: Run, study: Source) -> Latex:
     planned, found = study.get("pairs.rounds"), len(run.pairs)
     processes = f"{found} processes" if found == planned else f"{found} of {planned} processes"
     blocks = study.get("pairs.blocks")
     each = "a mirrored block" if blocks == 1 else f"{blocks} mirrored blocks"
     layers = ", ".join(str(layer) for layer in study.get("pairs.layers"))
-    return [("Pairs", latex(f"{processes}, each with {each} of each workload at layers {layers}"))]
+    return latex(f"{processes}, each with {each} of each workload at layers {layers}")
 
 
 def setup(run: Run) -> str:
@@ -157,7 +154,7 @@ def setup(run: Run) -> str:
         ("Matrix product", machine.quantity("ceilings.matrix_tflops_bf16.median", "TFLOP/s in bf16")),
     ]
     groups = [_hardware(machine), _software(machine, record), of_sittings(run), ceilings, subject, _plan(run, study)]
-    groups = [group for group in groups if group]  # an older run does not tell how quiet it was
+    groups = [group for group in groups if group]
     gaps = any(UNMEASURED in value for group in groups for _, value in group)
     template = environment().get_template("setup.tex.j2")
     several = len({sitting_of(record) for record in every_record(run)}) > 1
@@ -248,11 +245,6 @@ def _names(keys: Iterable[Key]) -> list[Latex]:
 
 def methods(run: Run) -> str:
     """The table of what ``run`` compared."""
-    samples = [sample for record in run.records for cell in record["cells"] for sample in cell["samples"]]
-    paired = {name for sample in samples for name in sample.get("paired") or ()}
-    beside = {variant.name: variant.beside for variant in VARIANTS if variant.beside}
-    order = sorted(paired, key=lambda name: (name in beside, name))
-    partners = [Latex(_breakable(name) + beside.get(name, "")) for name in order]
     groups, policies = _groups(run), _in_pairs(run)
     rows = [row for group in groups.values() for row in group]
     return (
@@ -262,7 +254,6 @@ def methods(run: Run) -> str:
             run=run.name,
             functional=run.functional,
             groups=groups,
-            partners=partners,
             kept=_names(key for key, (policy, _) in policies.items() if policy == Policy(keeps=FRONTIER)),
             attended=_names(key for key, (policy, _) in policies.items() if policy.link == ATTENDED),
             undescribed=any(UNMEASURED in row.deeds for row in rows),

@@ -189,7 +189,7 @@ def test_fewer_than_six_processes_have_a_range(tmp_path):
     assert ratio.coverage < 0.95
 
 
-def test_an_older_run_has_none(tmp_path):
+def test_a_run_without_pairs_has_none(tmp_path):
     """Its study asks for none."""
     run = load_run(replace(RECIPE, pairs=None).write(tmp_path / "local"))
     assert (list(compared(run)), comparisons(run, resamples=100)) == ([], [])

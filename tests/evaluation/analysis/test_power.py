@@ -47,7 +47,7 @@ def test_a_run_gives_its_own_spread(tmp_path):
     assert row.spread == pytest.approx(np.log([1.03, 0.97] * 3).std(ddof=1))
     for name, recipe in (
         ("five", replace(GOOD, pairs=replace(GOOD.pairs, rounds=5))),
-        ("old", replace(GOOD, pairs=None)),
+        ("none", replace(GOOD, pairs=None)),
     ):
         assert powers(load_run(recipe.write(tmp_path / name / "local"))) == []
 

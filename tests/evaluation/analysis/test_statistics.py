@@ -5,13 +5,11 @@ import pytest
 
 from evaluation.analysis.resampling import draw_processes
 from evaluation.analysis.statistics import (
-    Estimate,
     linear_fit,
     median_interval,
     process_median,
     quantile,
     ratio_interval,
-    ratio_of_medians,
 )
 
 
@@ -118,33 +116,6 @@ def test_a_ratio_to_zero_and_unequal_lengths_are_refused():
         ratio_interval([(1, 0)])
     with pytest.raises(ValueError, match="1 groups for 2 pairs"):
         ratio_interval([(1, 1), (1, 1)], [0])
-
-
-def test_ratio_of_medians_by_hand():
-    """Medians 6 and 2, whatever the order of the values and how they are grouped; constants leave no interval."""
-    assert ratio_of_medians([[9, 6], [3]], [[2, 2, 2]]).value == 3
-    assert ratio_of_medians([[6] * 6], [[2] * 7]) == Estimate(value=3, ends=(3, 3))
-
-
-def test_ratio_of_medians_covers_as_often_as_it_says():
-    """Over 400 pairs of skewed samples, the true ratio 3 is inside in about 95 % of the cases."""
-    generator = np.random.default_rng(4)
-    hits = 0
-    for _ in range(400):
-        first, second = 3 * generator.lognormal(size=30), generator.lognormal(size=30)
-        interval = ratio_of_medians([first], [second], resamples=400)
-        hits += interval.low <= 3 <= interval.high
-    assert 0.92 <= hits / 400 <= 0.985
-
-
-def test_ratio_of_medians_draws_processes():
-    """Six processes far apart on one side: the interval is as wide as they are; five have none."""
-    six = [[float(number)] * 30 for number in range(1, 7)]
-    far = ratio_of_medians(six, [[1.0] * 30])
-    assert (far.value, far.low <= 2, far.high >= 5) == (3.5, True, True)
-    assert ratio_of_medians(six[:5], [[1.0] * 30]) == Estimate(value=3, ends=None)
-    with pytest.raises(ValueError, match="a ratio to 0 or less"):
-        ratio_of_medians([[1]], [[1, 0]])
 
 
 def test_linear_fit_by_hand():

@@ -19,7 +19,6 @@ from tests.evaluation.synthetic import (
 
 PAIRS = SyntheticPairs(rounds=6, layers=(1, 10), ready=lambda which: 0.63 if which.method == "djinn" else 0.6)
 SMALL = Synthetic(layers=(1, 10), samples=30, pairs=PAIRS)
-OLD = Synthetic(layers=(1,), samples=6)  # by the protocol before pairs
 
 
 def rows_of(folder):
@@ -40,11 +39,11 @@ def find(rows, **key):
     return found[0]
 
 
-def test_columns_metrics_and_units_are_the_published_ones(rows, tmp_path):
+def test_columns_metrics_and_units_are_the_published_ones(rows):
     """The interface that the paper's tools and other people's read."""
     wanted = "run workload method variant layer metric headline median ci_low ci_high p05 p95 min n unit"
     assert columns(Row) == wanted.split()
-    assert {(row.metric, row.unit) for row in [*rows, *rows_of(OLD.write(tmp_path / "local"))]} == set(UNITS.items())
+    assert {(row.metric, row.unit) for row in rows} == set(UNITS.items())
     assert {(row.method, row.variant) for row in rows if row.headline} == {
         ("vanilla", "default"),
         ("recompute", "default"),
@@ -80,19 +79,6 @@ def test_numbers_by_hand(rows):
     assert (row.ci_low, row.ci_high) == pytest.approx((0.63 - 5.5 * step, 0.63 + 5.5 * step), rel=1e-5)
     assert (row.p05, row.p95) == pytest.approx((0.63 * 0.9955, 0.63 * 1.0045), rel=1e-5)
     assert (row.min, row.n, row.unit) == (pytest.approx(0.63 * 0.995, rel=1e-5), 30, "ms")
-
-
-def test_an_older_ratio_is_to_the_first_partner_that_ran(tmp_path):
-    """To the bulk copy where there is no history, to the ordered one where there is: 0.63 / 0.64 in both,
-    though the bulk copy of the session takes 8.24 ms.
-    """
-    rows = rows_of(OLD.write(tmp_path / "local"))
-    for workload in ("activation", "session"):
-        key = {"workload": workload, "method": "djinn", "layer": 1}
-        assert find(rows, **key, metric="partner_ready_ratio").median == pytest.approx(0.63 / 0.64, rel=1e-5)
-        first = find(rows, **key, metric="partner_first_kernel_ratio").median
-        assert first == pytest.approx(0.73 / 0.74, rel=1e-4)
-    assert not any(row.metric.startswith("paired") for row in rows)
 
 
 def test_pairs_give_ratios_and_differences_by_layer_and_pooled(rows):
@@ -142,16 +128,16 @@ def test_rounds_are_processes(tmp_path, rounds):
             record_path(folder, "djinn", 1, number),
             lambda record: [s.update(clocks(1.0)) for s in record["cells"][0]["samples"]],
         )
-    found = {row.metric: row for row in rows_of(folder) if (row.workload, row.method) == ("activation", "djinn")}
+    place = ("activation", "djinn", "default")
+    found = {row.metric: row for row in rows_of(folder) if (row.workload, row.method, row.variant) == place}
     assert (found["ready_ms"].n, found["state_bytes"].n) == (10 * rounds, rounds)
-    for metric in ("ready_ms", "partner_ready_ratio"):
-        row = found[metric]
-        if rounds == 3:
-            assert (row.is_range, row.ci_low, row.ci_high, row.ends) == (True, None, None, (row.min, row.p95))
-        else:
-            assert not row.is_range
-            assert row.ci_low < 1.01
-            assert row.ends[1] == row.ci_high > 0.99
+    row = found["ready_ms"]
+    if rounds == 3:
+        assert (row.is_range, row.ci_low, row.ci_high, row.ends) == (True, None, None, (row.min, row.p95))
+    else:
+        assert not row.is_range
+        assert row.ci_low < 0.64
+        assert row.ends[1] == row.ci_high > 0.99
 
 
 def test_a_functional_run_has_no_device_bytes_and_no_recompute_floor(tmp_path):
@@ -173,13 +159,13 @@ def test_a_refused_cell_stays_visible(tmp_path):
 
     folder = FEW.write(tmp_path / "local")
     edit(record_path(folder, "djinn", 10), refuse)
-    row = find(rows_of(folder), workload="session", method="djinn", layer=10)
+    row = find(rows_of(folder), workload="activation", method="djinn", variant="kept", layer=10)
     assert (row.metric, row.n) == ("ready_ms", 0)
     assert {row.median, row.ci_low, row.ci_high, row.p05, row.p95, row.min} == {None}
 
 
 def test_a_changed_record_changes_its_rows_and_no_others(tmp_path):
-    """Halving Djinn's ready at one cell shows in ready_ms and the ratio of that cell."""
+    """Halving Djinn's ready at one cell shows in ready_ms of that cell."""
     folder = FEW.write(tmp_path / "local")
     before = rows_of(folder)
 
@@ -191,6 +177,5 @@ def test_a_changed_record_changes_its_rows_and_no_others(tmp_path):
     changed = [(old, new) for old, new in zip(before, rows_of(folder), strict=True) if old != new]
     assert {(new.workload, new.method, new.layer, new.metric) for _, new in changed} == {
         ("activation", "djinn", 10, "ready_ms"),
-        ("activation", "djinn", 10, "partner_ready_ratio"),
     }
     assert all(new.median == pytest.approx(old.median / 2, rel=1e-5) for old, new in changed)

@@ -43,7 +43,7 @@ def ready_at_once(which):
 PAIRS = SyntheticPairs(rounds=6, layers=(1, 39, 40), ready=ready_at_once, times=level)
 GOOD = Synthetic(samples=6, beside=BESIDE, pairs=PAIRS)
 SMALL = replace(GOOD, layers=(1, 20, 40), samples=2, pairs=SyntheticPairs())
-OLD = replace(GOOD, pairs=None)  # by the protocol before pairs
+ALONE = replace(GOOD, pairs=None)  # a study that does not ask for them
 
 
 def entries(*names):

@@ -7,7 +7,7 @@ import pytest
 from evaluation.analysis.margins import AS_FAST_UP_TO, FLAT_WITHIN, R2_AT_LEAST, SESSIONS, TIMES_FASTER
 from evaluation.analysis.statistics import RESAMPLES
 from evaluation.claims.claim import Verdict
-from tests.evaluation.claims.decided import GOOD, LINES, OLD, PAIRS, decided, others_stand, verdicts
+from tests.evaluation.claims.decided import ALONE, GOOD, LINES, PAIRS, decided, entries, others_stand, verdicts
 from tests.evaluation.synthetic import edit, record_path, refused
 
 
@@ -66,29 +66,14 @@ def test_the_same_records_give_the_same_claims(tmp_path, supported):
     assert decided(tmp_path / "local") == supported
 
 
-NEEDS = {
-    "recompute": ({"C1"}, {"C1"}),
-    "manual_offload": (set(), {"C2"}),
-    "djinn": (set(), {"C3", "C4"}),
-    "vanilla": (set(), set()),
-}
-
-
-@pytest.mark.parametrize(("method", "old"), [(method, old) for method in NEEDS for old in (False, True)])
-def test_a_missing_record_leaves_undecided_what_needs_it(tmp_path, method, old):
-    """With the reason, and nothing else is touched; with pairs only C1 needs the record of a layer."""
-    recipe = OLD if old else GOOD
-    found = decided(tmp_path / "local", recipe, lambda folder: record_path(folder, method, 20).unlink())
+@pytest.mark.parametrize("method", ["vanilla", "recompute", "manual_offload", "djinn"])
+def test_a_missing_record_leaves_undecided_what_needs_it(tmp_path, method):
+    """With the reason, and nothing else is touched: only C1 needs the record of a layer."""
+    found = decided(tmp_path / "local", GOOD, lambda folder: record_path(folder, method, 20).unlink())
     for key, claim in found.items():
-        needed = key[0] in NEEDS[method][old]
-        lacking = f"No record of {method}, layer 20, round 1." in claim.judgement.remark
-        assert lacking == (needed and not _not_by_then(claim)), key
-        assert needed or old or str(claim.verdict) == "supported", key
-
-
-def _not_by_then(claim):
-    """Whether an older run lacks the clock of ``claim`` or a partner by it, which is said first."""
-    return "clock" in claim.judgement.remark
+        needed = (key[0], method) == ("C1", "recompute")
+        assert (f"No record of {method}, layer 20, round 1." in claim.judgement.remark) == needed, key
+        assert str(claim.verdict) == ("undecided" if needed else "supported"), key
 
 
 def test_a_missing_round_is_a_missing_record(tmp_path):
@@ -100,6 +85,14 @@ def test_a_missing_round_is_a_missing_record(tmp_path):
     )
     assert verdicts(found, "C1") == {"undecided"}
     assert others_stand(found, "C1")
+
+
+def test_a_study_without_pairs_leaves_undecided_what_they_decide(tmp_path):
+    """With the reason; C1 and what no clock decides stand."""
+    found = decided(tmp_path / "local", ALONE)
+    of_pairs = {claim.judgement.remark for key, claim in found.items() if key[0] in ("C2", "C3", "C4", "C5")}
+    assert of_pairs == {"No record of the pairs of round 1."}
+    assert others_stand(found, "C2", "C3", "C4", "C5")
 
 
 def test_a_missing_round_of_the_pairs_leaves_undecided_what_they_decide(tmp_path):
@@ -114,14 +107,11 @@ def test_a_device_without_room_decides_nothing(tmp_path):
     """A cell without a sample is no speed."""
 
     def refuse(folder):
-        edit(
-            record_path(folder, "manual_offload", 10),
-            lambda record: refused(record["cells"][0]),
-        )
+        edit(record_path(folder, "recompute", 10), lambda record: refused(record["cells"][0]))
 
-    claim = decided(tmp_path / "local", OLD, refuse)["C2", "activation", "ready"]
+    claim = decided(tmp_path / "local", ALONE, refuse, entries("C1"))["C1", "activation", "ready"]
     assert str(claim.verdict) == "undecided"
-    assert claim.judgement.remark.startswith("The device had no room for manual_offload, layer 10, round 1")
+    assert claim.judgement.remark.startswith("The device had no room for recompute, layer 10, round 1")
 
 
 def test_a_method_that_was_not_measured(tmp_path):

@@ -7,10 +7,10 @@ import pytest
 from evaluation.claims.decide import decide
 from evaluation.claims.memo import expectations
 from evaluation.records.runs import load_run
-from tests.evaluation.claims.decided import BESIDE, FEW, GOOD, OLD, entries, with_ready
+from tests.evaluation.claims.decided import ALONE, BESIDE, FEW, GOOD, entries, paired, with_ready
 from tests.evaluation.synthetic import Synthetic, wall
 
-ENDS = replace(OLD, layers=(1, 40))
+ENDS = replace(ALONE, layers=(1, 40))
 
 
 def compared(folder, recipe):
@@ -22,7 +22,8 @@ def compared(folder, recipe):
 def test_what_the_memo_expected_is_met(tmp_path):
     """5 and 800 ms, 30 to 50, about 40, 20 times, 3 and 50+: where all are measured, no sentence."""
     times = {"vanilla": lambda _: 0.1, "recompute": lambda layer: 5 + (layer - 1) * 795 / 39}
-    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: 40.0)(layer), OLD)
+    good = paired(lambda which: 800.0 if which.method == "recompute" else 40.0, times=lambda which: {})
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: 40.0)(layer), good)
     cells = {
         "capacity/vanilla.json": [wall("default", 3, "device_oom", headline=True)],
         "capacity/recompute.json": [wall("default", 64, "cap", headline=True)],
@@ -40,13 +41,13 @@ def test_what_the_memo_expected_is_met(tmp_path):
 def test_about_is_within_a_fifth(tmp_path, off, differ):
     """Of 5, 800 and 40 ms and of 20 times, on either side."""
     times = {"recompute": lambda layer: (5 if layer == 1 else 800) * off, "djinn": lambda _: 40 * off}
-    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: None)(layer), OLD)
-    found = compared(tmp_path / "times" / "local", replace(recipe, layers=(1, 40), samples=2))
+    recipe = with_ready(lambda method, variant, workload, layer: times.get(method, lambda _: None)(layer), ENDS)
+    found = compared(tmp_path / "times" / "local", replace(recipe, samples=2))
     of_times = ("Recompute, ready at layer 1", "Recompute, ready at layer 40", "Djinn, ready at layer 40")
     assert [found[quantity, "activation"].differs for quantity in of_times] == [differ] * 3
-    ratio = with_ready(lambda method, variant, workload, layer: {"recompute": 20 * off, "djinn": 1.0}.get(method), OLD)
-    found = compared(tmp_path / "ratio" / "local", replace(ratio, layers=(1, 40), samples=2))
-    assert found["Recompute over Djinn, ready at layer 40", "activation"].differs == differ
+    ratio = paired(lambda which: 20 * off if which.method == "recompute" else 1.0, layers=(39, 40))
+    found = compared(tmp_path / "ratio" / "local", replace(ratio, layers=(40,), samples=2))
+    assert found["Recompute over Djinn, ready at layer 39", "activation"].differs == differ
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_about_is_within_a_fifth(tmp_path, off, differ):
 )
 def test_a_range_is_met_between_its_ends(tmp_path, method, ms, differ):
     """0 ms is what rounds to it; 30 to 50 ms is neither less nor more."""
-    recipe = with_ready(lambda name, variant, workload, layer: ms if name == method else None)
+    recipe = with_ready(lambda name, variant, workload, layer: ms if name == method else None, ALONE)
     found = compared(tmp_path / "local", replace(recipe, layers=(40,), samples=2))
     quantity = {"vanilla": "Vanilla", "manual_offload": "Manual offload"}[method]
     assert found[f"{quantity}, ready at layer 40", "activation"].differs == differ
@@ -79,7 +80,6 @@ def test_what_differs_is_said_with_what_bounds_it(tmp_path):
     assert "0.021 times the nearer end of that" in manual.sentence
     assert "raw pinned copy of the bytes that it waits for took 0.500 ms" in manual.sentence
     assert found["Manual offload, ready at layer 40", "session"].differs is False
-    assert "192 times" in found["Recompute over Djinn, ready at layer 40", "activation"].sentence
     vanilla = found["Vanilla: paused sessions", None]
     assert (vanilla.differs, vanilla.measured.value) == (True, 25)
     assert "refused with 79.0 GiB in use; the weights of the model are 24.2 GiB" in vanilla.sentence
@@ -91,6 +91,7 @@ def test_the_ratio_of_pairs_is_at_the_layer_that_leads(tmp_path):
     """The last one that has a next layer: a second over 0.6 ms."""
     one = compared(tmp_path / "local", GOOD)["Recompute over Djinn, ready at layer 39", "activation"]
     assert one.measured.value == pytest.approx(1000 / 0.6)
+    assert "1667 times" in one.sentence
     assert one.sentence.endswith("Recompute took 1000 ms, Djinn 0.600 ms.")
 
 

@@ -5,18 +5,7 @@ from dataclasses import replace
 import pytest
 
 from evaluation.claims.claim import Verdict
-from tests.evaluation.claims.decided import (
-    GOOD,
-    OLD,
-    PAIRS,
-    decided,
-    entries,
-    level,
-    others_stand,
-    paired,
-    verdicts,
-    with_ready,
-)
+from tests.evaluation.claims.decided import GOOD, PAIRS, decided, entries, level, others_stand, paired, with_ready
 
 ALL_LAYERS = (1, 10, 20, 30, 39, 40)
 
@@ -84,7 +73,6 @@ def test_c2_and_c3_a_line_that_rises_is_refuted_and_one_that_falls_is_flat(tmp_p
         assert (figures["rise"].value, figures["layer_1"].value) == pytest.approx((rise, line(1)))
         assert figures["layer_40"].value == pytest.approx(line(40))
         assert f"{rise:+.3f} ms" in claim.judgement.lead
-        assert not claim.judgement.old_protocol
 
 
 def test_c3_resident_is_by_the_byte(tmp_path):
@@ -138,15 +126,3 @@ def test_c2_and_c3_do_not_hide_a_bump(tmp_path):
     assert claim.verdict is Verdict.SUPPORTED
     assert claim.judgement.figures["layers_apart"].value == pytest.approx(0.2)
     assert "a single layer takes longer" in claim.judgement.remark
-
-
-def test_c2_and_c3_of_an_older_run_are_decided_by_its_samples_and_marked(tmp_path):
-    """Over the samples of one process for each layer; a clock that it lacks is undecided and says so."""
-    found = decided(tmp_path / "local", OLD, plan=entries("C2", "C3"))
-    for name in ("C2", "C3"):
-        judgement = found[name, "activation", "ready"].judgement
-        assert (judgement.verdict, judgement.old_protocol) == (Verdict.SUPPORTED, True)
-    usable = found["C3", "activation", "usable"].judgement
-    assert (usable.verdict, usable.remark) == (Verdict.UNDECIDED, "This run has no clock usable.")
-    steep = with_ready(lambda method, variant, workload, layer: 1 + layer / 10 if method == "djinn" else None, OLD)
-    assert verdicts(decided(tmp_path / "steep" / "local", steep, plan=entries("C3")), "C3") >= {"refuted"}

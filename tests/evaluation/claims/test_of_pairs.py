@@ -1,4 +1,4 @@
-"""C4: what refutes it and what leaves it open, from pairs and by the old protocol from partners."""
+"""C4: what refutes it and what leaves it open."""
 
 from dataclasses import replace
 
@@ -6,19 +6,9 @@ import pytest
 
 from evaluation.analysis.margins import AS_FAST_UP_TO, SLOWER_BY_MS
 from evaluation.claims.claim import Verdict
-from tests.evaluation.claims.decided import (
-    GOOD,
-    OLD,
-    PAIRS,
-    decided,
-    entries,
-    paired,
-    taking,
-    verdicts,
-    with_ready,
-)
+from tests.evaluation.claims.decided import GOOD, PAIRS, decided, entries, paired, verdicts
 from tests.evaluation.paired import pairs_path, without_room
-from tests.evaluation.synthetic import edit, record_path
+from tests.evaluation.synthetic import edit
 
 C4 = entries("C4")
 
@@ -207,78 +197,3 @@ def test_a_layer_for_which_no_process_had_room_is_told_as_such(tmp_path):
     assert told == dict.fromkeys(
         ("C2", "C3", "C4", "C5"), "The device had no room for the pairs of any round at layer 39."
     )
-
-
-def test_the_old_protocol_is_decided_by_partners_and_marked(tmp_path):
-    """0.63 over 0.64; a clock that had no partner is undecided, and says why."""
-    found = decide_c4(tmp_path, OLD)
-    ready = found["C4", "session", "ready"].judgement
-    assert (ready.verdict, ready.old_protocol) == (Verdict.SUPPORTED, True)
-    assert ready.figures["worst_ratio"].value == pytest.approx(0.63 / 0.64)
-    usable = found["C4", "session", "usable"].judgement
-    assert usable.remark == "By the old protocol the clock usable was not measured."
-    assert not any(len(key) > 3 for key in found)
-
-
-def test_an_old_partner_that_is_faster_refutes(tmp_path):
-    """And leaves all else as it was."""
-    fast = with_ready(lambda method, variant, workload, layer: 0.55 if variant.startswith("pinned") else None, OLD)
-    found = decided(tmp_path / "local", fast)
-    assert str(found["C4", "activation", "ready"].verdict) == "refuted"
-    assert verdicts(found, "C1", "C2") == {"supported"}
-
-
-def test_an_old_run_must_hold_at_every_layer(tmp_path):
-    """Also where the pooled ratio does."""
-    slow = with_ready(lambda method, variant, workload, layer: 0.69 if (method, layer) == ("djinn", 20) else None, OLD)
-    claim = decide_c4(tmp_path, slow)["C4", "activation", "ready"]
-    figures = claim.judgement.figures
-    assert claim.verdict is Verdict.REFUTED
-    assert (figures["worst_layer"].value, figures["worst_ratio"].value) == (20, pytest.approx(0.69 / 0.64))
-    assert figures["pooled_ratio"].high < 1.05
-    assert claim.judgement.remark == "Faster at layers 1, 10, 30, 40; Slower at layer 20."
-
-
-def alternate(path):
-    """Make the partners in a Djinn record lie at either side of the margin."""
-
-    def change(record):
-        for cell in record["cells"]:
-            for index, sample in enumerate(cell["samples"]):
-                for partner in sample["paired"].values():
-                    for clock in ("ready_ms", "first_kernel_ms", "resident_ms"):
-                        partner[clock] = sample[clock] / (0.98 if index % 2 else 1.12)
-
-    edit(path, change)
-
-
-def test_old_ratios_on_both_sides_of_the_margin_decide_nothing(tmp_path):
-    """Half of the samples at one layer are faster than their partners and half slower than the margin."""
-    found = decide_c4(tmp_path, OLD, lambda folder: alternate(record_path(folder, "djinn", 30)))
-    claim = found["C4", "session", "ready"].judgement
-    assert claim.verdict is Verdict.UNDECIDED
-    assert claim.remark.startswith("Faster at layers 1, 10, 20, 40; Undecided at layer 30. More processes are needed")
-    assert claim.figures["worst_layer"].value == 30
-
-
-def test_an_old_run_as_fast_is_not_faster(tmp_path):
-    """A ratio between 1 and the margin supports the claim, and says which of the two."""
-    level = taking("djinn", lambda layer: 0.66, OLD)
-    claim = decide_c4(tmp_path, level)["C4", "activation", "ready"]
-    assert claim.verdict is Verdict.SUPPORTED
-    assert claim.judgement.remark == "As fast at layers 1, 10, 20, 30, 40."
-
-
-def test_partners_that_were_not_run(tmp_path):
-    """Djinn without the bulk copies of its own storages beside it; what else it was run beside decides the rest."""
-
-    def unpair(folder):
-        for path in folder.glob("raw/djinn/**/*.json"):
-            edit(path, lambda record: [sample["paired"].pop("pinned_identical", None)
-                                       for cell in record["cells"] for sample in cell["samples"]])  # fmt: skip
-
-    found = decide_c4(tmp_path, OLD, unpair)
-    claim = found["C4", "session", "resident"]
-    assert str(claim.verdict) == "undecided"
-    assert "was not paired with pinned_identical" in claim.judgement.remark
-    assert str(found["C4", "session", "ready"].verdict) == "supported"

@@ -1,12 +1,12 @@
-"""C5: recompute's quickest form beside Djinn, from pairs, and by the old protocol from samples."""
+"""C5: recompute's quickest form beside Djinn."""
 
 from dataclasses import replace
 
 import pytest
 
 from evaluation.claims.claim import Verdict
-from tests.evaluation.claims.decided import GOOD, OLD, PAIRS, decided, entries, others_stand, paired, taking
-from tests.evaluation.synthetic import edit, record_path
+from tests.evaluation.claims.decided import GOOD, PAIRS, decided, entries, others_stand, paired, taking
+from tests.evaluation.synthetic import edit
 
 C5 = entries("C5")
 
@@ -45,7 +45,6 @@ def test_the_quickest_form_at_both_layers_decides(tmp_path, ms, verdict):
     assert figures["ratio"].value == pytest.approx(ms(39) / 0.5)
     assert (figures["layer"].value, figures["quickest_layer_40"].value) == (39, "graphed")
     assert figures["ratio_compiled"].value == pytest.approx(1.5 * ms(39) / 0.5)
-    assert not claim.judgement.old_protocol
 
 
 @pytest.mark.parametrize(
@@ -141,47 +140,6 @@ def test_pairs_without_recompute_decide_nothing(tmp_path):
         Verdict.UNDECIDED,
         "No pairs of Djinn and recompute have this clock at layer 39.",
     )
-
-
-def test_an_older_run_is_decided_by_its_samples_and_marked(tmp_path):
-    """By the end of the pass in place of usable; two rounds are two processes, of which there is no interval."""
-    found = decided(tmp_path / "local", OLD, plan=C5)
-    for clock in ("ready", "result"):
-        judgement = found["C5", "activation", clock].judgement
-        assert (judgement.verdict, judgement.old_protocol) == (Verdict.SUPPORTED, True)
-    assert found["C5", "activation", "ready"].judgement.figures["ratio"].value == pytest.approx(121 / 0.63)
-    assert ("C5", "activation", "usable") not in found
-    lacking = found["C5", "session", "next_token"].judgement
-    assert (lacking.verdict, lacking.remark) == (Verdict.UNDECIDED, "This run has no clock next token.")
-    two = c5(tmp_path / "two", replace(OLD, rounds=2)).judgement
-    assert (two.verdict, two.figures["ratio"].low) == (Verdict.UNDECIDED, None)
-    assert two.remark.startswith("2 processes give a range")
-
-
-def test_an_older_run_straddles_the_margin(tmp_path):
-    """12.6 is 20 times 0.63, give or take the scatter."""
-    recipe = replace(taking("recompute", lambda layer: 0.315 * layer, OLD), scatter=0.3)
-    assert c5(tmp_path, recipe).verdict is Verdict.UNDECIDED
-
-
-def test_an_older_run_tells_the_ratios_to_other_variants(tmp_path):
-    """Said where they would decide otherwise; one that lacks the clock has none."""
-
-    def with_variants(folder):
-        for layer in OLD.layers:
-            edit(record_path(folder, "recompute", layer), lambda record: record["cells"].extend(
-                {**record["cells"][0], "variant": variant, "headline": False,
-                 "samples": [{**sample, "ready_ms": sample["ready_ms"] / by, "resident_ms": None}
-                             for sample in record["cells"][0]["samples"]]}
-                for variant, by in (("compiled", 2), ("tiny", 100))))  # fmt: skip
-
-    found = decided(tmp_path / "local", OLD, with_variants, C5)
-    ready, resident = (found["C5", "activation", clock].judgement for clock in ("ready", "resident"))
-    value = {name: figure.value for name, figure in ready.figures.items()}
-    assert value["ratio_compiled"] == pytest.approx(value["ratio"] / 2)
-    assert ready.verdict is Verdict.SUPPORTED
-    assert ready.remark.endswith("It would not be supported over recompute's variant tiny: see there.")
-    assert not [name for name in resident.figures if name.startswith("ratio_")]
 
 
 def test_the_crossover_is_stated(tmp_path):

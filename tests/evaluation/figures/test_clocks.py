@@ -7,16 +7,11 @@ from evaluation.analysis.table import TableError
 from evaluation.figures.clocks import draw, panels
 from evaluation.figures.style import FUNCTIONAL, private_style
 from tests.evaluation.layout import flaws
-from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
 CLOCKS = {clock.name: clock for clock in ALL if clock.title}
-PAIRS = SyntheticPairs()
-RECIPES = {
-    "gpu": Synthetic(samples=6, pairs=PAIRS),
-    "functional": Synthetic(functional=True, samples=6, pairs=PAIRS),
-}
+RECIPES = {"gpu": Synthetic(samples=6), "functional": Synthetic(functional=True, samples=6)}
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -73,14 +68,6 @@ def test_the_panels_share_one_axis_and_can_be_read(results):
     assert [axes.get_title() for axes in figure.axes] == [clock.title for clock in CLOCKS.values()]
     marks = [text.get_text() for axes in figure.axes for text in axes.texts].count(FUNCTIONAL)
     assert marks == (4 if functional else 0)
-
-
-def test_an_older_run_shows_the_clocks_that_it_has(tmp_path):
-    """None of the end of the pass: its three panels are those of before, with the ordered copies' older name."""
-    results = Results.make(tmp_path, Synthetic(samples=6, layers=(1, 40)))
-    found = shown(results)
-    assert [panel.title for panel in found] == [CLOCKS[name].title for name in ("ready", "first_kernel", "resident")]
-    assert "Manual, ordered" in {line.label for line in found[0].lines}
 
 
 def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):

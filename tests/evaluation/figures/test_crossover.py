@@ -17,7 +17,7 @@ from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, clocks, edit, record_path, refused
 
-OLD = Synthetic(samples=6)
+ALONE = Synthetic(samples=6)
 CPU = Synthetic(functional=True, samples=6)
 
 
@@ -32,7 +32,7 @@ def in_pairs(which):
 
 
 PAIRED = Synthetic(layers=(1, 20, 40), samples=6, pairs=SyntheticPairs(layers=(1, 20, 39, 40), ready=in_pairs))
-RECIPES = {"old": OLD, "paired": PAIRED, "functional": CPU}
+RECIPES = {"alone": ALONE, "paired": PAIRED, "functional": CPU}
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def medians(lines):
 
 def test_the_lines_are_what_was_measured(runs):
     """On the left recompute and the floor; on the right no recompute, and beside each sample its raw copy."""
-    found = found_in(runs["old"], "activation")
+    found = found_in(runs["alone"], "activation")
     left, right = medians(found.left), medians(found.right)
     assert set(left) == {"Recompute", "Manual offload", "Djinn"}
     assert left["Recompute"] == pytest.approx([4, 31, 61, 91, 121], rel=1e-5)
-    assert set(right) == {"Manual offload", "Djinn", FLOOR_NAME}
+    assert set(right) == {"Manual offload", "Djinn", "Djinn, kept", FLOOR_NAME}
     assert right["Djinn"] == left["Djinn"] == pytest.approx([0.63] * 5, rel=1e-5)
-    floors = runs["old"].findings().series("activation", "djinn", "floor_ms")
+    floors = runs["alone"].findings().series("activation", "djinn", "floor_ms")
     assert right[FLOOR_NAME] == [row.median for row in floors]
 
 
@@ -75,19 +75,19 @@ def test_pairs_come_first_and_bring_what_is_kept(runs):
 
 def test_a_session_shows_both_hand_written_orders(runs):
     """All at once rises with depth beside recompute; in the order of need it lies on the floor, and on the right."""
-    found = found_in(runs["old"], "session")
+    found = found_in(runs["alone"], "session")
     assert medians(found.left)["Manual offload"] == pytest.approx([1.4, 8.24, 15.84, 23.44, 31.04], rel=1e-5)
     assert medians(found.right)["Manual, ordered"] == pytest.approx([0.64] * 5, rel=1e-5)
     assert "Manual offload" not in medians(found.right)
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("old", "192"), ("paired", "118")])
+@pytest.mark.parametrize(("name", "ratio"), [("alone", "192"), ("paired", "118")])
 def test_the_arrow_says_how_many_times_as_long_recompute_takes_and_where(runs, name, ratio):
     """At layer 39 where it was measured, else at the deepest; from one of the two times to the other."""
     found = found_in(runs[name], "activation")
     with private_style():
         linear, _ = draw(found, functional=False).axes
-    layer = {"old": 40, "paired": 39}[name]
+    layer = {"alone": 40, "paired": 39}[name]
     said = [text.get_text() for text in linear.texts]
     assert f"{ratio}\N{MULTIPLICATION SIGN}\nat layer {layer}" in said
     (arrow,) = [text for text in linear.texts if hasattr(text, "arrow_patch")]
@@ -133,9 +133,9 @@ def test_lines_side_by_side_differ_without_colour(runs, workload):
 
 def test_few_processes_make_a_hollow_marker(runs, tmp_path):
     """Six samples of one process are enough, two rounds are not."""
-    found = found_in(runs["old"], "activation")
+    found = found_in(runs["alone"], "activation")
     assert not any(any(line.ranged) for line in [*found.left, *found.right])
-    few = found_in(Results.make(tmp_path, replace(OLD, rounds=2, layers=(1, 40))), "activation")
+    few = found_in(Results.make(tmp_path, replace(ALONE, rounds=2, layers=(1, 40))), "activation")
     assert all(all(line.ranged) for line in [*few.left, *few.right])
 
 
@@ -171,13 +171,13 @@ def test_the_settings_of_the_caller_are_as_before(runs):
     """Rendering leaves no trace in matplotlib's global settings."""
     with mpl.rc_context({"font.size": 19}):
         before = dict(mpl.rcParams)
-        rendered(lambda: draw(found_in(runs["old"], "activation"), functional=False))
+        rendered(lambda: draw(found_in(runs["alone"], "activation"), functional=False))
         assert dict(mpl.rcParams) == before
 
 
 def test_a_changed_record_moves_its_point_only_and_a_refused_cell_is_left_out(tmp_path):
     """From record through summary to line; out of memory at layer 40 ends the line before."""
-    results = Results.make(tmp_path, replace(OLD, layers=(1, 20, 40)))
+    results = Results.make(tmp_path, replace(ALONE, layers=(1, 20, 40)))
     before = medians(found_in(results, "activation").left)
 
     def slower(record):
@@ -198,4 +198,4 @@ def test_a_changed_record_moves_its_point_only_and_a_refused_cell_is_left_out(tm
 def test_what_is_not_there_is_refused(runs):
     """An unknown workload, with the names that there are."""
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
-        found_in(runs["old"], "chat")
+        found_in(runs["alone"], "chat")

@@ -72,12 +72,12 @@ def test_what_needs_a_gpu_or_a_record_is_not_planned_without(name):
 
 
 def test_pairs_are_drawn_of_runs_that_hold_them(tmp_path):
-    """A published run of the old protocol has neither the table nor the figure; one with a record has both."""
+    """A published run without them has neither the table nor the figure; one with a record has both."""
     recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"))
-    for name, pairs in (("old", None), ("new", SyntheticPairs())):
+    for name, pairs in (("alone", None), ("paired", SyntheticPairs())):
         publish(tmp_path, name, replace(recipe, pairs=pairs))
-    wanted = {name: {"pairs", "ratios"} & set(names(Plan.found(tmp_path / "results", name))) for name in ("old", "new")}
-    assert wanted == {"old": set(), "new": {"pairs", "ratios"}}
+        wanted = {"pairs", "ratios"} & set(names(Plan.found(tmp_path / "results", name)))
+        assert wanted == ({"pairs", "ratios"} if pairs else set())
 
 
 def test_the_leading_run_has_the_folder_and_any_other_one_of_its_name():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from evaluation.claims.rules import KEY
 from evaluation.records.carry import carry, main
 from evaluation.records.json_file import RunError
 from evaluation.records.provenance import source_sha256
@@ -24,8 +25,7 @@ class Whole(Synthetic):
 
     def study(self):
         study = super().study()
-        study["host_arena_gib"] = 4
-        study["pairs"]["forms"] = "all"
+        del study[KEY]
         return {**study, "experiments": list(KINDS[1:]), "latency_methods": list(self.methods)}
 
     def write(self, folder):

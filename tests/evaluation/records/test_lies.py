@@ -79,7 +79,6 @@ def copied(path: Path) -> None:
 SAMPLE = ("cells", 0, "samples", 0)
 NEGATIVE = "should be greater than or equal to 0"
 RATE = ("ceilings", "matrix_tflops_bf16")
-PAIRED = (*SAMPLE, "paired", "pinned")
 STATISTICS = {"median": 9.0, "low": 9.0, "high": 9.0, "n": 12, "coverage": 0.96}
 
 LIES = {
@@ -94,14 +93,15 @@ LIES = {
     "a folder for a file": Lie(at=DJINN, says="not readable", do=lambda path: (path.unlink(), path.mkdir())),
     # The sample record.
     "a sample that is not bit-exact": change(DJINN, "bit_exact", *SAMPLE, "bit_exact", to=False),
-    "a partner that is not bit-exact": change(DJINN, "bit_exact", *PAIRED, "bit_exact", to=False),
     "a negative time": change(DJINN, NEGATIVE, *SAMPLE, "pause_ms", to=-1),
     "negative bytes": change(DJINN, NEGATIVE, *SAMPLE, "host_bytes_paused", to=-1),
     "a time in words": change(DJINN, "valid number", *SAMPLE, "ready_ms", to="fast"),
     "true for a number": change(DJINN, "valid number", *SAMPLE, "pause_ms", to=True),
-    "ready after the result": change(DJINN, "cannot compute before", *SAMPLE, "ready_ms", to=1e6),
+    "ready after the logits": change(DJINN, "cannot be usable before ready", *SAMPLE, "ready_ms", to=1e6),
     "resident before ready": change(DJINN, "nothing is ready", *SAMPLE, "resident_ms", to=0),
-    "the first kernel after the result": change(DJINN, "cannot compute", *SAMPLE, "first_kernel_ms", to=1e6),
+    "the first kernel after the logits": change(DJINN, "cannot be usable", *SAMPLE, "first_kernel_ms", to=1e6),
+    "a token before the logits": change(DJINN, "next token cannot", *SAMPLE, "next_token_ms", to=0),
+    "no logits": drop(DJINN, "usable_ms: Field required", *SAMPLE, "usable_ms"),
     "an unknown key": change(DJINN, "Extra inputs", "comment", to="x"),
     "another method": change(VANILLA, "holds the record of raw/recompute", "method", to="recompute"),
     "another layer": change(DJINN, "holds the record of raw/djinn/layer_1/", "layer", to=1),
@@ -127,12 +127,6 @@ LIES = {
         do=lambda path: edit(path, lambda r: r["cells"].append({**r["cells"][0], "variant": "other"})),
     ),
     "less state than frontier": change(DJINN, "said to be smaller", "cells", 0, "state_bytes", to=1),
-    "a pair taken away": change(DJINN, "different partners", *SAMPLE, "paired", to=None),
-    "an unknown partner": change(DJINN, "paired", *SAMPLE, "paired", "slow", to={}),
-    "pairs of another method": change(
-        VANILLA, "only samples of djinn", "cells", 0, "samples",
-        to=Synthetic(samples=6).record("djinn", 10, 1)["cells"][0]["samples"],
-    ),
     "a round that is a copy": Lie(at=AGAIN, says="holds the samples of .*round_1", do=copied),
     "a folder of the machine": change(DJINN, "names a folder", "model", "weights", to="checkpoint /home/me/model"),
     "a folder of Windows": change(DJINN, "names a folder", "cells", 0, "message", to="C:\\Users\\me\\model"),
@@ -146,6 +140,7 @@ LIES = {
     "a billion rounds": change("study.json", "rounds: Input should be less", "rounds", to=10**9),
     "a method outside the run": change("study.json", "methods", "methods", 0, to="../../secret"),
     "a layer twice": change("study.json", "layers: one stands twice", "layers", to=[1, 1]),
+    "no pairs": drop("study.json", "pairs: Field required", "pairs"),
     # The machine.
     "another GPU": change("machine.json", "a NVIDIA L4, and .* is of a NVIDIA H100", "gpu", "name", to="NVIDIA L4"),
     "a negative ceiling": change("machine.json", "greater than 0", *RATE, "median", to=-1),

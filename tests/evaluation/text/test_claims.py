@@ -13,7 +13,7 @@ from evaluation.claims.rules import FIXED, KEY, digest
 from evaluation.records.runs import load_run
 from evaluation.text import claims_short
 from evaluation.text.claims import as_json, as_latex, as_markdown
-from tests.evaluation.claims.decided import FEW, GOOD, OLD, SMALL
+from tests.evaluation.claims.decided import FEW, GOOD, SMALL
 from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
 
@@ -74,6 +74,7 @@ def test_markdown_holds_every_verdict_and_every_sentence(findings):
     run, claims, memo = findings
     page = as_markdown(run, claims, memo)
     assert page.count("**supported**") == len(claims)
+    assert "Pairs have 6 processes" in page
     assert "The memo is the note with which this project began" in page
     for one in memo:
         assert not one.differs or re.sub(r"([|<>_])", r"\\\1", one.sentence) in page
@@ -90,38 +91,14 @@ def test_what_the_frontier_is_kept_for_is_named(findings):
     assert "activation & ready, kept & " in as_latex(run, claims)
 
 
-def test_the_old_protocol_is_marked_where_it_decides(tmp_path, findings):
-    """In all three files, with what it is; a run that has pairs says nothing of it."""
-    run = load_run(OLD.write(tmp_path / "local"))
-    claims = decide(run, resamples=FEW)
-    old = run, claims, expectations(run, claims)
-    marked = {(entry["id"], entry["clock"]) for entry in as_json(*old)["claims"] if entry.get("protocol") == "old"}
-    timed = {("C2", clock) for clock in ("ready", "first_kernel")}
-    timed |= {(name, clock) for name in ("C3", "C4", "C5") for clock in ("ready", "first_kernel", "resident")}
-    assert marked == {*timed, ("C5", "result")}
-    page, tables = as_markdown(*old), as_latex(run, claims)
-    assert page.count("** (old protocol) |") == tables.count(r"$^{\dagger}$ \\") == 20
-    assert "By the old protocol Djinn was compared with one hand-written offload" in page
-    assert r"$\dagger$: old protocol. By the old protocol Djinn" in tables
-    assert "Pairs have 6 processes" in as_markdown(*findings)
-    for text in (as_markdown(*findings), as_latex(*findings[:2])):
-        assert "dagger" not in text
-        assert "(old protocol)" not in text
-
-
 def test_the_page_says_whether_the_rules_are_those_of_the_study(findings):
-    """By their digest, in all three files; an older run has none."""
+    """By their digest, in all three files."""
     run, claims, memo = findings
-    for then, words in (
-        (None, "This run is older"),
-        (digest(), "is of the rules that"),
-        ("0" * 64, "is of other rules"),
-    ):
+    for then, words in ((digest(), "is of the rules that"), ("0" * 64, "is of other rules")):
         asked = replace(run, study={**run.study, KEY: then})
         told = as_json(asked, claims, memo)["rules"]
         assert told == {"sha256": digest(), "of_the_study": then}
         assert FIXED in as_markdown(asked, claims, memo)
-        assert ("is in study.json" in as_markdown(asked, claims, memo)) == (then is not None)
         for text in (as_markdown(asked, claims, memo), as_latex(asked, claims)):
             assert words in text
 

@@ -9,7 +9,7 @@ from evaluation.claims.decide import decide
 from evaluation.claims.rules import STATEMENTS
 from evaluation.records.runs import load_run
 from evaluation.text.claims_short import answers, as_latex, as_markdown
-from tests.evaluation.claims.decided import FEW, GOOD, LINES, OLD, SMALL
+from tests.evaluation.claims.decided import FEW, GOOD, LINES, SMALL
 from tests.evaluation.layout import compiled
 
 SUPPORTED, REFUTED, UNDECIDED = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.UNDECIDED
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     return load_run(SMALL.write(tmp_path_factory.mktemp("run") / "local"))
 
 
-def claim(name, workload, clock, verdict, value=None, *, keeps=None, remark="", **about):
+def claim(name, workload, clock, verdict, value=None, *, keeps=None, remark=""):
     """A decided claim; ``value`` is the ratio by which it fell, with an interval of 0.02 around it."""
     ratio = None if value is None else Figure(value=value, unit="ratio", low=value - 0.01, high=value + 0.01)
     judgement = Judgement(
@@ -30,7 +30,6 @@ def claim(name, workload, clock, verdict, value=None, *, keeps=None, remark="", 
         lead="",
         remark=remark,
         deciding=ratio and Deciding(figure=ratio, margin=1.05),
-        **about,
     )
     return Claim(
         statement=STATEMENTS[name], place=Place(workload=workload, clock=clock, keeps=keeps), judgement=judgement
@@ -122,17 +121,13 @@ def test_every_claim_of_a_run_has_a_row(tmp_path):
         assert text.count(f"\\textbf{{{name}}} & ") == 1
 
 
-def test_the_old_protocol_and_a_functional_run_are_marked(tmp_path):
+def test_a_functional_run_is_marked(tmp_path):
     """Beside the verdict, and in the caption."""
-    old = load_run(replace(OLD, samples=2).write(tmp_path / "old"))
-    text = as_latex(old, decide(old, resamples=FEW))
-    assert text.count(r"}$^{\dagger}$: ") == 4  # C2 to C5
-    assert r"$\dagger$: old protocol." in text
     functional = load_run(replace(SMALL, functional=True).write(tmp_path / "functional"))
     text = as_latex(functional, decide(functional))
     assert r"\textbf{Functional CPU run: not a performance result.}" in text
     assert text.count(r"\textbf{Undecided}: A functional run says nothing about speed") == 6
-    for words in ("dagger", "interval", "rise over"):
+    for words in ("interval", "rise over"):
         assert words not in text
 
 
@@ -141,7 +136,7 @@ def test_the_old_protocol_and_a_functional_run_are_marked(tmp_path):
 def test_it_fits_the_page(run, tmp_path, verdict):
     """With every clock in every workload at odds: nothing sticks out of the two columns, and the caption is short."""
     claims = [
-        claim("C4", workload, clock, at_odds, 12.345, keeps=keeps, old_protocol=True)
+        claim("C4", workload, clock, at_odds, 12.345, keeps=keeps)
         for keeps in (None, "frontier")
         for workload, at_odds in (("session", verdict), ("activation", REFUTED), ("decode", UNDECIDED))
         for clock in ("ready", "first_kernel", "usable", "next_token", "resident")

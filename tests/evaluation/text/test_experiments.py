@@ -236,15 +236,7 @@ def test_the_page_says_which_sources_measured_what(local):
     assert f"`{'b' * 8}`, 2026-01-01: E7." in page
 
 
-def test_a_study_without_peers_has_no_command_for_them(tmp_path):
-    """Nor are there jobs that it would lack."""
-    folder = made(tmp_path, Synthetic(layers=(1,), samples=2))
-    row = next(row for row in rows(folder, study_of(folder)) if row.name == "E7")
-    assert (row.command, row.cost.asked) == ("", 0)
-    assert line_of(written(folder)[1], "E7")[0] == "not measured"
-
-
-def test_an_experiment_that_an_older_study_does_not_know_has_no_row(local):
+def test_an_experiment_that_the_study_does_not_ask_for_has_no_row(local):
     """One that the study asks for has; here nothing was measured of it."""
     study = study_of(local)
     assert "E10" not in {row.name for row in rows(local, study)}
@@ -340,10 +332,9 @@ def test_a_row_decides_its_claims_and_no_others(tmp_path, whole, parts):
 
 
 def test_the_parts_of_latency_decide_its_claims():
-    """All of them and no others, also by the old protocol, where the samples of methods decide."""
+    """All of them and no others."""
     of_latency = {entry.statement.id for entry in PLAN if entry.statement.experiment == "E1"}
-    for deciding in (experiments._DECIDES, experiments._DECIDED):
-        assert {name for names in deciding.values() for name in names} == of_latency
+    assert {name for names in experiments._DECIDES.values() for name in names} == of_latency
 
 
 def test_the_table_names_the_claims_of_each_experiment(local):

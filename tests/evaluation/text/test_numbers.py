@@ -13,6 +13,7 @@ from evaluation.analysis.table import TableError
 from evaluation.text.macro import Number, as_json, as_latex, camel, in_words
 from evaluation.text.numbers import numbers
 from evaluation.text.numbers_of_use import Tables
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, clocks, edit, probe, record_path, refused, wall
 
@@ -38,7 +39,7 @@ BESIDE = {
     "overhead.json": [{"name": name, "pairs": PAIRS} for name in ("prefill", "decode")],
     "peers/memory_saver.json": [PEER],
 }
-GPU = Synthetic(samples=6)
+GPU = Synthetic(samples=6, pairs=SyntheticPairs(rounds=6, layers=(1, 40)))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def results(tmp_path):
     """A run on a GPU that a test may change."""
-    return Results.make(tmp_path, replace(GPU, samples=2))
+    return Results.make(tmp_path, replace(GPU, samples=2, pairs=None))
 
 
 def found(results):
@@ -60,7 +61,7 @@ def found(results):
 
 def test_where_the_last_layer_with_a_next_one_was_measured_it_leads(tmp_path):
     """It has a macro, and so has the ratio to recompute there; elsewhere the deepest alone."""
-    results = Results.make(tmp_path, replace(GPU, layers=(1, 39, 40), samples=2))
+    results = Results.make(tmp_path, replace(GPU, layers=(1, 39, 40), samples=2, pairs=None))
     text = {name: number.text for name, number in found(results).items()}
     assert (text["LeadingLayer"], text["DeepestLayer"]) == ("39", "40")
     assert text["RecomputeOverDjinnActivationReadyRatioLayerThirtyNine"] == "187"
@@ -74,8 +75,8 @@ def test_values_by_hand(shared):
     assert text["DjinnActivationReadyMsLayerForty"] == "0.630"
     assert text["VanillaSessionFirstKernelMsLayerOne"] == "0.110"
     assert text["ManualOffloadSessionReadyMsLayerThirty"] == "23.4"
-    assert text["ManualOffloadPinnedOrderedSessionReadyMsLayerThirty"] == "0.640"
-    assert text["DjinnSessionPairedReadyRatioLayerTwenty"] == "0.984"
+    assert text["ManualOffloadOrderedSessionReadyMsLayerThirty"] == "0.640"
+    assert text["DjinnSessionPairedReadyRatioLayerForty"] == "1.00"
     assert text["RecomputeOverDjinnActivationReadyRatioLayerForty"] == "192"
     assert text["RecomputeActivationReadyMsPerLayer"] == "3.00"
     assert text["RecomputeActivationReadyRSquared"] == "1.0000"
@@ -86,13 +87,14 @@ def test_values_by_hand(shared):
 
 
 def test_every_headline_median_is_there(shared):
-    """4 methods, 2 workloads, 5 layers, 4 clocks; and 3 numbers of each paired ratio, one of them of a history."""
+    """4 methods, 2 workloads, 5 layers, 5 clocks; and 3 numbers of each paired ratio and difference of a form."""
     names = found(shared)
     for row in shared.findings().rows:
         if row.headline and row.metric.removesuffix("_ms") in CLOCK:
             name = camel(row.method) + camel(row.workload) + camel(row.metric) + "Layer" + in_words(row.layer)
             assert names[name].value == row.median
-    assert sum("Paired" in name for name in names) == (2 * 2 + 1) * 5 * 3
+    # 4 and 5 clocks, 4 forms of Djinn, 2 layers and the pool.
+    assert sum("Paired" in name for name in names) == (4 + 5) * 4 * 3 * 2 * 3
 
 
 def test_every_number_follows_from_its_source(shared):
@@ -123,7 +125,7 @@ def test_every_number_follows_from_its_source(shared):
 
 def test_what_was_measured_besides(tmp_path):
     """Sessions, lines, overhead and peers, each as its table or record has it, and where from."""
-    results = Results.make(tmp_path, replace(GPU, layers=(40,), beside=BESIDE, peers=("memory_saver",)))
+    results = Results.make(tmp_path, replace(GPU, layers=(40,), pairs=None, beside=BESIDE, peers=("memory_saver",)))
     material = results.material()
     written = numbers(material.findings, material.machine, material.study, Tables.of(material))
     mine = {number.name: number for number in written}
@@ -159,7 +161,7 @@ def test_a_variant_that_lacks_a_clock_has_no_macro_of_it(results):
 
 
 def test_a_changed_record_changes_its_numbers_and_no_others(results):
-    """Djinn's ready at layer 40: its median, its paired ratio and the ratio to recompute follow."""
+    """Djinn's ready at layer 40: its median and the ratio to recompute follow."""
     before = found(results)
 
     def sooner(record):
@@ -171,7 +173,6 @@ def test_a_changed_record_changes_its_numbers_and_no_others(results):
     after = found(results)
     assert {name for name in before if before[name].value != after[name].value} == {
         "DjinnActivationReadyMsLayerForty",
-        "DjinnActivationPairedReadyRatioLayerForty",
         "RecomputeOverDjinnActivationReadyRatioLayerForty",
     }
 
@@ -193,8 +194,7 @@ def test_text_from_the_machine_is_escaped(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("djinn,default,20,result_ms,true", "djinn,default,20,gone_ms,true", "no result_ms of djinn.* layer 20"),
-        ("djinn,default,40,partner_ready_ratio,true", "djinn,default,40,gone,true", "no partner_ready_ratio of djinn"),
+        ("djinn,default,20,usable_ms,true", "djinn,default,20,gone_ms,true", "no usable_ms of djinn.* layer 20"),
         ("recompute,default,30,ready_ms,true,91", "recompute,default,30,ready_ms,true,", "no value"),
     ],
 )
@@ -266,7 +266,7 @@ def test_camel():
 
 def test_the_command_writes_both_files_the_same_twice(tmp_path, capsys):
     """Values, units and sources in JSON; a missing study.json or a damaged record is an error and changes no file."""
-    results = Results.make(tmp_path, replace(GPU, layers=(10,), samples=2, beside=BESIDE))
+    results = Results.make(tmp_path, replace(GPU, layers=(10,), samples=2, pairs=None, beside=BESIDE))
     names = ("numbers.tex", "numbers.json")
     assert results.draw("numbers") == 0
     first = [results.drawn(name) for name in names]

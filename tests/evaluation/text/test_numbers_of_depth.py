@@ -33,8 +33,8 @@ def test_each_line_has_its_time_and_recompute_its_ratio(tmp_path):
     }
 
 
-def test_an_older_run_has_them_from_its_jobs(tmp_path):
-    """Of recompute in its plain form, at the deepest layer, and nothing of what is kept."""
+def test_a_run_without_pairs_has_them_from_its_jobs(tmp_path):
+    """Of recompute in its plain form, at the deepest layer, without an interval or what is kept by hand."""
     found = found_in(Results.make(tmp_path, Synthetic(layers=(1, 40), samples=1)))
     assert (found["ActivationAtDepthRecompute"], found["ActivationAtDepthLayer"]) == ("plain", "40")
-    assert not any("Kept" in name or "Low" in name for name in found)
+    assert not any("ByHandKept" in name or "Low" in name for name in found)

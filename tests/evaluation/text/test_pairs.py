@@ -96,17 +96,17 @@ def test_a_difference_below_zero_has_a_minus(tmp_path):
 
 
 def test_the_output_is_written_from_the_table(tmp_path):
-    """From ``pairs.csv``, in which a run of the old protocol has no row."""
+    """From ``pairs.csv``, in which a run without pairs has no row."""
     results = Results.make(tmp_path, replace(RECIPE, pairs=SyntheticPairs()))
     (written,) = files(results.material(), "")
     assert written == table(results.material().rows("pairs", Comparison), functional=False)
     assert re.findall(r"\\label\{(.*)\}", written) == [
         f"tab:pairs{variant}" for variant in ("", "-attended", "-kept", "-kept-attended")
     ]
-    old = Results.make(tmp_path / "old", RECIPE)
-    assert old.material().rows("pairs", Comparison) == []
+    alone = Results.make(tmp_path / "alone", RECIPE)
+    assert alone.material().rows("pairs", Comparison) == []
     with pytest.raises(TableError, match="no pairs"):
-        files(old.material(), "")
+        files(alone.material(), "")
 
 
 def test_a_difference_of_many_milliseconds_has_no_three_decimals(tmp_path):

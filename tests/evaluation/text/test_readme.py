@@ -24,7 +24,7 @@ def texts_of(*seeds):
 
 
 TEXTS = texts_of(*SEEDS) | {"Sessions": "$\\geq$\\,64", "Ratio": "0.990"}
-NEW = texts_of(*SEEDS, "DjinnActivationPairedReadyRatioPooled", "DurableDecodeSaveMs", "DiskSessions")
+WHOLE = texts_of(*SEEDS, "DurableDecodeSaveMs", "DiskSessions")
 EXPERIMENTS = """Words.
 
 |  | claims | what | command | output | jobs | machine time | one job | peak memory | disk |
@@ -57,26 +57,24 @@ def run(monkeypatch, *arguments):
     return main()
 
 
-@pytest.mark.parametrize("texts", [TEXTS, NEW], ids=["old protocol", "pairs"])
 @pytest.mark.parametrize("name", TABLES)
-def test_every_number_of_a_table_stands_in_its_cell(name, texts):
+def test_every_number_of_a_table_stands_in_its_cell(name):
     """In the row of its label and the column of its word; what stood there before is gone."""
-    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", texts, EXPERIMENTS, METHODS)
+    page = written(f"<!-- numbers: {name} -->\nstale\n<!-- end -->\n", WHOLE, EXPERIMENTS, METHODS)
     assert "stale" not in page
     rows = {line.split(" | ")[0].strip("| "): re.findall(r"\d+\.5", line) for line in page.splitlines()[3:-1]}
-    table = TABLES[name](texts)
+    table = TABLES[name](WHOLE)
     assert rows == {
-        label: [texts[row.format(word)] for word in table.columns.values()] for label, row in table.rows.items()
+        label: [WHOLE[row.format(word)] for word in table.columns.values()] for label, row in table.rows.items()
     }
 
 
 def test_a_table_has_the_columns_that_the_run_has():
     """Layers and sessions of another study are others; without any there is no table."""
-    head = written("<!-- numbers: pairs -->\n<!-- end -->", TEXTS, EXPERIMENTS, METHODS).splitlines()[1]
-    assert head == "| Djinn over copies by hand | 1 | 39 | 40 |"
-    head = written("<!-- numbers: pairs -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
+    head = written("<!-- numbers: pairs -->\n<!-- end -->", WHOLE, EXPERIMENTS, METHODS).splitlines()[1]
     assert head == "| Djinn over the strongest copies by hand | 1 | 39 | 40 |"
-    head = written("<!-- numbers: sessions -->\n<!-- end -->", NEW, EXPERIMENTS, METHODS).splitlines()[1]
+    head = written("<!-- numbers: sessions -->
+<!-- end -->", WHOLE, EXPERIMENTS, METHODS).splitlines()[1]
     assert "on one NVIDIA H200, all" in head
     with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
         written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "", "")
@@ -84,9 +82,9 @@ def test_a_table_has_the_columns_that_the_run_has():
 
 @pytest.mark.parametrize(("name", "whose"), [("durable", "Durable"), ("disk", "Disk")])
 def test_what_another_run_may_have_measured_names_it(name, whose):
-    """An older run has no such numbers, and its page says that."""
+    """A run without them has no such numbers, and its page says that."""
     page = f"<!-- numbers: {name} -->\n<!-- end -->\n"
-    assert "run h200-durable |" in written(page, {**NEW, f"{whose}Run": "h200-durable"}, EXPERIMENTS, METHODS)
+    assert "run h200-durable |" in written(page, {**WHOLE, f"{whose}Run": "h200-durable"}, EXPERIMENTS, METHODS)
     assert "Not measured yet." in written(page, TEXTS, EXPERIMENTS, METHODS)
 
 
@@ -94,14 +92,17 @@ def test_an_interval_stands_behind_its_number():
     """Where the number has one."""
     name = "DjinnLoadReadyMsSessionsEight"
     page = written(
-        "<!-- numbers: load -->\n<!-- end -->", {**NEW, f"{name}Low": "1.0", f"{name}High": "9.0"}, EXPERIMENTS, METHODS
+        "<!-- numbers: load -->\n<!-- end -->",
+        {**WHOLE, f"{name}Low": "1.0", f"{name}High": "9.0"},
+        EXPERIMENTS,
+        METHODS,
     )
     assert page.count(" to ") == 1
-    assert f"| {NEW[name]} (1.0 to 9.0) |" in page
+    assert f"| {WHOLE[name]} (1.0 to 9.0) |" in page
 
 
 def test_a_gap_is_a_dash_only_where_there_may_be_one():
-    """Few resumes have no percentile, an older run none by hand; that a number of sessions is missing is an error."""
+    """Few resumes have no percentile, some have none by hand; that a number of sessions is missing is an error."""
     texts = {
         name: text for name, text in TEXTS.items() if not name.endswith("EightPNinetyNine") and "Paired" not in name
     }

@@ -90,14 +90,13 @@ def test_what_the_frontier_is_kept_for_has_a_row_of_its_own(reproduce):
                       ("ready", "first kernel", "usable"))]  # fmt: skip
 
 
-def test_ratios_of_two_protocols_are_not_compared(reproduce):
-    """This machine's are of its own samples' partners, the authors' of pairs."""
-    _, page = reproduce(replace(SMALL, pairs=None, samples=6))
+def test_without_pairs_no_ratio_is_compared(reproduce):
+    """The study of this machine does not ask for them: what they decide is undecided here."""
+    _, page = reproduce(replace(SMALL, pairs=None))
     assert not rows(page, "Ratios of pairs")
     of_ready = [row for row in rows(page, "Claims") if (row[0], row[2]) == ("C4", "ready")]
-    assert {row[3] for row in of_ready} == {"supported (old protocol)"}
-    assert {row[5] for row in of_ready} == {""}
-    assert "Not compared: one run has pairs" in page
+    assert {(row[3], row[5]) for row in of_ready} == {("undecided", "")}
+    assert "Not compared: one of the runs has no pairs." in page
 
 
 def test_times_are_expected_at_the_rates_of_this_machine(reproduce):

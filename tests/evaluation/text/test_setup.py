@@ -133,6 +133,9 @@ def test_the_probe_of_these_tests_is_a_whole_one(functional):
     check_machine(machine(functional))
 
 
+NO_PAIRS = ("Pairs", "0 of 2 processes, each with a mirrored block of each workload at layers 1, 40")
+
+
 def test_the_set_up_is_what_the_files_say(folder):
     """Every row, in order."""
     assert facts(folder) == [
@@ -155,6 +158,7 @@ def test_the_set_up_is_what_the_files_say(folder):
         ("Samples", "3 per cell and round, 3 where not the primary variant"),
         ("Think time", "50~ms"),
         ("Jobs", "8 processes: 1 round of 4 methods at layers 1, 40"),
+        NO_PAIRS,
     ]
     assert "not available" not in setup(load_run(folder))
 
@@ -290,10 +294,11 @@ def test_the_plan_is_that_of_the_study(folder):
     found = facts(folder)
     assert ("Prompts", "random tokens, seed 7") in found
     assert ("Workload", "session: 512 tokens, batch 4, KV cache, decode step 1") in found
-    assert found[-3:] == [
+    assert found[-4:] == [
         ("Samples", "3 per cell and round, 3 where not the primary variant"),
         ("Think time", "2.5~ms"),
         ("Jobs", "8 of 16 processes: 2 rounds of 4 methods at layers 1, 40"),
+        NO_PAIRS,
     ]
 
 
@@ -417,14 +422,14 @@ def test_methods_in_the_order_of_the_paper(folder):
         "\\textbf{Recompute} \\newline default$^{*}$": "3 $\\times$ 4",
         "\\textbf{Manual Offload} \\newline pinned$^{*}$": "3 $\\times$ 4",
         "pageable": "3 $\\times$ 4",
-        "pinned\\_ordered": "3 $\\times$ 2",
+        "ordered": "3 $\\times$ 2",
         "\\textbf{\\sys{} (Ours)} \\newline default$^{*}$": "3 $\\times$ 4",
+        "kept": "3 $\\times$ 4",
     }
     djinn = rows(folder)["\\textbf{\\sys{} (Ours)} \\newline default$^{*}$"]
     assert djinn[:3] == list(PRIMARY["djinn"].deeds)
     text = methods(load_run(folder))
     assert "\\providecommand{\\sys}{Djinn}" in text
-    assert "pinned\\_\\allowbreak{}ordered, pinned\\_\\allowbreak{}identical, which moves" in text
     assert "not described" not in text
     assert "OOM" not in text
 
@@ -457,10 +462,10 @@ def refuse(folder, method, variant, outcome, layers=(1, 40)):
 
 def test_refused_cells_print_a_word_in_place_of_a_count(folder):
     """The same for some cells only; OOM is explained."""
-    refuse(folder, "manual_offload", "pinned_ordered", "unsupported")
+    refuse(folder, "manual_offload", "ordered", "unsupported")
     refuse(folder, "manual_offload", "pageable", "out_of_memory", layers=(40,))
     found = rows(folder)
-    assert found["pinned\\_ordered"][-1] == "unsupported"
+    assert found["ordered"][-1] == "unsupported"
     assert found["pageable"][-1] == "3 $\\times$ 2, OOM"
     assert "OOM: the device had no room" in methods(load_run(folder))
 
@@ -473,7 +478,7 @@ def test_what_is_not_described_is_kept(tmp_path):
     assert found["a\\_new\\_one$^{*}$"] == ["--", "--", "--", "3 $\\times$ 1"]
     assert found["\\textbf{My method} \\newline default$^{*}$"] == ["--", "--", "--", "3 $\\times$ 2"]
     assert [name.split()[-1] for name in found] == [
-        *("default$^{*}$", "pinned$^{*}$", "pageable", "pinned\\_ordered", "a\\_new\\_one$^{*}$", "default$^{*}$"),
+        *("default$^{*}$", "pinned$^{*}$", "pageable", "ordered", "a\\_new\\_one$^{*}$", "default$^{*}$"),
     ]
     assert "--: not described" in methods(load_run(folder))
 
@@ -492,7 +497,7 @@ def test_every_variant_of_the_study_is_described():
 
 
 def test_the_forms_of_pairs_are_rows_and_the_attended_ones_a_sentence(tmp_path):
-    """With the samples of either kind of job; by the old protocol the partners are a sentence, marked as such."""
+    """With the samples of either kind of job."""
     recipe = Synthetic(layers=(1, 40), samples=3, methods=("manual_offload", "djinn"), pairs=SyntheticPairs())
     folder = make(tmp_path, recipe)
     found, text = rows(folder), methods(load_run(folder))
@@ -508,9 +513,6 @@ def test_the_forms_of_pairs_are_rows_and_the_attended_ones_a_sentence(tmp_path):
     assert "Pairs & \\raggedright 2 processes, each with a mirrored block of each workload at layers 1, 40" in setup(
         load_run(folder)
     )
-    assert "Old protocol" not in text
-    old = methods(load_run(make(tmp_path / "old", replace(recipe, pairs=None))))
-    assert "Old protocol: run beside samples of \\sys{}, in alternating order, not in mirrored blocks" in old
 
 
 def test_the_command_writes_the_same_bytes_again(folder, tmp_path):
