@@ -15,8 +15,7 @@ def wall(variant, sessions, stopped_by, *, headline, arena_bytes=None):
     figures = [{"sessions": count, "device_bytes": (24 + count) * GIB, "host_bytes": 0} for count in range(1, sessions)]
     figures.append({"sessions": sessions, "device_bytes": 79 * GIB, "host_bytes": sessions})
     end = {"sessions": sessions, "stopped_by": stopped_by, "figures": figures, "bit_exact": True}
-    end |= {} if arena_bytes is None else {"arena_bytes": arena_bytes}
-    return {"variant": variant, "headline": headline, **end}
+    return {"variant": variant, "headline": headline, "arena_bytes": arena_bytes, **end}
 
 
 def probe(variant, survives, exact, lines, resume_ms, *, headline):
@@ -107,7 +106,8 @@ def _timed(cell: Json, study: Json) -> Json:
         }
         for sample in cell["samples"]
     ]
-    more = {"variant": "default", "headline": True, "frontier_bytes": 0, "state_bytes": 0, "recompute_flops": None}
+    more = {"variant": "default", "headline": True, "drawn": False, "recompute_flops": None}
+    more |= {"frontier_bytes": 0, "state_bytes": 0, "reserved_bytes": 0}
     validated = study["measurement"]["validation_samples"] if samples else 0
     end = {"outcome": "ok" if samples else "unsupported", "message": "" if samples else "no"}
     return {**more, **end, "validation_samples": validated, **cell, "samples": samples}
@@ -122,10 +122,10 @@ def _peer(cell: Json, study: Json) -> Json:
 
 
 def _overhead(cell: Json, study: Json) -> Json:
-    pairs = [
-        pair if "passes" in pair else {"passes": {clock: [pair[clock]] for clock in pair}, "bit_exact": True, **pair}
-        for pair in cell["pairs"]
-    ]
+    pairs = []
+    for number, pair in enumerate(cell["pairs"]):
+        count = len(pair["passes"]["djinn_ms"])
+        pairs.append({"bit_exact": True, "passes": {"djinn_first": [number % 2 == 0] * count, **pair["passes"]}})
     return {"tokens": study["workloads"][0]["tokens"], **cell, "pairs": pairs}
 
 

@@ -198,6 +198,8 @@ class Synthetic:
             "workload": workload["name"],
             "variant": variant,
             "headline": variant in ("default", "pinned"),
+            "drawn": variant in ("ordered", "kept"),
+            "reserved_bytes": 0,
             "outcome": "ok",
             "message": "",
             "frontier_bytes": FRONTIER_BYTES,

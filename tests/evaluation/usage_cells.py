@@ -47,7 +47,7 @@ def waits_of(workload: str, *, kv_cache: bool, layer: int = 20) -> Json:
 
 def _kept(keeps: str) -> Json:
     kept = 2 if keeps == "frontier" else 0
-    return {"kept_bytes": kept, "host_bytes_paused": 5 - kept}
+    return {"kept_bytes": kept, "reserved_bytes": 0, "host_bytes_paused": 5 - kept}
 
 
 def neighbour_of(method: str, variant: str, *, slower: float = 1.0, blocks: int = 1) -> Json:

@@ -4,8 +4,7 @@
 same half of a block. ``cost_ms`` is what the neighbour's tokens took longer than in that one, for each step of the
 other session. ``pause_ms`` and ``ready_ms`` are the other session's swaps.
 
-Where the neighbour decodes, a step or a swap counts if it ended no later than the neighbour's last token. An older
-record does not say when they ended: there none counts.
+Where the neighbour decodes, a step or a swap counts if it ended no later than the neighbour's last token.
 """
 
 from collections.abc import Iterable
@@ -80,18 +79,13 @@ def _of_cell(run: str, cell: Json) -> Iterable[Disturbance]:
 def _of_window(window: Json, undisturbed_ms: float) -> dict[str, list[float]]:
     """By metric; of a window in which the neighbour did not compute, the swaps alone."""
     took, alone = fsum(window["token_ms"]), not window["token_ms"]
-    counted = [one for one in window["resumes"] if alone or _by(took, one.get("ended_ms"))]
+    counted = [one for one in window["resumes"] if alone or one["ended_ms"] <= took]
     swaps = {metric: [one[metric] for one in counted] for metric in ("pause_ms", "ready_ms")}
     if alone:
         return swaps
     rates = {"tokens_per_s": [len(window["token_ms"]) * 1000 / took]}
     if window["steps"]:
         rates["relative_rate"] = [undisturbed_ms / took]
-    if steps := sum(_by(took, end) for end in window.get("step_ends_ms") or ()):
+    if steps := sum(end <= took for end in window["step_ends_ms"]):
         rates["cost_ms"] = [(took - undisturbed_ms) / steps]
     return {**rates, **swaps}
-
-
-def _by(last_token_ms: float, ended_ms: float | None) -> bool:
-    """Whether what ended after ``ended_ms`` had ended by the neighbour's last token."""
-    return ended_ms is not None and ended_ms <= last_token_ms

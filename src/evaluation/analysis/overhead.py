@@ -3,7 +3,7 @@
 Two neighbouring pairs of a record are mirror images and make a block, in which each model has each place in the queue
 once. What leads is of blocks. Beside it stand, as a check of the order, the pairs that either model began, and each
 place by itself. Intervals are rank intervals over the pairs or blocks of one process; of fewer than six they are the
-range. An older record does not say who was first: it has pairs alone.
+range.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class Overhead:
 
 
 def overheads(run: Run) -> list[Overhead]:
-    """The rows of ``run``; of the raw passes, whatever else a cell says."""
+    """The rows of ``run``, of the raw passes."""
     return [
         row
         for cell in run.beside.get("overhead.json", {"cells": []})["cells"]
@@ -50,9 +50,6 @@ def overheads(run: Run) -> list[Overhead]:
 
 def _of_cell(about: Json, pairs: Sequence[Json]) -> Iterator[Overhead]:
     sides: list[Sides] = [(pair["djinn_ms"], pair["bare_ms"]) for pair in pairs]
-    if "djinn_first" not in pairs[0]:
-        yield _row(about, "", None, sides)
-        return
     blocks = list(zip(pairs[::2], pairs[1::2], strict=True))
     yield _row(about, "", None, [(a["djinn_ms"] + b["djinn_ms"], a["bare_ms"] + b["bare_ms"]) for a, b in blocks])
     for began, first in (("djinn", True), ("bare", False)):

@@ -35,7 +35,7 @@ class RoundTrip:
 
 
 def round_trips(run: Run) -> list[RoundTrip]:
-    """The rows of ``run``; an older one has none."""
+    """The rows of ``run``."""
     return [
         _row(run, cell, form, metric, values)
         for cell in run.beside.get("editing.json", {"cells": []})["cells"]

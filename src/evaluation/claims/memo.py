@@ -163,13 +163,13 @@ def _sessions(run: Run, method: str, variant: str | None, expected: _Range) -> I
         yield _compared(quantity, None, expected, None, _gap(run))
         return
     figure = Figure(value=cell["sessions"], unit="sessions", at_least=cell["stopped_by"] == "cap")
-    yield _compared(quantity, None, expected, figure, _why_stopped(run, method, cell))
+    yield _compared(quantity, None, expected, figure, _why_stopped(run, cell))
 
 
-def _why_stopped(run: Run, method: str, cell: Json) -> str:
+def _why_stopped(run: Run, cell: Json) -> str:
     used = cell["figures"][-1].get("device_bytes") if cell["figures"] else None
     if cell["stopped_by"] != "device_oom" or used is None:
-        ended = what_ended(run, method, cell)
+        ended = what_ended(cell)
         return f"{ended[0].upper()}{ended[1:]}."
     weights = run.records[0]["model"]["parameter_bytes"]
     sizes = [significant(nbytes / _GIB) for nbytes in (used, weights)]

@@ -45,7 +45,7 @@ def sessions(run: Run) -> Judgement:
             at_least = cell["stopped_by"] == "cap"
             figures[f"{name}_sessions"] = Figure(value=cell["sessions"], unit="sessions", at_least=at_least)
             figures[f"{name}_stopped_by"] = Figure(value=cell["stopped_by"], unit="")
-    verdicts, remarks = zip(_holds_enough(run, djinn), _stops_early(vanilla), strict=True)
+    verdicts, remarks = zip(_holds_enough(djinn), _stops_early(vanilla), strict=True)
     return Judgement(
         verdict=verdict_of(
             supported=all(verdict is Verdict.SUPPORTED for verdict in verdicts),
@@ -61,15 +61,9 @@ def sessions(run: Run) -> Judgement:
     )
 
 
-def what_ended(run: Run, method: str, cell: Json) -> str:
-    """What ended the count of ``cell``, in words; with the arena where there was one, and how many sessions fill it.
-
-    Older records do not say how large the arena of Djinn was, but their study does.
-    """
+def what_ended(cell: Json) -> str:
+    """What ended the count of ``cell``, in words; with the arena where there was one, and how many sessions fill it."""
     ended, arena = _ENDED[cell["stopped_by"]], cell.get("arena_bytes")
-    if arena is None and method == "djinn":
-        study = run.beside[f"capacity/{method}.json"]["study"]
-        arena = int(study["load_host_arena_gib"] * _GIB) if "load_host_arena_gib" in study else None
     used = cell["figures"][-1].get("host_bytes") if cell["figures"] else None
     if not arena or not used or not cell["sessions"]:
         return ended
@@ -79,10 +73,10 @@ def what_ended(run: Run, method: str, cell: Json) -> str:
     return f"{holds}, and would have ended it there" if bound else holds
 
 
-def _holds_enough(run: Run, cell: Json | None) -> tuple[Verdict, str]:
+def _holds_enough(cell: Json | None) -> tuple[Verdict, str]:
     if cell is None:
         return Verdict.UNDECIDED, "No capacity record of Djinn."
-    ended = f"At {cell['sessions']} sessions {what_ended(run, 'djinn', cell)}."
+    ended = f"At {cell['sessions']} sessions {what_ended(cell)}."
     if cell["sessions"] >= SESSIONS:
         return Verdict.SUPPORTED, f"Djinn's sessions were all resumed in every bit. {ended}"
     if cell["stopped_by"] == "cap":

@@ -34,6 +34,7 @@ TABLES = (
     "kills",
     "disk",
 )
+_NEEDED = ("methods", "experiments", "latency_methods", "layers", "rounds", "workloads", "pairs")  # of a study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Plan:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run")
         study, machine = (read_object(folder / file) for file in ("study.json", "machine.json"))
-        if lacking := [key for key in ("methods", "layers", "rounds", "workloads") if key not in study]:
+        if lacking := [key for key in _NEEDED if key not in study]:
             raise RunError(f"study.json of run {name}: {lacking[0]} is missing")
         beside = tuple(path for path in side_records(study) if (folder / path).exists())
         return cls(name=name, results=results, study=study, functional=bool(machine.get("functional")), beside=beside)

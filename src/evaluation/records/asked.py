@@ -1,7 +1,7 @@
 """What a run's ``study.json`` asks for, as far as the check of its records needs it.
 
-Keys that no check reads are not looked at; a study of an older version may lack whole blocks. Then the records that
-these blocks ask for are refused, for nothing says how much of them there must be.
+Keys that no check reads are not looked at; whole blocks may be missing. Then the records that these blocks ask for are
+refused, for nothing says how much of them there must be.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,7 +38,7 @@ class Measurement(_Block):
     """How many samples a primary variant takes, how many the others, and how many are validated."""
 
     samples: Positive
-    other_samples: Positive | None = None  # an older study has one number for all
+    other_samples: Positive
     validation_samples: Count
 
 
@@ -148,6 +148,8 @@ class Asked(_Block):
     device: Literal["cuda", "cpu"]
     model: Model
     methods: list[Name]
+    experiments: list[Name]
+    latency_methods: list[Name]
     layers: list[Positive]
     rounds: Annotated[int, Field(ge=1, le=1000)]
     workloads: Annotated[list[Workload], Field(min_length=1)]

@@ -49,7 +49,7 @@ class Sample(Strict):
 class Cell(Strict):
     """All samples of one variant for one workload, or why there are none; ``headline``: the paper leads with it.
 
-    ``drawn``: the paper shows it beside that one, and it takes as many samples; older records do not say.
+    ``drawn``: the paper shows it beside that one, and it takes as many samples.
     ``reserved_bytes`` of the device are its own whether paused or not, as the pool of a CUDA graph is; they are among
     ``device_bytes_paused``.
     """
@@ -57,13 +57,13 @@ class Cell(Strict):
     workload: Text
     variant: Text
     headline: bool
-    drawn: bool = False
+    drawn: bool
     outcome: Literal["ok", "out_of_memory", "unsupported"]
     message: str
     frontier_bytes: Count
     state_bytes: Count
     recompute_flops: Annotated[float, Field(ge=0)] | None
-    reserved_bytes: Count = 0
+    reserved_bytes: Count
     validation_samples: Count
     samples: list[Sample]
 

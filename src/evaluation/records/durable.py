@@ -100,7 +100,7 @@ class Durable(Record):
     cells: Annotated[list[DurableCell], Field(min_length=1)]
     edited: Text
     kills: Annotated[list[Kill], Field(min_length=1)]
-    peers: list[PeerKill] | None = None  # older records did not ask them
+    peers: list[PeerKill]
 
     @property
     def place(self) -> str:
@@ -115,7 +115,7 @@ class Durable(Record):
             raise ValueError("not every workload has its cell")
         if missing := [name for name in study.methods if name not in {kill.method for kill in self.kills}]:
             raise ValueError(f"nobody asked what survives of {missing[0]}")
-        if self.peers is not None and [one.peer for one in self.peers] != block(study.peers, "peers").run:
+        if [one.peer for one in self.peers] != block(study.peers, "peers").run:
             raise ValueError("not every peer was asked what survives")
         samples = block(study.durable, "durable").samples
         for cell in self.cells:

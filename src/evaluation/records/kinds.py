@@ -58,8 +58,8 @@ class Measured(Record):
                 raise ValueError(f"{many} of workload {workload.name}")
         for cell in self.cells:
             study.workload(cell.workload)
-            others = counts.other_samples or counts.samples
-            cell.asked(counts.samples if cell.headline or cell.drawn else others, counts.validation_samples)
+            samples = counts.samples if cell.headline or cell.drawn else counts.other_samples
+            cell.asked(samples, counts.validation_samples)
 
 
 class _Beside(Record):

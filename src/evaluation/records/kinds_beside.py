@@ -1,65 +1,48 @@
 """The cells of what is measured besides the clocks over depth: overhead, the memory wall, and edits."""
 
 from itertools import zip_longest
-from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from evaluation.records.fields import Count, Milliseconds, Name, Positive, Strict
-from evaluation.records.recomputed import Interval, check_bootstrap, check_median
 
 
 class Passes(Strict):
-    """Milliseconds of each pass, by turns, and whether Djinn computed first in it, which older records do not say."""
+    """Milliseconds of each pass, by turns, and whether Djinn computed first in it."""
 
     djinn_ms: Annotated[list[Milliseconds], Field(min_length=1)]
     bare_ms: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    djinn_first: list[bool] | None = None
+    djinn_first: list[bool]
 
     @model_validator(mode="after")
     def _by_turns(self) -> Self:
         if len(self.djinn_ms) != len(self.bare_ms):
             raise ValueError("one model has more passes than the other")
-        if self.djinn_first is not None and len(self.djinn_first) != len(self.djinn_ms):
+        if len(self.djinn_first) != len(self.djinn_ms):
             raise ValueError("not every pass says who computed first")
         return self
 
 
 class Pair(Strict):
-    """The passes of both models; older records hold their medians as well."""
+    """The passes of both models."""
 
-    djinn_ms: Milliseconds | None = None
-    bare_ms: Milliseconds | None = None
     passes: Passes
     bit_exact: Literal[True]
 
-    @model_validator(mode="after")
-    def _of_passes(self) -> Self:
-        for stored, values in ((self.djinn_ms, self.passes.djinn_ms), (self.bare_ms, self.passes.bare_ms)):
-            if stored is not None:
-                check_median(stored, values)
-        return self
-
 
 class OverheadCell(Strict):
-    """All pairs of one program; older records hold the ratio as well."""
+    """All pairs of one program."""
 
     name: Literal["prefill", "decode"]
     tokens: Positive
-    ratio: Interval | None = None
     pairs: Annotated[list[Pair], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _of_pairs(self) -> Self:
-        passes = [pair.passes for pair in self.pairs]
-        if self.ratio is not None:
-            check_bootstrap(self.ratio, [median(one.djinn_ms) / median(one.bare_ms) for one in passes])
-        orders = [one.djinn_first for one in passes]
-        if orders.count(None) not in (0, len(orders)):
-            raise ValueError("not every pair says who computed first")
+        orders = [pair.passes.djinn_first for pair in self.pairs]
         for first, second in zip_longest(orders[::2], orders[1::2]):
-            if first is not None and (second is None or first != [not one for one in second]):
+            if second is None or first != [not one for one in second]:
                 raise ValueError("two neighbouring pairs are not mirror images: one model had the better places")
         return self
 
@@ -77,7 +60,7 @@ class Wall(Strict):
     """Sessions paused one after another; the last of ``figures`` are those of the refusal, if there was one.
 
     ``message`` is what refused, in words. ``arena_bytes``: the host memory that was set aside for all sessions, None
-    where there was none; older records do not say, and call it host_full.
+    where there was none.
     """
 
     variant: Name

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from evaluation.records.asked import Asked, block
 from evaluation.records.fields import Count, Milliseconds, Name, Positive, Strict
-from evaluation.records.recomputed import Spread, check_spread
 from evaluation.records.record import Record
 
 
@@ -42,7 +41,7 @@ class Control(Strict):
 
 
 class LoadCell(Strict):
-    """So many paused sessions, and every resume; older records hold the spread of both clocks as well."""
+    """So many paused sessions, and every resume."""
 
     sessions: Positive
     paused: Count
@@ -52,8 +51,6 @@ class LoadCell(Strict):
     open_seconds: Annotated[float, Field(ge=0)]
     device_bytes_paused: Count | None
     host_bytes_paused: Count
-    ready: Spread | None = None
-    resident: Spread | None = None
     samples: list[Resume]
 
     @model_validator(mode="after")
@@ -69,9 +66,6 @@ class LoadCell(Strict):
             raise ValueError("not every resume has one by hand beside it, or does not say who was first")
         if any(first is not None and first == then for first, then in pairwise(order)):
             raise ValueError("who comes first does not alternate")
-        for stored, clock in ((self.ready, "ready_ms"), (self.resident, "resident_ms")):
-            if stored is not None:
-                check_spread(stored, [getattr(one, clock) for one in self.samples])
         return self
 
 

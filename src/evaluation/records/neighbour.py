@@ -16,27 +16,24 @@ WINDOWS = ("undisturbed", "steps", "swaps", "alone")
 
 
 class Swap(Strict):
-    """One swap-out and resume of the other session; ``ended_ms``: when it was ready, after the window's beginning.
-
-    Old records lack that.
-    """
+    """One swap-out and resume of the other session; ``ended_ms``: when it was ready, after the window's beginning."""
 
     pause_ms: Milliseconds
     ready_ms: Milliseconds
-    ended_ms: Milliseconds | None = None
+    ended_ms: Milliseconds
 
 
 class Window(Strict):
     """``token_ms``: of each of the neighbour's tokens; ``steps``: decode steps to which the other session came.
 
-    ``step_ends_ms``: when each of them had come to its stop, after the window's beginning; old records lack that. The
+    ``step_ends_ms``: when each of them had come to its stop, after the window's beginning. The
     last of them, and its swap, may end after the neighbour's last token: later than the sum of ``token_ms``.
     """
 
     window: Literal["undisturbed", "steps", "swaps", "alone"]
     token_ms: list[Annotated[float, Field(gt=0)]]
     steps: Count
-    step_ends_ms: list[Milliseconds] | None = None
+    step_ends_ms: list[Milliseconds]
     resumes: list[Swap]
     bit_exact: Literal[True]
 
@@ -47,7 +44,7 @@ class Window(Strict):
         swapped = self.steps if self.window in ("swaps", "alone") else 0
         if (self.window == "undisturbed") == bool(self.steps) or len(self.resumes) != swapped:
             raise ValueError(f"{self.window}: {self.steps} steps and {len(self.resumes)} swaps of the other session")
-        if self.step_ends_ms is not None and len(self.step_ends_ms) != self.steps:
+        if len(self.step_ends_ms) != self.steps:
             raise ValueError(f"{self.window}: {self.steps} steps and {len(self.step_ends_ms)} ends of steps")
         return self
 

@@ -34,7 +34,7 @@ class Form(Strict):
     host_bytes_paused: Count
     device_bytes_paused: Count | None
     kept_bytes: Count
-    reserved_bytes: Count = 0
+    reserved_bytes: Count
 
     @model_validator(mode="after")
     def _by_policy(self) -> Self:

@@ -11,7 +11,7 @@ from evaluation.records.fields import Commit, Digest, Positive, Strict, Text, Un
 
 
 class Provenance(Strict):
-    """Where a record comes from. What older records lack is None.
+    """Where a record comes from. What could not be told is None.
 
     ``sitting``: a digest of the GPU and of the boot of its machine, the same for all records of one sitting.
     """

@@ -3,8 +3,7 @@
 A run is a folder with ``machine.json``, ``study.json``, ``raw/{method}/layer_{L}/round_{R}.json`` and
 ``raw/pairs/round_{R}.json``, and with what was measured besides (:func:`side_records`); a published one has
 ``SHA256SUMS`` as well. Whatever is damaged, mixed or tampered with is refused by name here, so that nothing downstream
-has to ask. Reads JSON as dictionaries, so that runs published by older versions stay readable. Does not compute
-anything, and does not ask whether the run is complete:
+has to ask. Reads JSON as dictionaries. Does not compute anything, and does not ask whether the run is complete:
 :mod:`evaluation.records.publish` does.
 """
 
@@ -113,7 +112,7 @@ def load_run(directory: str | Path) -> Run:
 
 
 def sitting_of(record: Json) -> str | None:
-    """Which sitting ``record`` was measured in; None if it does not say, as older ones do not."""
+    """Which sitting ``record`` was measured in; None if it could not tell."""
     found: str | None = record["provenance"].get("sitting")
     return found
 
@@ -162,8 +161,8 @@ def record_paths(folder: Path, study: Json) -> list[Path]:
 
 
 def latency_methods(study: Json) -> list[str]:
-    """The methods whose latency over depth ``study`` asks for; of an older version all."""
-    return list(study["latency_methods"] if "latency_methods" in study else study["methods"])
+    """The methods whose latency over depth ``study`` asks for."""
+    return list(study["latency_methods"])
 
 
 def pair_paths(folder: Path, study: Json) -> list[Path]:
@@ -174,9 +173,9 @@ def pair_paths(folder: Path, study: Json) -> list[Path]:
 
 
 def side_records(study: Json) -> list[str]:
-    """Paths in a run of what is measured once per run, per method or per peer; older studies have no peers.
+    """Paths in a run of what is measured once per run, per method or per peer.
 
-    Waits and neighbours, which an older study does not have either, compare Djinn with copies by hand.
+    Waits and neighbours compare Djinn with copies by hand. A study of before an experiment was there lacks its block.
     """
     of_methods = [f"{kind}/{method}.json" for kind in ("capacity", "capabilities") for method in study["methods"]]
     of_peers = [f"peers/{peer}.json" for peer in study.get("peers", {}).get("run", ())]
@@ -190,8 +189,8 @@ def side_records(study: Json) -> list[str]:
 
 
 def asks_for(study: Json, experiment: str) -> bool:
-    """Whether ``experiment`` is part of ``study``; one of an older version does not list them, and has all."""
-    return experiment in study.get("experiments", [experiment])
+    """Whether ``experiment`` is part of ``study``."""
+    return experiment in study["experiments"]
 
 
 def benchmark_path(folder: Path, record: Path) -> Path:

@@ -1,6 +1,6 @@
 """Rows of the set-up table that say how quiet it was while a run was measured, and in how many sittings.
 
-Each row stands only where a record has what it tells; older runs have none. A record is counted as the job that it is.
+Each row stands only where a record has what it tells. A record is counted as the job that it is.
 """
 
 from collections import Counter

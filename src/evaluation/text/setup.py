@@ -117,15 +117,12 @@ def _plan(run: Run, study: Source) -> Facts:
         where = f", decode step {one.shown('decode_step')}" if values.get("decode_step") else ""
         facts.append(("Workload", Latex(f"{one.shown('name')}: {size}, {cache}{where}")))
     samples = study.shown("measurement.samples", "", " per cell and round")
-    # Since the paper draws more than the primary variants, those take as many samples.
-    drawn = any(cell.get("drawn") for record in run.records for cell in record["cells"])
-    which = " of variants that the paper does not draw" if drawn else " where not the primary variant"
-    samples = Latex(samples + study.shown("measurement.other_samples", ", ", which))
+    others = study.shown("measurement.other_samples", ", ", " of variants that the paper does not draw")
     planned, found = len(record_paths(Path(), run.study)), len(run.records)
     rounds, layers = study.get("rounds"), ", ".join(str(layer) for layer in study.get("layers"))
     jobs = f"{found} processes" if found == planned else f"{found} of {planned} processes"
     jobs += f": {rounds} round{'s' * (rounds > 1)} of {len(latency_methods(run.study))} methods at layers {layers}"
-    facts += [("Samples", samples), ("Think time", study.shown("measurement.think_time_ms", "", "~ms"))]
+    facts += [("Samples", Latex(samples + others)), ("Think time", study.shown("measurement.think_time_ms", "", "~ms"))]
     return [*facts, ("Jobs", latex(jobs)), ("Pairs", _pairs_plan(run, study))]
 
 

@@ -42,13 +42,3 @@ def test_the_place_in_the_queue_is_no_cost(tmp_path):
             assert row.bare_ms == cost
     assert found["djinn", None].ratio == pytest.approx(COST * 12 / 14, rel=1e-5)  # it had the quick place
     assert found["bare", None].ratio == pytest.approx(COST * 14 / 12, rel=1e-5)
-
-
-def test_a_run_that_does_not_say_who_was_first_has_its_pairs(tmp_path):
-    """As an old one: in which everybody knows that Djinn began."""
-    pairs = [pair(djinn_begins=True) for _ in range(3)]
-    for one in pairs:
-        del one["passes"]["djinn_first"]
-    (row,) = rows(tmp_path, pairs).values()
-    assert (row.began, row.place, row.n) == ("", None, 3)
-    assert row.ratio == pytest.approx(COST * 12 / 14, rel=1e-5)

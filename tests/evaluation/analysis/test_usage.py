@@ -1,8 +1,5 @@
 """The tables of waits and of neighbours hold what the raw samples say."""
 
-import copy
-import dataclasses
-
 import pytest
 
 from evaluation.analysis.neighbours import disturbances
@@ -72,16 +69,3 @@ def test_an_older_run_has_no_rows(tmp_path):
     """It is readable all the same."""
     old = Results.make(tmp_path, Synthetic(layers=(20,), samples=2, methods=METHODS)).run()
     assert waits(old) == disturbances(old) == []
-
-
-def test_what_may_have_ended_after_the_neighbour_does_not_count(run):
-    """Of a record that does not say when; what happened alone does."""
-    cells = copy.deepcopy(run.beside["neighbour.json"]["cells"])
-    for window in (window for cell in cells for block in cell["blocks"] for window in block):
-        del window["step_ends_ms"]
-        for swap in window["resumes"]:
-            del swap["ended_ms"]
-    older = dataclasses.replace(run, beside={"neighbour.json": {"cells": cells}})
-    found = {(row.window, row.metric) for row in disturbances(older)}
-    rates = {(window, metric) for window in ("steps", "swaps") for metric in ("tokens_per_s", "relative_rate")}
-    assert found == rates | {("undisturbed", "tokens_per_s"), ("alone", "pause_ms"), ("alone", "ready_ms")}

@@ -68,20 +68,15 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("ended", "by_study"), [(ended, by) for ended in ENDS for by in (True, False)])
-def test_c6_names_what_ended_the_count(tmp_path, ended, by_study):
-    """Also that the arena would have, where the cap did: its size is in the record, or in the study of an older one."""
+@pytest.mark.parametrize("ended", ENDS)
+def test_c6_names_what_ended_the_count(tmp_path, ended):
+    """Also that the arena would have, where the cap did."""
     stopped_by, sessions, arena_gib = ended
     run = load_run(beside().write(tmp_path / "local"))
-    record = run.beside["capacity/djinn.json"]
-    record["study"].pop("load_host_arena_gib", None)
-    (cell,) = record["cells"]
+    (cell,) = run.beside["capacity/djinn.json"]["cells"]
     cell.update(stopped_by=stopped_by, sessions=sessions)
     cell["figures"][-1]["host_bytes"] = int(sessions * 1.625 * 2**30)
-    if arena_gib and by_study:
-        record["study"]["load_host_arena_gib"] = arena_gib
-    elif arena_gib:
-        cell["arena_bytes"] = arena_gib * 2**30
+    cell["arena_bytes"] = arena_gib and arena_gib * 2**30
     judgement = of_use.sessions(run)
     assert judgement.remark.endswith(ENDS[ended])
     assert str(judgement.verdict) == ("supported" if sessions >= 50 else "refuted")
