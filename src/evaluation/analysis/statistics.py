@@ -146,31 +146,6 @@ def enough(groups: Groups) -> bool:
     return len(groups) >= ENOUGH or (len(groups) == 1 and len(groups[0]) >= ENOUGH)
 
 
-def ratio_interval(
-    pairs: Sequence[tuple[float, float]],
-    groups: Sequence[int] | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Median of the ratios first / second of ``pairs``, with its interval, or range, as :func:`process_median` has it.
-
-    ``groups`` names the process of each pair. The same ``seed`` gives the same interval.
-
-    Raises ValueError if there are no pairs, if a value is not finite, if a second value is 0, or if ``groups`` has
-    another length.
-    """
-    first, second = (_checked([pair[side] for pair in pairs]) for side in (0, 1))
-    if np.any(second == 0):
-        raise ValueError("a ratio to 0 has no value")
-    labels = [0] * len(pairs) if groups is None else list(groups)
-    if len(labels) != len(pairs):
-        raise ValueError(f"{len(labels)} groups for {len(pairs)} pairs")
-    ratios = first / second
-    groups_of_ratios = [ratios[np.array(labels) == label] for label in sorted(set(labels))]
-    return process_median([groups_of_ratios], resamples=resamples, seed=seed)
-
-
 def process_median(
     strata: Sequence[Groups], sittings: Sittings = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:

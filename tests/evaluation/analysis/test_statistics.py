@@ -9,7 +9,6 @@ from evaluation.analysis.statistics import (
     median_interval,
     process_median,
     quantile,
-    ratio_interval,
 )
 
 
@@ -61,61 +60,27 @@ def test_values_that_are_not_numbers_are_refused(values):
             function(values)
 
 
-def test_ratio_of_constant_pairs_is_exact():
-    """Where every pair has the ratio 0.5, so have the median and both ends, whatever the pairs' magnitude."""
-    interval = ratio_interval([(i, 2 * i) for i in range(1, 31)])
-    assert (interval.low, interval.median, interval.high, interval.n) == (0.5, 0.5, 0.5, 30)
-
-
-def test_ratios_are_paired():
-    """The median is that of the ratios 1, 2, 3, not the ratio of the medians, 10 / 10."""
-    assert ratio_interval([(1, 1), (20, 10), (10, 10 / 3)]).median == pytest.approx(2)
-
-
-def test_ratio_interval_depends_on_the_seed_only():
-    """The same seed gives the same interval, another seed another one; of a single process it needs no seed."""
-    pairs = [(float(1 + i * i % 17), 2.0 + i % 3) for i in range(30)]
-    processes = [i % 10 for i in range(30)]
-    assert ratio_interval(pairs, processes, seed=3) == ratio_interval(pairs, processes, seed=3)
-    few = [ratio_interval(pairs, processes, seed=seed, resamples=50) for seed in range(5)]
-    assert len({(interval.low, interval.high) for interval in few}) > 1
-    assert ratio_interval(pairs) == median_interval([first / second for first, second in pairs])
-
-
 @pytest.mark.parametrize("sizes", [(30,) * 6, (30, 30, 20, 30, 30, 25)])
 def test_processes_are_resampled_as_a_whole(sizes):
     """Six processes that differ by more than their samples do. The interval reaches the outer ones only if
-    the processes are drawn. Among 180 single pairs the median would stay near the middle ones.
+    the processes are drawn. Among 180 single values the median would stay near the middle ones.
     """
-    pairs, groups = [], []
-    for group, size in enumerate(sizes):
-        pairs += [(1 + group + 0.001 * i, 1.0) for i in range(size)]
-        groups += [group] * size
-    by_process = ratio_interval(pairs, groups)
+    groups = [[1 + group + 0.001 * i for i in range(size)] for group, size in enumerate(sizes)]
+    by_process = process_median([groups])
     assert by_process.low < 2.1
     assert by_process.high > 4.9
-    by_pair = ratio_interval(pairs)
-    assert by_pair.low > 2.5
-    assert by_pair.high < 4.5
+    by_value = process_median([[[value for group in groups for value in group]]])
+    assert by_value.low > 2.5
+    assert by_value.high < 4.5
 
 
-def test_ratio_interval_covers_as_often_as_it_says():
-    """Over 300 samples of 30 pairs, the true median ratio 1 is inside in about 95 % of the cases."""
-    generator = np.random.default_rng(2)
-    hits = 0
-    for _ in range(300):
-        pairs = list(zip(generator.lognormal(size=30), generator.lognormal(size=30), strict=True))
-        interval = ratio_interval(pairs)
-        hits += interval.low <= 1 <= interval.high
-    assert 0.91 <= hits / 300 <= 0.99
-
-
-def test_a_ratio_to_zero_and_unequal_lengths_are_refused():
-    """Both are mistakes of the caller."""
-    with pytest.raises(ValueError, match="ratio to 0"):
-        ratio_interval([(1, 0)])
-    with pytest.raises(ValueError, match="1 groups for 2 pairs"):
-        ratio_interval([(1, 1), (1, 1)], [0])
+def test_an_interval_depends_on_the_seed_only():
+    """The same seed gives the same interval, another seed another one; of a single process it needs no seed."""
+    groups = [[(1 + i * i % 17) / (2 + i % 3) for i in range(30) if i % 10 == process] for process in range(10)]
+    assert process_median([groups], seed=3) == process_median([groups], seed=3)
+    few = [process_median([groups], seed=seed, resamples=50) for seed in range(5)]
+    assert len({(interval.low, interval.high) for interval in few}) > 1
+    assert process_median([groups[:1]]) == median_interval(groups[0])
 
 
 def test_linear_fit_by_hand():
