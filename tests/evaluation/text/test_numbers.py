@@ -38,7 +38,7 @@ BESIDE = {
     "overhead.json": [{"name": name, "pairs": PAIRS} for name in ("prefill", "decode")],
     "peers/memory_saver.json": [PEER],
 }
-GPU = Synthetic(samples=6, pairs=SyntheticPairs(rounds=6, layers=(1, 40)))
+GPU = Synthetic(samples=6, pairs=SyntheticPairs(rounds=6, layers=(40,)))
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,17 @@ def test_every_headline_median_is_there(shared):
         if row.headline and row.metric.removesuffix("_ms") in CLOCK:
             name = camel(row.method) + camel(row.workload) + camel(row.metric) + "Layer" + in_words(row.layer)
             assert names[name].value == row.median
-    # 4 and 5 clocks, 4 forms of Djinn, 2 layers and the pool.
-    assert sum("Paired" in name for name in names) == (4 + 5) * 4 * 3 * 2 * 3
+    assert sum("Paired" in name for name in names) == (4 + 5) * 4 * 2 * 3  # clocks and forms of Djinn
+
+
+def test_ratios_of_all_layers_are_pooled(tmp_path):
+    """Of two processes there is a range, which has no macros of its ends."""
+    pairs = SyntheticPairs(rounds=2, layers=(1, 40))
+    recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"), pairs=pairs)
+    names = found(Results.make(tmp_path, recipe))
+    assert names["DjinnSessionPairedReadyRatioPooled"].value == pytest.approx(1)
+    assert names["DjinnKeptSessionPairedReadyDifferenceMsPooled"].value == pytest.approx(0)
+    assert not any(name.endswith(("PooledLow", "PooledHigh")) for name in names)
 
 
 def test_every_number_follows_from_its_source(shared):
