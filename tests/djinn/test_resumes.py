@@ -44,7 +44,7 @@ def test_a_session_knows_its_last_resume(runtime, llama, input_ids, tier):
         session.io_wait(force=tier == "host")
     moved = session.host_bytes
     session.resume()
-    session.wait_resident()
+    assert session.wait_resident(30)  # with a limit, which waits for the runtime's own notice
     last = session.last_resume
     assert last.nbytes == moved
     assert last.ready_seconds > 0

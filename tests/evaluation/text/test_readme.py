@@ -73,8 +73,7 @@ def test_a_table_has_the_columns_that_the_run_has():
     """Layers and sessions of another study are others; without any there is no table."""
     head = written("<!-- numbers: pairs -->\n<!-- end -->", WHOLE, EXPERIMENTS, METHODS).splitlines()[1]
     assert head == "| Djinn over the strongest copies by hand | 1 | 39 | 40 |"
-    head = written("<!-- numbers: sessions -->
-<!-- end -->", WHOLE, EXPERIMENTS, METHODS).splitlines()[1]
+    head = written("<!-- numbers: sessions -->\n<!-- end -->", WHOLE, EXPERIMENTS, METHODS).splitlines()[1]
     assert "on one NVIDIA H200, all" in head
     with pytest.raises(Refusal, match=r"has no number DjinnLoadReadyMsSessions\.\.\."):
         written("<!-- numbers: load -->\n<!-- end -->", {"DeepestLayer": "40"}, "", "")
