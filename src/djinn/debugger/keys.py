@@ -35,14 +35,17 @@ _OWN = (
 
 
 def bindings() -> list[BindingType]:
-    """Return a binding for each command, and those of the screen itself."""
+    """Return a binding for each command, and those of the screen itself.
+
+    With ``priority`` the application does a key before it looks at the next one. So what follows at once, as over a
+    slow link, goes to the line that the key has opened, and is not taken for keys.
+    """
     return [
-        *(Binding(each.key, f"key('{each.name}')", show=False) for each in COMMANDS),
-        Binding(":,enter", "command", show=False),
-        Binding("z", "zoom", show=False),
+        *(Binding(each.key, f"key('{each.name}')", show=False, priority=True) for each in COMMANDS),
+        Binding(":,enter", "command", show=False, priority=True),
+        Binding("z", "zoom", show=False, priority=True),
         Binding("ctrl+l", "redraw", show=False),
         Binding("ctrl+c", "interrupt", show=False),
-        Binding("ctrl+q", "key('quit')", show=False),
     ]
 
 

@@ -232,6 +232,12 @@ class Debugger(App[None]):
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Say whether a key is one now: not in the command line, where it is a letter, and not in a dialog."""
+        if action in ("key", "command", "zoom"):
+            return len(self.screen_stack) == 1 and not self._command.has_focus
+        return True
+
     def action_key(self, name: str) -> None:
         """Do a command, or open the line for its argument."""
         command = next(each for each in COMMANDS if each.name == name)
@@ -239,6 +245,11 @@ class Debugger(App[None]):
             self._open(f"{name} ", stays=False)
         else:
             self.begin(name)
+
+    async def action_quit(self) -> None:
+        """Do what ``q`` does: Textual has a key of its own for this, Ctrl-Q, which would not ask."""
+        if len(self.screen_stack) == 1:
+            self.begin("quit")
 
     def action_command(self) -> None:
         """Open the line for any command, and for the next ones."""

@@ -110,7 +110,7 @@ class CommandLine(Input):
         """Put ``text`` into the line, for the user to go on with."""
         self.value = text
         self.cursor_position = len(text)
-        self.focus()
+        self.screen.set_focus(self)  # at once: focus() comes behind the next key
 
     def keep(self, line: str) -> None:
         """Note ``line`` as given, and empty the line."""

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from tests.programs import greedy
+from textual.events import Key
 
 import djinn
 from djinn.debugger import terminal
@@ -283,6 +284,20 @@ def test_commands_may_be_typed_ahead(bench, started):
     drive(Debugger(bench), script)
 
 
+def test_what_follows_a_key_at_once_is_its_argument(bench, started):
+    """Keys that come in one piece, as over a slow link: what opens the line takes all that follows, as text."""
+    session = started(1)
+
+    async def script(pilot):
+        for char in "esss":
+            pilot.app.post_message(Key(char, char))
+        await settled(pilot)
+        return pilot.app.focused.value
+
+    assert drive(Debugger(bench), script) == "edit expr sss"
+    assert session.layer == 1
+
+
 def test_a_saved_session_is_restored_as_if_from_here(bench, started, tmp_path):
     """Save and restore run on another thread, and yet in the modes of the caller, such as no_grad."""
     session = started(2, durable=True)
@@ -330,14 +345,17 @@ def test_a_fork_says_first_that_side_effects_happen_again(bench, started):
     assert not torch.equal(session.result(30), fork.result())
 
 
-@pytest.mark.parametrize(("owns", "answer", "stays"), [(True, "n", True), (True, "y", False), (False, None, False)])
-def test_quit_asks_if_something_would_be_lost(runtime, started, owns, answer, stays):
+@pytest.mark.parametrize(
+    ("key", "owns", "answer", "stays"),
+    [("q", True, "n", True), ("ctrl+q", True, "n", True), ("q", True, "y", False), ("q", False, None, False)],
+)
+def test_quit_asks_if_something_would_be_lost(runtime, started, key, owns, answer, stays):
     """It lists what; without a loss it ends at once. The session is not touched either way."""
     session = started(2)
     bench = Bench(runtime, owns_runtime=owns)
 
     async def script(pilot):
-        await pilot.press("q")
+        await pilot.press(key)
         await ended(pilot)
         if answer is not None:
             assert "session 1: paused after layer 2" in text(pilot.app)
