@@ -235,7 +235,8 @@ class Debugger(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Say whether a key is one now: not in the command line, where it is a letter, and not in a dialog."""
         if action in ("key", "command", "zoom"):
-            return len(self.screen_stack) == 1 and not self._command.has_focus
+            # has_focus would follow only after the next key
+            return len(self.screen_stack) == 1 and self.focused is not self._command
         return True
 
     def action_key(self, name: str) -> None:
@@ -259,18 +260,17 @@ class Debugger(App[None]):
         self._stays = stays
         self._command.begin(text)
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        line = event.value.strip()
-        self._command.keep(line)
-        if line:
-            self.begin(line)
-        if not line or not self._stays:
-            self._board.sessions.focus()
+    @on(CommandLine.Given)
+    def _given(self, message: CommandLine.Given) -> None:
+        if message.line:
+            self.begin(message.line)
+        if not message.line or not self._stays:
+            self._left()
 
     @on(CommandLine.Left)
     def _left(self) -> None:
-        self._board.sessions.focus()
+        self._command.value = ""
+        self.screen.set_focus(self._board.sessions)
 
     def action_zoom(self) -> None:
         """Show the panel that has the focus alone, or all again."""

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import ScrollableContainer, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import Resize
+from textual.events import Key, Resize
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
@@ -98,6 +98,13 @@ class CommandLine(Input):
         Binding("ctrl+c", "app.interrupt", show=False),
     ]
 
+    class Given(Message):
+        """The user has given a command, or an empty line."""
+
+        def __init__(self, line: str) -> None:
+            super().__init__()
+            self.line = line
+
     class Left(Message):
         """The user has left the line without a command."""
 
@@ -112,12 +119,15 @@ class CommandLine(Input):
         self.cursor_position = len(text)
         self.screen.set_focus(self)  # at once: focus() comes behind the next key
 
-    def keep(self, line: str) -> None:
-        """Note ``line`` as given, and empty the line."""
-        if line and line not in self._history[-1:]:
-            self._history.append(line)
-        self._at = len(self._history)
-        self.value = ""
+    async def _on_key(self, event: Key) -> None:
+        """Give the command at Enter, before the next key is looked at, which may belong to the next command."""
+        if event.key == "enter":
+            event.stop().prevent_default()
+            line, self.value = self.value.strip(), ""
+            if line and line not in self._history[-1:]:
+                self._history.append(line)
+            self._at = len(self._history)
+            self.post_message(self.Given(line))
 
     def action_earlier(self) -> None:
         """Show the command before."""

@@ -50,6 +50,13 @@ async def press(pilot, *keys):
     await settled(pilot)
 
 
+def at_once(pilot, *keys):
+    """Press keys without waiting for what they do."""
+    for key in keys:
+        name = {" ": "space", ":": "colon"}.get(key, key)
+        pilot.app.post_message(Key(name, key if len(key) == 1 else None))
+
+
 async def give(pilot, line):
     """Type ``line`` into the command line, and leave that."""
     await pilot.press("colon")
@@ -285,16 +292,22 @@ def test_commands_may_be_typed_ahead(bench, started):
 
 
 def test_what_follows_a_key_at_once_is_its_argument(bench, started):
-    """Keys that come in one piece, as over a slow link: what opens the line takes all that follows, as text."""
+    """Keys that come in one piece, as over a slow link: what opens the line takes all that follows, to the Enter."""
     session = started(1)
 
     async def script(pilot):
-        for char in "esss":
-            pilot.app.post_message(Key(char, char))
+        at_once(pilot, *"esss", "enter")
+        while len(pilot.app._answers) < 2:
+            await pilot.pause(0.01)
+        at_once(pilot, ":", *"use 1", "enter", *"use 7", "enter")
+        while len(pilot.app._answers) < 6:
+            await pilot.pause(0.01)
         await settled(pilot)
-        return pilot.app.focused.value
+        return list(pilot.app._answers)
 
-    assert drive(Debugger(bench), script) == "edit expr sss"
+    answers = drive(Debugger(bench), script)
+    assert [line for line in answers if line.startswith(">")] == ["> edit expr sss", "> use 1", "> use 7"]
+    assert "NameError" in answers[1]
     assert session.layer == 1
 
 
