@@ -29,9 +29,11 @@ def has_colours() -> bool:
         import curses  # noqa: PLC0415 - some Pythons lack it
     except ImportError:
         return True
+    if sys.__stderr__ is None:
+        return True
     try:
-        curses.setupterm(fd=sys.__stderr__.fileno())  # type: ignore[union-attr]
-    except (curses.error, AttributeError, OSError):
+        curses.setupterm(fd=sys.__stderr__.fileno())
+    except (curses.error, OSError):
         return True
     return curses.tigetnum("colors") >= 8
 
