@@ -96,7 +96,7 @@ def save(desk: Desk, asked: Asked) -> Outcome:
         return Outcome(question=f"{path} is there already, and would be replaced. Save?")
     asked.say(f"writing {path}")
     nbytes = session.save(path)
-    desk.note_saved(session)
+    desk.note_saved(session, path)
     return said(f"session {session.number} is saved in {path}: {mebibytes(nbytes)}")
 
 
@@ -110,7 +110,7 @@ def restore(desk: Desk, asked: Asked) -> Outcome:
     session = desk.runtime.restore(path, program, *args, **kwargs)
     desk.label(session, f"from {path.name}")
     desk.select(session.number)
-    desk.note_saved(session)
+    desk.note_saved(session, path)
     return standing(desk, session)
 
 

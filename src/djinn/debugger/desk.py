@@ -8,6 +8,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from djinn.core import PARKED, Phase
@@ -22,6 +23,7 @@ from djinn.status import Status
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+File = tuple[int, int, int]  # one file at one time: its number, when it was written, its bytes
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a program and its arguments
 
 _TICK_SECONDS = 0.1  # between two looks at what is waited for
@@ -35,6 +37,14 @@ class Interrupted(Exception):
 
 def _any(value: object) -> bool:
     return True
+
+
+def _file_at(path: Path) -> File | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Desk:
@@ -57,7 +67,7 @@ class Desk:
         self._ring = MemoryRing(runtime)
         self._number: int | None = None  # of the selected session
         self._labels: dict[int, str] = {}
-        self._saved: dict[int, tuple[int, int]] = {}
+        self._saved: dict[int, tuple[tuple[int, int], Path, File | None]] = {}
         self._stop = threading.Event()
 
     def close(self) -> None:
@@ -244,13 +254,16 @@ class Desk:
         """Say in the list of sessions where ``session`` comes from."""
         self._labels[session.number] = text
 
-    def note_saved(self, session: Session) -> None:
-        """Note that ``session`` was saved as it is."""
-        self._saved[session.number] = mark_of(session)
+    def note_saved(self, session: Session, path: Path) -> None:
+        """Note that ``session`` is in the file ``path`` as it is."""
+        self._saved[session.number] = (mark_of(session), path.absolute(), _file_at(path))
 
     def is_saved(self, session: Session) -> bool:
-        """Whether it is parked as the bench has saved it."""
-        return session.phase in PARKED and self._saved.get(session.number) == mark_of(session)
+        """Whether it is parked as the bench has saved it, and its file is still the one that was written."""
+        if session.phase not in PARKED or session.number not in self._saved:
+            return False
+        mark, path, file = self._saved[session.number]
+        return mark == mark_of(session) and file is not None and file == _file_at(path)
 
     def call_to_restore(self) -> Call:
         """Return the program that a saved session runs, and its arguments. Raises :class:`Refused` if none is known."""

@@ -3,6 +3,7 @@
 An expression is Python, and is executed: it can do whatever the process can.
 """
 
+import builtins
 import math
 import pickle
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
+# Without what closes the standard input, which the debugger reads.
+_BUILTINS = {name: value for name, value in vars(builtins).items() if name not in ("exit", "quit")}
 
 
 class Refused(Exception):
@@ -58,7 +61,7 @@ def zero(argument: str) -> Change:
 def add(argument: str) -> Change:
     """Add the tensor in a file: a vector to every position, or what else broadcasts to the hidden states."""
     path = Path(argument).expanduser()
-    vector = _read(path)
+    vector = _real(_read(path), str(path))
 
     def apply(h: torch.Tensor) -> torch.Tensor:
         try:
@@ -67,6 +70,28 @@ def add(argument: str) -> Change:
             raise Refused(f"{path} has shape {list(vector.shape)}, which is not added to {list(h.shape)}") from None
 
     return Change(apply=apply, said=f"{path}, shape {list(vector.shape)}, added")
+
+
+def _real(tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """Return ``tensor``, if it holds real numbers, each in its place. Raises :class:`Refused` with ``what`` it is."""
+    odd = tensor.is_complex() or tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    if odd or tensor.layout is not torch.strided:
+        raise Refused(f"{what} is no plain tensor of real numbers, but {_kind(tensor)}")
+    return tensor
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    named = {"nested": tensor.is_nested, "meta": tensor.is_meta, "quantized": tensor.is_quantized}
+    return next((name for name, it_is in named.items() if it_is), f"{tensor.dtype} in {tensor.layout}")
+
+
+def _words_of(error: BaseException) -> str:
+    """What ``error`` says, behind a colon; nothing if it cannot."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own class
+        return ""
+    return f": {text}" if text else ""
 
 
 def _read(path: Path) -> torch.Tensor:
@@ -79,7 +104,7 @@ def _read(path: Path) -> torch.Tensor:
     except FileNotFoundError:
         raise Refused(f"there is no file {path}") from None
     except (pickle.UnpicklingError, ImportError, OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
-        line = str(error).partition("\n")[0]
+        line = str(error).partition("\n")[0] or type(error).__name__
         raise Refused(f"{path} cannot be read as a tensor: {line}") from None
     if isinstance(found, dict) and len(found) == 1:
         found = next(iter(found.values()))
@@ -119,9 +144,13 @@ def expression(argument: str) -> Change:
     def apply(h: torch.Tensor) -> torch.Tensor:
         shape, dtype = h.shape, h.dtype
         try:
-            value = eval(code, {"h": h, "torch": torch})
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
-            raise Refused(f"the expression raised {type(error).__name__}: {error}") from None
+            value = eval(code, {"h": h, "torch": torch, "__builtins__": _BUILTINS})
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            raise Refused(f"the expression raised {type(error).__name__}{_words_of(error)}") from None
+        if isinstance(value, torch.Tensor):
+            value = _real(value, "what the expression gave")
         if not isinstance(value, torch.Tensor) or value.shape != shape:
             what = f"shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise Refused(f"the expression gave {what}; it must give the shape of h, {list(shape)}")

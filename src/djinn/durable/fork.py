@@ -46,7 +46,7 @@ def _instead(number: int, arguments: object, adopted: Sequence[object], given: S
     """Return what is ``given`` by the ids of what session ``number`` has ``adopted``, if it fits."""
     if given and not adopted:
         raise IllegalMove(f"session {number} has adopted nothing: fork() it without adopt=")
-    if len(given) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
+    if len({id(one) for one in given}) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
         raise IllegalMove(
             f"session {number} has adopted {counted(len(adopted), 'object')}: give its fork another one for each by "
             "fork(adopt=[...]), in the same order and with the contents of START"

@@ -21,6 +21,7 @@ from djinn.state.static import each_in, elements_of, instance_dict, module_of, n
 from djinn.state.storages import NamedView
 from djinn.state.tensors import is_tensor, not_swappable, plain_torch, storage_of
 
+_GENERATORS_OF_NUMPY = ("numpy.random._generator", "numpy.random.mtrand")  # Generator, and the older RandomState
 _OF_GENERATION = "transformers.generation."  # its settings, processors and criteria decide about the result
 
 
@@ -154,8 +155,9 @@ def _of_other_kinds(value: Any) -> str:
         return f" {_digest(repr(value.getstate()).encode())}"
     if module_of(cls) == "numpy" and name_of(cls) == "ndarray" and not value.dtype.hasobject:
         return f" {value.dtype} {list(value.shape)} {_digest(value.tobytes())}"
-    if module_of(cls) == "numpy.random._generator":
-        return f" {_digest(repr(value.bit_generator.state).encode())}"
+    if module_of(cls) in _GENERATORS_OF_NUMPY:
+        held = value.get_state(legacy=False) if name_of(cls) == "RandomState" else value.bit_generator.state
+        return f" {_digest(repr(held).encode())}"
     return ""
 
 
@@ -166,10 +168,12 @@ def another(value: Any) -> Any:
         generator = torch.Generator(value.device)
         generator.set_state(value.get_state())
         return generator
-    if cls is random.Random or module_of(cls) == "numpy.random._generator":
+    if cls is random.Random or module_of(cls) in _GENERATORS_OF_NUMPY:
         return copy.deepcopy(value)
-    if cls is set or (module_of(cls) == "numpy" and name_of(cls) == "ndarray"):
+    if cls is set:
         return value.copy()
+    if module_of(cls) == "numpy" and name_of(cls) == "ndarray":
+        return value.copy(order="K")
     return None
 
 

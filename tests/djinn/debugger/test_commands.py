@@ -198,6 +198,18 @@ def test_a_saved_session_is_restored_and_ends_alike(bench, started, does, tmp_pa
     assert torch.equal(other.result(1), session.result(1))
 
 
+def test_a_session_whose_file_is_another_s_is_not_saved(bench, started, does, tmp_path):
+    """Nor is one whose file has gone: quit names it."""
+    path = tmp_path / "one.djinn"
+    for number in (1, 2):
+        started(2, durable=True)
+        does(f"use {number}")
+        does(f"save {path}", confirmed=True)
+    assert [row.saved for row in bench.rows()] == [False, True]
+    path.unlink()
+    assert [row.saved for row in bench.rows()] == [False, False]
+
+
 def test_a_fork_says_that_side_effects_happen_again(bench, started, monkeypatch):
     """Before, and in its first lines; it is selected, and labelled."""
     session, other = started(durable=True), started(durable=True)

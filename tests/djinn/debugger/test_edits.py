@@ -39,6 +39,26 @@ EDITS = {
 }
 
 
+ODD = {
+    "(_ for _ in ()).throw(BaseException('x'))": "the expression raised BaseException: x",
+    "(_ for _ in ()).throw(type('E', (Exception,), {'__str__': lambda s: 1 / 0})())": "the expression raised E",
+    "exit()": "the expression raised NameError: name 'exit' is not defined",
+    "h.to(torch.complex64)": "what the expression gave is no plain tensor of real numbers, but torch.complex64 in ",
+    "h.to_sparse()": "what the expression gave is no plain tensor of real numbers, but torch.float32 in torch.sparse",
+    "h.to('meta')": "what the expression gave is no plain tensor of real numbers, but meta",
+}
+
+
+@pytest.mark.parametrize("expression", ODD)
+def test_an_odd_expression_is_a_line(runtime, llama, input_ids, refuses, expression):
+    """Whatever it raises or gives; the session is as it was."""
+    session = runtime.open(breakpoint=2).start(lambda: llama(input_ids, use_cache=False).logits)
+    session.wait(30)
+    before = session.state["hidden_states"].clone()
+    assert refuses(f"edit expr {expression}").startswith(ODD[expression])
+    assert torch.equal(session.state["hidden_states"], before)
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -323,6 +323,31 @@ def test_an_argument_that_the_program_has_changed(runtime, llama, input_ids):
         assert equal(finished(session), expected)
 
 
+def draws_by_numpy(model, ids, generator):
+    model(ids)
+    return generator.randint(1000)
+
+
+def test_an_older_generator_of_numpy_is_the_fork_s_own(runtime, llama, input_ids):
+    """Both draw what one alone draws."""
+    session = parked(runtime, draws_by_numpy, llama, input_ids, numpy.random.RandomState(0), visit=1)
+    fork = session.fork()
+    assert [finished(one) for one in (fork, session)] == [numpy.random.RandomState(0).randint(1000)] * 2
+
+
+def draws_first(model, ids, generator):
+    first = generator.randint(1000)
+    model(ids)
+    return first
+
+
+def test_a_generator_that_has_drawn_is_refused(runtime, llama, input_ids):
+    """Of NumPy's older kind too: the fork would draw something else."""
+    session = parked(runtime, draws_first, llama, input_ids, numpy.random.RandomState(0), visit=1)
+    with pytest.raises(djinn.NotRestored, match="RandomState"):
+        session.fork()
+
+
 def test_arguments_are_let_go_at_the_end(runtime, llama, input_ids):
     """Of the origin and of the fork, when the program has ended, whether or not the session is closed."""
     kept = Gate()
