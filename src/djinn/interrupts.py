@@ -128,6 +128,11 @@ class _Job:
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        self._call()  # a frame of its own: whoever is told of the end may count on it that the call holds nothing
+        self.ended = True
+        self._bell.ring()
+
+    def _call(self) -> None:
         function, self._function = self._function, None
         if function is not None and self._claim.acquire(blocking=False):
             try:
@@ -135,8 +140,6 @@ class _Job:
             except BaseException as error:  # noqa: BLE001 - it belongs to the caller
                 forget_variables(error)
                 self.error = error
-        self.ended = True
-        self._bell.ring()
 
     def raise_error(self) -> None:
         """Raise its error, if it has one, and forget it: the traceback leads here, and the cycle would stay."""
@@ -146,6 +149,11 @@ class _Job:
                 raise error
         finally:
             del error
+
+    def take_value(self) -> Any:
+        """Return its value, and forget it: the worker thread may still be about to let go of the job."""
+        value, self.value = self.value, None
+        return value
 
     def call_off(self) -> bool:
         """Cancel the job; return False if it has begun."""
@@ -201,7 +209,7 @@ class Hands:
                 if self._has_ended():
                     raise IllegalMove("the runtime is closed: make another one for its model")
                 raise TimeoutError
-            return job.value
+            return job.take_value()
         finally:
             del job  # its error's traceback holds this frame
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -240,6 +241,31 @@ def test_an_interrupt_at_any_moment(runtime, model, monkeypatch):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert raised > 100
+
+
+def test_a_call_that_has_ended_holds_nothing(monkeypatch):
+    """However slowly the worker thread lets go of it: a storage that it held would stay on the device."""
+
+    class Storage:
+        pass
+
+    class SlowBell(interrupts.Bell):
+        def ring(self):
+            super().ring()
+            go_on.wait(30)
+
+    monkeypatch.setattr(interrupts, "Bell", SlowBell)
+    go_on = threading.Event()
+    storages = [Storage(), Storage()]
+    references = [weakref.ref(storage) for storage in storages]
+    hands = interrupts.Hands("test")
+    hands.start()
+    try:
+        hands.do(lambda argument=storages.pop(): storages.pop())
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        go_on.set()
+        hands.close()
 
 
 def test_two_threads_ring_a_bell_at_once(monkeypatch):
