@@ -39,9 +39,9 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
-from djinn.durable.copying import FromDisk, copying, recorded
+from djinn.durable.copying import FromDisk, check_whole, copying, recorded
 from djinn.durable.document import SavedSession, written
-from djinn.durable.fork import anew
+from djinn.durable.fork import anew, check_adopt
 from djinn.durable.machine import machine_of
 from djinn.durable.session_file import check_can_write, write
 from djinn.interrupts import Bell, Hands, at_once, holding, patiently
@@ -487,13 +487,23 @@ class Session:
         holds tensors that a file must have. Raises :class:`djinn.HostMemoryFull` if there is no room for the copy, and
         ``OSError`` if the system refuses to write.
         """
-        self._enter()
-        tape, saving = self._recorded("save")
         target = Path(path).absolute()  # now: the folder of the process may change
-        check_can_write(target)
+        self._check_can_save(target)
+        tape, saving = self._recorded("save")
         self._check_in_no_signal()
         nbytes: int = saving.do(functools.partial(self._save, target, tape))
         return nbytes
+
+    def _check_can_save(self, path: Path) -> None:
+        """Raise what :meth:`save` raises before it copies anything, for a front that asks first."""
+        self._check_can_copy("save", "saved")
+        check_can_write(path)
+
+    def _check_can_copy(self, what: str, done: str) -> None:
+        self._enter()
+        tape, _ = self._recorded(what)
+        self._check_parked(f"a session can be {done}")
+        check_whole(self._number, self._residency.left, tape, done)
 
     def _recorded(self, what: str) -> tuple[Tape, Hands]:
         """Return the tape of a durable session, and the thread that copies its state."""
@@ -537,10 +547,9 @@ class Session:
         if the program finds none on the device. Raises :class:`SessionCancelled` if somebody cancels the fork on its
         way. No fork is left behind then.
         """
-        self._enter()
+        self._check_can_fork(adopt)
         tape, saving = self._recorded("fork")
         self._check_in_no_signal()
-        refuse_holder(self._device_lock, "fork")
         began = time.perf_counter()
         copy = functools.partial(self._copy_to_fork, tape, adopt)
         copied: _Copied = saving.do(functools.partial(copying, self._residency, "forked", copy))
@@ -551,6 +560,12 @@ class Session:
         text, seconds = "session %d: forked from session %d in %.1f s", time.perf_counter() - began
         self._journal.note(logging.INFO, text, fork.number, self.number, seconds)
         return fork
+
+    def _check_can_fork(self, adopt: Sequence[object] = ()) -> None:
+        """Raise what :meth:`fork` raises before it copies anything, for a front that asks first."""
+        self._check_can_copy("fork", "forked")
+        check_adopt(self._number, self._adopted.roots, adopt)
+        refuse_holder(self._device_lock, "fork")
 
     def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], from_disk: FromDisk) -> "_Copied":
         layer, recording = self._copy(tape, "forked", from_disk)

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from djinn.core import PARKED
+from djinn.core import PARKED, NotRestored
 from djinn.debugger.answers import Asked, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk
 from djinn.debugger.edits import Change, Refused
 from djinn.debugger.values import Outcome
+from djinn.durable.session_file import check_can_read
 from djinn.wording import mebibytes
 
 # -- going on --------------------------------------------------------------------------------------------------------
@@ -92,6 +93,7 @@ def save(desk: Desk, asked: Asked) -> Outcome:
     if not asked.argument:
         raise Refused("type save PATH, for example save one.djinn")
     path = Path(asked.argument).expanduser()
+    session._check_can_save(path.absolute())
     if path.exists() and not asked.confirmed:
         return Outcome(question=f"{path} is there already, and would be replaced. Save?")
     asked.say(f"writing {path}")
@@ -101,12 +103,16 @@ def save(desk: Desk, asked: Asked) -> Outcome:
 
 
 def restore(desk: Desk, asked: Asked) -> Outcome:
-    """Read a session from a file, and select it."""
+    """Read a session from a file, and select it; announces only what can begin."""
     if not asked.argument:
         raise Refused("type restore PATH, for example restore one.djinn")
     program, args, kwargs = desk.call_to_restore()
-    asked.say("the program runs again up to its breakpoint")
     path = Path(asked.argument).expanduser()
+    try:
+        check_can_read(path)
+    except NotRestored as error:
+        raise Refused(f"{path}: {error}") from None
+    asked.say(f"reading {path}, then the program runs again up to its breakpoint")
     session = desk.runtime.restore(path, program, *args, **kwargs)
     desk.label(session, f"from {path.name}")
     desk.select(session.number)
@@ -117,6 +123,7 @@ def restore(desk: Desk, asked: Asked) -> Outcome:
 def fork(desk: Desk, asked: Asked) -> Outcome:
     """Fork the session, and select the fork; asks first, for side effects happen again."""
     session = parked(desk)
+    session._check_can_fork()
     if not asked.confirmed:
         again = (
             "its program runs again up to here",

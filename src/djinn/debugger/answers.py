@@ -28,12 +28,6 @@ def failed(line: str) -> Outcome:
     return Outcome(lines=(line,), failed=True)
 
 
-def error_line(error: BaseException) -> str:
-    """The type of ``error``, and the first line of its message."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def said(*lines: str) -> Outcome:
     """Lines."""
     return Outcome(lines=lines)
@@ -74,7 +68,7 @@ def stands(session: Session) -> str:
         try:
             session.result(0)
         except BaseException as error:  # noqa: BLE001 - whatever the program has raised
-            return f"failed with {error_line(error)}"
+            return f"failed with {words.error_line(error)}"
     return session._stands()
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from djinn.core import PARKED, DjinnError, Phase
 from djinn.debugger import acts, edits, words
-from djinn.debugger.answers import Asked, error_line, failed, number, parked, said, session_of, standing, stands
+from djinn.debugger.answers import Asked, failed, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk, Interrupted
 from djinn.debugger.edits import Refused
 from djinn.debugger.values import Outcome
@@ -47,7 +47,7 @@ def perform(desk: Desk, line: str, *, confirmed: bool, say: Say) -> Outcome:
     except KeyError as error:
         return failed(str(error.args[0]))
     except (DjinnError, ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        return failed(error_line(error))
+        return failed(words.error_line(error))
 
 
 def _what_goes_on(desk: Desk) -> str:

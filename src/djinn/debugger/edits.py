@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from djinn.debugger.words import error_line
+
 Edit = Callable[[torch.Tensor], torch.Tensor]
 # Without what closes the standard input, which the debugger reads.
 _BUILTINS = {name: value for name, value in vars(builtins).items() if name not in ("exit", "quit")}
@@ -85,15 +87,6 @@ def _kind(tensor: torch.Tensor) -> str:
     return next((name for name, it_is in named.items() if it_is), f"{tensor.dtype} in {tensor.layout}")
 
 
-def _words_of(error: BaseException) -> str:
-    """What ``error`` says, behind a colon; nothing if it cannot."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the user's own class
-        return ""
-    return f": {text}" if text else ""
-
-
 def _read(path: Path) -> torch.Tensor:
     """Return the one tensor in a file; nothing in it is run. Raises :class:`Refused`."""
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}
@@ -140,6 +133,8 @@ def expression(argument: str) -> Change:
         code = compile(argument, "<edit expr>", "eval")
     except (SyntaxError, ValueError) as error:
         raise Refused(f"{argument!r} is no Python expression: {error}") from None
+    except (RecursionError, MemoryError) as error:  # not of Python's stack or memory, but of its compiler's
+        raise Refused(f"the expression is too deep for Python's compiler: {type(error).__name__}") from None
 
     def apply(h: torch.Tensor) -> torch.Tensor:
         shape, dtype = h.shape, h.dtype
@@ -148,7 +143,7 @@ def expression(argument: str) -> Change:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
-            raise Refused(f"the expression raised {type(error).__name__}{_words_of(error)}") from None
+            raise Refused(f"the expression raised {error_line(error)}") from None
         if isinstance(value, torch.Tensor):
             value = _real(value, "what the expression gave")
         if not isinstance(value, torch.Tensor) or value.shape != shape:

@@ -66,13 +66,14 @@ class Looks:
         label += f", sequence {sequence + 1} of {sequences}" if sequences > 1 else ""
         label += f", without {tail.beyond}" if tail.beyond else ""
         chances = scores.softmax(-1)
-        best = scores.topk(min(max(count, 1), len(scores))).indices.tolist()
-        guesses = tuple(self._guess(one, scores, chances) for one in best)
+        best = scores.topk(min(max(count, 1), len(scores))).indices
+        tokens = program_tokens.in_words(best[None], label, self._tokenizer)
+        label += f", {tokens.note}" if tokens.note else ""
+        guesses = tuple(
+            Guess(token=token, logit=float(scores[token.id]), probability=float(chances[token.id]))
+            for token in tokens.sequences[0]
+        )
         return Lens(layer=layer, label=label, guesses=guesses)
-
-    def _guess(self, one: int, scores: torch.Tensor, chances: torch.Tensor) -> Guess:
-        token = program_tokens.token_of(one, self._tokenizer)
-        return Guess(token=token, logit=float(scores[one]), probability=float(chances[one]))
 
     @functools.cached_property
     def _tail(self) -> logit_lens.Tail:

@@ -6,6 +6,8 @@ before the model is loaded where that can be told. No hub is asked.
 """
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
@@ -22,6 +24,7 @@ from djinn.core import DjinnError
 from djinn.debugger import plain, terminal
 from djinn.debugger.bench import Bench
 from djinn.debugger.edits import Refused
+from djinn.debugger.words import error_line
 from djinn.runtime import Runtime
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # of a decoder, in a configuration
@@ -39,17 +42,26 @@ def main(arguments: Sequence[str] | None = None, *, lines: TextIO | None = None,
     """Command line; returns the exit status. Commands are read from ``lines`` and answered to ``out`` with --plain."""
     asked = _parser().parse_args(arguments)
     try:
-        _debug(asked, lines or sys.stdin, out or sys.stdout)
+        _debug(asked, lines, out)
     except Refused as error:
-        print(f"djinn debug: {error}", file=sys.stderr)
+        _tell(f"djinn debug: {error}")
         return 2
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except plain.OutputLost as error:
+        if error.errno != errno.EPIPE:  # else whoever read it has gone
+            _tell(f"djinn debug: the output cannot be written: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (out or sys.stdout).fileno())  # else the interpreter's end fails too
         return 1
     except KeyboardInterrupt:
-        print("djinn debug: interrupted", file=sys.stderr)
+        _tell("djinn debug: interrupted")
         return 130
     return 0
+
+
+def _tell(text: str) -> None:
+    """Write a line to the standard error; to nowhere if that is closed or full."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,10 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _debug(asked: argparse.Namespace, lines: TextIO, out: TextIO) -> None:
+def _debug(asked: argparse.Namespace, lines: TextIO | None, out: TextIO | None) -> None:
     device = _check(asked)
+    _check_front(asked.plain, lines, out)
     tokenizer, prompt = _tokens(asked.checkpoint, asked.prompt)
-    print(f"loading {asked.checkpoint}", file=sys.stderr)
+    _tell(f"loading {asked.checkpoint}")
     model = _model(asked.checkpoint, asked.dtype, device)
     host_memory = None if asked.host_memory is None else int(asked.host_memory * 2**30)
     program = _program(model, prompt, asked, device)
@@ -86,7 +99,7 @@ def _debug(asked: argparse.Namespace, lines: TextIO, out: TextIO) -> None:
             bench = Bench(runtime, tokenizer=tokenizer, call=(program, (), {}), owns_runtime=True)
             try:
                 what = f"waiting for layer {layer}"
-                bench.wait_for(session, what, lambda text: print(text, file=sys.stderr))
+                bench.wait_for(session, what, _tell)
                 _open_front(bench, asked.plain, lines, out)
             finally:
                 bench.close()
@@ -94,8 +107,10 @@ def _debug(asked: argparse.Namespace, lines: TextIO, out: TextIO) -> None:
         raise Refused(str(error)) from None
 
 
-def _open_front(bench: Bench, is_plain: bool, lines: TextIO, out: TextIO) -> None:
+def _open_front(bench: Bench, is_plain: bool, lines: TextIO | None, out: TextIO | None) -> None:
     if is_plain:
+        if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no UTF-8 spoils its line alone
         with suppress(ImportError):  # where there is none the terminal's own keys have to do
             import_module("readline")
         plain.run(bench, lines=lines, out=out)
@@ -107,31 +122,37 @@ def _check(asked: argparse.Namespace) -> torch.device:
     """Return the device, when all that can be told without the model is right. Raises :class:`Refused`."""
     if not asked.prompt.strip():
         raise Refused("the prompt is empty: --prompt says what the model goes on from")
+    try:
+        asked.prompt.encode()
+    except UnicodeEncodeError:
+        raise Refused("the prompt is no text in UTF-8: type it in a terminal whose locale is UTF-8") from None
+    if not 0 <= asked.seed < 2**64:
+        raise Refused(f"--seed {asked.seed} is no seed: pass 0 to {2**64 - 1}")
     if asked.max_new_tokens < 1:
         raise Refused(f"--max-new-tokens {asked.max_new_tokens} is too small: at least 1")
-    if asked.host_memory is not None and not 0 < asked.host_memory < 2**20:
+    if asked.host_memory is not None and not 2**-30 <= asked.host_memory < 2**20:
         raise Refused(f"--host-memory {asked.host_memory:g} is no size: pass GiB, such as 4")
     if find_spec("transformers") is None:
         raise Refused('transformers is not installed: pip install "djinn[debugger]"')
     if not asked.plain and find_spec("textual") is None:
         raise Refused('the screen needs Textual: pip install "djinn[debugger]", or type --plain')
-    if not asked.plain:
-        _check_terminal()
     depth = _depth(asked.checkpoint)
     if asked.layer is not None and not 1 <= asked.layer <= (depth or asked.layer):
         raise Refused(f"--break {asked.layer} is not a layer of this model: 1 to {depth or 'its number of layers'}")
     try:
         device = torch.device(asked.device)
     except RuntimeError:
-        raise Refused(f"--device {asked.device} is no device: pass cuda, cuda:0 or cpu") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise Refused(f"--device {asked.device} is no device: pass cuda, cuda:0 or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Refused(f"--device {asked.device}: there are {torch.cuda.device_count()} GPUs that torch can use")
     return device
 
 
-def _check_terminal() -> None:
+def _check_front(is_plain: bool, lines: TextIO | None, out: TextIO | None) -> None:
     try:
-        terminal.check()
+        plain.streams(lines, out) if is_plain else terminal.check()
     except DjinnError as error:
         raise Refused(str(error)) from None
 
@@ -160,7 +181,7 @@ def _tokens(folder: Path, prompt: str) -> tuple[Any, list[int]]:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = _loaded("tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    ids = list(tokenizer(prompt)["input_ids"])
+    ids = _loaded("tokenizer", lambda: list(tokenizer(prompt)["input_ids"]))
     if not ids:
         raise Refused("the tokenizer makes no token of the prompt: type a longer one")
     return tokenizer, ids
@@ -174,12 +195,14 @@ def _model(folder: Path, dtype: str, device: torch.device) -> Any:
 
 
 def _loaded(what: str, load: Callable[[], Any]) -> Any:
-    """Return ``load()``. Raises :class:`Refused` for what it raises if the folder is no checkpoint, or too large."""
+    """Return ``load()``. Raises :class:`Refused` for what it raises if the folder is no checkpoint, or too large.
+
+    That may be any error: a file's contents decide what code of others does with it.
+    """
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        line = str(error).strip().partition("\n")[0]
-        raise Refused(f"the {what} cannot be loaded: {type(error).__name__}: {line}") from None
+    except Exception as error:  # noqa: BLE001
+        raise Refused(f"the {what} cannot be loaded: {error_line(error)}") from None
 
 
 def _program(model: Any, prompt: list[int], asked: argparse.Namespace, device: torch.device) -> Callable[[], Any]:

@@ -6,6 +6,7 @@ A prompt is shown on a terminal only. The end of the input quits without a quest
 import sys
 from typing import TextIO
 
+from djinn.core import DjinnError
 from djinn.debugger.bench import Bench
 from djinn.debugger.values import Outcome
 
@@ -13,14 +14,31 @@ _PROMPT = "(djinn) "
 
 
 def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None) -> None:
-    """Do what the ``lines`` say until ``quit`` or their end; by default those of the standard input and output."""
-    front = _Front(bench, lines or sys.stdin, out or sys.stdout)
+    """Do what the ``lines`` say until ``quit`` or their end; by default those of the standard input and output.
+
+    Raises :class:`OutputLost`, and :class:`djinn.DjinnError` where a standard stream is closed.
+    """
+    front = _Front(bench, *streams(lines, out))
     front.greet()
     while not front.ended:
         try:
             front.turn()
         except KeyboardInterrupt:
             front.interrupted()
+
+
+class OutputLost(OSError):
+    """What was said could not be written."""
+
+
+def streams(lines: TextIO | None, out: TextIO | None) -> tuple[TextIO, TextIO]:
+    """Return where commands are read and answers written. Raises :class:`djinn.DjinnError` for a closed one."""
+    lines, out = lines or sys.stdin, out or sys.stdout
+    if lines is None:
+        raise DjinnError("standard input is closed, and commands are read from it")
+    if out is None:
+        raise DjinnError("standard output is closed, and answers are written to it")
+    return lines, out
 
 
 class _Front:
@@ -60,14 +78,20 @@ class _Front:
     def interrupted(self) -> None:
         """Say, on a line of its own, how to end."""
         if self._asks:
-            self._out.write("\n")
+            self._write("\n")
         self.say("interrupted: quit ends the debugger")
 
     def say(self, text: str) -> None:
         """Write a line, in the characters that the stream has."""
         encoding = getattr(self._out, "encoding", None) or "utf-8"
-        self._out.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        self._out.flush()
+        self._write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError as error:
+            raise OutputLost(error.errno, error.strerror) from error
 
     def _tell(self, outcome: Outcome) -> None:
         for line in outcome.lines:
@@ -81,7 +105,6 @@ class _Front:
             except EOFError:
                 return None
         if self._asks or prompt is not _PROMPT:
-            self._out.write(prompt if self._asks else prompt + "\n")
-            self._out.flush()
+            self._write(prompt if self._asks else prompt + "\n")
         line = self._lines.readline()
         return line.rstrip("\n") if line else None

@@ -5,13 +5,16 @@ several the longest is shown: a decode step is given the last token only. What t
 too, for it is the caller's and not in the state. Of a program that has ended they are its result.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from djinn.core import PARKED, Phase
+from djinn.debugger.edits import Refused
 from djinn.debugger.values import Token, Tokens
+from djinn.debugger.words import error_line
 from djinn.session import Session
 
 _NAMES = frozenset({"input_ids", "inputs", "ids", "token_ids", "tokens", "sequences", "generated", "decoder_input_ids"})
@@ -67,15 +70,30 @@ def _given(session: Session, has_encoder: bool) -> Iterator[tuple[str, torch.Ten
 
 
 def in_words(ids: torch.Tensor, source: str, tokenizer: Any) -> Tokens:
-    """Return the tokens ``ids`` (in host memory, shape [sequences, tokens]) in the words of ``tokenizer``, or None."""
+    """Return the tokens ``ids`` (in host memory, shape [sequences, tokens]) in the words of ``tokenizer``, or None.
+
+    Where it fails they are their ids, and the note says why.
+    """
     rows = ids.tolist()
-    return Tokens(
-        sequences=tuple(tuple(token_of(one, tokenizer) for one in row) for row in rows),
-        texts=() if tokenizer is None else tuple(str(tokenizer.decode(row)) for row in rows),
-        source=source,
-    )
+    try:
+        return Tokens(
+            sequences=tuple(tuple(token_of(one, tokenizer) for one in row) for row in rows),
+            texts=() if tokenizer is None else tuple(_decoded(row, tokenizer) for row in rows),
+            source=source,
+        )
+    except Refused as why:
+        return dataclasses.replace(in_words(ids, source, None), note=f"ids in place of words: {why}")
 
 
 def token_of(one: int, tokenizer: Any) -> Token:
-    """Return the token of this id; its text is the id itself without a ``tokenizer``."""
-    return Token(id=one, text=str(one) if tokenizer is None else str(tokenizer.decode([one])))
+    """Return the token of this id; its text is the id itself without a ``tokenizer``. Raises :class:`Refused`."""
+    return Token(id=one, text=str(one) if tokenizer is None else _decoded([one], tokenizer))
+
+
+def _decoded(ids: list[int], tokenizer: Any) -> str:
+    try:
+        return str(tokenizer.decode(ids))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - of another's code; one in Rust has panics, which are no Exception
+        raise Refused(f"the tokenizer's decode raised {error_line(error)}") from None

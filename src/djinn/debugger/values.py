@@ -46,7 +46,7 @@ class Tokens:
     """The tokens that the program has so far, a tuple for each of its sequences.
 
     ``texts`` are the sequences in words, empty without a tokenizer. ``source`` names the tensor that they were read
-    from. ``note`` says why there are none; it is empty if there are.
+    from. ``note`` says why there are none, or no texts of them; else it is empty.
     """
 
     sequences: tuple[tuple[Token, ...], ...] = ()

@@ -57,18 +57,19 @@ def tokens(found: Tokens, lens: Lens, *, width: int, height: int) -> list[str]:
 
     Where there is little room, the tokens get two lines at least, and the guesses three.
     """
+    note = [cut(visible(found.note), width)] if found.note else []
     said = _tokens(found, width=width, most=width * height + 1)
     guesses = _guesses(lens, width=width)
-    rows = max(height - len(guesses), min(_TEXT_ROWS, height - _GUESS_ROWS), 1)
+    rows = max(height - len(guesses) - len(note), min(_TEXT_ROWS, height - _GUESS_ROWS), 1)
     if len(said) > rows:
         said = tail("".join(said), width=width, rows=rows)
-    return [*said, *guesses][:height]
+    return [*note, *said, *guesses][:height]
 
 
 def _tokens(found: Tokens, *, width: int, most: int) -> list[str]:
     """Return the tokens in lines; of long ones the last ``most`` characters, which are more than there is room for."""
-    if found.note or not found.sequences:
-        return [cut(visible(found.note or "no tokens yet"), width)]
+    if not found.sequences:
+        return [] if found.note else [cut("no tokens yet", width)]
     text = found.texts[0] if found.texts else " ".join(token.text for token in found.sequences[0][-most:])
     return tail(visible(text[-most:]), width=width, rows=most)
 

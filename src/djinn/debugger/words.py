@@ -12,6 +12,17 @@ _NAME_WIDTH = 29
 _SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
 
+def error_line(error: BaseException) -> str:
+    """Return the type of ``error`` and the first line of its message; without that, if it cannot say it."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a class of the user's own
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def session_lines(rows: Sequence[SessionRow]) -> list[str]:
     """Return a table of sessions; ``>`` marks the selected one."""
     if not rows:
@@ -33,10 +44,8 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
 
 
 def token_lines(tokens: Tokens) -> list[str]:
-    """Return the sequences: their text, or their ids without a tokenizer."""
-    if tokens.note:
-        return [tokens.note]
-    lines = []
+    """Return the sequences: their text, or their ids without a tokenizer; and the note."""
+    lines = [tokens.note] if tokens.note else []
     for index, sequence in enumerate(tokens.sequences, start=1):
         lines.append(f"sequence {index} of {len(tokens.sequences)}, {counted(len(sequence), 'token')}: {tokens.source}")
         said = repr(tokens.texts[index - 1]) if tokens.texts else " ".join(token.text for token in sequence)

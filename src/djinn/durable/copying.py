@@ -47,7 +47,7 @@ def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, f
 
     Raises :class:`IllegalMove` if some of it is not the session's own, or is not found on that way.
     """
-    _check_whole(residency.number, residency.left, tape, done)
+    check_whole(residency.number, residency.left, tape, done)
     bytes_of = residency.bytes_of
     copies = {
         name: from_disk[id(item)] if id(item) in from_disk else bytes_of(item).to("cpu", copy=True)
@@ -56,7 +56,8 @@ def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, f
     return recording_of(tape, copies)
 
 
-def _check_whole(number: int, left: Iterable[LeftBehind], tape: Tape, done: str) -> None:
+def check_whole(number: int, left: Iterable[LeftBehind], tape: Tape, done: str) -> None:
+    """Raise :class:`IllegalMove` if not all that session ``number`` needs to be ``done`` can be copied."""
     for line in left:
         if line.name == "hidden_states" or line.name.startswith("kv."):
             raise IllegalMove(f"session {number} cannot be {done} without its {line.name}: {line.said}")

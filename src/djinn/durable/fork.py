@@ -42,8 +42,8 @@ def anew(call: Call, number: int, before: Words, adopted: Sequence[object], adop
     return program, args, kwargs
 
 
-def _instead(number: int, arguments: object, adopted: Sequence[object], given: Sequence[object]) -> dict[int, object]:
-    """Return what is ``given`` by the ids of what session ``number`` has ``adopted``, if it fits."""
+def check_adopt(number: int, adopted: Sequence[object], given: Sequence[object]) -> None:
+    """Raise :class:`IllegalMove` unless one is ``given`` for each object that session ``number`` has ``adopted``."""
     if given and not adopted:
         raise IllegalMove(f"session {number} has adopted nothing: fork() it without adopt=")
     if len({id(one) for one in given}) != len(adopted) or not {id(one) for one in given}.isdisjoint(map(id, adopted)):
@@ -51,6 +51,11 @@ def _instead(number: int, arguments: object, adopted: Sequence[object], given: S
             f"session {number} has adopted {counted(len(adopted), 'object')}: give its fork another one for each by "
             "fork(adopt=[...]), in the same order and with the contents of START"
         )
+
+
+def _instead(number: int, arguments: object, adopted: Sequence[object], given: Sequence[object]) -> dict[int, object]:
+    """Return what is ``given`` by the ids of what session ``number`` has ``adopted``, if it fits."""
+    check_adopt(number, adopted, given)
     met = {id(part) for part in parts_of(arguments)}
     for root in adopted:
         if id(root) not in met:

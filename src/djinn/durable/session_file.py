@@ -69,23 +69,27 @@ def read(path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     Raises ``OSError`` if the system refuses, and :class:`NotRestored` for what is no whole and unaltered file of a
     session. What is returned is in memory: what happens to the file later does not matter.
     """
+    with _opened(path) as file:
+        return _read(file, Path(f"/proc/self/fd/{file.fileno()}"))
+
+
+def check_can_read(path: Path) -> None:
+    """Raise what :func:`read` raises before it reads the tensors, which takes long."""
+    with _opened(path) as file:
+        _begin(file, os.fstat(file.fileno()).st_size)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open the file: by its name once, for a save may put another file there meanwhile."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise NotRestored("it is no plain file: a link or a folder is not followed")
-    with path.open("rb") as file:
-        # Opened by its name once: a save may put another file there meanwhile.
-        return _read(file, Path(f"/proc/self/fd/{file.fileno()}"))
+    return path.open("rb")
 
 
 def _read(file: BinaryIO, path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     """Do what :func:`read` does; ``path`` is that of the open ``file`` itself."""
     size = os.fstat(file.fileno()).st_size
-    if size > (free := available_bytes()):
-        raise NotRestored(f"it has {size} bytes, and is read to host memory: {free} are free")
-    places = _places(file, size)
-    words, its_digest = (_bytes_at(file, *places.pop(name, (0, 0))) for name in (DOCUMENT, ITS_DIGEST))
-    if hashlib.sha256(words).digest() != its_digest:
-        raise NotRestored("it is altered: its document is not what was saved")
-    document = _document(words)
+    document, places = _begin(file, size)
     digests = document.get("sha256")
     if not isinstance(digests, dict) or set(places) != set(digests):
         raise NotRestored("it is altered: its tensors are not those that were saved")
@@ -100,6 +104,17 @@ def _read(file: BinaryIO, path: Path) -> tuple[Json, dict[str, torch.Tensor]]:
     except Altered as altered:
         raise NotRestored(f"it is altered: {altered.name} is not what was saved") from None
     return document, {name: tensor for name, tensor in found.items() if not is_padding(name)}
+
+
+def _begin(file: BinaryIO, size: int) -> tuple[Json, dict[str, tuple[int, int]]]:
+    """Return the document of the ``file`` of ``size`` bytes, and where each tensor begins, and its bytes."""
+    if size > (free := available_bytes()):
+        raise NotRestored(f"it has {size} bytes, and is read to host memory: {free} are free")
+    places = _places(file, size)
+    words, its_digest = (_bytes_at(file, *places.pop(name, (0, 0))) for name in (DOCUMENT, ITS_DIGEST))
+    if hashlib.sha256(words).digest() != its_digest:
+        raise NotRestored("it is altered: its document is not what was saved")
+    return _document(words), places
 
 
 def _places(file: BinaryIO, nbytes: int) -> dict[str, tuple[int, int]]:

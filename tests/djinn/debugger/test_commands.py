@@ -282,3 +282,50 @@ def test_the_state_has_the_numbers_of_plain_torch(bench, started, does):
     assert {row.measured for row in bench.state()} == {False}
     does("state")
     assert bench.state()[0].norm == pytest.approx(float(session.state["hidden_states"].double().norm()))
+
+
+@pytest.fixture
+def told(bench):
+    """Does a line that must fail, without a question; returns what it said, and the lines of progress before."""
+
+    def do(line):
+        before = []
+        outcome = bench.do(line, say=before.append)
+        assert outcome.failed
+        assert not outcome.question
+        return outcome.lines[0], before
+
+    return do
+
+
+def test_what_cannot_be_done_is_refused_before_it_is_asked_or_announced(
+    bench, runtime, llama, input_ids, started, told, tmp_path
+):
+    """Fork and save of a session that was not recorded, or whose fork needs objects; restore of what is no session."""
+    path, no_session = tmp_path / "one.djinn", tmp_path / "two.djinn"
+    path.touch()
+    no_session.write_text("none")
+    started(2)
+    not_recorded = "IllegalMove: session 1 was not recorded: open it with durable=True to {} it"
+    assert told("fork") == (not_recorded.format("fork"), [])
+    assert told(f"save {path}") == (not_recorded.format("save"), [])
+    started(2, durable=True)
+    bench.do("use 2")
+    assert told(f"save {tmp_path}") == (
+        f"DjinnError: {tmp_path} is no file that can be replaced: name another path",
+        [],
+    )
+    for name, said in {
+        "none.djinn": "FileNotFoundError: ",
+        "two.djinn": f"{no_session}: it is cut short, or no file of a session: ",
+        ".": f"{tmp_path}: it is no plain file: ",
+    }.items():
+        line, before = told(f"restore {tmp_path / name}")
+        assert line.startswith(said)
+        assert before == []
+    adopted = [torch.zeros(2)]
+    own = runtime.open(breakpoint=2, durable=True, adopt=[adopted])
+    own.start(lambda mine: prefill(llama, input_ids), adopted).wait(30)
+    bench.do("use 3")
+    line, before = told("fork")
+    assert (line[:39], before) == ("IllegalMove: session 3 has adopted 1 ob", [])

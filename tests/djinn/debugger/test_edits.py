@@ -42,6 +42,13 @@ EDITS = {
 ODD = {
     "(_ for _ in ()).throw(BaseException('x'))": "the expression raised BaseException: x",
     "(_ for _ in ()).throw(type('E', (Exception,), {'__str__': lambda s: 1 / 0})())": "the expression raised E",
+    "(_ for _ in ()).throw(type('E', (BaseException,), {'__str__': lambda s: exec('raise SystemExit')})())": (
+        "the expression raised E"
+    ),
+    "exec('raise ValueError(\\'a\\\\nb\\')')": "the expression raised ValueError: a",
+    "-" * 10_000 + "h": "the expression is too deep for Python's compiler: MemoryError",
+    "h" + "+h" * 10_000: "the expression is too deep for Python's compiler: RecursionError",
+    "(lambda f: f(f))(lambda f: f(f))": "the expression raised RecursionError: maximum recursion depth exceeded",
     "exit()": "the expression raised NameError: name 'exit' is not defined",
     "h.to(torch.complex64)": "what the expression gave is no plain tensor of real numbers, but torch.complex64 in ",
     "h.to_sparse()": "what the expression gave is no plain tensor of real numbers, but torch.float32 in torch.sparse",
@@ -49,7 +56,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("expression", ODD)
+@pytest.mark.parametrize("expression", ODD, ids=range(len(ODD)))
 def test_an_odd_expression_is_a_line(runtime, llama, input_ids, refuses, expression):
     """Whatever it raises or gives; the session is as it was."""
     session = runtime.open(breakpoint=2).start(lambda: llama(input_ids, use_cache=False).logits)

@@ -4,13 +4,13 @@ import io
 import json
 import os
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import djinn
 from djinn.debugger import main as command
 from djinn.debugger.main import main
 
@@ -43,11 +43,11 @@ def checkpoint(tmp_path_factory):
 def run(checkpoint):
     """Runs the command on the checkpoint with ``--plain``; returns its status and what it has written."""
 
-    def run(lines, *more, prompt="the capital of France is", folder=checkpoint):
-        out = io.StringIO()
+    def run(lines, *more, prompt="the capital of France is", folder=checkpoint, out=None):
+        is_text, out = out is None, out or io.StringIO()
         asked = ["debug", str(folder), "--prompt", prompt, "--plain", "--host-memory", "0.01", "--device", "cpu", *more]
         status = main(asked, lines=io.StringIO("\n".join(lines)), out=out)
-        return status, out.getvalue()
+        return status, out.getvalue() if is_text else None
 
     return run
 
@@ -91,6 +91,11 @@ BAD = {
     "--break 0 is not a layer of this model: 1 to 6": {"more": ["--break", "0"]},
     "--max-new-tokens 0 is too small: at least 1": {"more": ["--max-new-tokens", "0"]},
     "--host-memory 0 is no size: pass GiB, such as 4": {"more": ["--host-memory", "0"]},
+    "--host-memory 1e-12 is no size: pass GiB, such as 4": {"more": ["--host-memory", "1e-12"]},
+    "the prompt is no text in UTF-8: type it in a terminal whose locale is UTF-8": {"prompt": "the \udcff"},
+    "--seed -1 is no seed: pass 0 to 18446744073709551615": {"more": ["--seed", "-1"]},
+    "--seed 18446744073709551616 is no seed: ": {"more": ["--seed", str(2**64)]},
+    "--device meta is no device: pass cuda, cuda:0 or cpu": {"more": ["--device", "meta"]},
     "--device gpu is no device: pass cuda, cuda:0 or cpu": {"more": ["--device", "gpu"]},
     "--device cuda:99: there are ": {"more": ["--device", "cuda:99"]},
     "argument --break: invalid int value: 'five'": {"more": ["--break", "five"]},
@@ -138,18 +143,60 @@ def test_missing_packages_are_named(run, monkeypatch, capsys):
     assert capsys.readouterr().err == 'djinn debug: transformers is not installed: pip install "djinn[debugger]"\n'
 
 
-def test_a_reader_who_has_gone_is_no_traceback(run, monkeypatch):
-    """As in a pipe to ``head``."""
-    closed = []
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [("pipe", []), ("full", ["djinn debug: the output cannot be written: No space left on device"])],
+)
+def test_an_output_that_is_lost_is_no_traceback(run, capsys, lost, said):
+    """As in a pipe to ``head``, which says nothing, and on a full disk; the file can be closed then."""
+    if lost == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    with os.fdopen(writer, "w") as out:
+        assert run(["status"], out=out)[0] == 1
+    assert [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loading")] == said
 
-    def writes(*args, **kwargs):
-        raise BrokenPipeError
 
-    monkeypatch.setattr(command.plain, "run", writes)
-    monkeypatch.setattr(os, "dup2", lambda *args: closed.append(args))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: 1))
-    assert run([])[0] == 1
-    assert [target for _, target in closed] == [1]
+@pytest.mark.parametrize(("name", "said"), [("stdin", "standard input is"), ("stdout", "standard output is")])
+def test_a_closed_stream_is_refused_before_the_model_is_loaded(checkpoint, monkeypatch, capsys, name, said):
+    """By the command, and by ``djinn.debug``; a closed standard error takes no line with it to another stream."""
+    monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(command, "_loaded", None)
+    asked = ["debug", str(checkpoint), "--prompt", "the", "--plain", "--device", "cpu"]
+    assert main(asked) == 2
+    assert capsys.readouterr().err.startswith(f"djinn debug: {said} closed, and ")
+    with pytest.raises(djinn.DjinnError, match=f"{said} closed"):
+        command.plain.run(None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(asked) == 2
+    assert name == "stdout" or capsys.readouterr().out == ""
+
+
+def test_a_byte_that_is_no_text_spoils_its_own_line_only(checkpoint, monkeypatch, capsys):
+    """Of the standard input, in a locale that is UTF-8."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fly\xff\nbreak 4\n"), encoding="utf-8"))
+    asked = ["debug", str(checkpoint), "--prompt", "the", "--plain", "--host-memory", "0.01", "--device", "cpu"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert "there is no command fly\\udcff: " in out
+    assert "is to stop once after layer 4" in out
+
+
+def test_whatever_a_broken_file_makes_of_loading_is_one_line(run, monkeypatch, capsys):
+    """Libraries in Rust raise errors of their own classes."""
+
+    class OfTheirOwn(Exception):
+        pass
+
+    def breaks(*args):
+        raise OfTheirOwn("incomplete\nmetadata")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *args, **kwargs: breaks())
+    assert run([])[0] == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "djinn debug: the model cannot be loaded: OfTheirOwn: incomplete"
 
 
 def test_ctrl_c_while_it_loads_is_a_line(run, monkeypatch, capsys):

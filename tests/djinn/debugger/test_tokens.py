@@ -6,6 +6,7 @@ from tests.djinn.families import built, tokens_and_mask
 from tests.programs import greedy, parked
 
 import djinn
+from djinn.debugger import views
 from djinn.debugger.bench import Bench
 
 
@@ -95,3 +96,36 @@ def test_where_there_are_none_a_note_says_so(bench, runtime, llama):
     session.resume()
     session.wait(30)
     assert bench.tokens().note == "no tokens are known of session 1, which is finished"
+
+
+class Panic(BaseException):
+    """As of a tokenizer that is written in Rust."""
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), Panic("overflow")])
+def test_a_tokenizer_that_fails_leaves_the_ids(runtime, started, input_ids, error):
+    """In place of words, here and in the lens, and both say why in a line."""
+    started(2)
+    bench = Bench(runtime, tokenizer=Failing(error))
+    why = f"ids in place of words: the tokenizer's decode raised {type(error).__name__}: {error}"
+    tokens, lens = bench.tokens(), bench.lens()
+    assert (tokens.note, tokens.texts, ids(tokens)) == (why, (), input_ids.tolist())
+    assert lens.label == f"logit lens, layer 2: model.norm and lm_head, sequence 1 of 2, {why}"
+    assert [guess.token.text for guess in lens.guesses] == [str(guess.token.id) for guess in lens.guesses]
+    said = bench.do("tokens").lines
+    assert said[0] == why
+    assert said[1].startswith("sequence 1 of 2")
+    first, *others = views.tokens(tokens, lens, width=30, height=8)
+    assert first == "ids in place of words: the t.."
+    assert str(int(input_ids[0, -1])) in "".join(others[:3])
+    bench.close()
+
+
+class Failing:
+    """A tokenizer that has no word for any id."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def decode(self, ids):
+        raise self.error

@@ -133,7 +133,7 @@ def without_numbers(text):
     return [
         " ".join(line.split())
         for line in lines
-        if " ... " not in line and not line.startswith(("the program", "writing"))
+        if " ... " not in line and not line.startswith(("the program", "reading", "writing"))
     ]
 
 
