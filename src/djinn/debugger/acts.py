@@ -68,8 +68,9 @@ def wait(desk: Desk, asked: Asked) -> Outcome:
     session.io_wait()
     desk.sample()
     lines = [f"session {session.number}: {stands(session)}"]
-    if left := session.left_bytes:
-        lines.append(f"{mebibytes(left)} that were found stay on the device: left says why")
+    if left := session.left_behind:
+        nbytes = mebibytes(sum(line.nbytes for line in left))
+        lines.append(f"{nbytes} stay on the device, such as {left[0]}" + ("" if len(left) == 1 else ": left lists all"))
     return said(*lines)
 
 

@@ -74,6 +74,18 @@ def test_step_token_break_and_resume_go_where_they_say(bench, started, does, lla
     assert torch.equal(session.result(1), plainly(llama, input_ids))
 
 
+def test_wait_names_what_stays_on_the_device(started, does):
+    """The ids are the caller's, and two tensors are held by the test."""
+    session = started(2)
+    held = [torch.empty(0).set_(item.storage) for item in session._residency.state.storages[:2]]
+    told = does("wait").splitlines()[1]
+    left = session.left_behind
+    assert len(left) == 1 + len(held)
+    nbytes = sum(line.nbytes for line in left) / 2**20
+    assert told == f"{nbytes:.1f} MiB stay on the device, such as {left[0]}: left lists all"
+    assert does("left").splitlines() == list(map(str, left))
+
+
 def plainly(llama, input_ids):
     return llama.generate(input_ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
 
