@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -261,7 +262,7 @@ def test_a_call_that_has_ended_holds_nothing(monkeypatch):
     hands = interrupts.Hands("test")
     hands.start()
     try:
-        hands.do(lambda argument=storages.pop(): storages.pop())
+        hands.do(partial(lambda argument: storages.pop(), storages.pop()))
         assert [reference() for reference in references] == [None, None]
     finally:
         go_on.set()
