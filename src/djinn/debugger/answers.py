@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from djinn.core import ENDED, PARKED, Phase
+from djinn.core import ENDED, PARKED, Phase, SessionCancelled
 from djinn.debugger import words
 from djinn.debugger.desk import Desk
 from djinn.debugger.edits import Refused
+from djinn.debugger.looks import phase_of
 from djinn.debugger.values import Outcome
 from djinn.session import Session
 from djinn.wording import what_to_do
@@ -44,7 +45,7 @@ def parked(desk: Desk) -> Session:
     """The selected session, if it is parked. Raises :class:`Refused` otherwise."""
     session = session_of(desk)
     if session.phase not in PARKED:
-        raise Refused(f"session {session.number} is {session.phase.value}, not paused: {_what_now(session)}")
+        raise Refused(f"session {session.number} is {phase_of(session)}, not paused: {_what_now(session)}")
     return session
 
 
@@ -67,6 +68,8 @@ def stands(session: Session) -> str:
     if session.phase is Phase.FAILED:
         try:
             session.result(0)
+        except SessionCancelled:
+            return phase_of(session)
         except BaseException as error:  # noqa: BLE001 - whatever the program has raised
             return f"failed with {words.error_line(error)}"
     return session._stands()

@@ -20,6 +20,7 @@ Panel { scrollbar-background: ansi_default; scrollbar-background-hover: ansi_def
 Panel:focus { border-top: heavy ansi_cyan; border-title-style: bold reverse; }
 #memory Static { color: ansi_green; }
 Panel Static { text-wrap: nowrap; }
+Panel .head { dock: top; height: 1; display: none; }
 Panel.wraps Static { text-wrap: wrap; }
 .-ascii Panel { border-top: ascii ansi_cyan; scrollbar-visibility: hidden; }
 .-ascii Panel:focus { border-top: ascii ansi_cyan; }
@@ -75,7 +76,7 @@ class Board(Vertical):
         """Bring every panel up to date; one that would show the same is left alone."""
         bench, session = self._bench, self._bench.selected
         rows = bench.rows()
-        chosen = next((at for at, row in enumerate(rows, start=1) if row.selected), None)
+        chosen = next((at for at, row in enumerate(rows) if row.selected), None)
         self.sessions.styles.height = max(len(rows), 1) + 2
         self.sessions.show(views.sessions(rows, width=self.sessions.columns), head=True, seen=chosen)
         whose = "" if session is None else f" of session {session.number}"

@@ -40,8 +40,9 @@ def perform(desk: Desk, line: str, *, confirmed: bool, say: Say) -> Outcome:
         if argument and not command.arguments:
             raise Refused(f"{command.name} takes no argument")
         return command.act(desk, Asked(argument=argument, confirmed=confirmed, say=say))
-    except (KeyboardInterrupt, Interrupted):
-        return failed(f"interrupted{_what_goes_on(desk)}")
+    except (KeyboardInterrupt, Interrupted) as error:
+        beside = error if isinstance(error, Interrupted) else ""
+        return failed(f"interrupted{_what_goes_on(desk)}{beside}")
     except Refused as error:
         return failed(str(error))
     except KeyError as error:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from djinn.core import PARKED, Phase
+from djinn.debugger.cutting import Cuttable
 from djinn.debugger.edits import Change, Refused
 from djinn.debugger.looking import Busy, Looker
-from djinn.debugger.looks import Looks, changed, mark_of
+from djinn.debugger.looks import Looks, changed, mark_of, phase_of
 from djinn.debugger.memory import MemoryRing
 from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
+from djinn.program.caller import CallerContext
 from djinn.runtime import Runtime
 from djinn.session import Session
 from djinn.status import Status
@@ -32,7 +34,7 @@ _FOR_THE_DEVICE = "waiting for the device"
 
 
 class Interrupted(Exception):
-    """The user has asked to stop waiting."""
+    """The user has asked to stop waiting; the message is what goes on nevertheless, or empty."""
 
 
 def _any(value: object) -> bool:
@@ -110,6 +112,7 @@ class Desk:
         return SessionRow(
             number=status.number,
             phase=status.phase,
+            said=phase_of(session),
             layer=status.layer,
             breakpoint=session.breakpoint,
             tier=status.tier,
@@ -246,9 +249,21 @@ class Desk:
     def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float]:
         """Change the hidden states of ``session``; return their norm before and after. Nothing is half done."""
         before = self.patiently(lambda: self._looks.hidden_states(session), _FOR_THE_DEVICE, say)
-        after = changed(before, change)
+        after = self._cuttably(lambda: changed(before, change), "waiting for the edit", say)
         self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
         return float(before.double().norm()), float(after.double().norm())
+
+    def _cuttably(self, function: Callable[[], T], what: str, say: Say) -> T:
+        """Return ``function()``, which is the user's own code, and may take for ever. Raises :class:`Interrupted`."""
+        call = Cuttable(function, CallerContext(self.runtime._device))
+        call.start()
+        try:
+            self.patiently(lambda: call.wait(_TICK_SECONDS), what, say, enough=bool)
+        except BaseException:
+            if not call.cut():
+                raise Interrupted("; what was executed has not ended yet, and what it gives is dropped") from None
+            raise
+        return call.result()
 
     def label(self, session: Session, text: str) -> None:
         """Say in the list of sessions where ``session`` comes from."""

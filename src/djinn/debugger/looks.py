@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from djinn.core import PARKED, Phase
+from djinn.core import PARKED, Phase, SessionCancelled
 from djinn.debugger import lens as logit_lens
 from djinn.debugger import tokens as program_tokens
 from djinn.debugger.edits import Change, Refused
@@ -45,7 +45,7 @@ class Looks:
         has_encoder = bool(getattr(getattr(self._runtime._model, "config", None), "is_encoder_decoder", False))
         found = program_tokens.ids_of(session, has_encoder=has_encoder)
         if found is None:
-            return Tokens(note=f"no tokens are known of session {session.number}, which is {session.phase.value}")
+            return Tokens(note=f"no tokens are known of session {session.number}, which is {phase_of(session)}")
         source, ids = found
         return program_tokens.in_words(self._read(ids, lambda: ids.detach().clone().cpu()), source, self._tokenizer)
 
@@ -150,6 +150,13 @@ def changed(before: torch.Tensor, change: Change) -> torch.Tensor:
     """Return what ``change`` makes of ``before``, in host memory. Raises :class:`Refused`."""
     with torch.no_grad():
         return change.apply(before.clone()).to(before.dtype)
+
+
+def phase_of(session: Session) -> str:
+    """Return the phase of ``session`` in a word: ``cancelled`` where it has failed by that, and by no error."""
+    phase, outcome = session.phase, session._outcome
+    was_cancelled = phase is Phase.FAILED and outcome is not None and isinstance(outcome[1], SessionCancelled)
+    return "cancelled" if was_cancelled else phase.value
 
 
 def mark_of(session: Session) -> Mark:

@@ -27,21 +27,26 @@ class MemoryRing:
         self._began = time.monotonic()
         self._samples: deque[MemorySample] = deque(maxlen=_SAMPLES)
         self._adding = threading.Lock()
+        self._known: dict[int, int] = {}  # bytes of state by session, as it was last seen parked
 
     def take(self) -> MemorySample:
         """Take a sample and return it.
 
-        On CUDA that is what torch's allocator has in use. Elsewhere it is the state of the parked sessions that is on
-        the device.
+        On CUDA that is what torch's allocator has in use. Elsewhere it is the state of the sessions that is on the
+        device: of one that computes the state that it had when it was last seen parked.
         """
         sessions = self._runtime.sessions
         device = self._runtime._device
+        phases = tuple((session.number, session._phase) for session in sessions)
+        known, held = self._known, 0
         if device.type == "cuda":
             nbytes = torch.cuda.memory_allocated(device)
         else:
-            nbytes = sum(session.device_bytes for session in sessions)
-        phases = tuple((session.number, session._phase) for session in sessions)
-        sample = MemorySample(seconds=time.monotonic() - self._began, nbytes=nbytes, phases=phases)
+            self._known = {one.number: sum(one.storage_sizes) or known.get(one.number, 0) for one in sessions}
+            held = sum(self._known[number] for number, phase in phases if phase is Phase.RUNNING)
+            nbytes = held + sum(session.device_bytes for session in sessions)
+        seconds = time.monotonic() - self._began
+        sample = MemorySample(seconds=seconds, nbytes=nbytes, phases=phases, held_bytes=held)
         with self._adding:
             self._samples.append(sample)
         return sample

@@ -12,11 +12,12 @@ class SessionRow:
     """One session: what :class:`djinn.Status` has, and what a front needs beside it.
 
     ``label`` tells where it comes from, such as "fork of 1"; ``selected`` is whether commands go to it. ``saved`` is
-    whether the bench has saved it as it is now.
+    whether the bench has saved it as it is now. ``said`` is its phase in a word.
     """
 
     number: int
     phase: Phase
+    said: str  # its phase in a word; "cancelled" where it has failed by that
     layer: int | None  # after which it is parked
     breakpoint: int | None  # that it has not reached yet
     tier: str
@@ -104,11 +105,15 @@ class StateRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySample:
-    """Device memory in use at one moment (seconds since the bench began), and the phase of every session by number."""
+    """Device memory in use at one moment (seconds since the bench began), and the phase of every session by number.
+
+    ``held_bytes`` of it are what sessions that compute had at their last stop, where nobody can tell what they have.
+    """
 
     seconds: float
     nbytes: int
     phases: tuple[tuple[int, Phase], ...]
+    held_bytes: int = 0
 
     @property
     def waits(self) -> bool:

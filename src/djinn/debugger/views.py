@@ -41,7 +41,7 @@ def _session(row: SessionRow) -> tuple[str, ...]:
     return (
         ">" if row.selected else " ",
         str(row.number),
-        row.phase.value,
+        row.said,
         "-" if row.layer is None else str(row.layer),
         row.tier,
         " + ".join(map(sized, sizes)) or "-",

@@ -43,10 +43,13 @@ class Panel(VerticalScroll):
         super().__init__(id=id, classes="wraps" if wraps else None)
         self.border_title = title
         self._lines: tuple[str, ...] = ()
+        self._wanted: tuple[int | None, int] = None, 0  # the line that is to be seen, in how many
+        self._head = Static(markup=False, classes="head")  # is not scrolled
         self._body = Static(markup=False)
 
     def compose(self) -> ComposeResult:
-        """Return the one widget inside."""
+        """Return the head and what scrolls below it."""
+        yield self._head
         yield self._body
 
     @property
@@ -62,7 +65,7 @@ class Panel(VerticalScroll):
     def show(
         self, lines: Sequence[str], *, head: bool = False, title: str | None = None, seen: int | None = None
     ) -> None:
-        """Show these ``lines``, the first as a ``head``, so that line ``seen`` is seen.
+        """Show these ``lines``, the first as a ``head`` that stays, so that line ``seen`` is seen, from 0 behind it.
 
         Nothing is drawn where they are shown already.
         """
@@ -72,11 +75,14 @@ class Panel(VerticalScroll):
             return
         self._lines = tuple(lines)
         shown = [Content(line).stylize("ansi_red" if line.startswith(ERROR) else "") for line in lines]
+        self._head.display = head
         if head:
-            shown[0] = shown[0].stylize("bold")
+            self._head.update(shown.pop(0).stylize("bold"))
         self._body.update(Content("\n").join(shown))
-        if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows:
-            self.scroll_to(y=seen, animate=False)
+        if (wanted := (seen, self.rows)) != self._wanted:  # else the user may scroll elsewhere
+            self._wanted = wanted
+            if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows - head:
+                self.scroll_to(y=seen, animate=False)
 
     @property
     def text(self) -> str:

@@ -9,7 +9,7 @@ from djinn.wording import counted, mebibytes, sized
 
 _WIDTH = 79
 _NAME_WIDTH = 29
-_SESSIONS = "{:1}{:>3}  {:<8} {:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
+_SESSIONS = "{:1}{:>3}  {:<9}{:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
 
 def error_line(error: BaseException) -> str:
@@ -29,7 +29,7 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
         return ["there is no session"]
     lines = [_SESSIONS.format("", "no", "phase", "layer", "device", "host", "disk", "age", "").rstrip()]
     for row in rows:
-        said = [
+        notes = [
             row.doing if row.doing != "-" else "",
             f"to stop after {row.breakpoint}" if row.breakpoint is not None else "",
             ("saved" if row.saved else "durable") if row.durable else "",
@@ -38,8 +38,8 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
         sizes = (sized(size) for size in (row.device_bytes, row.host_bytes, row.disk_bytes))
         age = f"{row.age_seconds:.1f} s"
         mark, layer = ">" if row.selected else "", "-" if row.layer is None else row.layer
-        notes = ", ".join(filter(None, said))
-        lines.append(_SESSIONS.format(mark, row.number, row.phase.value, layer, *sizes, age, notes).rstrip())
+        said = ", ".join(filter(None, notes))
+        lines.append(_SESSIONS.format(mark, row.number, row.said, layer, *sizes, age, said).rstrip())
     return lines
 
 
@@ -103,4 +103,5 @@ def memory_lines(samples: Sequence[MemorySample]) -> list[str]:
         f"device memory: {mebibytes(last.nbytes)} now, {mebibytes(most)} at most in {taken} over {seconds:.0f} s",
         *history(samples, width=_WIDTH, height=7),
         "w: a session in IO_WAIT, r: one computes, b: both",
+        *(["of one that computes: the state of its last stop"] if any(one.held_bytes for one in samples) else []),
     ]

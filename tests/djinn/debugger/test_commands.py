@@ -341,3 +341,15 @@ def test_what_cannot_be_done_is_refused_before_it_is_asked_or_announced(
     bench.do("use 3")
     line, before = told("fork")
     assert (line[:39], before) == ("IllegalMove: session 3 has adopted 1 ob", [])
+
+
+def test_a_cancelled_session_is_said_to_be_cancelled(bench, started, does, refuses):
+    """In the list, where it stands, and where a command wants a paused one; an error of its own is still one."""
+    session = started(2)
+    session.cancel()
+    session.wait(30)
+    assert (bench.rows()[0].said, session.phase) == ("cancelled", djinn.Phase.FAILED)
+    assert does("sessions").splitlines()[1].startswith(">  1  cancelled    -           -")
+    assert does("status").startswith("session 1: cancelled\n")
+    assert refuses("step").startswith("session 1 is cancelled, not paused: ")
+    assert does("tokens") == "no tokens are known of session 1, which is cancelled"

@@ -1,11 +1,15 @@
 """Edits on the bench are those of a plain hook, bit by bit; what cannot be done is a line and changes nothing."""
 
+import re
+import threading
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import djinn
+from djinn.debugger import cutting, desk
 
 VECTOR = torch.linspace(-1, 1, 64)
 
@@ -135,6 +139,35 @@ def test_what_cannot_be_done_is_a_line(started, refuses):
         assert refuses(line).startswith(expected), line
     assert torch.equal(session.state["hidden_states"], before)
     assert session.phase is djinn.Phase.PAUSED
+
+
+def test_an_endless_expression_is_cut_off(bench, started, monkeypatch):
+    """By a stop from another thread, as on the screen, and by Ctrl-C; its thread ends, and the session is as it was.
+
+    What is in an operation that takes long is left to end by itself, and the line says so.
+    """
+    monkeypatch.setattr(desk, "_SAY_SECONDS", 0)
+    session = started()
+    before = session.state["hidden_states"].clone()
+
+    def strikes(text):
+        raise KeyboardInterrupt
+
+    for says in (lambda text: bench.interrupt(), strikes):
+        outcome = bench.do("edit expr exec('while True: h.mul_(2)')", say=says)
+        (said,) = outcome.lines
+        assert outcome.failed
+        assert re.fullmatch(r"interrupted: session 1 is paused after layer 2, \S+ MiB on the device", said)
+        for thread in [one for one in threading.enumerate() if one.name == "djinn-edit"]:
+            thread.join(20)
+            assert not thread.is_alive()
+    monkeypatch.setattr(cutting, "_CUT_SECONDS", 0.01)
+    goes_on = threading.Lock()
+    monkeypatch.setattr(torch, "waits", goes_on.acquire, raising=False)
+    with goes_on:
+        (said,) = bench.do("edit expr torch.waits()", say=lambda text: bench.interrupt()).lines
+    assert said.endswith("; what was executed has not ended yet, and what it gives is dropped")
+    assert torch.equal(session.state["hidden_states"], before)
 
 
 def test_an_interrupt_in_an_expression_changes_nothing(started, refuses, monkeypatch):

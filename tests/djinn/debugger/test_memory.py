@@ -1,5 +1,7 @@
 """Device memory over time: its samples say what the sessions have, and their phases."""
 
+import threading
+
 import pytest
 import torch
 
@@ -20,6 +22,31 @@ def test_a_sample_is_what_the_sessions_have_on_the_device(bench, started):
     assert (two.nbytes, two.phases, two.waits) == (0, ((1, djinn.Phase.IO_WAIT),), True)
     assert bench.memory() == (one, two)
     assert 0 <= one.seconds <= two.seconds
+
+
+def test_while_a_session_computes_the_state_of_its_last_stop_counts(bench, runtime, llama, input_ids, does):
+    """All of it, for RESUME has brought it back from host memory; after its end nothing. The words say so."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def program():
+        llama(input_ids, use_cache=False)
+        inside.set()
+        go_on.wait(20)
+
+    session = runtime.open(breakpoint=2).start(program)
+    session.wait(30)
+    state = bench.sample().nbytes
+    session.io_wait()
+    bench.sample()
+    assert "last stop" not in does("memory")
+    session.resume()
+    assert inside.wait(20)
+    computing = bench.sample()
+    assert (computing.nbytes, computing.held_bytes) == (state, state)
+    assert does("memory").splitlines()[-1] == "of one that computes: the state of its last stop"
+    go_on.set()
+    session.wait(30)
+    assert bench.sample().nbytes == 0
 
 
 def test_a_command_that_waits_takes_samples(bench, started, does):

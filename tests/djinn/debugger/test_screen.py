@@ -525,19 +525,30 @@ def test_a_panel_can_be_seen_alone(bench, started):
 
 
 def test_a_question_about_many_sessions_is_seen(runtime, bench, llama, input_ids):
-    """It stands above the list of what would be lost, however long that is; the selected session is on the screen."""
+    """It stands above the list of what would be lost, however long that is.
+
+    The selected session is on the screen, below the head of the list. Who scrolls the list stays where he is while the
+    ages change.
+    """
     for _ in range(24):
         runtime.open(breakpoint=1).start(llama, input_ids, use_cache=False).wait(30)
     bench.owns_runtime = True
 
     async def script(pilot):
         await give(pilot, "use 20")
-        chosen = text(pilot.app)
+        chosen = seen(pilot.app)[2:6]
+        await pilot.press("up", "up", "up")
+        pilot.app._tick()
+        await pilot.pause(0.05)
+        scrolled = seen(pilot.app)[2:6]
         await press(pilot, "q")
-        return chosen, text(pilot.app)
+        return chosen, scrolled, text(pilot.app)
 
-    chosen, question = drive(Debugger(bench), script)
-    assert re.search(r"> +20 +paused", chosen)
+    chosen, scrolled, question = drive(Debugger(bench), script)
+    assert chosen[0].startswith(head := "   no  phase   layer  tier")
+    assert any(re.match(r"> +20 +paused", row) for row in chosen[1:])
+    assert scrolled[0].startswith(head)
+    assert [int(row.split()[0]) for row in scrolled[1:]] == [17, 18, 19]
     assert "y: yes" in question
     assert "24 sessions" in question
 

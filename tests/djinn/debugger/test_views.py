@@ -82,6 +82,7 @@ def test_a_session_says_where_its_bytes_are():
     row = SessionRow(
         number=7,
         phase=Phase.IO_WAIT,
+        said="io_wait",
         layer=4,
         breakpoint=9,
         tier="device+host",

@@ -29,6 +29,7 @@ def test_a_session_is_a_line():
     row = SessionRow(
         number=12,
         phase=djinn.Phase.IO_WAIT,
+        said="io_wait",
         layer=15,
         breakpoint=20,
         tier="host+disk",
