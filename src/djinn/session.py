@@ -536,16 +536,16 @@ class Session:
 
         The program runs again up to its breakpoint, as in :meth:`djinn.Runtime.restore`: what it does beside calling
         the model happens again. It begins as at :meth:`start`, with the caller context and arguments of then. Of these
-        the fork has copies: tensors, arrays, caches, containers and random generators. Other objects, and what the
-        program reaches in another way, both share. For what the session has adopted ``adopt`` gives the fork others, in
-        the same order, with the contents of START.
+        the fork has copies: tensors, arrays, caches, containers, random generators, and what decides about generation.
+        Other objects, and what the program reaches in another way, both share. For what the session has adopted
+        ``adopt`` gives the fork others, in the same order, with the contents of START.
 
         Raises :class:`IllegalMove` unless the session is parked and was opened with ``durable=True``, or if somebody
-        else holds tensors that the fork must have, or ``adopt`` does not fit. Raises :class:`djinn.NotRestored`, which
-        names what differs, if the program does not come there again, such as an argument that it has written to. Raises
-        :class:`djinn.HostMemoryFull` if there is no room for a copy of the state, and :class:`djinn.DeviceMemoryFull`
-        if the program finds none on the device. Raises :class:`SessionCancelled` if somebody cancels the fork on its
-        way. No fork is left behind then.
+        else holds tensors that the fork must have. It is also raised if ``adopt`` does not fit, or if an argument
+        cannot be copied, which it names. Raises :class:`djinn.NotRestored`, which names what differs, if the program
+        does not come there again, such as an argument that it has written to. Raises :class:`djinn.HostMemoryFull` if
+        there is no room for a copy of the state, and :class:`djinn.DeviceMemoryFull` if the program finds none on the
+        device. Raises :class:`SessionCancelled` if somebody cancels the fork on its way. No fork is left behind then.
         """
         self._check_can_fork(adopt)
         tape, saving = self._recorded("fork")

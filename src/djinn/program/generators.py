@@ -104,6 +104,18 @@ def _numpy() -> Any:
     return module if hasattr(module, "get_bit_generator") else None
 
 
+def carried_generators() -> tuple[object, ...]:
+    """Return the generators of the process: their states change with the turn, and are each session's own."""
+    numpy = _numpy()
+    of_numpy = () if numpy is None else (numpy._rand, numpy.get_bit_generator())
+    return torch.default_generator, *torch.cuda.default_generators, random._inst, *of_numpy
+
+
+def is_carried(value: object) -> bool:
+    """Whether ``value`` is a generator of the process."""
+    return any(value is one for one in carried_generators())
+
+
 def generators_of_process() -> list[TorchGenerator | PythonGenerator | NumpyGenerator]:
     """The generators of the process, whatever the device."""
     return [TorchGenerator(torch.default_generator), PythonGenerator(), NumpyGenerator()]

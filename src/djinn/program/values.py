@@ -2,10 +2,10 @@
 
 Containers are followed as in ``containers``, but for caches of transformers: what these hold is state (``tape``).
 Random generators, NumPy's arrays and what decides about generation are described too. Of any other object only its type
-is.
+is. What is described a fork gets a copy of, or is refused for (``durable.fork``).
 """
 
-import copy
+import functools
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,13 +15,16 @@ from typing import Any
 import torch
 
 from djinn.memory.placement import raw_bytes
-from djinn.state.containers import contents_of, is_cache, is_container, is_plain
+from djinn.program.generators import is_carried
+from djinn.state.containers import contents_of, is_all_attributes, is_cache, is_container, is_plain
 from djinn.state.discovery import view_of
-from djinn.state.static import each_in, elements_of, instance_dict, module_of, name_of
+from djinn.state.static import bases_of, each_in, elements_of, instance_dict, is_named, module_of, name_of
 from djinn.state.storages import NamedView
 from djinn.state.tensors import is_tensor, not_swappable, plain_torch, storage_of
 
-_GENERATORS_OF_NUMPY = ("numpy.random._generator", "numpy.random.mtrand")  # Generator, and the older RandomState
+_CONFIGURATION = "transformers.generation.configuration_utils"
+_KINDS = frozenset(map(id, (set, frozenset, functools.partial, random.Random, torch.Generator)))
+_RANDOM_OF_NUMPY = "numpy.random."  # Generator, the older RandomState, and the bit generators behind both
 _OF_GENERATION = "transformers.generation."  # its settings, processors and criteria decide about the result
 
 
@@ -48,11 +51,22 @@ def _inner_of(part: object) -> Iterable[object]:
 def _sorted_in(container: object) -> list[tuple[object, object]]:
     """Return what ``container`` holds, by name: the order of a dictionary may come from a set's, which differs."""
     contents = contents_of(container)
-    return sorted((*contents.attributes, *contents.items), key=lambda one: _word_for(one[0]))
+    attributes = contents.attributes
+    if issubclass(type(container), dict):  # an output of transformers has its items as attributes too, or None there
+        items = {key: value for key, value in contents.items if type(key) is str}
+        attributes = tuple((name, value) for name, value in attributes if items.get(str(name)) is not value)
+    return sorted((*attributes, *contents.items), key=lambda one: _word_for(one[0]))
 
 
 def _word_for(key: object) -> str:
     return f"{key:>12}" if type(key) is int else repr(key) if is_plain(key) else ""
+
+
+def is_followed(cls: type) -> bool:
+    """Whether objects of ``cls`` are described by what they hold: containers, and what decides about generation."""
+    return is_container(cls) or (
+        any(module_of(base).startswith(_OF_GENERATION) for base in bases_of(cls)) and is_all_attributes(cls)
+    )
 
 
 def is_known(leaf: object) -> bool:
@@ -93,12 +107,26 @@ def described(args: tuple[Any, ...], kwargs: dict[str, Any], *, caches: bool = F
     That is a digest of the contents for a tensor, and plain data as it prints. Of caches the lengths are described, and
     with ``caches`` all that they hold.
     """
+    with plain_torch():
+        return {
+            name: f"{name_of(type(value))} around it" if around else _words_for(value, caches=caches)
+            for name, value, around in parts_by_name(args, kwargs, caches=caches)
+        }
+
+
+def parts_by_name(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, caches: bool, closed: tuple[int, ...] = ()
+) -> Iterator[tuple[str, object, bool]]:
+    """Yield each argument and each value in its containers: its name, itself, and whether it is around itself.
+
+    Objects with the ids ``closed`` are not followed.
+    """
     named = [
         *((f"args.{at}", value) for at, value in enumerate(args)),
         *((str(key), one) for key, one in kwargs.items()),
     ]
-    with plain_torch():
-        return {name: words for at, value in named for name, words in _descriptions(at, value, (), caches=caches)}
+    for name, value in named:
+        yield from _parts(name, value, closed, caches=caches)
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -115,66 +143,69 @@ def short(words: str) -> str:
     return words if len(words) <= 80 else f"{words[:77]}..."
 
 
-def _descriptions(name: str, value: object, above: tuple[int, ...], *, caches: bool) -> Iterator[tuple[str, str]]:
-    """Yield names and descriptions of ``value``, in containers with the ids ``above``, and of what is in it."""
+def _parts(name: str, value: object, above: tuple[int, ...], *, caches: bool) -> Iterator[tuple[str, object, bool]]:
+    """Yield ``value``, in containers with the ids ``above``, and what is in it."""
     cls = type(value)
-    inner: Iterable[tuple[object, object]] = ()
-    if is_plain(value):
-        words = repr(value)
-    elif is_tensor(value) and is_known(value):
-        # A copy: memory of which numpy has a view cannot be swapped out any more.
-        plain = value.detach().to("cpu", copy=True).resolve_conj().resolve_neg().contiguous().reshape(-1)
-        words = f"{value.dtype} {list(value.shape)} {_digest(plain.view(torch.uint8).numpy().data)}"
-    elif is_cache(cls) and not caches:
-        words = f"{name_of(cls)} of {lengths_of(value)} tokens"
-    else:
-        words = f"{name_of(cls)}{_of_other_kinds(value)}"
-        if id(value) in above:
-            words = f"{name_of(cls)} around it"
-        elif is_container(cls):
-            inner = _sorted_in(value)
-        elif module_of(cls).startswith(_OF_GENERATION):
-            inner = [(key, one) for key, one in (instance_dict(value) or {}).items() if _is_a_setting(key)]
-    yield name, words
+    yield name, value, id(value) in above
+    if is_plain(value) or is_tensor(value) or id(value) in above or not is_followed(cls):
+        return
+    inner = _sorted_in(value) if caches or not is_cache(cls) else []
+    if is_named(cls, "GenerationConfig", _CONFIGURATION):
+        inner = [(key, one) for key, one in inner if _is_a_setting(key)]
     for key, one in inner:
-        yield from _descriptions(f"{name}.{key if is_plain(key) else ''}", one, (*above, id(value)), caches=caches)
+        yield from _parts(f"{name}.{key if is_plain(key) else ''}", one, (*above, id(value)), caches=caches)
 
 
 def _is_a_setting(key: object) -> bool:
     return not str(key).startswith("_") and key != "transformers_version"
 
 
+def _words_for(value: Any, *, caches: bool) -> str:
+    cls = type(value)
+    if is_plain(value):
+        return repr(value)
+    if is_tensor(value) and is_known(value) and not value.is_meta:
+        # A copy: memory of which numpy has a view cannot be swapped out any more.
+        plain = value.detach().to("cpu", copy=True).resolve_conj().resolve_neg().contiguous().reshape(-1)
+        return f"{value.dtype} {list(value.shape)} {_digest(plain.view(torch.uint8).numpy().data)}"
+    if is_cache(cls) and not caches:
+        return f"{name_of(cls)} of {lengths_of(value)} tokens"
+    return f"{name_of(cls)}{_of_other_kinds(value)}"
+
+
+def known_kind(cls: type) -> type | None:
+    """Return the class of random generators, arrays, sets or partials that ``cls`` is, or inherits from, or None."""
+    for base in bases_of(cls):
+        is_array = name_of(base) == "ndarray" and module_of(base) == "numpy"
+        if id(base) in _KINDS or is_array or module_of(base).startswith(_RANDOM_OF_NUMPY):
+            return base
+    return None
+
+
 def _of_other_kinds(value: Any) -> str:
     """Describe what objects of Python's, torch's and NumPy's hold, of which the type alone says little."""
     cls = type(value)
+    if known_kind(cls) is not cls or is_carried(value):
+        return ""
     if cls in (set, frozenset) and all(map(is_plain, value)):
         return f"({', '.join(sorted(map(repr, value)))})"
     if cls is torch.Generator:
         return f" {_digest(value.get_state().numpy().data)}"
+    if name_of(cls) == "ndarray" and not value.dtype.hasobject:
+        return f" {value.dtype} {list(value.shape)} {_digest(value.tobytes())}"
     if cls is random.Random:
         return f" {_digest(repr(value.getstate()).encode())}"
-    if module_of(cls) == "numpy" and name_of(cls) == "ndarray" and not value.dtype.hasobject:
-        return f" {value.dtype} {list(value.shape)} {_digest(value.tobytes())}"
-    if module_of(cls) in _GENERATORS_OF_NUMPY:
-        held = value.get_state(legacy=False) if name_of(cls) == "RandomState" else value.bit_generator.state
-        return f" {_digest(repr(held).encode())}"
-    return ""
+    return f" {_digest(repr(_held_by(value)).encode())}" if module_of(cls).startswith(_RANDOM_OF_NUMPY) else ""
 
 
-def another(value: Any) -> Any:
-    """Return another random generator, array or set with the contents of ``value``; for any other object None."""
-    cls = type(value)
-    if cls is torch.Generator:
-        generator = torch.Generator(value.device)
-        generator.set_state(value.get_state())
-        return generator
-    if cls is random.Random or module_of(cls) in _GENERATORS_OF_NUMPY:
-        return copy.deepcopy(value)
-    if cls is set:
-        return value.copy()
-    if module_of(cls) == "numpy" and name_of(cls) == "ndarray":
-        return value.copy(order="K")
-    return None
+def _held_by(generator: Any) -> object:
+    """Return the state of one of NumPy's random generators, and of what others are spawned from."""
+    if name_of(type(generator)) == "RandomState":
+        return generator.get_state(legacy=False)
+    bits = getattr(generator, "bit_generator", generator)
+    if is_carried(bits):
+        return None
+    return bits.state, getattr(getattr(bits, "seed_seq", None), "state", None)
 
 
 def _digest(data: Any) -> str:

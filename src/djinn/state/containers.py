@@ -1,21 +1,24 @@
 """Containers of a program: reads what they hold, and builds one like another, without running the program's code.
 
-Containers are lists, tuples, dictionaries and deques, transformers' caches, and data classes that are neither modules
-nor configurations. Subclasses may keep attributes of their own beside their elements.
+Containers are lists, tuples, dictionaries and deques, transformers' caches, data classes that are neither modules nor
+configurations, and Python's UserDict: transformers' BatchEncoding is one. Subclasses may keep attributes of their own
+beside their elements.
 """
 
 import collections
-from collections.abc import Iterator
+import contextlib
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from djinn.state.static import bases_of, each_in, instance_dict, is_named, name_of, namespace_of
+from djinn.state.static import bases_of, each_in, instance_dict, is_named, name_of, namespace_of, slots_of
 
 _BUILT_IN = (collections.OrderedDict, collections.defaultdict, dict, list, tuple, collections.deque)
 _CACHES = "transformers.cache_utils"  # known by its name: transformers is not imported
-_NO_CONTAINERS = ("Module", "PreTrainedConfig")  # they may be data classes, but lead to code and settings
+_NO_CONTAINERS = ("Module", "PreTrainedConfig", "Enum")  # they may be data classes, but lead to code and settings
 _PLAIN = frozenset(
     map(id, (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size))
 )  # by id, for a metaclass may override the hash
@@ -48,26 +51,32 @@ class Contents:
         )
 
 
-def parts_of(value: object) -> Iterator[object]:
-    """Yield ``value`` and everything in its containers, each once."""
-    return each_in(value, _inner_of)
-
-
-def _inner_of(part: object) -> list[object]:
-    if not is_container(type(part)):
-        return []
-    contents = contents_of(part)
-    return [inner for _, inner in (*contents.attributes, *contents.items)]
-
-
 def is_container(cls: type) -> bool:
     """Whether objects of ``cls`` are containers."""
     if built_in(cls) is not object or is_cache_or_layer(cls):
         return True
-    if any(name_of(base) in _NO_CONTAINERS for base in bases_of(cls)):
-        return False
     spaces = [namespace_of(base) for base in bases_of(cls)]
-    return any("__dataclass_fields__" in space for space in spaces)
+    known = any("__dataclass_fields__" in space for space in spaces) or is_named(cls, "UserDict", "collections")
+    return known and is_all_attributes(cls)
+
+
+def is_all_attributes(cls: type) -> bool:
+    """Whether objects of ``cls`` are nothing but their attributes: no code, no settings, nothing that only C knows."""
+    made_by = (namespace_of(base).get("__new__") for base in bases_of(cls))
+    first = next(one for one in made_by if type(one) is types.BuiltinFunctionType)
+    return first is object.__new__ and not any(name_of(base) in _NO_CONTAINERS for base in bases_of(cls))
+
+
+def parts_of(value: object, followed: Callable[[type], bool] = is_container) -> Iterator[object]:
+    """Yield ``value`` and everything in its containers, each once; ``followed`` tells of a class if it is one."""
+
+    def inner_of(part: object) -> list[object]:
+        if not followed(type(part)):
+            return []
+        contents = contents_of(part)
+        return [inner for _, inner in (*contents.attributes, *contents.items)]
+
+    return each_in(value, inner_of)
 
 
 def is_cache(cls: type) -> bool:
@@ -85,6 +94,11 @@ def built_in(cls: type) -> Any:
     return next((base for base in _BUILT_IN if issubclass(cls, base)), object)
 
 
+def is_struct_sequence(cls: type) -> bool:
+    """Whether objects of ``cls`` are tuples of C with named elements, such as what ``tensor.topk()`` returns."""
+    return issubclass(cls, tuple) and "n_sequence_fields" in namespace_of(cls)
+
+
 def contents_of(obj: Any) -> Contents:
     """Return what the container ``obj`` holds now."""
     cls = type(obj)
@@ -94,8 +108,16 @@ def contents_of(obj: Any) -> Contents:
         items = tuple(base.items(obj))
     elif base is not object:
         items = tuple(enumerate(base.__iter__(obj)))
-    attributes = instance_dict(obj) if cls is not base else None
-    return Contents(items=items, attributes=tuple(dict.items(attributes or {})))
+    if cls is base and cls is not collections.OrderedDict:  # it has no attributes
+        return Contents(items=items, attributes=())
+    attributes = *dict.items(instance_dict(obj) or {}), *_in_slots(obj)
+    return Contents(items=items, attributes=attributes)
+
+
+def _in_slots(obj: object) -> Iterator[tuple[object, object]]:
+    for name, slot in slots_of(type(obj)).items():
+        with contextlib.suppress(AttributeError):  # nothing is in it
+            yield name, slot.__get__(obj)
 
 
 def like(obj: Any) -> Any:
@@ -118,7 +140,11 @@ def fill(made: Any, contents: Contents) -> None:
             base.__setitem__(made, key, value)
         elif base is not tuple:
             base.append(made, value)
-    if contents.attributes:
-        attributes = instance_dict(made)
-        assert attributes is not None
-        attributes.update(contents.attributes)
+    slots = slots_of(type(made)) if contents.attributes else {}
+    attributes = instance_dict(made)
+    for key, value in contents.attributes:
+        if key in slots:
+            slots[str(key)].__set__(made, value)
+        else:
+            assert attributes is not None
+            attributes[key] = value

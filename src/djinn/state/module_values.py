@@ -1,12 +1,12 @@
 """Values in attributes of modules: which of them may be state of a call, and what they were before the call.
 
-State are tensors, transformers' caches, and lists, tuples, dictionaries, deques and data classes that lead to a tensor.
+State are tensors, transformers' caches, and other containers (``containers``) that lead to a tensor.
 A snapshot records a value so that a later change in place shows. Copies restore it. Runs no code of the program: see
 ``static`` and ``tensors``. Not seen: writes that torch does not count (``.data``, raw pointers).
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -20,10 +20,10 @@ from djinn.state.containers import (
     is_cache_or_layer,
     is_container,
     is_plain,
+    is_struct_sequence,
     like,
     parts_of,
 )
-from djinn.state.static import bases_of, namespace_of
 from djinn.state.tensors import PlainTensor, counted_writes, is_tensor, not_swappable, storage_of
 
 ABSENT: Final = type("Absent", (), {})()  # the value of an attribute that is not there
@@ -81,20 +81,21 @@ class _Seen(NamedTuple):
 class Snapshot:
     """A value as it is now: what its containers hold, and the versions of its tensors.
 
-    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write.
+    The bytes of storages of up to ``kept_bytes`` are kept in host memory, for torch does not undo a write. What is
+    ``followed`` like a container is told by the class.
     """
 
-    def __init__(self, value: object, *, kept_bytes: int = 0) -> None:
+    def __init__(self, value: object, *, kept_bytes: int = 0, followed: Callable[[type], bool] = is_container) -> None:
         self.value = value
         self.kind = kind_of(value)
         self._kept_bytes = kept_bytes
         self.contents: dict[int, tuple[object, Contents]] = {}
         self.bytes: dict[int, torch.UntypedStorage] = {}  # in host memory, by the address of the storage
         self.tensors: dict[int, _Seen] = {}  # by id
-        for part in parts_of(value):
+        for part in parts_of(value, followed):
             if is_tensor(part):
                 self._note(part)
-            elif is_container(type(part)):
+            elif followed(type(part)):
                 self.contents[id(part)] = part, contents_of(part)
 
     @property
@@ -109,7 +110,7 @@ class Snapshot:
         layout = int(PlainTensor.storage_offset(tensor)), PlainTensor.size(tensor), PlainTensor.stride(tensor)
         self.tensors[id(tensor)] = _Seen(tensor, version_of(tensor), storage._cdata, layout)
         small = 0 < storage.nbytes() <= self._kept_bytes
-        if small and _is_copied(tensor) and storage._cdata not in self.bytes:
+        if small and not not_copied(tensor) and storage._cdata not in self.bytes:
             self.bytes[storage._cdata] = _copy_of(storage, torch.device("cpu"))
 
     def has_changed(self) -> bool:
@@ -133,7 +134,7 @@ class Snapshot:
 class Copies:
     """Copies of values as they were at a snapshot. What shares an object or a storage shares it in the copies, too.
 
-    ``instead`` has objects by id that stand in the copies for those with these ids. An object with slots is not copied.
+    ``instead`` has objects by id that stand in the copies for those with these ids.
     """
 
     def __init__(self, instead: Mapping[int, object] | None = None) -> None:
@@ -155,13 +156,15 @@ class Copies:
             return self._made[id(part)]
         self._originals.append(part)
         if is_tensor(part):
-            return self._made.setdefault(id(part), self._tensor(part, snapshot) if _is_copied(part) else part)
+            return self._made.setdefault(id(part), part if not_copied(part) else self._tensor(part, snapshot))
         known = snapshot.contents.get(id(part))
-        if known is None or _has_slots(type(part)):
+        if known is None:
             return part
         _, contents = known
         if isinstance(part, tuple):
-            made: object = tuple.__new__(type(part), [self._of(value, snapshot) for _, value in contents.items])
+            values = [self._of(value, snapshot) for _, value in contents.items]
+            # The second is what an operator of torch returns: it is made by nothing but its class.
+            made: object = type(part)(values) if is_struct_sequence(type(part)) else tuple.__new__(type(part), values)
         else:
             made = self._made[id(part)] = like(part)
         items = tuple((key, self._of(value, snapshot)) for key, value in contents.items)
@@ -182,23 +185,22 @@ class Copies:
         )
 
 
-def _has_slots(cls: type) -> bool:
-    """Whether objects of ``cls`` keep values where :func:`contents_of` does not look."""
-    return any(namespace_of(base).get("__slots__") for base in bases_of(cls))
-
-
 def _is_parameter(value: object) -> bool:
     return issubclass(type(value), torch.nn.Parameter)
 
 
-def _is_copied(tensor: torch.Tensor) -> bool:
-    """Whether a copy can replace ``tensor``: autograd does not know it, and it is nothing but its stored bytes."""
-    return (
-        not _is_parameter(tensor)
-        and not_swappable(tensor) is None
-        and storage_of(tensor) is not None
-        and not (tensor.is_meta or tensor.requires_grad or PlainTensor.is_conj(tensor) or PlainTensor.is_neg(tensor))
+def not_copied(tensor: torch.Tensor) -> str:
+    """Return why no copy can replace ``tensor``; an empty string if it is nothing but its stored bytes."""
+    if _is_parameter(tensor):
+        return "it is a parameter"
+    if reason := not_swappable(tensor):
+        return reason
+    kinds = (
+        (storage_of(tensor) is None or tensor.is_meta, "it has no bytes"),
+        (tensor.requires_grad, "it needs gradients"),
+        (PlainTensor.is_conj(tensor) or PlainTensor.is_neg(tensor), "it is conjugated or negated when it is read"),
     )
+    return next((reason for is_so, reason in kinds if is_so), "")
 
 
 def _copy_of(storage: torch.UntypedStorage, device: torch.device) -> torch.UntypedStorage:

@@ -4,6 +4,7 @@ A program's objects may answer ``obj.x``, ``isinstance``, ``len`` or ``==`` by c
 block or compute. A walk through the session's state must not run it.
 """
 
+import collections
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -57,8 +58,12 @@ def dict_descriptor(cls: type) -> Any:
     """Return Python's own descriptor of ``__dict__`` for ``cls``, or None: a property's or a proxy's may run code."""
     for base in bases_of(cls):
         entry = namespace_of(base).get("__dict__")
-        # Extension types may define one too, as a lazy proxy that asks its target. The docstring identifies Python's.
-        if type(entry) is types.GetSetDescriptorType and (entry.__doc__ or "").startswith("dictionary for instance"):
+        # Extension types may define one too, as a lazy proxy that asks its target. The docstring identifies Python's,
+        # and OrderedDict's has none.
+        python_s = base is collections.OrderedDict or (
+            type(entry) is types.GetSetDescriptorType and (entry.__doc__ or "").startswith("dictionary for instance")
+        )
+        if python_s:
             return entry
     return None
 
@@ -69,6 +74,14 @@ def instance_dict(obj: object) -> dict[Any, Any] | None:
     descriptor = dict_descriptor(cls)
     attributes = descriptor.__get__(obj, cls) if descriptor is not None else None
     return attributes if issubclass(type(attributes), dict) else None
+
+
+def slots_of(cls: type) -> dict[str, types.MemberDescriptorType]:
+    """Return Python's own descriptors of the slots of ``cls``, by name."""
+    spaces = [space for base in reversed(bases_of(cls)) if (space := namespace_of(base)).get("__slots__")]
+    return {
+        name: entry for space in spaces for name, entry in space.items() if type(entry) is types.MemberDescriptorType
+    }
 
 
 def labels_in(obj: Any) -> dict[int, str]:

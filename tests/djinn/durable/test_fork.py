@@ -335,6 +335,21 @@ def test_an_older_generator_of_numpy_is_the_fork_s_own(runtime, llama, input_ids
     assert [finished(one) for one in (fork, session)] == [numpy.random.RandomState(0).randint(1000)] * 2
 
 
+def draws_by_all(model, ids, generator):
+    return [torch.rand(2, generator=generator), model(ids).logits, torch.rand(2, generator=generator), torch.rand(2)]
+
+
+def test_the_generator_of_the_process_is_each_session_s_own(runtime, llama, input_ids):
+    """Also as an argument: what is drawn from it in either way, and by others, is no difference between two runs."""
+    torch.manual_seed(3)
+    expected = draws_by_all(llama, input_ids, torch.default_generator)
+    session = parked(runtime, draws_by_all, llama, input_ids, torch.default_generator, visit=1)
+    torch.rand(7)
+    fork = session.fork()
+    assert equal(finished(fork), expected)
+    assert equal(finished(session), expected)
+
+
 def draws_first(model, ids, generator):
     first = generator.randint(1000)
     model(ids)

@@ -22,7 +22,11 @@ def test_leaves_are_in_one_order():
     assert leaves_of(list(range(12))) == list(range(12))
     assert leaves_of(Pair(one=(1, "x"), other=collections.deque([4]))) == [1, "x", 4]
     logits = torch.zeros(1)
-    assert leaves_of(CausalLMOutputWithPast(logits=logits))[0] is logits
+    output = CausalLMOutputWithPast(logits=logits)
+    assert leaves_of(output) == [logits]
+    assert described((output,), {}).keys() == {"args.0", "args.0.logits"}
+    output.temperature = 2.5
+    assert leaves_of(output) == [logits, 2.5]
 
 
 def test_contents_decide_about_a_description():
@@ -34,7 +38,7 @@ def test_contents_decide_about_a_description():
     assert base["args.1"] == "dict"
     assert base["args.1.k"] == "1"
     assert base["flag"] == "True"
-    assert described((object(),), {}) == {"args.0": "object"}
+    assert described((object(), torch.ones(2, device="meta")), {}) == {"args.0": "object", "args.1": "Tensor"}
 
 
 def test_a_described_tensor_can_still_leave():

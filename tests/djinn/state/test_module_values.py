@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, LlamaConfig
+from transformers import BatchEncoding, DynamicCache, LlamaConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from djinn.state.module_values import Copies, Kind, Snapshot, kind_of
 
@@ -15,6 +16,12 @@ KEPT = 1 << 20
 
 @dataclasses.dataclass
 class Pair:
+    left: torch.Tensor
+    right: object = None
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
     left: torch.Tensor
     right: object = None
 
@@ -29,6 +36,8 @@ Named = collections.namedtuple("Named", "left right")
         ([torch.ones(1), len], Kind.STATE),
         ({"a": (1, [torch.ones(1)])}, Kind.STATE),
         (Pair(torch.ones(1)), Kind.STATE),
+        (Slotted(torch.ones(1)), Kind.STATE),
+        (BatchEncoding({"a": torch.ones(1)}), Kind.STATE),
         (DynamicCache(), Kind.STATE),
         (None, Kind.PLAIN),
         (torch.float16, Kind.PLAIN),
@@ -61,6 +70,10 @@ def containers():
         "tuple": ((one, [two]), lambda value: value[1].clear()),
         "named tuple": (Named(one, {"a": two}), lambda value: value.right.clear()),
         "data class": (Pair(one, two), lambda value: setattr(value, "right", None)),
+        "slots": (Slotted(one, two), lambda value: setattr(value, "right", None)),
+        "struct sequence": (torch.arange(3.0).topk(2), lambda value: value.values.add_(1)),
+        "batch": (BatchEncoding({"a": one}), lambda value: value.update(b=two)),
+        "output": (BaseModelOutput(last_hidden_state=one), lambda value: setattr(value, "attentions", (two,))),
         "cache": (cache, lambda value: value.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2), 0)),
         "tensor": ([one], lambda value: value[0].add_(1)),
         "storage": ([one], lambda value: value[0].set_(torch.zeros(2))),
@@ -89,10 +102,16 @@ def flat(value):
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, dict):
-        return [type(value), [(key, flat(part)) for key, part in value.items()]]
+        return [
+            type(value),
+            [(key, flat(part)) for key, part in (*value.items(), *getattr(value, "__dict__", {}).items())],
+        ]
     if isinstance(value, (list, tuple, collections.deque)):
         return [type(value), getattr(value, "maxlen", None), [flat(part) for part in value]]
-    return flat(vars(value)) if isinstance(value, Pair) or "cache" in type(value).__module__ else value
+    if isinstance(value, Slotted):
+        return flat((value.left, value.right))
+    of_transformers = "transformers." in type(value).__module__
+    return flat(vars(value)) if isinstance(value, Pair) or of_transformers else value
 
 
 def test_copies_share_what_the_values_share():
