@@ -147,8 +147,9 @@ def _may_change(part: object) -> bool:
 
 
 def _is_fixed(cls: type) -> bool:
-    """Whether objects of ``cls`` never change, but for what is in them: tuples and frozen data classes."""
-    return issubclass(cls, tuple) or getattr(namespace_of(cls).get("__dataclass_params__"), "frozen", False)
+    """Whether a copy would be no other than the object, but for what is in it: tuples and frozen data classes."""
+    settings = namespace_of(cls).get("__dataclass_params__")
+    return issubclass(cls, tuple) or (settings is not None and settings.frozen and settings.eq)
 
 
 def _in_fixed(part: object) -> Iterable[object]:

@@ -25,6 +25,7 @@ from djinn.state.tensors import is_tensor, not_swappable, plain_torch, storage_o
 _CONFIGURATION = "transformers.generation.configuration_utils"
 _KINDS = frozenset(map(id, (set, frozenset, functools.partial, random.Random, torch.Generator)))
 _RANDOM_OF_NUMPY = "numpy.random."  # Generator, the older RandomState, and the bit generators behind both
+_MANY = 1000  # entries, to each of which a name and words of its own would take some microseconds
 _OF_GENERATION = "transformers.generation."  # its settings, processors and criteria decide about the result
 
 
@@ -147,7 +148,7 @@ def _parts(name: str, value: object, above: tuple[int, ...], *, caches: bool) ->
     """Yield ``value``, in containers with the ids ``above``, and what is in it."""
     cls = type(value)
     yield name, value, id(value) in above
-    if is_plain(value) or is_tensor(value) or id(value) in above or not is_followed(cls):
+    if is_plain(value) or is_tensor(value) or id(value) in above or not is_followed(cls) or _is_long_and_plain(value):
         return
     inner = _sorted_in(value) if caches or not is_cache(cls) else []
     if is_named(cls, "GenerationConfig", _CONFIGURATION):
@@ -160,6 +161,13 @@ def _is_a_setting(key: object) -> bool:
     return not str(key).startswith("_") and key != "transformers_version"
 
 
+def _is_long_and_plain(value: Any) -> bool:
+    """Whether ``value`` is a container of Python's with so much plain data that it is described as one."""
+    if type(value) not in (list, tuple, dict) or len(value) <= _MANY:
+        return False
+    return all(map(is_plain, (*value, *value.values()) if type(value) is dict else value))
+
+
 def _words_for(value: Any, *, caches: bool) -> str:
     cls = type(value)
     if is_plain(value):
@@ -170,6 +178,9 @@ def _words_for(value: Any, *, caches: bool) -> str:
         return f"{value.dtype} {list(value.shape)} {_digest(plain.view(torch.uint8).numpy().data)}"
     if is_cache(cls) and not caches:
         return f"{name_of(cls)} of {lengths_of(value)} tokens"
+    if _is_long_and_plain(value):
+        entries = sorted(map(repr, value.items())) if cls is dict else value
+        return f"{name_of(cls)} of {len(value)} entries {_digest(repr(entries).encode())}"
     return f"{name_of(cls)}{_of_other_kinds(value)}"
 
 

@@ -50,6 +50,11 @@ class Point:
     place: tuple
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Itself:
+    place: tuple
+
+
 def slower():
     made = Slower(ones())
     made.more = [made.scale]
@@ -170,6 +175,7 @@ REFUSED = {
     "without bytes": (lambda: torch.ones(2, device="meta"), "it has no bytes"),
     "in a set": (lambda: {ones()}, "the Tensor in it has no place"),
     "deep in a set": (lambda: {(1, frozenset({Point((ones(),))}))}, "the Tensor in it has no place"),
+    "by identity in a set": (lambda: {Itself((1, 2))}, "the Itself in it has no place"),
     "as a key": (lambda: {ones(): 1}, "the Tensor in it has no place"),
     "in a partial": (lambda: functools.partial(print, end=[1]), "the list in it has no place"),
     "generator in a partial": (lambda: functools.partial(print, torch.Generator()), "the Generator in it"),

@@ -3,6 +3,7 @@
 import collections
 from dataclasses import dataclass
 
+import pytest
 import torch
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -39,6 +40,17 @@ def test_contents_decide_about_a_description():
     assert base["args.1.k"] == "1"
     assert base["flag"] == "True"
     assert described((object(), torch.ones(2, device="meta")), {}) == {"args.0": "object", "args.1": "Tensor"}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
+def test_much_plain_data_is_described_as_one(kind):
+    """For names take time: processors of generation may hold whole vocabularies."""
+    many, other = kind(range(2000)), kind([*range(1999), 3000])
+    assert described((many,), {}).keys() == {"args.0"}
+    assert described((many,), {}) == described((kind(range(2000)),), {}) != described((other,), {})
+    assert len(described((kind([*range(1999), (1, 2)]),), {})) > 2000
+    if type(many) is dict:
+        assert described((dict.fromkeys(reversed(many)),), {}) == described((many,), {})
 
 
 def test_a_described_tensor_can_still_leave():
