@@ -3,26 +3,42 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from djinn.arguments import check_breakpoint
 from djinn.core import PARKED, NotRestored
+from djinn.debugger import edits, files
 from djinn.debugger.answers import Asked, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk
-from djinn.debugger.edits import Change, Refused
-from djinn.debugger.values import Outcome
+from djinn.debugger.edits import Change
+from djinn.debugger.stops import Layers
+from djinn.debugger.values import Outcome, Refused
 from djinn.durable.session_file import check_can_read
-from djinn.wording import mebibytes
+from djinn.wording import mebibytes, sized
 
 # -- going on --------------------------------------------------------------------------------------------------------
 
 
 def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
-    """Set the breakpoint, or say where it is."""
+    """Set breakpoints, or say where they are."""
     session = session_of(desk)
     if not asked.argument:
-        where = session.breakpoint
-        return said("no breakpoint: break L sets one" if where is None else f"to stop after layer {where}")
-    layer = number(asked.argument, "break L")
-    session.break_at(layer)
-    return said(f"session {session.number} is to stop once after layer {layer}: resume")
+        ahead = desk.stops.ahead(session)
+        return said(f"to stop after {_layers(ahead)}" if ahead else "no breakpoint: break L sets one")
+    numbers, has_condition, text = asked.argument.partition("if")
+    layers = [number(word, "break L, or break L L if EXPRESSION") for word in numbers.split()]
+    if not layers:
+        raise Refused("break takes a layer before if: for example break 5 if h.norm() > 100")
+    for layer in layers:
+        check_breakpoint(layer, 1, desk.depth)
+    desk.stops.set(session, dict.fromkeys(layers, edits.condition(text.strip()) if has_condition else None))
+    return said(f"session {session.number} is to stop once after {_layers(desk.stops.ahead(session))}: resume")
+
+
+def _layers(ahead: Layers) -> str:
+    """Return the layers in words, with the condition, of which one command gives all the same."""
+    *others, last = map(str, ahead)
+    which = f"each of layers {', '.join(others)} and {last}" if others else f"layer {last}"
+    conditions = {condition.said for condition in ahead.values() if condition is not None}
+    return which + "".join(f", if {said}" for said in conditions)
 
 
 def step(desk: Desk, asked: Asked) -> Outcome:
@@ -35,21 +51,21 @@ def step(desk: Desk, asked: Asked) -> Outcome:
 def token(desk: Desk, asked: Asked) -> Outcome:
     """Go on to the same layer in the next decode step, or to a breakpoint before that."""
     session = parked(desk)
-    layer, pending = session.layer, session.breakpoint
+    layer = session.layer
     assert layer is not None
-    if pending is None:
-        session.break_at(layer)
-    desk.go(session, f"waiting for layer {layer if pending is None else pending}", asked.say)
+    desk.stops.add(session, layer)
+    desk.go(session, f"waiting for layer {next(iter(desk.stops.ahead(session)))}", asked.say)
     outcome = standing(desk, session)
-    if pending is not None and session.phase in PARKED:
-        return Outcome(lines=(*outcome.lines, f"its breakpoint, layer {pending}, came first"))
+    if session.layer != layer and session.phase in PARKED:
+        desk.stops.drop(session, layer)
+        return Outcome(lines=(*outcome.lines, f"its breakpoint, layer {session.layer}, came first"))
     return outcome
 
 
 def resume(desk: Desk, asked: Asked) -> Outcome:
-    """Go on to the breakpoint, or to the end."""
+    """Go on to the next breakpoint, or to the end."""
     session = parked(desk)
-    where = session.breakpoint
+    where = next(iter(desk.stops.ahead(session)), None)
     desk.go(session, "waiting for the end" if where is None else f"waiting for layer {where}", asked.say)
     return standing(desk, session)
 
@@ -86,6 +102,31 @@ def edit(make: Callable[[str], Change], desk: Desk, asked: Asked) -> Outcome:
     before, after = desk.edit(session, change, asked.say)
     what = f"hidden_states of session {session.number}: {change.said}"
     return said(what, f"their norm was {before:.4g} and is {after:.4g}")
+
+
+def name(desk: Desk, asked: Asked) -> Outcome:
+    """Give the session a name of the user's own."""
+    session = session_of(desk)
+    desk.name(session, asked.argument)
+    return said(f"session {session.number} is {asked.argument}" if asked.argument else "it has no name of its own")
+
+
+def copy(desk: Desk, asked: Asked) -> Outcome:
+    """Write one tensor of the state to a file; asks before one is replaced."""
+    session = parked(desk)
+    rows = {row.name: row for row in desk.state()}
+    found = max((one for one in rows if f"{asked.argument} ".startswith(f"{one} ")), key=len, default="")
+    path = Path(asked.argument[len(found) :].strip()).expanduser()
+    if not asked.argument or (found and path == Path()):
+        raise Refused("type copy NAME PATH, for example copy hidden_states h.safetensors")
+    if not found:
+        raise Refused(f"there is no tensor {asked.argument.split()[0]} in the state: state lists them")
+    files.check_writable(path, rows[found].dtype)
+    if path.exists() and not asked.confirmed:
+        return Outcome(question=f"{path} is there already, and would be replaced. Copy?")
+    tensor = desk.copied(session, found, asked.say)
+    nbytes = files.write(path, found, tensor)
+    return said(f"{found} of session {session.number}, shape {list(tensor.shape)}, is in {path}: {sized(nbytes)}")
 
 
 def save(desk: Desk, asked: Asked) -> Outcome:
@@ -133,6 +174,7 @@ def fork(desk: Desk, asked: Asked) -> Outcome:
         return Outcome(lines=(f"fork of session {session.number}: {again[0]}", again[1]), question="Fork?")
     asked.say("the program runs again up to here")
     other = session.fork()
+    desk.stops.copy(session, other)
     desk.label(other, f"fork of {session.number}")
     desk.select(other.number)
     return Outcome(

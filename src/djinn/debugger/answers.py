@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from djinn.core import ENDED, PARKED, Phase, SessionCancelled
 from djinn.debugger import words
 from djinn.debugger.desk import Desk
-from djinn.debugger.edits import Refused
 from djinn.debugger.looks import phase_of
-from djinn.debugger.values import Outcome
+from djinn.debugger.values import Outcome, Refused
 from djinn.session import Session
 from djinn.wording import what_to_do
 

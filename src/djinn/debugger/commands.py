@@ -13,8 +13,7 @@ from djinn.core import PARKED, DjinnError, Phase
 from djinn.debugger import acts, edits, words
 from djinn.debugger.answers import Asked, failed, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk, Interrupted
-from djinn.debugger.edits import Refused
-from djinn.debugger.values import Outcome
+from djinn.debugger.values import Outcome, Refused
 from djinn.wording import counted
 
 Say = Callable[[str], None]
@@ -152,8 +151,8 @@ def _quit(desk: Desk, asked: Asked) -> Outcome:
 COMMANDS = (
     Command(
         name="break",
-        arguments="[L]",
-        help="stop once after decoder layer L; alone: say where",
+        arguments="[L ...] [if X]",
+        help="stop once after layers L, if X of h is true; alone: say",
         key="b",
         act=acts.set_breakpoint,
     ),
@@ -194,6 +193,14 @@ COMMANDS = (
         key="e",
         act=partial(acts.edit, edits.expression),
     ),
+    Command(
+        name="copy",
+        arguments="NAME PATH",
+        help="write a tensor of the state to .pt, .npy or .safetensors",
+        key="c",
+        act=acts.copy,
+    ),
+    Command(name="name", arguments="[TEXT]", help="your name for the session; alone: none", key="n", act=acts.name),
     Command(name="save", arguments="PATH", help="write a durable session to a file", key="S", act=acts.save),
     Command(name="restore", arguments="PATH", help="read a saved session, parked as it was", key="R", act=acts.restore),
     Command(

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from djinn.core import PARKED, Phase
 from djinn.debugger.cutting import Cuttable
-from djinn.debugger.edits import Change, Refused
+from djinn.debugger.edits import Change
 from djinn.debugger.looking import Busy, Looker
 from djinn.debugger.looks import Looks, changed, mark_of, phase_of
 from djinn.debugger.memory import MemoryRing
-from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
+from djinn.debugger.stops import Stops
+from djinn.debugger.values import Lens, MemorySample, Refused, SessionRow, StateRow, Tokens
 from djinn.program.caller import CallerContext
 from djinn.runtime import Runtime
 from djinn.session import Session
@@ -68,7 +71,9 @@ class Desk:
         self._looks = Looks(runtime, self._looker, tokenizer)
         self._ring = MemoryRing(runtime)
         self._number: int | None = None  # of the selected session
+        self.stops = Stops(runtime.depth)
         self._labels: dict[int, str] = {}
+        self._names: dict[int, str] = {}
         self._saved: dict[int, tuple[tuple[int, int], Path, File | None]] = {}
         self._stop = threading.Event()
 
@@ -114,7 +119,8 @@ class Desk:
             phase=status.phase,
             said=phase_of(session),
             layer=status.layer,
-            breakpoint=session.breakpoint,
+            stops=tuple(self.stops.ahead(session)),
+            named=self._names.get(status.number, ""),
             tier=status.tier,
             device_bytes=status.device_bytes,
             host_bytes=status.host_bytes,
@@ -214,14 +220,36 @@ class Desk:
         self.patiently(lambda: session.wait(_TICK_SECONDS), what, say, enough=lambda phase: phase is not Phase.RUNNING)
 
     def go(self, session: Session, what: str, say: Say, *, step: bool = False) -> None:
-        """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`."""
+        """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`.
+
+        At a breakpoint whose condition does not hold it goes on again.
+        """
         self.sample()
+        while True:
+            self.stops.arm(session)
+            if step:
+                self.patiently(lambda: session.step(_TICK_SECONDS), what, say)
+            else:
+                session.resume()
+            self.wait_for(session, what, say)
+            if self._stays(session, say, step=step):
+                break
+            if self._stop.is_set():
+                raise Interrupted
+        self.sample()
+
+    def _stays(self, session: Session, say: Say, *, step: bool) -> bool:
+        """Whether ``session`` has not stopped at a breakpoint whose condition does not hold."""
+        condition = self.stops.reached(session)
+        if condition is None or session.layer is None:
+            return True
+        self.stops.again(session)  # until the condition is known to hold
         if step:
-            self.patiently(lambda: session.step(_TICK_SECONDS), what, say)
-        else:
-            session.resume()
-        self.wait_for(session, what, say)
-        self.sample()
+            return True
+        hidden = self.copied(session, "hidden_states", say)
+        if holds := self._cuttably(lambda: condition.holds(hidden), "waiting for the condition", say):
+            self.stops.drop(session, session.layer)
+        return holds
 
     def patient_tokens(self, say: Say) -> Tokens:
         """Do what :meth:`tokens` does; waits for the device, and reads a state from where it is."""
@@ -248,10 +276,14 @@ class Desk:
 
     def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float]:
         """Change the hidden states of ``session``; return their norm before and after. Nothing is half done."""
-        before = self.patiently(lambda: self._looks.hidden_states(session), _FOR_THE_DEVICE, say)
+        before = self.copied(session, "hidden_states", say)
         after = self._cuttably(lambda: changed(before, change), "waiting for the edit", say)
         self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
         return float(before.double().norm()), float(after.double().norm())
+
+    def copied(self, session: Session, name: str, say: Say) -> torch.Tensor:
+        """Return a copy of one tensor of the state, in host memory."""
+        return self.patiently(lambda: self._looks.copied(session, name), _FOR_THE_DEVICE, say)
 
     def _cuttably(self, function: Callable[[], T], what: str, say: Say) -> T:
         """Return ``function()``, which is the user's own code, and may take for ever. Raises :class:`Interrupted`."""
@@ -268,6 +300,10 @@ class Desk:
     def label(self, session: Session, text: str) -> None:
         """Say in the list of sessions where ``session`` comes from."""
         self._labels[session.number] = text
+
+    def name(self, session: Session, text: str) -> None:
+        """Give ``session`` a name of the user's own in the list; an empty one takes it away."""
+        self._names[session.number] = text
 
     def note_saved(self, session: Session, path: Path) -> None:
         """Note that ``session`` is in the file ``path`` as it is."""

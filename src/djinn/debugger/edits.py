@@ -1,18 +1,20 @@
-"""Edits of the hidden states, as functions of a copy in host memory: written is only a whole result.
+"""Edits of the hidden states, and conditions, as functions of a copy in host memory: written is only a whole result.
 
 An expression is Python, and is executed: it can do whatever the process can.
 """
 
 import builtins
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
 
+from djinn.debugger import files
+from djinn.debugger.values import Refused
 from djinn.debugger.words import error_line
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -20,15 +22,19 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 _BUILTINS = {name: value for name, value in vars(builtins).items() if name not in ("exit", "quit")}
 
 
-class Refused(Exception):
-    """A command that cannot be done; the message is for the user."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """An edit, and what it does in words."""
 
     apply: Edit
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What must hold of the hidden states, and what it is in words."""
+
+    holds: Callable[[torch.Tensor], bool]
     said: str
 
 
@@ -63,7 +69,7 @@ def zero(argument: str) -> Change:
 def add(argument: str) -> Change:
     """Add the tensor in a file: a vector to every position, or what else broadcasts to the hidden states."""
     path = Path(argument).expanduser()
-    vector = _real(_read(path), str(path))
+    vector = _real(files.read(path), str(path))
 
     def apply(h: torch.Tensor) -> torch.Tensor:
         try:
@@ -87,63 +93,13 @@ def _kind(tensor: torch.Tensor) -> str:
     return next((name for name, it_is in named.items() if it_is), f"{tensor.dtype} in {tensor.layout}")
 
 
-def _read(path: Path) -> torch.Tensor:
-    """Return the one tensor in a file; nothing in it is run. Raises :class:`Refused`."""
-    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}
-    if path.suffix not in readers:
-        raise Refused(f"{path} is no .pt, .npy or .safetensors file")
-    try:
-        found = readers[path.suffix](path)
-    except FileNotFoundError:
-        raise Refused(f"there is no file {path}") from None
-    except (pickle.UnpicklingError, ImportError, OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
-        line = str(error).partition("\n")[0] or type(error).__name__
-        raise Refused(f"{path} cannot be read as a tensor: {line}") from None
-    if isinstance(found, dict) and len(found) == 1:
-        found = next(iter(found.values()))
-    if not isinstance(found, torch.Tensor):
-        what = f"{len(found)} tensors" if isinstance(found, dict) else type(found).__name__
-        raise Refused(f"{path} has {what} in place of one tensor")
-    return found
-
-
-def _read_npy(path: Path) -> Any:
-    import numpy as np  # noqa: PLC0415 - torch can do without
-
-    return torch.from_numpy(np.load(path, allow_pickle=False))
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError  # noqa: PLC0415 - it comes with transformers
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(error) from None
-
-
-def _read_pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def expression(argument: str) -> Change:
     """Execute a Python expression of ``h``, a copy of the hidden states, and ``torch``; its value replaces them."""
-    try:
-        code = compile(argument, "<edit expr>", "eval")
-    except (SyntaxError, ValueError) as error:
-        raise Refused(f"{argument!r} is no Python expression: {error}") from None
-    except (RecursionError, MemoryError) as error:  # not of Python's stack or memory, but of its compiler's
-        raise Refused(f"the expression is too deep for Python's compiler: {type(error).__name__}") from None
+    code = _compiled(argument)
 
     def apply(h: torch.Tensor) -> torch.Tensor:
         shape, dtype = h.shape, h.dtype
-        try:
-            value = eval(code, {"h": h, "torch": torch, "__builtins__": _BUILTINS})
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
-            raise Refused(f"the expression raised {error_line(error)}") from None
+        value = _value(code, h)
         if isinstance(value, torch.Tensor):
             value = _real(value, "what the expression gave")
         if not isinstance(value, torch.Tensor) or value.shape != shape:
@@ -152,3 +108,27 @@ def expression(argument: str) -> Change:
         return value.detach().to("cpu", dtype)
 
     return Change(apply=apply, said=f"replaced by {argument}, which was executed as Python")
+
+
+def condition(argument: str) -> Condition:
+    """Execute a Python expression likewise; whether its value is true is what counts."""
+    code = _compiled(argument)
+    return Condition(holds=lambda h: bool(_value(code, h, into=bool)), said=argument)
+
+
+def _compiled(argument: str) -> CodeType:
+    try:
+        return compile(argument, "<expression>", "eval")
+    except (SyntaxError, ValueError) as error:
+        raise Refused(f"{argument!r} is no Python expression: {error}") from None
+    except (RecursionError, MemoryError) as error:  # not of Python's stack or memory, but of its compiler's
+        raise Refused(f"the expression is too deep for Python's compiler: {type(error).__name__}") from None
+
+
+def _value(code: CodeType, h: torch.Tensor, into: Callable[[Any], Any] = lambda value: value) -> Any:
+    try:
+        return into(eval(code, {"h": h, "torch": torch, "__builtins__": _BUILTINS}))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+        raise Refused(f"the expression raised {error_line(error)}") from None

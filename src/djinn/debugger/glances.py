@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from djinn.core import DjinnError
 from djinn.debugger.bench import Bench
-from djinn.debugger.edits import Refused
 from djinn.debugger.looking import Busy
 from djinn.debugger.looks import mark_of
-from djinn.debugger.values import Lens, StateRow, Tokens
+from djinn.debugger.values import Lens, Refused, StateRow, Tokens
 
 _YIELD_SECONDS = 0.3  # between two looks of a state that is measured
 

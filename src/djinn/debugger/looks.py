@@ -14,10 +14,10 @@ from torch import nn
 from djinn.core import PARKED, Phase, SessionCancelled
 from djinn.debugger import lens as logit_lens
 from djinn.debugger import tokens as program_tokens
-from djinn.debugger.edits import Change, Refused
+from djinn.debugger.edits import Change
 from djinn.debugger.looking import Looker
 from djinn.debugger.measures import Measured, measure
-from djinn.debugger.values import Guess, Lens, StateRow, Tokens
+from djinn.debugger.values import Guess, Lens, Refused, StateRow, Tokens
 from djinn.runtime import Runtime
 from djinn.session import Session
 
@@ -128,10 +128,10 @@ class Looks:
             self._measured[session.number] = mark, known
         return known
 
-    def hidden_states(self, session: Session) -> torch.Tensor:
-        """A copy of the hidden states in host memory."""
-        hidden = session.state["hidden_states"]
-        return self._read(hidden, lambda: hidden.detach().clone().cpu())
+    def copied(self, session: Session, name: str = "hidden_states") -> torch.Tensor:
+        """A copy of one tensor of the state, in host memory and contiguous."""
+        tensor = session.state[name]
+        return self._read(tensor, lambda: tensor.detach().clone(memory_format=torch.contiguous_format).cpu())
 
     def write(self, session: Session, value: torch.Tensor) -> None:
         """Write the hidden states, all in one copy."""

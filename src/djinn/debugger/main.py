@@ -23,7 +23,7 @@ import torch
 from djinn.core import DjinnError
 from djinn.debugger import plain, terminal
 from djinn.debugger.bench import Bench
-from djinn.debugger.edits import Refused
+from djinn.debugger.values import Refused
 from djinn.debugger.words import error_line
 from djinn.runtime import Runtime
 

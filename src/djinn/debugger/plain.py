@@ -9,6 +9,7 @@ from typing import TextIO
 from djinn.core import DjinnError
 from djinn.debugger.bench import Bench
 from djinn.debugger.values import Outcome
+from djinn.debugger.words import visible
 
 _PROMPT = "(djinn) "
 
@@ -82,9 +83,9 @@ class _Front:
         self.say("interrupted: quit ends the debugger")
 
     def say(self, text: str) -> None:
-        """Write a line, in the characters that the stream has."""
+        """Write a line, in the characters that the stream has; nothing in it moves a terminal's cursor."""
         encoding = getattr(self._out, "encoding", None) or "utf-8"
-        self._write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self._write(visible(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
     def _write(self, text: str) -> None:
         try:

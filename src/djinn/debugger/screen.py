@@ -25,9 +25,10 @@ from djinn.debugger.board import STYLES, Board
 from djinn.debugger.commands import COMMANDS
 from djinn.debugger.glances import NOTHING, Look, glances, standing
 from djinn.debugger.keys import bindings, help_page, hint, keys_line
-from djinn.debugger.tables import cut, visible
+from djinn.debugger.tables import cut
 from djinn.debugger.values import Outcome
 from djinn.debugger.widgets import DIALOGS, ERROR, CommandLine, Page, Panel, Question
+from djinn.debugger.words import visible
 from djinn.program.caller import CallerContext
 
 _TIMER_SECONDS = 0.5

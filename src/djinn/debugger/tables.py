@@ -14,16 +14,15 @@ _LEAST = 4  # columns that a cut cell keeps
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a table. Where the width is too small, the highest ``rank`` leaves first; rank 0 stays and is cut."""
+    """A column of a table. Where the width is too small, the highest ``rank`` leaves first; rank 0 stays and is cut.
+
+    One with a ``least`` width is cut to that before any column leaves.
+    """
 
     head: str
     rank: int = 0
     right: bool = False
-
-
-def visible(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that nothing in it moves the cursor."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    least: int | None = None
 
 
 def cut(text: str, width: int) -> str:
@@ -47,7 +46,8 @@ def tail(text: str, *, width: int, rows: int) -> list[str]:
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
     """Return a head and a line for each row, none wider than ``width``."""
     heads = [column.head for column in columns]
-    widths = [max(cell_len(row[at]) for row in (heads, *rows)) for at in range(len(columns))]
+    wanted = [max(cell_len(row[at]) for row in (heads, *rows)) for at in range(len(columns))]
+    widths = [min(want, column.least or want) for want, column in zip(wanted, columns, strict=True)]
     shown = list(range(len(columns)))
 
     def lacking() -> int:
@@ -58,6 +58,8 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: in
     if lacking() > 0:
         widest = max(shown, key=widths.__getitem__)
         widths[widest] = max(widths[widest] - lacking(), _LEAST)
+    for at in shown:
+        widths[at] += min(wanted[at] - widths[at], max(-lacking(), 0))
     return [cut(_line(columns, row, shown, widths), width) for row in (heads, *rows)]
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from djinn.core import PARKED, Phase
-from djinn.debugger.edits import Refused
-from djinn.debugger.values import Token, Tokens
+from djinn.debugger.values import Refused, Token, Tokens
 from djinn.debugger.words import error_line
 from djinn.session import Session
 

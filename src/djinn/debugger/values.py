@@ -11,15 +11,16 @@ from djinn.core import Phase
 class SessionRow:
     """One session: what :class:`djinn.Status` has, and what a front needs beside it.
 
-    ``label`` tells where it comes from, such as "fork of 1"; ``selected`` is whether commands go to it. ``saved`` is
-    whether the bench has saved it as it is now. ``said`` is its phase in a word.
+    ``label`` tells where it comes from, such as "fork of 1", and ``named`` is the user's own word for it. ``selected``
+    is whether commands go to it. ``saved`` is whether the bench has saved it as it is now. ``said`` is its phase in a
+    word.
     """
 
     number: int
     phase: Phase
     said: str  # its phase in a word; "cancelled" where it has failed by that
     layer: int | None  # after which it is parked
-    breakpoint: int | None  # that it has not reached yet
+    stops: tuple[int, ...]  # the layers at which it is still to stop, in the order in which they come
     tier: str
     device_bytes: int
     host_bytes: int
@@ -31,6 +32,7 @@ class SessionRow:
     durable: bool
     saved: bool
     label: str
+    named: str
     selected: bool
 
 
@@ -133,3 +135,7 @@ class Outcome:
     question: str = ""
     quits: bool = False
     failed: bool = False
+
+
+class Refused(Exception):
+    """A command that cannot be done; the message is for the user."""

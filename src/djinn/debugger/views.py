@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from djinn.debugger.tables import Column, cut, table, tail, visible
+from djinn.debugger.tables import Column, cut, table, tail
 from djinn.debugger.values import Lens, SessionRow, StateRow, Tokens
-from djinn.debugger.words import norm_text, spread_text
+from djinn.debugger.words import norm_text, spread_text, visible
 from djinn.wording import sized
 
 _SESSIONS = (
@@ -16,8 +16,8 @@ _SESSIONS = (
     Column(head="bytes", right=True, rank=1),
     Column(head="age", right=True, rank=3),
     Column(head="turn", rank=2),
-    Column(head="stop", right=True, rank=5),
-    Column(head="note", rank=4),
+    Column(head="stop", right=True, rank=5, least=5),
+    Column(head="note", rank=4, least=8),
 )
 _STATE = (
     Column(head="name"),
@@ -37,7 +37,7 @@ def sessions(rows: Sequence[SessionRow], *, width: int) -> list[str]:
 
 def _session(row: SessionRow) -> tuple[str, ...]:
     sizes = [size for size in (row.device_bytes, row.host_bytes, row.disk_bytes) if size]
-    notes = [("saved" if row.saved else "durable") if row.durable else "", row.label]
+    notes = [row.named, ("saved" if row.saved else "durable") if row.durable else "", row.label]
     return (
         ">" if row.selected else " ",
         str(row.number),
@@ -47,7 +47,7 @@ def _session(row: SessionRow) -> tuple[str, ...]:
         " + ".join(map(sized, sizes)) or "-",
         f"{row.age_seconds:.1f} s",
         row.doing,
-        "-" if row.breakpoint is None else str(row.breakpoint),
+        " ".join(map(str, row.stops)) or "-",
         visible(", ".join(filter(None, notes))),
     )
 

@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from djinn.debugger.tables import visible
+from djinn.debugger.words import visible
 
 ERROR = "error: "  # the begin of a line that says what went wrong
 DIALOGS = """

@@ -12,6 +12,11 @@ _NAME_WIDTH = 29
 _SESSIONS = "{:1}{:>3}  {:<9}{:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 
 
+def visible(text: str) -> str:
+    """Return ``text`` with control characters escaped, so that nothing in it moves the cursor."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def error_line(error: BaseException) -> str:
     """Return the type of ``error`` and the first line of its message; without that, if it cannot say it."""
     try:
@@ -30,8 +35,9 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
     lines = [_SESSIONS.format("", "no", "phase", "layer", "device", "host", "disk", "age", "").rstrip()]
     for row in rows:
         notes = [
+            row.named,
             row.doing if row.doing != "-" else "",
-            f"to stop after {row.breakpoint}" if row.breakpoint is not None else "",
+            f"to stop after {' '.join(map(str, row.stops))}" if row.stops else "",
             ("saved" if row.saved else "durable") if row.durable else "",
             row.label,
         ]

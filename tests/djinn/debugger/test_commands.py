@@ -1,5 +1,6 @@
 """The commands: one table, and what each does to the sessions."""
 
+import itertools
 import re
 import threading
 
@@ -8,10 +9,10 @@ import torch
 from tests.programs import prefill
 
 import djinn
-from djinn.debugger import commands, desk
+from djinn.debugger import commands, desk, files
 from djinn.debugger.bench import Bench
 from djinn.debugger.commands import COMMANDS, find, help_lines
-from djinn.debugger.edits import Refused
+from djinn.debugger.values import Refused
 
 
 def test_the_table_names_each_command_and_key_once():
@@ -268,7 +269,7 @@ def test_the_rows_are_what_the_runtime_tells(bench, started, runtime):
         for name in ("number", "phase", "layer", "tier", "device_bytes", "host_bytes", "disk_bytes", "left_bytes"):
             assert getattr(row, name) == getattr(status, name), name
         assert row.recorded_bytes == session.recorded_bytes
-        assert row.breakpoint == session.breakpoint
+        assert row.stops == (() if session.breakpoint is None else (session.breakpoint,))
         assert 0 <= row.age_seconds <= status.age_seconds
         assert (row.doing, row.durable, row.selected) == (session.doing, session.is_durable, session.number == 1)
 
@@ -353,3 +354,107 @@ def test_a_cancelled_session_is_said_to_be_cancelled(bench, started, does, refus
     assert does("status").startswith("session 1: cancelled\n")
     assert refuses("step").startswith("session 1 is cancelled, not paused: ")
     assert does("tokens") == "no tokens are known of session 1, which is cancelled"
+
+
+def test_a_session_gets_a_name_of_the_users_own(bench, started, does):
+    """Beside where it comes from; alone the command takes it away."""
+    started(2)
+    assert does("name  base line") == "session 1 is base line"
+    assert "  base line" in does("sessions")
+    bench.label(bench.selected, "fork of 7")
+    assert (bench.rows()[0].named, bench.rows()[0].label) == ("base line", "fork of 7")
+    assert does("name") == "it has no name of its own"
+    assert bench.rows()[0].named == ""
+
+
+@pytest.mark.parametrize("kind", ["pt", "npy", "safetensors"])
+def test_a_tensor_is_copied_to_a_file_that_an_edit_reads(bench, started, does, tmp_path, kind):
+    """Bit for bit, also out of IO_WAIT. A file is replaced only when that was confirmed."""
+    session = started(2)
+    path = tmp_path / f"a file.{kind}"
+    before = session.state["hidden_states"].clone()
+    does("wait")
+    assert does(f"copy hidden_states {path}").startswith(f"hidden_states of session 1, shape [2, 24, 64], is in {path}")
+    outcome = bench.do(f"copy kv.1.keys {path}")
+    assert (outcome.lines, outcome.question) == ((), f"{path} is there already, and would be replaced. Copy?")
+    does("edit scale 0")
+    does(f"edit add {path}")
+    assert torch.equal(session.state["hidden_states"], before)
+    does(f"copy kv.1.keys {path}", confirmed=True)
+    assert torch.equal(files.read(path), session.state["kv.1.keys"])
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_cannot_be_copied_is_refused_before_it_is_asked(bench, started, told, tmp_path):
+    """No name, none of the state, a file of another kind or that does not take the dtype, and no place for one."""
+    session, there = started(2), tmp_path / "there.npy"
+    there.touch()
+    wanted = "type copy NAME PATH, for example copy hidden_states h.safetensors"
+    for line, said in {
+        "copy": wanted,
+        "copy hidden_states": wanted,
+        f"copy hidden {there}": "there is no tensor hidden in the state: state lists them",
+        f"copy hidden_states {there}.bin": f"{there}.bin is no .pt, .npy or .safetensors file",
+        f"copy hidden_states {there}/x.pt": f"NotADirectoryError: there is no folder {there} to save in: make it first",
+    }.items():
+        assert told(line) == (said, [])
+    with pytest.raises(Refused, match=r"a \.npy file does not take torch\.bfloat16: TypeError: Got unsupported"):
+        files.check_writable(there, torch.bfloat16)
+    session.resume()
+    assert told(f"copy hidden_states {there}")[0].startswith("session 1 is ")
+
+
+def test_of_several_breakpoints_the_next_comes_first(bench, started, does, refuses):
+    """In the order of the layers, around the model; each stops once. They are listed, and a fork has them too."""
+    session = started(3, durable=True, new=6)
+    assert does("break 5 2 6") == "session 1 is to stop once after each of layers 5, 6 and 2: resume"
+    assert bench.rows()[0].stops == (5, 6, 2)
+    assert "to stop after 5 6 2" in does("sessions")
+    assert refuses("break 4 9") == "ValueError: breakpoint 9 is not a layer of this model: 1 to 6"
+    assert refuses("break if h.any()").startswith("break takes a layer before if")
+    assert "paused after layer 5" in does("resume")
+    assert does("break") == "to stop after each of layers 6 and 2"
+    does("fork", confirmed=True)
+    for number in (1, 2):
+        does(f"use {number}")
+        assert "its breakpoint, layer 6, came first" in does("token")
+        assert "paused after layer 1" in does("step")
+        assert "paused after layer 2" in does("step")
+        assert does("break") == "no breakpoint: break L sets one"
+        assert "paused after layer 2" in does("token")
+        does("break 3 4")
+    session.break_at(6)  # another hand's stands alone
+    does("use 1")
+    assert does("break") == "to stop after layer 6"
+    assert "paused after layer 6" in does("resume")
+    assert does("resume").startswith("session 1: finished")
+
+
+def test_a_condition_stops_where_it_holds(bench, started, does, refuses, monkeypatch):
+    """It is tried at each visit of the layer. Where it does not hold, or fails, the breakpoint is still ahead."""
+    started(1, new=8)
+    monkeypatch.setattr(torch, "visits", itertools.count(1), raising=False)
+    ahead = "to stop after each of layers 4 and 5, if next(torch.visits) == 5"
+    assert does("break 4 5 if next(torch.visits) == 5").startswith(
+        "session 1 is to stop once after each of layers 4 and 5"
+    )
+    assert does("break") == ahead
+    assert "paused after layer 4" in does("resume")
+    assert len(bench.tokens().sequences[0]) == 26
+    assert does("break") == ahead.replace("each of layers 4 and 5", "layer 5")
+    assert "paused after layer 5" in does("step")
+    assert does("break") == ahead.replace("each of layers 4 and 5", "layer 5")
+    does("break 2 if k")
+    assert refuses("resume") == "the expression raised NameError: name 'k' is not defined"
+    assert does("break") == "to stop after layer 2, if k"
+    monkeypatch.setattr(torch, "stops", bench.interrupt, raising=False)
+    does("break 3 if torch.stops()")
+    assert refuses("resume").startswith("interrupted: session 1 is paused after layer 3")
+    assert does("break") == "to stop after layer 3, if torch.stops()"
+    assert refuses("break 3 if h +").startswith("'h +' is no Python expression: ")
+    does("break 3 if h > 0")
+    assert refuses("resume").startswith(
+        "the expression raised RuntimeError: Boolean value of Tensor with more than one"
+    )
+    does("break 3 if False")
+    assert does("resume").startswith("session 1: finished")

@@ -10,8 +10,8 @@ from tests.programs import parked, prefill
 
 import djinn
 from djinn.debugger import measures
-from djinn.debugger.edits import Refused
 from djinn.debugger.looking import Busy, Looker
+from djinn.debugger.values import Refused
 from djinn.program.device_lock import DeviceLock
 
 

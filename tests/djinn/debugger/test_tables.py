@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from djinn.debugger.tables import Column, cut, table, tail, visible
+from djinn.debugger.tables import Column, cut, table, tail
+from djinn.debugger.words import visible
 
 COLUMNS = (Column(head="name"), Column(head="size", right=True, rank=1), Column(head="note", rank=2))
 WORDS = st.text(st.characters(exclude_categories=["C", "M", "Z"]), max_size=30)
@@ -17,6 +18,15 @@ def test_a_table_leaves_columns_out_in_their_order():
     assert table(COLUMNS, rows, width=18) == ["name   size", "one       5", "three  1000"]
     assert table(COLUMNS, rows, width=10) == ["name", "one", "three"]
     assert table(COLUMNS, [("a long name", "5", "")], width=7) == ["name", "a lon.."]
+
+
+def test_a_column_with_a_least_width_is_cut_before_any_leaves():
+    """And gets what room is left."""
+    columns = (COLUMNS[0], COLUMNS[1], Column(head="note", rank=2, least=6))
+    rows = [("one", "5", "a long note of mine")]
+    assert table(columns, rows, width=31) == ["name  size  note", "one      5  a long note of mine"]
+    assert table(columns, rows, width=20) == ["name  size  note", "one      5  a long.."]
+    assert table(columns, rows, width=17) == ["name  size", "one      5"]
 
 
 @given(rows=st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=3), width=st.integers(1, 60))

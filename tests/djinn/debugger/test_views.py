@@ -84,7 +84,7 @@ def test_a_session_says_where_its_bytes_are():
         phase=Phase.IO_WAIT,
         said="io_wait",
         layer=4,
-        breakpoint=9,
+        stops=(9,),
         tier="device+host",
         device_bytes=1 << 20,
         host_bytes=3 << 10,
@@ -96,8 +96,9 @@ def test_a_session_says_where_its_bytes_are():
         durable=True,
         saved=True,
         label="from \x1b.djinn",
+        named="mine",
         selected=True,
     )
     _, line = views.sessions([row], width=120)
-    said = ["io_wait", "4", "device+host", "1.0 MiB + 3.0 KiB", "2.2 s", "-", "9", r"saved, from \x1b.djinn"]
+    said = ["io_wait", "4", "device+host", "1.0 MiB + 3.0 KiB", "2.2 s", "-", "9", r"mine, saved, from \x1b.djinn"]
     assert re.split(r" {2,}", line) == [">", "7", *said]

@@ -31,7 +31,7 @@ def test_a_session_is_a_line():
         phase=djinn.Phase.IO_WAIT,
         said="io_wait",
         layer=15,
-        breakpoint=20,
+        stops=(20,),
         tier="host+disk",
         device_bytes=0,
         host_bytes=3 << 20,
@@ -43,13 +43,14 @@ def test_a_session_is_a_line():
         durable=True,
         saved=True,
         label="fork of 1",
+        named="mine",
         selected=True,
     )
     head, line = words.session_lines([row])
     assert head.split() == ["no", "phase", "layer", "device", "host", "disk", "age"]
     assert line.split(maxsplit=11) == [
         *([">", "12", "io_wait", "15", "-", "3.0", "MiB", "2.0", "GiB", "61.2", "s"]),
-        "to stop after 20, saved, fork of 1",
+        "mine, to stop after 20, saved, fork of 1",
     ]
     assert words.session_lines([]) == ["there is no session"]
 
