@@ -13,8 +13,8 @@ def debug(runtime: Runtime, *, plain: bool = False, tokenizer: Any = None) -> No
     It shows sessions, tokens, state and device memory, and takes commands such as ``step`` and ``edit``
     (``docs/debugger.md``). It is a screen in the terminal, by Textual: ``pip install "djinn[debugger]"``. With
     ``plain`` it is lines instead, and needs nothing. ``tokenizer`` turns ids into words: anything with
-    ``decode(ids)``. Raises ``ModuleNotFoundError`` if Textual is wanted and missing, and ``TypeError`` for an argument
-    of another kind.
+    ``decode(ids)``. Raises ``ModuleNotFoundError`` if Textual is wanted and missing, ``TypeError`` for an argument of
+    another kind, and :class:`djinn.DjinnError` where there is no terminal for a screen, or no stream for lines.
     """
     if not isinstance(runtime, Runtime):
         raise TypeError(f"debug() takes a djinn.Runtime, as djinn.Runtime(model), not a {type(runtime).__name__}")

@@ -1,17 +1,15 @@
 """How a command answers: what it was asked, the session that it is for, and where that stands, in lines."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from djinn.core import ENDED, PARKED, Phase, SessionCancelled
 from djinn.debugger import words
 from djinn.debugger.desk import Desk
 from djinn.debugger.looks import phase_of
+from djinn.debugger.patience import Say
 from djinn.debugger.values import Outcome, Refused
 from djinn.session import Session
 from djinn.wording import what_to_do
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,10 @@ from functools import partial
 from djinn.core import PARKED, DjinnError, Phase
 from djinn.debugger import acts, edits, words
 from djinn.debugger.answers import Asked, failed, number, parked, said, session_of, standing, stands
-from djinn.debugger.desk import Desk, Interrupted
+from djinn.debugger.desk import Desk
+from djinn.debugger.patience import Interrupted, Say
 from djinn.debugger.values import Outcome, Refused
 from djinn.wording import counted
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,43 +5,29 @@ says so every second, and can be told to stop.
 """
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from djinn.core import PARKED, Phase
-from djinn.debugger.cutting import Cuttable
 from djinn.debugger.edits import Change
 from djinn.debugger.looking import Busy, Looker
 from djinn.debugger.looks import Looks, changed, mark_of, phase_of
 from djinn.debugger.memory import MemoryRing
+from djinn.debugger.patience import SAY_SECONDS, TICK_SECONDS, Interrupted, Patience, Say
 from djinn.debugger.stops import Stops
 from djinn.debugger.values import Lens, MemorySample, Refused, SessionRow, StateRow, Tokens
-from djinn.program.caller import CallerContext
 from djinn.runtime import Runtime
 from djinn.session import Session
 from djinn.status import Status
 
-T = TypeVar("T")
-Say = Callable[[str], None]
 File = tuple[int, int, int]  # one file at one time: its number, when it was written, its bytes
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a program and its arguments
 
-_TICK_SECONDS = 0.1  # between two looks at what is waited for
-_SAY_SECONDS = 1.0  # between two lines of progress
 _FOR_THE_DEVICE = "waiting for the device"
-
-
-class Interrupted(Exception):
-    """The user has asked to stop waiting; the message is what goes on nevertheless, or empty."""
-
-
-def _any(value: object) -> bool:
-    return True
 
 
 def _file_at(path: Path) -> File | None:
@@ -52,7 +38,7 @@ def _file_at(path: Path) -> File | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-class Desk:
+class Desk(Patience):
     """Shows and changes the sessions of ``runtime``; :meth:`close` ends its thread, and leaves the sessions alone.
 
     ``tokenizer`` turns ids into words: anything with ``decode(ids)``. ``call`` is the program that ``restore`` runs
@@ -63,19 +49,19 @@ class Desk:
     def __init__(
         self, runtime: Runtime, *, tokenizer: Any = None, call: Call | None = None, owns_runtime: bool = False
     ) -> None:
+        self._ring = MemoryRing(runtime)
+        super().__init__(runtime._device, meanwhile=self._ring.take)
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.owns_runtime = owns_runtime
         self._call = call
         self._looker = Looker(runtime)
         self._looks = Looks(runtime, self._looker, tokenizer)
-        self._ring = MemoryRing(runtime)
         self._number: int | None = None  # of the selected session
         self.stops = Stops(runtime.depth)
         self._labels: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._saved: dict[int, tuple[tuple[int, int], Path, File | None]] = {}
-        self._stop = threading.Event()
 
     def close(self) -> None:
         """End the thread of the bench's own computing; nothing else is touched."""
@@ -185,40 +171,6 @@ class Desk:
 
     # -- what is done ------------------------------------------------------------------------------------------------
 
-    def interrupt(self) -> None:
-        """Make what waits on another thread stop waiting; the session goes on as it does."""
-        self._stop.set()
-
-    def begin(self) -> None:
-        """Forget an earlier :meth:`interrupt`."""
-        self._stop.clear()
-
-    def patiently(self, attempt: Callable[[], T], what: str, say: Say, *, enough: Callable[[T], bool] = _any) -> T:
-        """Return ``attempt()`` once it is ``enough``, and does not raise :class:`Busy` or ``TimeoutError``.
-
-        Says ``what`` it waits for every second. Raises :class:`Interrupted`.
-        """
-        began = told = time.monotonic()
-        while True:
-            try:
-                value = attempt()
-                if enough(value):
-                    return value
-            except Busy:
-                time.sleep(_TICK_SECONDS)
-            except TimeoutError:
-                pass
-            self.sample()
-            if self._stop.is_set():
-                raise Interrupted
-            if time.monotonic() - told >= _SAY_SECONDS:
-                told = time.monotonic()
-                say(f"{what} ... {told - began:.0f} s")
-
-    def wait_for(self, session: Session, what: str, say: Say) -> None:
-        """Wait until ``session`` parks or ends. Raises :class:`Interrupted`."""
-        self.patiently(lambda: session.wait(_TICK_SECONDS), what, say, enough=lambda phase: phase is not Phase.RUNNING)
-
     def go(self, session: Session, what: str, say: Say, *, step: bool = False) -> None:
         """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`.
 
@@ -228,7 +180,7 @@ class Desk:
         while True:
             self.stops.arm(session)
             if step:
-                self.patiently(lambda: session.step(_TICK_SECONDS), what, say)
+                self.patiently(lambda: session.step(TICK_SECONDS), what, say)
             else:
                 session.resume()
             self.wait_for(session, what, say)
@@ -247,7 +199,7 @@ class Desk:
         if step:
             return True
         hidden = self.copied(session, "hidden_states", say)
-        if holds := self._cuttably(lambda: condition.holds(hidden), "waiting for the condition", say):
+        if holds := self.cuttably(lambda: condition.holds(hidden), "waiting for the condition", say):
             self.stops.drop(session, session.layer)
         return holds
 
@@ -270,32 +222,20 @@ class Desk:
             self.patiently(look, _FOR_THE_DEVICE, say)
             if self._stop.is_set():
                 raise Interrupted
-            if time.monotonic() - told >= _SAY_SECONDS:
+            if time.monotonic() - told >= SAY_SECONDS:
                 told = time.monotonic()
                 say(f"measured {index + 1} of {len(names)} tensors")
 
     def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float]:
         """Change the hidden states of ``session``; return their norm before and after. Nothing is half done."""
         before = self.copied(session, "hidden_states", say)
-        after = self._cuttably(lambda: changed(before, change), "waiting for the edit", say)
+        after = self.cuttably(lambda: changed(before, change), "waiting for the edit", say)
         self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
         return float(before.double().norm()), float(after.double().norm())
 
     def copied(self, session: Session, name: str, say: Say) -> torch.Tensor:
         """Return a copy of one tensor of the state, in host memory."""
         return self.patiently(lambda: self._looks.copied(session, name), _FOR_THE_DEVICE, say)
-
-    def _cuttably(self, function: Callable[[], T], what: str, say: Say) -> T:
-        """Return ``function()``, which is the user's own code, and may take for ever. Raises :class:`Interrupted`."""
-        call = Cuttable(function, CallerContext(self.runtime._device))
-        call.start()
-        try:
-            self.patiently(lambda: call.wait(_TICK_SECONDS), what, say, enough=bool)
-        except BaseException:
-            if not call.cut():
-                raise Interrupted("; what was executed has not ended yet, and what it gives is dropped") from None
-            raise
-        return call.result()
 
     def label(self, session: Session, text: str) -> None:
         """Say in the list of sessions where ``session`` comes from."""

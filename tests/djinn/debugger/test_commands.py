@@ -9,7 +9,7 @@ import torch
 from tests.programs import prefill
 
 import djinn
-from djinn.debugger import commands, desk, files
+from djinn.debugger import commands, files, patience
 from djinn.debugger.bench import Bench
 from djinn.debugger.commands import COMMANDS, find, help_lines
 from djinn.debugger.values import Refused
@@ -93,7 +93,7 @@ def plainly(llama, input_ids):
 
 def test_pause_stops_a_program_that_computes(bench, runtime, llama, input_ids, monkeypatch):
     """At its next layer."""
-    monkeypatch.setattr(desk, "_SAY_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "SAY_SECONDS", 0.01)
     inside, go_on = threading.Event(), threading.Event()
 
     def program():
@@ -109,7 +109,7 @@ def test_pause_stops_a_program_that_computes(bench, runtime, llama, input_ids, m
 
 def test_a_wait_shows_progress_and_can_be_stopped(bench, runtime, llama, input_ids, monkeypatch):
     """A line a second; a stop or Ctrl-C returns to the prompt, and the session goes on as it does."""
-    monkeypatch.setattr(desk, "_SAY_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "SAY_SECONDS", 0.05)
     inside, go_on = threading.Event(), threading.Event()
 
     def program():
@@ -146,7 +146,7 @@ def test_a_wait_shows_progress_and_can_be_stopped(bench, runtime, llama, input_i
 
 def test_a_look_waits_for_who_computes(bench, runtime, started, monkeypatch, does):
     """With progress; a value that a front shows has a note instead."""
-    monkeypatch.setattr(desk, "_SAY_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "SAY_SECONDS", 0.05)
     started()
     go_on = threading.Event()
     other = runtime.open().start(go_on.wait, 20)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import djinn
-from djinn.debugger import cutting, desk
+from djinn.debugger import cutting, patience
 
 VECTOR = torch.linspace(-1, 1, 64)
 
@@ -146,7 +146,7 @@ def test_an_endless_expression_is_cut_off(bench, started, monkeypatch):
 
     What is in an operation that takes long is left to end by itself, and the line says so.
     """
-    monkeypatch.setattr(desk, "_SAY_SECONDS", 0)
+    monkeypatch.setattr(patience, "SAY_SECONDS", 0)
     session = started()
     before = session.state["hidden_states"].clone()
 
