@@ -1,6 +1,6 @@
 """The commands that make a session go on, or change it. Each gets the desk and what was asked; see ``commands``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from djinn.arguments import check_breakpoint
@@ -10,7 +10,7 @@ from djinn.debugger.answers import Asked, number, parked, said, session_of, stan
 from djinn.debugger.desk import Desk
 from djinn.debugger.edits import Change
 from djinn.debugger.stops import Layers
-from djinn.debugger.values import Outcome, Refused
+from djinn.debugger.values import Outcome, Refused, StateRow
 from djinn.durable.session_file import check_can_read
 from djinn.wording import mebibytes, sized
 
@@ -25,8 +25,8 @@ def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
         return said(f"to stop after {_layers(ahead)}" if ahead else "no breakpoint: break L sets one")
     numbers, has_condition, text = asked.argument.partition("if")
     layers = [number(word, "break L, or break L L if EXPRESSION") for word in numbers.split()]
-    if not layers:
-        raise Refused("break takes a layer before if: for example break 5 if h.norm() > 100")
+    if not layers or (has_condition and not text.strip()):
+        raise Refused("if stands between layers and an expression: for example break 5 if h.norm() > 100")
     for layer in layers:
         check_breakpoint(layer, 1, desk.depth)
     desk.stops.set(session, dict.fromkeys(layers, edits.condition(text.strip()) if has_condition else None))
@@ -108,25 +108,34 @@ def name(desk: Desk, asked: Asked) -> Outcome:
     """Give the session a name of the user's own."""
     session = session_of(desk)
     desk.name(session, asked.argument)
-    return said(f"session {session.number} is {asked.argument}" if asked.argument else "it has no name of its own")
+    return said(f"session {session.number} {f'is called {asked.argument}' if asked.argument else 'has no name'}")
 
 
 def copy(desk: Desk, asked: Asked) -> Outcome:
     """Write one tensor of the state to a file; asks before one is replaced."""
     session = parked(desk)
-    rows = {row.name: row for row in desk.state()}
-    found = max((one for one in rows if f"{asked.argument} ".startswith(f"{one} ")), key=len, default="")
-    path = Path(asked.argument[len(found) :].strip()).expanduser()
-    if not asked.argument or (found and path == Path()):
+    name, _, text = asked.argument.partition(" ")
+    if not text.strip():
         raise Refused("type copy NAME PATH, for example copy hidden_states h.safetensors")
-    if not found:
-        raise Refused(f"there is no tensor {asked.argument.split()[0]} in the state: state lists them")
-    files.check_writable(path, rows[found].dtype)
+    row = _row_of(name, desk.state())
+    path = Path(text.strip()).expanduser()
+    files.check_writable(path, row.dtype)
     if path.exists() and not asked.confirmed:
         return Outcome(question=f"{path} is there already, and would be replaced. Copy?")
-    tensor = desk.copied(session, found, asked.say)
-    nbytes = files.write(path, found, tensor)
-    return said(f"{found} of session {session.number}, shape {list(tensor.shape)}, is in {path}: {sized(nbytes)}")
+    tensor = desk.copied(session, row.name, asked.say)
+    nbytes = files.write(path, row.name, tensor)
+    return said(f"{row.name} of session {session.number}, shape {list(row.shape)}, is in {path}: {sized(nbytes)}")
+
+
+def _row_of(name: str, rows: Sequence[StateRow]) -> StateRow:
+    """Return the tensor of this ``name``, or whose name alone ends so, as where ``..`` stands for its begin."""
+    end = name.lstrip(".")
+    found = [row for row in rows if row.name == name] or [row for row in rows if end and row.name.endswith(end)]
+    if len(found) > 1:
+        raise Refused(f"{name} may be {' or '.join(row.name for row in found)}")
+    if not found:
+        raise Refused(f"there is no tensor {name} in the state: state lists them")
+    return found[0]
 
 
 def save(desk: Desk, asked: Asked) -> Outcome:

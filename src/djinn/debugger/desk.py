@@ -199,7 +199,11 @@ class Desk(Patience):
         if step:
             return True
         hidden = self.copied(session, "hidden_states", say)
-        if holds := self.cuttably(lambda: condition.holds(hidden), "waiting for the condition", say):
+        try:
+            holds = self.cuttably(lambda: condition.holds(hidden), "waiting for the condition", say)
+        except Refused as error:
+            raise Refused(f"session {session.number} is paused after layer {session.layer}: {error}") from None
+        if holds:
             self.stops.drop(session, session.layer)
         return holds
 

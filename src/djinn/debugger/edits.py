@@ -17,6 +17,7 @@ from djinn.debugger import files
 from djinn.debugger.values import Refused
 from djinn.debugger.words import error_line
 
+_SHOWN = 60  # characters of an expression that is none
 Edit = Callable[[torch.Tensor], torch.Tensor]
 # Without what closes the standard input, which the debugger reads.
 _BUILTINS = {name: value for name, value in vars(builtins).items() if name not in ("exit", "quit")}
@@ -120,7 +121,8 @@ def _compiled(argument: str) -> CodeType:
     try:
         return compile(argument, "<expression>", "eval")
     except (SyntaxError, ValueError) as error:
-        raise Refused(f"{argument!r} is no Python expression: {error}") from None
+        shown = repr(argument) if len(argument) <= _SHOWN else f"{argument[:_SHOWN]!r}..."
+        raise Refused(f"{shown} is no Python expression: {error}") from None
     except (RecursionError, MemoryError) as error:  # not of Python's stack or memory, but of its compiler's
         raise Refused(f"the expression is too deep for Python's compiler: {type(error).__name__}") from None
 

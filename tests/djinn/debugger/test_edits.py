@@ -50,6 +50,7 @@ ODD = {
         "the expression raised E"
     ),
     "exec('raise ValueError(\\'a\\\\nb\\')')": "the expression raised ValueError: a",
+    "f(" * 5000 + ")" * 5000: f"{'f(' * 30!r}... is no Python expression: too many nested parentheses",
     "-" * 10_000 + "h": "the expression is too deep for Python's compiler: MemoryError",
     "h" + "+h" * 10_000: "the expression is too deep for Python's compiler: RecursionError",
     "(lambda f: f(f))(lambda f: f(f))": "the expression raised RecursionError: maximum recursion depth exceeded",

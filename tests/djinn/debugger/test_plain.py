@@ -107,7 +107,7 @@ def test_characters_that_the_stream_lacks_are_escaped(bench):
 def test_control_characters_are_escaped(bench, started):
     """So that no name, whoever gave it, moves a terminal's cursor."""
     started()
-    assert answers(bench, "name a\x1b[2Jb\n")[3] == r"session 1 is a\x1b[2Jb"
+    assert answers(bench, "name a\x1b[2Jb\n")[3] == r"session 1 is called a\x1b[2Jb"
 
 
 def test_debug_opens_it_in_a_program(runtime, started, monkeypatch, capsys):
