@@ -53,11 +53,10 @@ def token(desk: Desk, asked: Asked) -> Outcome:
     session = parked(desk)
     layer = session.layer
     assert layer is not None
-    desk.stops.add(session, layer)
-    desk.go(session, f"waiting for layer {next(iter(desk.stops.ahead(session)))}", asked.say)
+    where = next(iter(desk.stops.ahead(session)), layer)
+    desk.go(session, f"waiting for layer {where}", asked.say, once_at=layer)
     outcome = standing(desk, session)
     if session.layer != layer and session.phase in PARKED:
-        desk.stops.drop(session, layer)
         return Outcome(lines=(*outcome.lines, f"its breakpoint, layer {session.layer}, came first"))
     return outcome
 

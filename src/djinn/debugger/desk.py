@@ -171,12 +171,15 @@ class Desk(Patience):
 
     # -- what is done ------------------------------------------------------------------------------------------------
 
-    def go(self, session: Session, what: str, say: Say, *, step: bool = False) -> None:
+    def go(self, session: Session, what: str, say: Say, *, step: bool = False, once_at: int | None = None) -> None:
         """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`.
 
-        At a breakpoint whose condition does not hold it goes on again.
+        At a breakpoint whose condition does not hold it goes on again. It stops at layer ``once_at`` too, unless it
+        has stopped before.
         """
         self.sample()
+        if once_at is not None:
+            self.stops.add(session, once_at)
         while True:
             self.stops.arm(session)
             if step:
@@ -188,6 +191,10 @@ class Desk(Patience):
                 break
             if self._stop.is_set():
                 raise Interrupted
+        if session.phase in PARKED:
+            if once_at not in (None, session.layer):
+                self.stops.drop(session, once_at)
+            self.stops.arm(session)  # now: who leaves the debugger here has the next one ahead
         self.sample()
 
     def _stays(self, session: Session, say: Say, *, step: bool) -> bool:

@@ -131,7 +131,7 @@ class Looks:
     def copied(self, session: Session, name: str = "hidden_states") -> torch.Tensor:
         """A copy of one tensor of the state, in host memory and contiguous."""
         tensor = session.state[name]
-        return self._read(tensor, lambda: tensor.detach().clone(memory_format=torch.contiguous_format).cpu())
+        return self._read(tensor, lambda: tensor.detach().to("cpu", copy=True).contiguous())
 
     def write(self, session: Session, value: torch.Tensor) -> None:
         """Write the hidden states, all in one copy."""

@@ -1,8 +1,8 @@
 """The breakpoints of the debugger: several layers of a session, of which it stops at whichever comes next.
 
-A session itself has one breakpoint. It is the next of them, set anew (``arm``) whenever the session goes on. Layers
-come in the order of their numbers, and after the last one the first. A breakpoint stops once. If another hand, such as
-the program's caller, sets that of the session, it stands alone.
+A session itself has one breakpoint. It is the next of them, set anew (``arm``) whenever the session stops or goes on.
+Layers come in the order of their numbers, and after the last one the first. A breakpoint stops once. If another hand,
+such as the program's caller, sets that of the session, it stands alone.
 
 A condition is tried when the session has come there (``Desk.go``). Where it does not hold, the layer is still ahead.
 """
@@ -61,8 +61,10 @@ class Stops:
         self._plans[session.number] = replace(plan, layers={**plan.layers, layer: None})
 
     def drop(self, session: Session, layer: int) -> None:
-        """Undo :meth:`add`, if the session has stopped before."""
+        """Undo :meth:`add`, unless that layer is the session's own breakpoint by now."""
         plan = self._now(session)
+        if plan.armed == layer:
+            return
         layers = {one: plan.layers[one] for one in plan.layers if one != layer}
         self._plans[session.number] = replace(plan, layers=layers)
 

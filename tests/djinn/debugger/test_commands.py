@@ -419,6 +419,7 @@ def test_of_several_breakpoints_the_next_comes_first(bench, started, does, refus
     assert refuses("break 5 if ").startswith("if stands between layers and an expression")
     assert "paused after layer 5" in does("resume")
     assert does("break") == "to stop after each of layers 6 and 2"
+    assert session.breakpoint == 6
     does("fork", confirmed=True)
     for number in (1, 2):
         does(f"use {number}")
