@@ -385,6 +385,22 @@ def test_a_tensor_is_copied_to_a_file_that_an_edit_reads(bench, started, does, t
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_copy_that_fails_leaves_the_file_that_was_there(bench, started, monkeypatch, tmp_path):
+    """Whole, and nothing beside it."""
+    started(2)
+    path = tmp_path / "there.pt"
+    path.write_text("before")
+
+    def breaks(file, name, tensor):
+        file.write(b"half")
+        if tensor.numel():
+            raise OSError("no space")
+
+    monkeypatch.setitem(files._WRITERS, ".pt", breaks)
+    assert bench.do(f"copy hidden_states {path}", confirmed=True).lines == ("OSError: no space",)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("there.pt", "before")]
+
+
 def test_what_cannot_be_copied_is_refused_before_it_is_asked(bench, started, told, tmp_path):
     """No name, none of the state, a file of another kind or that does not take the dtype, and no place for one."""
     session, there = started(2), tmp_path / "there.npy"
@@ -421,6 +437,7 @@ def test_of_several_breakpoints_the_next_comes_first(bench, started, does, refus
     assert does("break") == "to stop after each of layers 6 and 2"
     assert session.breakpoint == 6
     does("fork", confirmed=True)
+    assert [row.stops for row in bench.rows()] == [(6, 2), (6, 2)]
     for number in (1, 2):
         does(f"use {number}")
         assert "its breakpoint, layer 6, came first" in does("token")
