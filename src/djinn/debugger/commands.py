@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from djinn.core import PARKED, DjinnError, Phase
+from djinn.core import PARKED, Phase
 from djinn.debugger import acts, edits, words
 from djinn.debugger.answers import Asked, failed, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk
@@ -45,7 +45,7 @@ def perform(desk: Desk, line: str, *, confirmed: bool, say: Say) -> Outcome:
         return failed(str(error))
     except KeyError as error:
         return failed(str(error.args[0]))
-    except (DjinnError, ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001 - commands run the code of models, tokenizers and programs
         return failed(words.error_line(error))
 
 

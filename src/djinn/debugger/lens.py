@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from djinn.debugger.words import error_line
+
 _PIECE_ELEMENTS = 1 << 23  # of the head's weight: some milliseconds on a core, some 10 us on an H100
 
 # What models do to hidden states before the head, or to logits behind it, by its name in their configuration.
@@ -78,18 +80,30 @@ def _beyond(model: nn.Module) -> str:
 def logits(tail: Tail, row: torch.Tensor, device: torch.device, turn: Turn) -> torch.Tensor:
     """Return the logits that ``row`` (shape [1, features], in host memory) gives: float32, shape [words], likewise.
 
-    ``turn(function)`` calls ``function()`` where the device may be used, a piece at a time.
+    ``turn(function)`` calls ``function()`` where the device may be used, a piece at a time. Raises :class:`NoLens` for
+    whatever the norm or the head raises.
     """
-    normed = turn(lambda: tail.norm.forward(row.to(device)).cpu())
+
+    def run(function: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return turn(lambda: _of_the_model(function))
+
+    normed = run(lambda: tail.norm.forward(row.to(device)).cpu())
     if type(tail.head) is not nn.Linear:
-        return turn(lambda: tail.head.forward(normed.to(device)).float().reshape(-1).cpu())
+        return run(lambda: tail.head.forward(normed.to(device)).float().reshape(-1).cpu())
     weight, bias = tail.head.weight, tail.head.bias
     step = max(1, _PIECE_ELEMENTS // weight.shape[1])
     parts = []
     for start in range(0, weight.shape[0], step):
         words = slice(start, start + step)
-        parts.append(turn(partial(_part, normed, weight, bias, words, device)))
+        parts.append(run(partial(_part, normed, weight, bias, words, device)))
     return torch.cat(parts)
+
+
+def _of_the_model(function: Callable[[], torch.Tensor]) -> torch.Tensor:
+    try:
+        return function()
+    except Exception as error:  # noqa: BLE001 - of the model's own code
+        raise NoLens(f"the final norm or the head raised {error_line(error)}") from None
 
 
 def _part(

@@ -159,8 +159,8 @@ def test_a_look_waits_for_who_computes(bench, runtime, started, monkeypatch, doe
     assert outcome.lines[0].startswith("logit lens, layer 2")
 
 
-def test_errors_are_lines(bench, runtime, started, refuses):
-    """Of commands that do not fit, and of programs: their type and message."""
+def test_errors_are_lines(bench, runtime, started, refuses, monkeypatch):
+    """Of commands that do not fit, of programs, and of any other code that runs: their type and message."""
     assert refuses("resume") == "there is no session"
 
     def program():
@@ -181,6 +181,8 @@ def test_errors_are_lines(bench, runtime, started, refuses):
     assert refuses("step 5") == "step takes no argument"
     assert refuses("lens 5 3") == "logit lens, layer 2: there is no sequence 3: 1 to 2"
     assert refuses("restore none.djinn").startswith("FileNotFoundError: ")
+    monkeypatch.setattr(bench, "patient_tokens", lambda say: [].pop())
+    assert refuses("tokens") == "IndexError: pop from empty list"
 
 
 def test_a_saved_session_is_restored_and_ends_alike(bench, started, does, tmp_path):

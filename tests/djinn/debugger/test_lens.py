@@ -116,9 +116,14 @@ def test_a_norm_before_the_layers_is_not_the_final_one(llama):
         llama.model._modules = parts
 
 
-def test_there_are_notes_in_place_of_errors(bench, started, does):
-    """Without a paused session, and for a sequence that is not there."""
+def test_there_are_notes_in_place_of_errors(bench, started, does, llama):
+    """Without a paused session, for a sequence that is not there, and where the model's own code fails."""
     assert bench.lens().note == "there is no paused session to look into"
     started()
     assert bench.lens(sequence=2).note == "there is no sequence 3: 1 to 2"
     assert len(bench.lens(10**6).guesses) == 128
+    llama.model.norm.forward = lambda row: {}["missing"]
+    try:
+        assert bench.lens().note == "the final norm or the head raised KeyError: 'missing'"
+    finally:
+        del llama.model.norm.forward
