@@ -17,6 +17,8 @@ from torch import nn
 
 Keep = Literal["nothing", "frontier"]  # what IO_WAIT leaves on the device
 KEEPS: tuple[Keep, ...] = ("nothing", "frontier")
+Codec = Literal["raw", "auto"]  # whether state is coded in host memory
+CODECS: tuple[Codec, ...] = ("raw", "auto")
 
 # Between beats: a shorter time costs much of a core, a longer one lets the link fall asleep.
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.001, 1.0
@@ -84,6 +86,14 @@ def check_keep(keep: object) -> Keep:
         if isinstance(keep, str) and keep == known:
             return known
     raise ValueError(f'keep={keep!r} is nothing that IO_WAIT can keep on the device: pass "frontier" or "nothing"')
+
+
+def check_codec(codec: object) -> Codec:
+    """Return ``codec``, which says whether state is coded. Raises ``ValueError`` for anything else."""
+    for known in CODECS:
+        if isinstance(codec, str) and codec == known:
+            return known
+    raise ValueError(f'codec={codec!r} is no form of state in host memory: pass "auto" or "raw"')
 
 
 def check_timeout(timeout: Any) -> None:

@@ -44,7 +44,7 @@ class StatusTable(tuple[Status, ...]):
     far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
     are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect. ``disk_folder`` is
     where spilled sessions are, None without a disk; their files have ``disk_bytes``, and ``disk_free_bytes`` more find
-    room.
+    room. ``codec`` tells of ``Runtime(codec="auto")``.
     """
 
     arena_bytes: int
@@ -54,6 +54,7 @@ class StatusTable(tuple[Status, ...]):
     disk_folder: Path | None
     disk_bytes: int
     disk_free_bytes: int
+    codec: str
 
     def __new__(
         cls,
@@ -66,11 +67,13 @@ class StatusTable(tuple[Status, ...]):
         disk_folder: Path | None = None,
         disk_bytes: int = 0,
         disk_free_bytes: int = 0,
+        codec: str = "",
     ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
         table.set_aside_bytes, table.beat = set_aside_bytes, beat
+        table.codec = codec
         table.disk_folder, table.disk_bytes, table.disk_free_bytes = disk_folder, disk_bytes, disk_free_bytes
         return table
 
@@ -117,9 +120,7 @@ class StatusTable(tuple[Status, ...]):
         if self.disk_folder is not None:
             spilled, free = _mebibytes(self.disk_bytes), mebibytes(self.disk_free_bytes)
             footer += f"; {spilled} in {self.disk_folder}, which has room for {free}"
-        if self.beat:
-            footer += f"; {self.beat}"
-        return footer
+        return "; ".join(filter(None, (footer, self.beat, self.codec)))
 
 
 def _mebibytes(nbytes: int) -> str:

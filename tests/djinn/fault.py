@@ -7,6 +7,7 @@ import threading
 import torch
 
 from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 
 ERRORS = {
     "no room": torch.OutOfMemoryError("injected"),
@@ -25,18 +26,17 @@ class Fault:
         self.left = None
         self.error = None
         self._lock = threading.Lock()
-        resize, copy = torch.UntypedStorage.resize_, transfer._copy_in
+        resize, bring = torch.UntypedStorage.resize_, Lane.bring
 
         def resize_(storage, nbytes):
             if kind == ("allocate" if nbytes else "free"):
                 self._trip()
             return resize(storage, nbytes)
 
-        def copy_in(entries, *args, **kwargs):
-            for entry in entries:
-                if kind == "copy in":
-                    self._trip()
-                copy([entry], *args, **kwargs)
+        def copy_in(lane, *args, **kwargs):
+            if kind == "copy in":
+                self._trip()
+            return bring(lane, *args, **kwargs)
 
         def copy_out(engine, *args, **kwargs):
             if kind == "copy out":
@@ -55,7 +55,7 @@ class Fault:
             monkeypatch.setattr(os, name, of_the_disk(getattr(os, name)))
         take = transfer.TransferEngine.copy_out
         monkeypatch.setattr(torch.UntypedStorage, "resize_", resize_)
-        monkeypatch.setattr(transfer, "_copy_in", copy_in)
+        monkeypatch.setattr(Lane, "bring", copy_in)
         monkeypatch.setattr(transfer.TransferEngine, "copy_out", copy_out)
 
     def _trip(self):

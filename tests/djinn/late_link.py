@@ -5,6 +5,7 @@ that nobody has ordered behind the copy is seen. ``log`` lists what the lanes we
 """
 
 import ctypes
+import functools
 import threading
 
 from djinn.memory import copying
@@ -52,13 +53,14 @@ class LateLane(Lane):
         return self.done < len(self.work)
 
     def fill(self, storage, source, *, at_once=False):
-        target, nbytes = storage.data_ptr(), storage.nbytes()  # the storage itself would look held from outside
+        ctypes.memset(storage.data_ptr(), 0xFF, storage.nbytes())
+        super().fill(storage, source, at_once=at_once)
+
+    def bring(self, target, source, nbytes, *, at_once=False):
         self.link.log.append(("fill", self.name, nbytes))
-        ctypes.memset(target, 0xFF, nbytes)
         self.submit(lambda: copying.within_host(target, source, nbytes))
 
-    def empty(self, storage, target):
-        source, nbytes = storage.data_ptr(), storage.nbytes()
+    def take(self, target, source, nbytes):
         self.link.log.append(("empty", self.name, nbytes))
 
         def copy():
@@ -67,13 +69,17 @@ class LateLane(Lane):
 
         self.submit(copy)
 
+    def launch(self, work):
+        self.submit(work)
+
     def record(self, mark):
         mark.lane, mark.end = self, len(self.work)
         return mark
 
     def wait(self, mark):
         self.link.log.append(("wait", self.name, mark.lane and mark.lane.name))
-        self.submit(mark.synchronize)
+        if mark.lane is not None:
+            self.submit(functools.partial(mark.lane.run, mark.end))  # as it is now: it may be recorded again
 
     def follow(self, leader):
         self.link.log.append(("follow", self.name, leader.name))
@@ -99,12 +105,13 @@ class LateLink(Link):
 
     def __init__(self):
         self.log = []
+        self.names = ("out", "in", "behind")  # of the lanes that are made, in order
         self.held = threading.Event()
         self.lanes = {}
         self._program = ProgramLane(self, "program")
 
     def lane(self):
-        name = ("out", "in", "behind")[len(self.lanes)]
+        name = self.names[len(self.lanes)]
         self.lanes[name] = LateLane(self, name)
         return self.lanes[name]
 

@@ -48,10 +48,8 @@ def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, f
     Raises :class:`IllegalMove` if some of it is not the session's own, or is not found on that way.
     """
     check_whole(residency.number, residency.left, tape, done)
-    bytes_of = residency.bytes_of
     copies = {
-        name: from_disk[id(item)] if id(item) in from_disk else bytes_of(item).to("cpu", copy=True)
-        for name, item in named(state)
+        name: from_disk[id(item)] if id(item) in from_disk else residency.copy_of(item) for name, item in named(state)
     }
     return recording_of(tape, copies)
 

@@ -28,11 +28,10 @@ from djinn.core import DiskFailed, HostMemoryFull, IllegalMove, NotYet
 from djinn.interrupts import Hands
 from djinn.journal import Journal
 from djinn.memory.extents import Extent
-from djinn.memory.host_copy import HostCopy
+from djinn.memory.host_copy import HostCopy, Packed
 from djinn.memory.host_memory import HostArena
 from djinn.memory.spill_file import Draft, SpillFile
 from djinn.memory.spill_folder import SpillFolder
-from djinn.state.storages import StateStorage
 from djinn.wording import mebibytes
 
 _LOCK_SECONDS = 1.0  # who holds a session's lock longer may be waiting for this very thread
@@ -47,13 +46,13 @@ T = TypeVar("T")
 class Spill:
     """Storages of a session whose bytes are in ``file``, in the order of its parts."""
 
-    items: tuple[StateStorage, ...]
+    parts: tuple[Packed, ...]
     file: SpillFile
 
     @property
     def nbytes(self) -> int:
-        """Bytes of state."""
-        return sum(item.nbytes for item in self.items)
+        """Bytes on the disk."""
+        return sum(part.nbytes for part in self.parts)
 
 
 class Scratch:
@@ -221,7 +220,7 @@ class DiskTier:
         resident.used = time.monotonic()  # the last one to be spilled for itself
         while spilled := resident.spilled:
             began = time.perf_counter()
-            extents = self._reserved([item.nbytes for spill in spilled for item in spill.items])
+            extents = self._reserved([part.nbytes for spill in spilled for part in spill.parts])
             if extents is None:
                 continue
             try:
@@ -282,7 +281,7 @@ def read(session: int, spilled: Iterable[Spill], targets: Sequence[memoryview]) 
     """Read all that ``session`` has ``spilled`` into ``targets``, one for each storage. Raises :class:`DiskFailed`."""
     left = list(targets)
     for spill in spilled:
-        here, left = left[: len(spill.items)], left[len(spill.items) :]
+        here, left = left[: len(spill.parts)], left[len(spill.parts) :]
         try:
             spill.file.read(here)
         except OSError as error:
@@ -290,16 +289,16 @@ def read(session: int, spilled: Iterable[Spill], targets: Sequence[memoryview]) 
             raise _failed(session, spill, error) from error.with_traceback(None)
 
 
-def read_each(session: int, spilled: Iterable[Spill]) -> Iterator[tuple[StateStorage, Scratch]]:
+def read_each(session: int, spilled: Iterable[Spill]) -> Iterator[tuple[Packed, Scratch]]:
     """Read all that ``session`` has ``spilled``, one storage at a time. Raises :class:`DiskFailed`."""
     for spill in spilled:
-        for place, item in enumerate(spill.items):
-            scratch = Scratch(item.nbytes)
+        for place, part in enumerate(spill.parts):
+            scratch = Scratch(part.nbytes)
             try:
                 spill.file.read_one(place, scratch.memory)
             except OSError as error:
                 raise _failed(session, spill, error) from error
-            yield item, scratch
+            yield part, scratch
 
 
 def _failed(session: int, spill: Spill, error: OSError) -> DiskFailed:

@@ -8,30 +8,36 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from djinn.memory.codec import Coded
 from djinn.memory.extents import Extent
 from djinn.memory.lanes import Mark
 from djinn.state.storages import REST, StateStorage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stored:
-    """One storage and its bytes in ``extent``, from address ``source`` on; ``copied`` marks the end of that copy."""
+class Packed:
+    """One storage, and how its bytes off the device are ``coded``: None for as they are."""
 
     item: StateStorage
+    coded: Coded | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes off the device."""
+        return self.item.nbytes if self.coded is None else self.coded.nbytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored(Packed):
+    """What is in ``extent``, from address ``source`` on; ``copied`` marks the end of that copy."""
+
     extent: Extent
     source: int
     copied: Mark
 
-    @property
-    def host(self) -> torch.Tensor:
-        """The copy in host memory: uint8, shape [nbytes]."""
-        return self.extent.bytes
-
 
 class Batch:
-    """Storages that are copied back together; ``mark`` is for the end of these copies."""
+    """Storages that are copied back together; ``mark`` is for the end of these copies, ``nbytes`` are on the device."""
 
     def __init__(self, entries: Sequence[Stored], mark: Mark) -> None:
         self.entries = entries
@@ -54,7 +60,17 @@ class HostCopy:
     @property
     def nbytes(self) -> int:
         """Bytes in host memory."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that it takes on the device."""
         return sum(entry.item.nbytes for entry in self.entries)
+
+    @property
+    def coded(self) -> bool:
+        """Whether some of it has to be decoded."""
+        return any(entry.coded is not None for entry in self.entries)
 
     @property
     def frontier(self) -> list[Stored]:

@@ -4,6 +4,7 @@ On CUDA a lane is a stream, and a mark in it an event. On the CPU work has ended
 nothing to order. Each call does nothing where nothing is needed, and costs less than that of ``torch.cuda``.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -42,11 +43,24 @@ class Lane:
 
         ``at_once``: without letting go of the interpreter.
         """
-        copying.within_host(storage.data_ptr(), source, storage.nbytes())
+        self.bring(storage.data_ptr(), source, storage.nbytes(), at_once=at_once)
 
     def empty(self, storage: torch.UntypedStorage, target: int) -> None:
         """Submit a copy of all of ``storage`` to address ``target`` in the host arena."""
-        copying.within_host(target, storage.data_ptr(), storage.nbytes())
+        self.take(target, storage.data_ptr(), storage.nbytes())
+
+    def bring(self, target: int, source: int, nbytes: int, *, at_once: bool = False) -> None:
+        """Do so to address ``target`` on the device."""
+        copying.within_host(target, source, nbytes)
+
+    def take(self, target: int, source: int, nbytes: int) -> None:
+        """Do so from address ``source`` on the device."""
+        copying.within_host(target, source, nbytes)
+
+    def launch(self, work: Callable[[], object]) -> None:
+        """Call ``work``, which submits to the current lane, with this one as that."""
+        with self.here():
+            work()
 
     def record(self, mark: Mark) -> Mark:
         """Put ``mark`` behind what is submitted so far, and return it."""
@@ -135,11 +149,11 @@ class _CudaLane(Lane):
     def busy(self) -> bool:
         return not self.stream.query()
 
-    def fill(self, storage: torch.UntypedStorage, source: int, *, at_once: bool = False) -> None:
-        copying.to_device(storage.data_ptr(), source, storage.nbytes(), self._handle, at_once=at_once)
+    def bring(self, target: int, source: int, nbytes: int, *, at_once: bool = False) -> None:
+        copying.to_device(target, source, nbytes, self._handle, at_once=at_once)
 
-    def empty(self, storage: torch.UntypedStorage, target: int) -> None:
-        copying.to_host(target, storage.data_ptr(), storage.nbytes(), self._handle)
+    def take(self, target: int, source: int, nbytes: int) -> None:
+        copying.to_host(target, source, nbytes, self._handle)
 
     def record(self, mark: Mark) -> Mark:
         assert isinstance(mark, _CudaMark)

@@ -13,9 +13,10 @@ import torch
 
 from djinn.core import DiskFailed
 from djinn.interrupts import holding
+from djinn.memory import codec
 from djinn.memory.disk_tier import Spill, Waiting, read
 from djinn.memory.extents import Extent
-from djinn.memory.host_copy import HostCopy, Stored
+from djinn.memory.host_copy import HostCopy, Packed, Stored
 from djinn.memory.lanes import Lane
 from djinn.memory.restore import Restore
 from djinn.memory.spill_file import SpillFile
@@ -127,16 +128,34 @@ class Residency:
         self.used, self.claimed_until = time.monotonic(), 0.0
         for entry in self._stored:
             if entry.item is item:
-                return entry.host
+                return (entry if entry.coded is None else self._decoded(entry)).extent.bytes
         if any(item is other for other in self._on_disk):
             self.check_back()
         return raw_bytes(item.storage)
 
+    def copy_of(self, item: StateStorage) -> torch.Tensor:
+        """A copy of the bytes of ``item`` in host memory beside the arena: uint8, shape [nbytes]. Else likewise."""
+        for entry in self._stored:
+            if entry.item is item and entry.coded is not None:
+                return codec.plain(entry.extent.bytes, entry.coded)
+        return self.bytes_of(item).to("cpu", copy=True)
+
+    def _decoded(self, entry: Stored) -> Stored:
+        """Put the plain form of ``entry`` in its place, and return it."""
+        plain = self._engine.decoded(entry)
+        self._record([plain if one is entry else one for one in self._stored])
+        self._engine.release([entry])
+        return plain
+
     def peek(self, item: StateStorage) -> tuple[str, torch.Tensor | None]:
-        """The tier of ``item``, and its bytes (an alias) if that is host memory. Under the lock; counts as no use."""
+        """The tier of ``item``, and its bytes if that is host memory: an alias, or what is decoded of coded ones.
+
+        Under the lock; counts as no use.
+        """
         for entry in self._stored:
             if entry.item is item:
-                return "host", entry.host
+                raw = entry.extent.bytes
+                return "host", raw if entry.coded is None else codec.plain(raw, entry.coded)
         return "disk" if any(item is other for other in self._on_disk) else "device", None
 
     def check_back(self) -> None:
@@ -162,7 +181,7 @@ class Residency:
 
     @property
     def _on_disk(self) -> tuple[StateStorage, ...]:
-        return tuple(item for spill in self.spilled for item in spill.items)
+        return tuple(part.item for spill in self.spilled for part in spill.parts)
 
     def swap_out(self, keep: int = 0) -> None:
         """Swap out all storages that can leave the device, except the first ``keep``.
@@ -184,7 +203,9 @@ class Residency:
         earlier = self._stored
         self.used = time.monotonic()
         if self.spilled:  # all of it must be able to come back at once
-            self._engine.check_fits([*self._on_disk, *(entry.item for entry in earlier), *leaving])
+            away = [part.nbytes for spill in self.spilled for part in spill.parts]
+            here = [entry.nbytes for entry in earlier]
+            self._engine.check_fits([*away, *here, *(item.nbytes for item in leaving)])
         entries = self._engine.copy_out(leaving, compute=self._compute)
         # On record before anything is freed: what is gone from the device is always found in host memory.
         self._record([*earlier, *entries])
@@ -255,7 +276,8 @@ class Residency:
             return False
         if waiting.copy() is not restore.copy or waiting.edits != self.edits:
             return False
-        spill = Spill(items=tuple(entry.item for entry in restore.copy.entries), file=file)
+        parts = tuple(Packed(item=entry.item, coded=entry.coded) for entry in restore.copy.entries)
+        spill = Spill(parts=parts, file=file)
         self.spilled = (*self.spilled, spill)  # on record before anything is released
         self.restore = None
         self._engine.release_all(restore)
@@ -265,8 +287,8 @@ class Residency:
         """Record that what was ``spilled`` is in ``extents``; False, and no effect, if it no longer waits there."""
         if self.spilled is not spilled or not self._waits():
             return False
-        items = [item for spill in spilled for item in spill.items]
-        self._record([*self._stored, *map(self._engine.stored, items, extents)])
+        parts = [part for spill in spilled for part in spill.parts]
+        self._record([*self._stored, *map(self._engine.stored, parts, extents)])
         self.spilled = ()
         self.used = time.monotonic()
         self.claimed_until = self.used + _CLAIM_SECONDS
@@ -306,15 +328,15 @@ class Residency:
         Without the lock; there are none if that has come back meanwhile. Raises :class:`DiskFailed`, or
         ``MemoryError``.
         """
-        items = [item for spill in spilled for item in spill.items]
-        copies = [bytearray(item.nbytes) for item in items]
+        parts = [part for spill in spilled for part in spill.parts]
+        copies = [bytearray(part.nbytes) for part in parts]
         try:
             read(self.number, spilled, [memoryview(copy) for copy in copies])
         except DiskFailed:
             if self.spilled is spilled:
                 raise
             return {}  # its files have gone, for it is read back or has ended
-        return {id(item): torch.frombuffer(copy, dtype=torch.uint8) for item, copy in zip(items, copies, strict=True)}
+        return {id(part.item): _plain(part, copy) for part, copy in zip(parts, copies, strict=True)}
 
     def clear(self) -> None:
         """Release everything after the program's end; a swap-in that is running is waited for."""
@@ -326,6 +348,12 @@ class Residency:
             restore.wait_settled()
         self.restore = None
         self._forget_spilled()
+
+
+def _plain(part: Packed, copy: bytearray) -> torch.Tensor:
+    """Return the bytes of a storage (uint8) of which ``copy`` is a copy, coded or not."""
+    raw = torch.frombuffer(copy, dtype=torch.uint8)
+    return raw if part.coded is None else codec.plain(raw, part.coded)
 
 
 def _uses(item: StateStorage) -> int:

@@ -46,6 +46,7 @@ class Restore:
         self.session = session
         self.compute = compute
         self.clock = ResumeClock(copy.nbytes)
+        self.coded = copy.coded
         self.frontier: list[Stored] = copy.frontier
         self.history = [Batch(entries, link.mark()) for entries in copy.history]
         self.ready = link.mark()  # the end of the frontier's copies
@@ -84,6 +85,11 @@ class Restore:
     def nbytes(self) -> int:
         """Bytes in host memory."""
         return self.copy.nbytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that it takes on the device."""
+        return self.copy.state_bytes
 
     @property
     def resident(self) -> bool:

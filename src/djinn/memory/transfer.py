@@ -39,10 +39,11 @@ import torch
 from djinn.core import DeviceMemoryFull, DiskFailed, DjinnError, HostMemoryFull, NotYet
 from djinn.interrupts import Hands, forget_variables
 from djinn.journal import Journal
-from djinn.memory import captures
+from djinn.memory import captures, codec
+from djinn.memory.coding import Coding
 from djinn.memory.disk_tier import DiskTier, Resident, Scratch, Spill, read_each
 from djinn.memory.extents import Extent
-from djinn.memory.host_copy import Batch, Stored
+from djinn.memory.host_copy import Batch, Packed, Stored
 from djinn.memory.host_memory import HostArena
 from djinn.memory.lanes import Lane, Link
 from djinn.memory.restore import Restore
@@ -73,15 +74,9 @@ def _free(entries: Iterable[Stored]) -> None:
         entry.item.storage.resize_(0)
 
 
-def _copy_in(entries: Iterable[Stored], lane: Lane, *, at_once: bool = False) -> None:
-    for entry in entries:
-        lane.fill(entry.item.storage, entry.source, at_once=at_once)
-
-
-def _fill_from(scratch: Scratch, item: StateStorage, compute: Lane) -> None:
-    with compute.here():
-        compute.fill(item.storage, scratch.address)
-    compute.synchronize()
+def _copy_frontier(entries: Iterable[Stored], lane: Lane) -> None:
+    for entry in entries:  # it is never coded
+        lane.fill(entry.item.storage, entry.source, at_once=True)
 
 
 def _entries_of(batches: Iterable[Batch]) -> list[Stored]:
@@ -98,7 +93,8 @@ class TransferEngine:
     """Moves session state over one ``link`` between the device and the ``arena``, below which there may be a ``disk``.
 
     ``make_room`` is called with the bytes of device memory that are lacking, and with the number of the session that
-    needs them. It returns how many bytes it freed. ``journal`` is told of copies that failed.
+    needs them. It returns how many bytes it freed. ``journal`` is told of copies that failed. With a ``coding`` what
+    leaves the device is coded where that pays.
     """
 
     def __init__(
@@ -109,8 +105,10 @@ class TransferEngine:
         *,
         make_room: Callable[[int, int], int],
         disk: DiskTier | None = None,
+        coding: Coding | None = None,
     ) -> None:
         self.link = link
+        self._coding = coding
         self._arena = arena
         self._disk = disk
         self._journal = journal
@@ -135,23 +133,52 @@ class TransferEngine:
         the arena has no room; its subclass :class:`NotYet` if there will be some.
         """
         entries: list[Stored] = []
+        parts = self._planned(items, compute)
         with ExitStack() as undo:
-            extents = self._reserved([item.nbytes for item in items])
+            extents = self._reserved([part.nbytes for part in parts])
             undo.callback(self._arena.release, extents)
             undo.callback(entries.clear)
             undo.callback(self._out.synchronize)  # first: no release of host memory that a copy still writes
             self._out.follow(compute)
-            for item, extent in zip(items, extents, strict=True):
-                entry = self.stored(item, extent)
-                self._out.empty(item.storage, entry.source)
+            for part, extent in zip(parts, extents, strict=True):
+                entry = self.stored(part, extent)
+                self._send_out(entry)
                 self._out.record(entry.copied)
                 entries.append(entry)
             undo.pop_all()
             return entries
 
-    def stored(self, item: StateStorage, extent: Extent) -> Stored:
-        """Return the record of ``item`` in ``extent``."""
-        return Stored(item=item, extent=extent, source=extent.bytes.data_ptr(), copied=self.link.mark())
+    def _planned(self, items: Sequence[StateStorage], compute: Lane) -> list[Packed]:
+        if self._coding is None:
+            return [Packed(item=item) for item in items]
+        plans = self._coding.plans(items, compute)
+        return [Packed(item=item, coded=coded) for item, coded in zip(items, plans, strict=True)]
+
+    def _send_out(self, entry: Stored) -> None:
+        if entry.coded is None:
+            self._out.empty(entry.item.storage, entry.source)
+        else:
+            assert self._coding is not None
+            self._coding.pack(entry.item, entry.coded, entry.source, self._out)
+
+    def stored(self, part: Packed, extent: Extent) -> Stored:
+        """Return the record of ``part`` in ``extent``."""
+        source, copied = extent.bytes.data_ptr(), self.link.mark()
+        return Stored(item=part.item, coded=part.coded, extent=extent, source=source, copied=copied)
+
+    def decoded(self, entry: Stored) -> Stored:
+        """Return what ``entry`` has as it is without coding, in an extent of its own; this takes its time.
+
+        Raises :class:`HostMemoryFull`, or its subclass :class:`NotYet` if there will be room.
+        """
+        assert entry.coded is not None
+        (extent,) = self._reserved([entry.item.nbytes])
+        try:
+            codec.decode_all(entry.source, entry.coded, extent.bytes.data_ptr())
+            return self.stored(Packed(item=entry.item), extent)
+        except BaseException:
+            self._arena.release([extent])
+            raise
 
     def _reserved(self, sizes: Sequence[int]) -> list[Extent]:
         try:
@@ -161,9 +188,8 @@ class TransferEngine:
         except HostMemoryFull as full:
             raise (full if self._disk is None else self._disk.no_room(sizes, full)) from None
 
-    def check_fits(self, items: Iterable[StateStorage]) -> None:
-        """Raise :class:`HostMemoryFull` if the arena could not hold ``items`` even if it held nothing else."""
-        sizes = [item.nbytes for item in items]
+    def check_fits(self, sizes: Sequence[int]) -> None:
+        """Raise :class:`HostMemoryFull` if the arena could not hold ``sizes`` even if it held nothing else."""
         if not self._arena.could_hold(sizes):
             raise HostMemoryFull(
                 f"the host arena of {self._arena.nbytes} bytes cannot hold the {sum(sizes)} bytes of one session, some "
@@ -219,7 +245,7 @@ class TransferEngine:
             if not restore.departed:
                 self.undo(restore)
                 if lacks_memory(error):
-                    raise self._no_room(restore.nbytes) from error
+                    raise self._no_room(restore.state_bytes) from error
             raise
         finally:
             if restore.departed:
@@ -233,13 +259,13 @@ class TransferEngine:
             with compute.here():
                 _allocate(restore.frontier)
             self._in.follow(compute)
-            _copy_in(restore.frontier, self._in, at_once=True)
+            _copy_frontier(restore.frontier, self._in)
             self._in.record(restore.ready)
         else:  # an idle lane brings the frontier itself: then no lanes have to be ordered
             with compute.here():
                 for entry in restore.frontier:  # the first is in flight while the next is allocated
                     _allocate([entry])
-                    _copy_in([entry], compute, at_once=True)
+                    _copy_frontier([entry], compute)
             compute.record(restore.ready)
 
     def _send_ahead(self, restore: Restore, busy: bool) -> None:
@@ -270,6 +296,7 @@ class TransferEngine:
         if restore.begun:
             for lane in (restore.compute, self._in, self._in_behind):
                 lane.synchronize()
+            self._end_coding()
             _free(restore.copy.entries)
             restore.rewind()
 
@@ -339,12 +366,25 @@ class TransferEngine:
         try:
             with restore.compute.here():
                 _allocate(restore.copy.entries)
-                _copy_in(restore.copy.entries, restore.compute)
+                for entry in restore.copy.entries:
+                    self._bring_in(entry, entry.source, restore.compute, restore.compute)
             restore.compute.synchronize()
         except BaseException as error:  # whatever it was, the host has everything
             self._journal.note(logging.DEBUG, "session state could not be brought back yet: %s", str(error))
             self.undo(restore)
-            raise self._no_room(restore.nbytes) from error
+            raise self._no_room(restore.state_bytes) from error
+
+    def _bring_in(self, part: Packed, source: int, wire: Lane, decoding: Lane | None = None) -> None:
+        """Submit to ``wire`` what fills the storage of ``part`` from address ``source``."""
+        if part.coded is None:
+            wire.fill(part.item.storage, source)
+        else:
+            assert self._coding is not None
+            self._coding.unpack(part.item, part.coded, source, wire, decoding)
+
+    def _end_coding(self) -> None:
+        if self._coding is not None:
+            self._coding.synchronize()
 
     def fetch(self, session: int, spilled: Sequence[Spill], compute: Lane) -> bool:
         """Bring what is ``spilled`` straight to the device, before its program is unwound; False without room.
@@ -352,7 +392,7 @@ class TransferEngine:
         So it needs no room in the arena. Raises :class:`DiskFailed` when that has failed several times: then the
         storages are full of zeros.
         """
-        items = [item for spill in spilled for item in spill.items]
+        items = [part.item for spill in spilled for part in spill.parts]
         try:
             self.with_room(session, functools.partial(self._make_memory_for, items, compute))
         except DeviceMemoryFull:
@@ -360,18 +400,23 @@ class TransferEngine:
         failure: Exception | None = None
         for _ in range(_ATTEMPTS):
             try:
-                for item, scratch in read_each(session, spilled):
-                    _fill_from(scratch, item, compute)
+                for part, scratch in read_each(session, spilled):
+                    self._fill_from(scratch, part, compute)
                 return True
             except Exception as error:  # noqa: BLE001 - the program's thread must hear of it when it is unwound
                 failure = error
                 time.sleep(_ATTEMPT_SECONDS)
         with suppress(Exception):
             for item in items:
-                _fill_from(Scratch(item.nbytes), item, compute)
+                self._fill_from(Scratch(item.nbytes), Packed(item=item), compute)
         assert failure is not None
         text = f"the program of session {session} has ended without its state: {failure}"
         raise DiskFailed(text) from failure.with_traceback(None)
+
+    def _fill_from(self, scratch: Scratch, part: Packed, compute: Lane) -> None:
+        with compute.here():
+            self._bring_in(part, scratch.address, compute, compute)
+        compute.synchronize()
 
     def _make_memory_for(self, items: Sequence[StateStorage], compute: Lane) -> None:
         try:
@@ -396,8 +441,12 @@ class TransferEngine:
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
     def _submit(self, restore: Restore, batch: Batch) -> None:
-        _copy_in(batch.entries, self._in_behind)
-        self._in_behind.record(batch.mark)
+        for entry in batch.entries:
+            self._bring_in(entry, entry.source, self._in_behind)
+        if self._coding is not None and restore.coded:
+            self._coding.record(batch.mark, self._in_behind)
+        else:
+            self._in_behind.record(batch.mark)
         restore.submitted(batch)
 
     def _submit_missing(self, restore: Restore) -> None:
@@ -415,6 +464,7 @@ class TransferEngine:
             try:
                 self._submit_missing(restore)
                 self._in_behind.synchronize()
+                self._end_coding()
                 break
             except BaseException as failure:  # noqa: BLE001 - see above
                 if attempt == _ATTEMPTS - 1:

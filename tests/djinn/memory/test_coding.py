@@ -1,0 +1,402 @@
+"""Sessions whose state is coded in host memory and on the disk: exact in every bit, smaller, and as safe as plain."""
+
+import copy
+import ctypes
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.djinn.fault import ERRORS, Fault
+from tests.programs import equal, greedy, parked
+
+import djinn
+from djinn.memory import codec, coding, transfer
+from djinn.memory.coding import coding_of
+from djinn.memory.lanes import Link
+from djinn.memory.restore import Restore
+from djinn.state.discovery import view_of
+
+pytestmark = pytest.mark.usefixtures("without_climb")
+LAYER = 3
+
+
+@pytest.fixture(scope="module")
+def halved(llama):
+    """The small Llama in bfloat16."""
+    return copy.deepcopy(llama).to(torch.bfloat16)
+
+
+@pytest.fixture
+def runtime(halved):
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        yield runtime
+        for session in runtime.sessions:
+            session.close(30)
+        assert runtime.arena.reserved_bytes == 0
+        runtime.arena.check_integrity()
+
+
+@pytest.fixture
+def small(halved, input_ids, tmp_path):
+    """A runtime with a disk, whose arena holds one coded session of two, and not two."""
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 1, visit=2)
+        session.io_wait()
+        nbytes = runtime.arena.reserved_bytes
+    with djinn.Runtime(halved, host_memory_bytes=nbytes * 3 // 2, disk_folder=tmp_path, codec="auto") as runtime:
+        yield runtime
+
+
+def coded(session):
+    """Names of what is coded."""
+    return {entry.item.views[0].name for entry in session._residency.restore.copy.entries if entry.coded}
+
+
+@pytest.mark.parametrize("visit", [1, 2])
+@pytest.mark.parametrize("force", [True, False])
+def test_a_session_comes_back_in_every_bit(runtime, halved, input_ids, visit, force):
+    """All KV but the next layer's is coded; the frontier is not; what is in host memory is smaller."""
+    expected = greedy(halved, input_ids, 3)
+    session = parked(runtime, LAYER, greedy, halved, input_ids, 3, visit=visit)
+    session.io_wait(force=force)
+    if force:
+        frontier = {item.views[0].name for item in session._residency.state.frontier}
+        assert {f"kv.{layer}.{part}" for layer in (1, 2, 3) for part in ("keys", "values")} <= coded(session)
+        assert not coded(session) & frontier
+        assert session.host_bytes < 0.9 * sum(session.storage_sizes)
+        assert session.host_bytes == runtime.status()[0].host_bytes
+    session.resume()
+    assert equal(session.result(30), expected)
+
+
+def test_reading_decodes_that_tensor_and_no_other(runtime, halved, input_ids):
+    """A read, an edit and a copy see the very bits; host memory grows by what was read."""
+    session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+    kept = {name: tensor.clone() for name, tensor in session.state.items()}
+    session.io_wait()
+    before, names = session.host_bytes, coded(session)
+    name = sorted(names)[0]
+    assert torch.equal(session.state[name], kept[name])
+    assert coded(session) == names - {name}
+    assert session.host_bytes > before
+    for other, tensor in kept.items():
+        assert torch.equal(session.state[other], tensor)
+    assert not coded(session)
+    assert session.host_bytes == sum(session.storage_sizes)
+
+
+def test_an_edit_of_coded_state_is_what_an_edit_on_the_device_is(runtime, halved, input_ids):
+    """Of the KV of a layer that was there, and of one that comes."""
+
+    def led(park):
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 2, visit=2)
+        if park:
+            session.io_wait()
+        for layer in (1, 6):
+            session.state[f"kv.{layer}.keys"] *= -0.5
+        session.resume()
+        return session.result(30)
+
+    assert equal(led(park=True), led(park=False))
+    assert not equal(led(park=True), greedy(halved, input_ids, 2))
+
+
+def test_without_room_for_what_is_read_nothing_is_lost(halved, input_ids):
+    """The arena holds the coded session, and no plain tensor beside it."""
+    expected = greedy(halved, input_ids, 1)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as large:
+        session = parked(large, LAYER, greedy, halved, input_ids, 1)
+        session.io_wait()
+        needed = large.arena.reserved_bytes
+        session.close()
+    with djinn.Runtime(halved, host_memory_bytes=needed, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+        session.io_wait()
+        name, before = sorted(coded(session))[0], session.host_bytes
+        with pytest.raises(djinn.HostMemoryFull):
+            session.state[name].sum()
+        assert session.host_bytes == before
+        assert name in coded(session)
+        session.resume()
+        assert equal(session.result(30), expected)
+
+
+def test_a_page_shows_numbers_of_coded_state_and_leaves_it_coded(runtime, halved, input_ids):
+    """They are those of the plain page."""
+    session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+    session.io_wait()
+    names = coded(session)
+    shown = session.state._repr_html_()
+    assert coded(session) == names
+    for _ in (tensor.sum() for tensor in session.state.values()):
+        pass
+    assert not coded(session)
+    assert session.state._repr_html_() == shown
+
+
+def test_coded_state_goes_to_the_disk_and_comes_back(small, halved, input_ids):
+    """Its file is smaller than the state; a session that is read or resumed from there is exact."""
+    expected = greedy(halved, input_ids, 1)
+    sessions = [parked(small, LAYER, greedy, halved, input_ids, 1, visit=2) for _ in range(2)]
+    name = "kv.1.keys"
+    keys = sessions[0].state[name].clone()
+    for session in sessions:
+        session.io_wait()
+    assert 0 < sessions[0].disk_bytes < 0.9 * sum(sessions[0].storage_sizes)
+    assert torch.equal(sessions[0].state[name], keys)
+    assert sessions[1].disk_bytes
+    for session in sessions:
+        session.resume()
+        assert equal(session.result(30), expected)
+
+
+def test_a_cancelled_session_unwinds_with_its_state(small, halved, input_ids):
+    """From host memory and from the disk: its ``finally`` finds the bits that it left."""
+    found = []
+
+    def program(model, ids):
+        output = model(ids, use_cache=True)
+        cache = output.past_key_values
+        kept = [layer.keys.clone() for layer in cache.layers]
+        try:
+            model(ids[:, -1:], past_key_values=cache, use_cache=True)
+        finally:
+            found.append(
+                [torch.equal(layer.keys[:, :, :24], keys) for layer, keys in zip(cache.layers, kept, strict=True)]
+            )
+
+    sessions = [parked(small, LAYER, program, halved, input_ids, visit=2) for _ in range(2)]
+    for session in sessions:
+        session.io_wait()
+        assert session._residency.restore.coded
+    assert sessions[0].disk_bytes
+    for session in sessions:
+        session.close(30)
+    assert found == [[True] * 6] * 2
+
+
+def test_a_durable_session_is_saved_and_forked_as_it_is(halved, input_ids, tmp_path):
+    """The file holds plain tensors: it can be read on a machine without kernels."""
+    expected = greedy(halved, input_ids, 2)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        session = runtime.open(breakpoint=LAYER, visit=2, durable=True).start(greedy, halved, input_ids, 2)
+        session.wait(30)
+        session.io_wait()
+        names = coded(session)
+        fork = session.fork()
+        session.save(tmp_path / "one.djinn")
+        assert coded(session) == names
+        for one in (session, fork):
+            one.resume()
+            assert equal(one.result(30), expected)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20) as plain:
+        restored = plain.restore(tmp_path / "one.djinn", greedy, halved, input_ids, 2)
+        restored.resume()
+        assert equal(restored.result(30), expected)
+
+
+def test_what_is_not_bfloat16_stays_as_it_is(llama, input_ids):
+    """A model in float32."""
+    with djinn.Runtime(llama, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+        session.io_wait()
+        assert session.host_bytes == sum(session.storage_sizes)
+        session.resume()
+        assert equal(session.result(30), greedy(llama, input_ids, 1))
+
+
+@pytest.mark.parametrize("kind", ["allocate", "free", "copy in", "copy out"])
+@pytest.mark.parametrize("error", ["no room", "another error", "KeyboardInterrupt"])
+def test_a_fault_at_any_copy_loses_nothing(halved, input_ids, monkeypatch, kind, error):
+    """The signal is made again, until none fails."""
+    expected = greedy(halved, input_ids, 1)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        for count in (1, 2, 5, 9, 14):
+            session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+            with monkeypatch.context() as patched:
+                fault = Fault(patched, kind)
+                fault.at(count, ERRORS[error])
+                for signal in (session.io_wait, session.resume):
+                    try:
+                        signal()
+                    except BaseException:  # noqa: BLE001 - it was injected
+                        fault.left = None
+                        if session.phase in (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT):
+                            signal() if signal == session.resume else session.io_wait()
+                assert equal(session.result(30), expected)
+        assert runtime.arena.reserved_bytes == 0
+
+
+@pytest.mark.parametrize("visit", [1, 2])
+def test_copies_that_arrive_late_are_waited_for(halved, input_ids, link, visit, monkeypatch):
+    """Nothing is coded, decoded or read before what it needs is there, though all chunks share two slots."""
+    expected = greedy(halved, input_ids, 2)
+    link.names = ("encoding", "decoding", "out", "in", "behind")
+    resize = torch.UntypedStorage.resize_
+
+    def full_of_ones(storage, nbytes):
+        resize(storage, nbytes)
+        ctypes.memset(storage.data_ptr(), 0xFF, nbytes)
+
+    monkeypatch.setattr(torch.UntypedStorage, "resize_", full_of_ones)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 2, visit=visit)
+        session.io_wait()
+        del link.log[:]
+        session.resume()
+        assert equal(session.result(30), expected)
+        link.arrive()
+    assert ("wait", "decoding", "behind") in link.log
+
+
+def test_a_storage_of_many_chunks_shares_two_slots(monkeypatch, link):
+    """In either way, with copies that come as late as they may."""
+    link.names = ("encoding", "decoding")
+    monkeypatch.setattr(codec, "_CHUNK", codec.BLOCK)
+    made, said = coding_of(torch.device("cpu"), link)
+    assert "is coded" in said
+    numbers = torch.randn(7 * codec.BLOCK + 160).to(torch.bfloat16).view(torch.int16)
+    assert torch.equal(made.there_and_back(numbers, torch.device("cpu")), numbers)
+
+
+@pytest.fixture
+def two_lanes(monkeypatch, link):
+    """A coding with chunks of a block, a lane for its wire, and a storage of seven chunks with how it is coded."""
+    monkeypatch.setattr(codec, "_CHUNK", codec.BLOCK)
+    link.names = ("encoding", "decoding", "wire")
+    made, _ = coding_of(torch.device("cpu"), link)
+    numbers = torch.randn(7 * codec.BLOCK).to(torch.bfloat16)
+    item = coding._whole(numbers)
+    (coded,) = made.plans([replace(item, views=(view_of("numbers", numbers),))], link.current())
+    assert len(coded.chunks) == 7
+    return made, link.lane(), numbers, item, coded
+
+
+def test_no_lane_runs_ahead_of_the_slots(two_lanes, link):
+    """The first of two lanes does all that it may before the second begins, in either way."""
+    made, wire, numbers, item, coded = two_lanes
+    packed = torch.zeros(coded.nbytes, dtype=torch.uint8)
+    made.pack(item, coded, packed.data_ptr(), wire)
+    link.lanes["encoding"].run(1000)
+    wire.run(1000)
+    assert torch.equal(codec.plain(packed, coded), numbers.view(torch.uint8))
+    back = torch.zeros_like(numbers)
+    made.unpack(coding._whole(back), coded, packed.data_ptr(), wire)
+    wire.run(1000)
+    link.lanes["decoding"].run(1000)
+    assert torch.equal(back, numbers)
+
+
+def test_a_mark_comes_behind_what_was_decoded_and_what_was_not(two_lanes, link):
+    """Of the storages that are copied together one may be coded and another not."""
+    made, wire, numbers, item, coded = two_lanes
+    packed, plain = torch.zeros(coded.nbytes, dtype=torch.uint8), torch.zeros(100, dtype=torch.uint8)
+    made.pack(item, coded, packed.data_ptr(), wire)
+    wire.synchronize()
+    back, other = torch.zeros_like(numbers), torch.zeros_like(plain)
+    made.unpack(coding._whole(back), coded, packed.data_ptr(), wire)
+    wire.fill(other.untyped_storage(), plain.fill_(7).data_ptr())
+    mark = link.mark()
+    made.record(mark, wire)
+    mark.synchronize()
+    assert torch.equal(back, numbers)
+    assert torch.equal(other, plain)
+
+
+@pytest.fixture
+def in_io_wait(halved, input_ids, link):
+    """A coded session whose copies arrive late."""
+    link.names = ("encoding", "decoding", "out", "in", "behind")
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+        session.io_wait()
+        yield session
+        link.arrive()
+
+
+def test_state_is_resident_when_all_is_decoded(in_io_wait, link, monkeypatch):
+    """From then on nobody waits for a mark."""
+    session = in_io_wait
+    finish, busy = Restore.finish, []
+
+    def noting(restore, *args):
+        busy.append(link.lanes["decoding"].busy)
+        finish(restore, *args)
+
+    monkeypatch.setattr(Restore, "finish", noting)
+    session.resume()
+    link.arrive()
+    session.wait_resident(30)
+    session.result(30)
+    assert busy == [False]
+
+
+def test_a_swap_in_that_fails_frees_nothing_that_is_being_decoded(in_io_wait, link, monkeypatch):
+    """Its first chunks are on their way when the error comes."""
+    session = in_io_wait
+    engine, restore = session._engine, session._residency.restore
+    free, busy = transfer._free, []
+
+    def noting(entries):
+        busy.append(link.lanes["decoding"].busy)
+        free(entries)
+
+    monkeypatch.setattr(transfer, "_free", noting)
+
+    def fail():
+        busy.append(link.lanes["decoding"].busy)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), engine.swap_in(restore, busy=True):
+        fail()
+    assert busy == [True, False]
+
+
+def test_a_read_that_fails_takes_no_host_memory(runtime, halved, input_ids, monkeypatch):
+    """It can be tried again."""
+    session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+    kept = session.state["kv.1.keys"].clone()
+    session.io_wait()
+    before = runtime.arena.reserved_bytes
+    with monkeypatch.context() as patched:
+        patched.setattr(codec, "decode_all", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.state["kv.1.keys"].sum()
+    assert runtime.arena.reserved_bytes == before
+    assert torch.equal(session.state["kv.1.keys"], kept)
+
+
+def test_a_coder_that_errs_is_not_used(halved, input_ids, monkeypatch):
+    """It is tried on every pattern first; the reason stands in the status, and sessions are swapped as they are."""
+
+    class Wrong(codec.Reference):
+        def decode(self, source, chunk, numbers):
+            super().decode(source, chunk, numbers)
+            codec._words_at(numbers, (0, 2), torch.int16).fill_(5)
+
+    monkeypatch.setattr(coding, "Reference", Wrong)
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        assert "raw, for no kernel could be had (RuntimeError: what was coded is not what is decoded)" in str(
+            runtime.status()
+        )
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+        session.io_wait()
+        assert session.host_bytes == sum(session.storage_sizes)
+
+
+def test_without_triton_the_status_says_so(monkeypatch):
+    """As on a machine where it is not installed."""
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "djinn.memory.codec_kernels", raising=False)
+    made, said = coding_of(torch.device("cuda"), Link())
+    assert made is None
+    assert said.startswith("codec: raw, for no kernel could be had (ModuleNotFoundError: ")
+    assert "triton" in said
+
+
+def test_raw_is_the_default_and_says_nothing(llama):
+    with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
+        assert "codec" not in str(runtime.status())
+    with pytest.raises(ValueError, match="codec='zip' is no form of state in host memory"):
+        djinn.Runtime(llama, host_memory_bytes=1 << 20, codec="zip")
