@@ -1,9 +1,11 @@
 """Shared by all tests: tiny random models, and which tests a machine cannot run that lacks a GPU, TeX or a package."""
 
+import contextvars
 import shutil
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.measure import trained
@@ -31,6 +33,14 @@ def pytest_collection_modifyitems(config, items):
 def _no_gradients():
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_tensor_in_the_context():
+    """A tensor in a context variable is in every later session's state, whose tests would find it left behind."""
+    yield
+    left = [name for name, value in contextvars.copy_context().items() if any(map(torch.is_tensor, tree_leaves(value)))]
+    assert not left, f"the test has left tensors in the context: {left}"
 
 
 @pytest.fixture(scope="session")

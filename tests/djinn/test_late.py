@@ -267,12 +267,13 @@ SHIFT = contextvars.ContextVar("SHIFT")
 
 def with_a_context_variable(llama, input_ids):
     """A hook inside a layer reads a context variable of the program's."""
-    SHIFT.set(llama(input_ids, use_cache=False).logits[..., :1].clone())
+    before = SHIFT.set(llama(input_ids, use_cache=False).logits[..., :1].clone())
     handle = llama.model.layers[4].mlp.register_forward_hook(lambda module, args, output: output + SHIFT.get())
     try:
         return [llama(input_ids, use_cache=False).logits]
     finally:
         handle.remove()
+        SHIFT.reset(before)
 
 
 class Pair(torch.Tensor):
