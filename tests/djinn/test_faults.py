@@ -18,6 +18,7 @@ from torch import nn
 
 import djinn
 from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 
@@ -94,20 +95,20 @@ def test_what_fails_for_ever_is_told_to_whoever_waits(model, monkeypatch, kind):
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     main = threading.current_thread()
     broken = []
-    for name in ("_allocate", "_copy_in"):
-        original = getattr(transfer, name)
+    for owner, name in ((transfer, "_allocate"), (Lane, "bring")):
+        original = getattr(owner, name)
 
         def fail(*args, original=original, name=name, **kwargs):
             if broken == [name] and threading.current_thread() is not main:
                 raise RuntimeError("the device is gone")
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(transfer, name, fail)
+        monkeypatch.setattr(owner, name, fail)
     with djinn.Runtime(model, host_memory_bytes=1 << 20, layers=list(model)) as runtime:
         session = runtime.open(breakpoint=38).start(program, model, X)
         session.wait(10)
         session.io_wait()
-        broken.append("_allocate" if kind == "allocate" else "_copy_in")
+        broken.append("_allocate" if kind == "allocate" else "bring")
         session.resume()
         with pytest.raises(djinn.DjinnError, match="could not be brought back .* the device is gone"):
             session.result(10)
