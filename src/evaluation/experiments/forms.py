@@ -22,12 +22,12 @@ _CLOCKS = ("pause_ms", "ready_ms", "first_kernel_ms", "usable_ms", "next_token_m
 
 
 class Shared:
-    """What the forms of a process share: host memory by hand, and a runtime for each state of the link."""
+    """What the forms of a process share: host memory by hand, and a runtime for each state of the link and codec."""
 
     def __init__(self, subject: Subject, study: Study) -> None:
         self.subject, self.study = subject, study
         self._lane = Lane(subject.device)
-        self._runtimes: dict[str, tuple[Subject, djinn.Runtime]] = {}
+        self._runtimes: dict[tuple[str, str], tuple[Subject, djinn.Runtime]] = {}
 
     def method(self, harness: Harness, kind: type[Method]) -> Method:
         """``kind`` as it is measured here."""
@@ -35,10 +35,11 @@ class Shared:
             return harness.method(kind, lane=self._lane)
         if not issubclass(kind, benchmark_djinn.Djinn):
             return harness.method(kind)
-        if kind.link not in self._runtimes:
+        form = kind.link, kind.codec
+        if form not in self._runtimes:
             subject = twin(self.subject)
-            self._runtimes[kind.link] = subject, make_runtime(subject, self.study, link=kind.link)
-        subject, runtime = self._runtimes[kind.link]
+            self._runtimes[form] = subject, make_runtime(subject, self.study, link=kind.link, codec=kind.codec)
+        subject, runtime = self._runtimes[form]
         return harness.method(kind, subject, runtime=runtime)
 
     def __enter__(self) -> "Shared":

@@ -267,5 +267,5 @@ def check_kept(method: Method, least_bytes: int, where: str) -> None:
     memory or, by its own word, on the device. An uninterrupted run counted ``least_bytes`` of them.
     """
     kept = method.host_bytes() + method.device_bytes_by_policy()
-    if method.frees_memory and method.keeps_state and kept < least_bytes:
+    if method.frees_memory and method.keeps_state and kept < least_bytes * method.least_share:
         raise NotBitExact(f"{where}: the pause kept {kept} bytes of a state of at least {least_bytes}")

@@ -40,6 +40,7 @@ class Method(ABC):
     keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
     counted_apart: bool = False  # whether another number of its sessions fits than of the primary variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
+    least_share: float = 1.0  # of the state's bytes that are kept at least: less where they are coded
     becomes_resident: bool = True  # whether all state ever is back on the device at one time
     waits_ready: bool = True  # whether ``resume`` waits until the device can go on; if not, there is no clock ready
     keeps: Keeps = "nothing"  # of the state on the device while it is paused: nothing, or the frontier

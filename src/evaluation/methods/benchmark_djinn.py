@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,12 +25,14 @@ _FILE = "session.djinn"
 _BEAT_SECONDS = 0.005  # between the copies by which a runtime attends the link
 
 
-def make_runtime(subject: Subject, study: Study, *, link: Link = "idle") -> djinn.Runtime:
+def make_runtime(
+    subject: Subject, study: Study, *, link: Link = "idle", codec: Literal["raw", "auto"] = "raw"
+) -> djinn.Runtime:
     """A runtime whose host memory is there before anything is timed; raises :class:`ConfigError` if it cannot be."""
     nbytes = int(study.host_arena_gib * 2**30)
     attentive = _BEAT_SECONDS if link == "attended" else None
     try:
-        runtime = djinn.Runtime(subject.model, host_memory_bytes=nbytes, attentive=attentive)
+        runtime = djinn.Runtime(subject.model, host_memory_bytes=nbytes, attentive=attentive, codec=codec)
         runtime.arena.wait_grown()
     except djinn.HostMemoryFull as error:
         raise ConfigError(f"djinn.host_arena_gib: {error}") from error
@@ -58,10 +60,11 @@ class Djinn(Method):
     restores_behind = True
     computes_aside = True
     program: Callable[..., Logits] = staticmethod(_program)
+    codec: Literal["raw", "auto"] = "raw"
 
     def __init__(self, *args: Any, runtime: djinn.Runtime | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._runtime = runtime or make_runtime(self.subject, self.study, link=self.link)
+        self._runtime = runtime or make_runtime(self.subject, self.study, link=self.link, codec=self.codec)
         self._owns_runtime = runtime is None
 
     def prepare(self) -> None:
@@ -200,6 +203,15 @@ class KeptAttendedDjinn(KeptDjinn):
 
     variant = "kept_attended"
     link = "attended"
+
+
+class CodedDjinn(Djinn):
+    """Codes the state on its way to host memory."""
+
+    variant = "coded"
+    headline = False
+    codec = "auto"
+    least_share = 11 / 16  # sign, mantissa and 3 bits of the 16: no coded storage is smaller
 
 
 def variants(workload: Workload) -> list[type[Method]]:

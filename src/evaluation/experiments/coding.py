@@ -1,0 +1,121 @@
+"""Decides whether coding pays: Djinn with coded state beside plain state and copies by hand, in one process.
+
+``measure FILE`` runs one round of the pairs with these forms alone, at ``--layers`` of ``--workloads``; every sample is
+bit-exact. Run it once for each process. ``compare FILE ...`` prints medians in ms, and the time of coded state over
+that of each other form. That is the median over all blocks, and the smallest and largest median of a process. Bytes
+stand beside it. The published study does not have this experiment: only what pays is measured there.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+
+from evaluation import command
+from evaluation.experiments import pairs
+from evaluation.experiments.pairs import Where
+from evaluation.measure.cell import Record
+from evaluation.measure.job import build_subject
+from evaluation.measure.method import Method
+from evaluation.methods.benchmark_djinn import CodedDjinn, Djinn
+from evaluation.methods.offloads import AsyncOffload, BulkOffload, OrderedOffload
+from evaluation.records.atomic import write_json
+from evaluation.study.plan import ConfigError, Pairs, Study
+from evaluation.study.read import load_config
+from evaluation.study.resolve import resolve
+
+_CLOCKS = ("pause_ms", "ready_ms", "first_kernel_ms", "usable_ms", "resident_ms")
+_CODED = "djinn coded"
+
+
+def forms(where: Where) -> list[type[Method]]:
+    """Djinn plain and coded, and the forms by hand that are quickest by one clock or another."""
+    return [Djinn, CodedDjinn, BulkOffload, OrderedOffload, AsyncOffload]
+
+
+def measure(study: Study, number: int, layers: Sequence[int], workloads: Sequence[str], blocks: int) -> Record:
+    """Round ``number``, as the pairs record it."""
+    depth, known = study.architecture.layers, {one.name: one for one in study.workloads}
+    if unknown := [name for name in workloads if name not in known]:
+        raise ConfigError(f"--workloads {unknown[0]}: the study has {', '.join(known)}")
+    if outside := [layer for layer in layers if not 1 <= layer <= depth]:
+        raise ConfigError(f"--layers {outside[0]}: {study.model.name} has layers 1 to {depth}")
+    asked = Pairs(rounds=1, blocks=blocks, layers=tuple(layers))
+    study = study.but(workloads=tuple(known[name] for name in workloads), pairs=asked)
+    with torch.no_grad():
+        found = pairs.take(build_subject(study), study, number, lambda line: print(line, file=sys.stderr), forms)
+    return {"round": number, "model": study.model.name, "dtype": study.model.dtype, **found}
+
+
+def compare(records: Sequence[Record]) -> Iterator[str]:
+    """Yield lines of what the ``records`` of several processes say."""
+    cells: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        for cell in record["cells"]:
+            cells.setdefault((cell["workload"], cell["layer"]), []).append(cell)
+    for (workload, layer), taken in sorted(cells.items()):
+        names = [f"{form['method']} {form['variant']}".replace("djinn default", "djinn") for form in taken[0]["forms"]]
+        yield f"{workload}, layer {layer}, {len(taken)} processes"
+        for name, form in zip(names, taken[0]["forms"], strict=True):
+            yield f"  {name}: {form['host_bytes_paused']} of {form['state_bytes']} bytes in host memory"
+        for clock in _CLOCKS:
+            times = [_times(cell, clock) for cell in taken]
+            coded = [one[names.index(_CODED)] for one in times]
+            for number, name in enumerate(names):
+                if all(one[number] for one in times):
+                    yield _line(clock, name, [one[number] for one in times], coded)
+
+
+def _times(cell: Record, clock: str) -> list[list[float]]:
+    """For each form the time of each block, which is the mean of its two samples; none if it lacks the clock."""
+    found: list[list[float]] = [[] for _ in cell["forms"]]
+    for block in cell["blocks"]:
+        for number, times in enumerate(found):
+            samples = [sample[clock] for sample in block["samples"] if sample["form"] == number]
+            if None not in samples:
+                times.append(fmean(samples))
+    return found
+
+
+def _line(clock: str, name: str, times: list[list[float]], coded: list[list[float]]) -> str:
+    said = f"  {clock:<16}{name:<24}{median(chain(*times)):9.3f}"
+    if name == _CODED:
+        return said
+    pairs = (zip(ours, theirs, strict=True) for ours, theirs in zip(coded, times, strict=True))
+    ratios = [[mine / other for mine, other in pair] for pair in pairs]
+    each = list(map(median, ratios))
+    return f"{said}   coded over it {median(chain(*ratios)):.3f} ({min(each):.3f} to {max(each):.3f})"
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    arguments = command.parser("experiments.coding", __doc__)
+    verbs = arguments.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("measure", help="one process, whose record goes to FILE")
+    one.add_argument("file", type=Path, metavar="FILE")
+    one.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    one.add_argument("--round", type=int, default=1, help="which process this is (default 1): orders follow from it")
+    one.add_argument("--blocks", type=int, default=2, help="each form there and back (default 2)")
+    one.add_argument("--layers", type=int, nargs="+", default=[10, 20, 39], help="default: 10 20 39")
+    one.add_argument("--workloads", nargs="+", default=["session", "decode"], help="default: session decode")
+    several = verbs.add_parser("compare", help="print what the FILEs of several processes say")
+    several.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    given = arguments.parse_args()
+    return command.run(lambda: _do(given))
+
+
+def _do(given: argparse.Namespace) -> None:
+    if given.verb == "measure":
+        study = resolve(load_config(given.config))
+        write_json(given.file, measure(study, given.round, given.layers, given.workloads, given.blocks))
+    else:
+        print("\n".join(compare([json.loads(file.read_text(encoding="utf-8")) for file in given.files])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

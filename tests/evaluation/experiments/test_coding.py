@@ -1,0 +1,85 @@
+"""Coded state is measured beside plain state and copies by hand, bit-exact, and compared as the records say."""
+
+import json
+import sys
+
+import pytest
+
+from evaluation.experiments import coding
+from tests.evaluation.measuring import CONFIG, shallow
+
+__all__ = ["shallow"]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the command in a folder with a study: its exit status and what it prints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(json.dumps(CONFIG))
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["coding", *words])
+        status = coding.main()
+        said = capsys.readouterr()
+        return status, said.out if status == 0 else said.err
+
+    return run
+
+
+def test_forms_are_measured_and_compared(command, tmp_path):
+    """Two processes of one workload and layer; what is coded has fewer bytes, and at least what no code undercuts."""
+    files = [f"{number}.json" for number in (1, 2)]
+    for number, file in enumerate(files, 1):
+        asked = ["--layers", "3", "--workloads", "session", "--blocks", "1", "--round", str(number)]
+        assert command("measure", file, *asked) == (0, "")
+    records = [json.loads((tmp_path / file).read_text()) for file in files]
+    (cell,) = records[0]["cells"]
+    plain, coded = ({form["variant"]: form for form in cell["forms"]}[name] for name in ("default", "coded"))
+    assert 11 / 16 * plain["host_bytes_paused"] < coded["host_bytes_paused"] < 0.9 * plain["host_bytes_paused"]
+    assert all(sample["bit_exact"] for sample in cell["blocks"][0]["samples"])
+    status, said = command("compare", *files)
+    assert status == 0
+    assert "session, layer 3, 2 processes" in said
+    assert f"djinn coded: {coded['host_bytes_paused']} of {coded['state_bytes']} bytes in host memory" in said
+
+
+def test_what_is_compared():
+    """The mean of a block's two samples, the median over all blocks, and the processes' medians beside it."""
+
+    def block(coded, bulk):
+        samples = [{"form": form, "ms": ms} for form, times in enumerate((coded, bulk)) for ms in times]
+        return {"samples": [dict.fromkeys(coding._CLOCKS, one["ms"]) | {"form": one["form"]} for one in samples]}
+
+    forms = [
+        {"method": method, "variant": variant, "host_bytes_paused": 7, "state_bytes": 10}
+        for method, variant in (("djinn", "coded"), ("manual_offload", "bulk"))
+    ]
+    cells = [
+        [block((6.0, 8.0), (10.0, 10.0)), block((8.0, 8.0), (10.0, 10.0))],  # 0.7 and 0.8
+        [block((9.0, 9.0), (9.0, 11.0)), block((10.0, 10.0), (10.0, 10.0))],  # 0.9 and 1.0
+    ]
+    records = [{"cells": [{"workload": "session", "layer": 3, "forms": forms, "blocks": blocks}]} for blocks in cells]
+    lines = list(coding.compare(records))
+    assert lines[:3] == [
+        "session, layer 3, 2 processes",
+        "  djinn coded: 7 of 10 bytes in host memory",
+        "  manual_offload bulk: 7 of 10 bytes in host memory",
+    ]
+    resident = [line.split() for line in lines if "resident" in line]
+    assert resident == [
+        ["resident_ms", "djinn", "coded", "8.500"],
+        ["resident_ms", "manual_offload", "bulk", "10.000", "coded", "over", "it", "0.850", "(0.750", "to", "0.950)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--layers", "11"], "--layers 11: llama-2-tiny has layers 1 to 10"),
+        (["--workloads", "chat"], "--workloads chat: the study has activation, session, decode"),
+    ],
+)
+def test_what_is_not_in_the_study_is_named(command, asked, said):
+    status, told = command("measure", "one.json", "--layers", "3", "--workloads", "session", *asked)
+    assert status == 2
+    assert said in told
