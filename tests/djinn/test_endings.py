@@ -14,6 +14,7 @@ from tests.programs import greedy, parked, prefill
 
 import djinn
 from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 from djinn.state.discovery import StateScanner
 
 pytestmark = pytest.mark.usefixtures("without_climb")
@@ -488,7 +489,7 @@ def test_a_handler_cannot_signal_in_the_middle_of_a_resume(runtime, llama, input
     """It is refused instead of waiting for itself; the resume goes on."""
     session = parked(runtime, 3, prefill, llama, input_ids)
     session.io_wait()
-    copy_in = transfer._copy_in
+    bring = Lane.bring
     refused = []
 
     def handler(*args):
@@ -500,12 +501,12 @@ def test_a_handler_cannot_signal_in_the_middle_of_a_resume(runtime, llama, input
     def slow(*args, **kwargs):
         if not refused:
             signal.raise_signal(signal.SIGALRM)
-        copy_in(*args, **kwargs)
+        bring(*args, **kwargs)
 
     before = signal.signal(signal.SIGALRM, handler)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(transfer, "_copy_in", slow)
+            patched.setattr(Lane, "bring", slow)
             session.resume()
     finally:
         signal.signal(signal.SIGALRM, before)

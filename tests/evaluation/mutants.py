@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 from djinn.memory.transfer import TransferEngine
 from evaluation.methods.benchmark_recompute import KvOffload
 from evaluation.methods.offloads import AsyncOffload, OrderedOffload, PinnedOffload
@@ -142,7 +143,7 @@ def signal_early(engine, state, *, busy):
 
     def late():
         time.sleep(0.05)
-        transfer._copy_in(state.frontier, state.compute)
+        transfer._copy_frontier(state.frontier, state.compute)
         engine._bring_back(state)
 
     state.follow_up = engine._behind.posting(late)
@@ -154,7 +155,7 @@ BY_HAND = [
     *(TokenWithoutItsPast, RecomputeTooLittle),
 ]
 OF_THE_RUNTIME = [  # what a mutant takes the place of, and the mutant
-    (transfer, "_copy_in", copy_nothing),
+    (Lane, "bring", copy_nothing),
     (TransferEngine, "_bring_back", skip_history),
     (TransferEngine, "swap_in", signal_early),
 ]

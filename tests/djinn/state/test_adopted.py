@@ -17,6 +17,7 @@ from torch import nn
 
 import djinn
 from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 from djinn.state.guard import GuardedTensor
 
 CALL = {"do_sample": False, "pad_token_id": 0}
@@ -557,20 +558,20 @@ def test_one_failure_loses_nothing(small, layers, monkeypatch, kind):
     assert count > (1 if kind == "copy out" else 6)
 
 
-@pytest.mark.parametrize("where", ["_allocate", "_copy_in"])
-def test_what_is_lost_is_never_read(layers, monkeypatch, where):
+@pytest.mark.parametrize(("owner", "where"), [(transfer, "_allocate"), (Lane, "bring")])
+def test_what_is_lost_is_never_read(layers, monkeypatch, owner, where):
     """State that can never come back: the session fails, and its part of the cache says so for ever."""
     without_climb(monkeypatch)
     monkeypatch.setattr(transfer, "_AHEAD", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
-    main, broken, original = threading.current_thread(), [], getattr(transfer, where)
+    main, broken, original = threading.current_thread(), [], getattr(owner, where)
 
     def fail(*args, **kwargs):
         if broken and threading.current_thread() is not main:
             raise RuntimeError("the device is gone")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(transfer, where, fail)
+    monkeypatch.setattr(owner, where, fail)
     kept = made()
     with djinn.Runtime(layers, host_memory_bytes=1 << 20, layers=list(layers)) as runtime:
         session = swapped(runtime, layers, kept)

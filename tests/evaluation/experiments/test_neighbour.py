@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import djinn
-from djinn.memory import transfer
+from djinn.memory.lanes import Lane
 from djinn.memory.transfer import TransferEngine
 from evaluation.experiments import neighbour, others, windows
 from evaluation.measure.harness import NotBitExact
@@ -104,7 +104,7 @@ def test_a_neighbour_that_raises_fails_the_job_with_its_error(monkeypatch, subje
 
 @pytest.mark.parametrize(
     ("owner", "name", "mutant"),
-    [(transfer, "_copy_in", mutants.copy_nothing), (TransferEngine, "_bring_back", mutants.skip_history)],
+    [(Lane, "bring", mutants.copy_nothing), (TransferEngine, "_bring_back", mutants.skip_history)],
 )
 def test_a_runtime_that_brings_nothing_back_fails_the_job(monkeypatch, subject, small, owner, name, mutant):
     """Its memory was overwritten meanwhile."""
@@ -143,7 +143,7 @@ def test_a_swap_that_moves_nothing_fails_the_job(monkeypatch, subject, small, si
 @pytest.mark.parametrize(
     ("owner", "name", "mutant", "method"),
     [
-        (transfer, "_copy_in", mutants.copy_nothing, "djinn"),
+        (Lane, "bring", mutants.copy_nothing, "djinn"),
         (SteppedOffload, "_submit", nothing_back, "manual_offload"),
     ],
 )
