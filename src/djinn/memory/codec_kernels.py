@@ -114,7 +114,7 @@ class Kernels:
 
     def histograms(self, ranges: Sequence[tuple[int, int]]) -> torch.Tensor:
         """See :class:`djinn.memory.codec.Coder`."""
-        table = torch.tensor(ranges, dtype=torch.int64).view(-1, 2).to(self._device)
+        table = torch.tensor(ranges, dtype=torch.int64, device="cpu").view(-1, 2).to(self._device)
         counts = torch.zeros(len(ranges), 256, dtype=torch.int32, device=self._device)
         if ranges:
             _launch(_count_exponents, (len(ranges), _SHARES), table.data_ptr(), counts.data_ptr(), shares=_SHARES)
