@@ -111,7 +111,7 @@ with djinn.Runtime(model, host_memory_bytes=64 << 20) as runtime:  # its end wai
 # prints session 1: running -> paused after layer 20, ... MiB on the device
 # prints session 1: paused -> io_wait after layer 20, ... MiB in host memory
 # prints session 1: io_wait -> running, cancelled
-# prints session 1: running -> failed with SessionCancelled: result() raises it
+# prints session 1: running -> cancelled
 # prints session 1: failed -> closed
 ```
 """

@@ -393,10 +393,12 @@ class Runtime:
                 recorded_bytes=session.recorded_bytes,
                 age_seconds=session.age_seconds,
                 doing=session.doing,
+                was_cancelled=session._was_cancelled,
             )
             for session in self.sessions
             if session.phase is not Phase.CLOSED
         )
+        recorded = {id(kept): kept for session in self.sessions for kept in session._recorded_storages}
         arena, disk = self.arena, self.disk
         return StatusTable(
             rows,
@@ -405,6 +407,7 @@ class Runtime:
             set_aside_bytes=arena.set_aside_bytes,
             beat=self._attention.said,
             codec=self._codec,
+            recorded_bytes=sum(kept.raw.numel() for kept in recorded.values()),
             disk_folder=None if disk is None else disk.folder,
             disk_bytes=0 if disk is None else disk.used_bytes,
             disk_free_bytes=0 if disk is None else disk.free_bytes,

@@ -58,6 +58,7 @@ from djinn.program.replay import Recording
 from djinn.program.surroundings import Settings
 from djinn.program.tape import Tape
 from djinn.program.turn import Turn
+from djinn.program.values import KeptStorage
 from djinn.resumes import Resume, ResumeClock
 from djinn.state.adopted import Adopted
 from djinn.state.discovery import StateScanner
@@ -66,7 +67,7 @@ from djinn.state.module_state import ModuleState
 from djinn.state.state_view import Look, StateView
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.watch import wait_in_loop
-from djinn.wording import mebibytes, standing, what_to_do
+from djinn.wording import mebibytes, phase_word, standing, what_to_do
 
 _EVICT_SECONDS = 1.0  # how long an eviction waits for a session that is being resumed or read
 _SEEDED = (
@@ -316,7 +317,7 @@ class Session:
     def _ask_to_pause(self) -> None:
         if self._phase is not Phase.RUNNING:
             hint = "it has stopped already" if self._phase in PARKED else what_to_do(self._phase)
-            raise IllegalMove(f"a session that is {self._phase.value} cannot be paused: {hint}")
+            raise IllegalMove(f"a session that is {self._phase_word} cannot be paused: {hint}")
         self._its.pause_asked = True
 
     def wait(self, timeout: float | None = None) -> Phase:
@@ -594,7 +595,11 @@ class Session:
 
         A fork shares with its origin what was before it.
         """
-        return 0 if self._tape is None else self._tape.nbytes
+        return sum(kept.raw.numel() for kept in self._recorded_storages)
+
+    @property
+    def _recorded_storages(self) -> list[KeptStorage]:
+        return [] if self._tape is None else self._tape.storages
 
     def _swap_out(self, keep: int = 0) -> None:
         """Swap out all but the first ``keep`` storages, and prepare the way back."""
@@ -854,29 +859,43 @@ class Session:
             disk_bytes=self.disk_bytes,
             breakpoint=self.breakpoint,
             cancelled=program is not None and program.abandoned,
+            was_cancelled=self._was_cancelled,
             error=None if outcome is None else outcome[1],
         )
+
+    @property
+    def _was_cancelled(self) -> bool:
+        """Whether it has failed because it was cancelled. One that was not may have another's end as its error."""
+        phase, program, outcome = self._phase, self._program, self._outcome  # the phase first, as in result()
+        by_that = outcome is not None and isinstance(outcome[1], SessionCancelled)
+        return phase is Phase.FAILED and by_that and program is not None and program.abandoned
+
+    @property
+    def _phase_word(self) -> str:
+        return phase_word(self._phase, was_cancelled=self._was_cancelled)
 
     def _replay(self, begin: Callable[[], object], ahead: tuple[int, int] | None = None) -> "Session":
         """``begin`` and lead the program to where it was parked; set the breakpoint ``ahead``, and return itself.
 
         Raises :class:`NotRestored`.
         """
-        try:
-            begin()
-            if self.wait() not in PARKED:
-                self.result()
-                raise NotRestored("the program ended before it came to where it was parked")
+        begin()
+        if self.wait() in PARKED:
             if ahead is not None:
                 self.break_at(ahead[0], visit=ahead[1])
+            return self
+        try:
+            self.result()
         except DjinnError:
             raise
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryFull(f"the program needs more device memory than there is: {error}") from error
-        except Exception as error:
+        except BaseException as error:
+            if self._outcome is None or self._outcome[1] is not error:
+                raise  # an interrupt of this thread; the program's own may be a SystemExit too
             what = f"the program raised {type(error).__name__} before it came to where it was parked: {error}"
             raise NotRestored(what) from error
-        return self
+        raise NotRestored("the program ended before it came to where it was parked")
 
     # -- what the runtime does ---------------------------------------------------------------------------------------
 
@@ -1034,7 +1053,7 @@ class Session:
             if self._phase is Phase.FINISHED and program is not None and program.missed_breakpoint is not None:
                 hint = f"it never came to its breakpoint, layer {program.missed_breakpoint}; open another session"
             outcome = self._outcome
-            raise IllegalMove(f"{what} while a session is parked; this one is {self._phase.value}: {hint}") from (
+            raise IllegalMove(f"{what} while a session is parked; this one is {self._phase_word}: {hint}") from (
                 outcome and outcome[1]
             )
         if program is not None and program.abandoned:

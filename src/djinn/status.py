@@ -6,7 +6,7 @@ from pathlib import Path
 
 from djinn.core import Phase
 from djinn.html import Side, line, table
-from djinn.wording import mebibytes
+from djinn.wording import mebibytes, phase_word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,8 @@ class Status:
 
     ``left_bytes`` is further state that was found and stays on the device, see :attr:`djinn.Session.left_behind`.
     ``recorded_bytes`` are what the model returned to a durable session, kept in host memory beside the arena.
-    ``doing`` tells of a program that runs whether it computes, see :attr:`djinn.Session.doing`.
+    ``doing`` tells of a program that runs whether it computes, see :attr:`djinn.Session.doing`. ``was_cancelled`` is
+    whether it is FAILED for it was cancelled, and not by an error.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Status:
     recorded_bytes: int
     age_seconds: float
     doing: str
+    was_cancelled: bool = False
 
     @property
     def tier(self) -> str:
@@ -44,7 +46,8 @@ class StatusTable(tuple[Status, ...]):
     far. Of these, ``set_aside_bytes`` belong to no session any more. Numpy arrays or tensors still refer to them; they
     are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect. ``disk_folder`` is
     where spilled sessions are, None without a disk; their files have ``disk_bytes``, and ``disk_free_bytes`` more find
-    room. ``codec`` tells of ``Runtime(codec="auto")``.
+    room. ``recorded_bytes`` are those of all durable sessions; what forks share is counted once. ``codec`` tells of
+    ``Runtime(codec="auto")``.
     """
 
     arena_bytes: int
@@ -54,6 +57,7 @@ class StatusTable(tuple[Status, ...]):
     disk_folder: Path | None
     disk_bytes: int
     disk_free_bytes: int
+    recorded_bytes: int
     codec: str
 
     def __new__(
@@ -67,13 +71,14 @@ class StatusTable(tuple[Status, ...]):
         disk_folder: Path | None = None,
         disk_bytes: int = 0,
         disk_free_bytes: int = 0,
+        recorded_bytes: int = 0,
         codec: str = "",
     ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
         table.set_aside_bytes, table.beat = set_aside_bytes, beat
-        table.codec = codec
+        table.codec, table.recorded_bytes = codec, recorded_bytes
         table.disk_folder, table.disk_bytes, table.disk_free_bytes = disk_folder, disk_bytes, disk_free_bytes
         return table
 
@@ -84,7 +89,7 @@ class StatusTable(tuple[Status, ...]):
         return str(self)
 
     def __str__(self) -> str:
-        form = "{:>7}  {:<8}  {:>5}  {:<11}" + "  {:>10}" * (len(self._tiers) + 1) + "  {:>9}  {}"
+        form = "{:>7}  {:<9}  {:>5}  {:<11}" + "  {:>10}" * (len(self._tiers) + 1) + "  {:>9}  {}"
         return "\n".join([form.format(*self._columns), *(form.format(*self._cells(row)) for row in self), self._footer])
 
     def _repr_html_(self) -> str:
@@ -103,7 +108,8 @@ class StatusTable(tuple[Status, ...]):
         sizes = (
             _mebibytes(size) for size in (*(getattr(row, f"{tier}_bytes") for tier in self._tiers), row.left_bytes)
         )
-        standing = str(row.number), row.phase.value, str(row.layer or "-"), row.tier
+        said = phase_word(row.phase, was_cancelled=row.was_cancelled)
+        standing = str(row.number), said, str(row.layer or "-"), row.tier
         return [*standing, *sizes, f"{row.age_seconds:.1f} s", row.doing]
 
     @property
@@ -112,9 +118,8 @@ class StatusTable(tuple[Status, ...]):
         footer = f"host memory: {_mebibytes(used)} of {_mebibytes(self.arena_bytes)} in use"
         if self.arena_ready_bytes < self.arena_bytes:
             footer += f", {_mebibytes(self.arena_ready_bytes)} ready so far"
-        recorded = sum(row.recorded_bytes for row in self)
-        if recorded:
-            footer += f", and {_mebibytes(recorded)} beside it for durable sessions"
+        if self.recorded_bytes:
+            footer += f", and {_mebibytes(self.recorded_bytes)} beside it for durable sessions"
         if self.set_aside_bytes:
             footer += f", {_mebibytes(self.set_aside_bytes)} still held by arrays or tensors of ended pauses"
         if self.disk_folder is not None:

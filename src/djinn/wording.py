@@ -22,6 +22,11 @@ def what_to_do(phase: Phase) -> str:
     return _NEXT[phase]
 
 
+def phase_word(phase: Phase, *, was_cancelled: bool) -> str:
+    """Return ``phase`` in a word: ``cancelled`` where it is FAILED by that."""
+    return "cancelled" if phase is Phase.FAILED and was_cancelled else phase.value
+
+
 def mebibytes(nbytes: int) -> str:
     """Return ``nbytes`` in MiB, with one decimal."""
     return f"{nbytes / 2**20:.1f} MiB"
@@ -51,18 +56,19 @@ def standing(
     disk_bytes: int,
     breakpoint: int | None,
     cancelled: bool,
+    was_cancelled: bool,
     error: BaseException | None,
 ) -> str:
     """Say where a session stands: its phase, the layer after which it is parked, and its bytes per tier.
 
     ``breakpoint`` is the layer that it has not reached yet, ``error`` what its program raised. A program that was
-    ``cancelled`` runs or is parked until it has unwound.
+    ``cancelled`` runs or is parked until it has unwound; it ``was_cancelled`` if it has failed by that then.
     """
-    said = phase.value
+    said = phase_word(phase, was_cancelled=was_cancelled)
     if phase in PARKED:
         tiers = [(device_bytes, "on the device"), (host_bytes, "in host memory"), (disk_bytes, "on the disk")]
         said += "".join([f" after layer {layer}", *(f", {mebibytes(size)} {tier}" for size, tier in tiers if size)])
-    elif phase is Phase.FAILED:
+    elif phase is Phase.FAILED and not was_cancelled:
         said += f" with {type(error).__name__}: result() raises it" if error is not None else ""
     elif breakpoint is not None and phase is Phase.FINISHED:
         said += f" without reaching its breakpoint, layer {breakpoint}"

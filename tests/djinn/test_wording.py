@@ -42,6 +42,23 @@ def test_a_failed_session_names_the_class_of_its_error_alone(runtime):
     assert repr(session) == "<Session 1: failed with Odd: result() raises it>"
 
 
+def test_a_cancelled_session_is_said_to_be_cancelled(runtime, llama, input_ids):
+    """Its phase is FAILED, but no error has come; who waits for it and gets its end as an error of his own has one."""
+    session = parked(runtime, 3, prefill, llama, input_ids)
+    other = runtime.open().start(session.result)
+    other.wait(30)
+    session.cancel()
+    assert session.wait(30) is djinn.Phase.FAILED
+    waiter = runtime.open().start(session.result)
+    waiter.wait(30)
+    assert repr(session) == "<Session 1: cancelled>"
+    assert repr(waiter) == "<Session 3: failed with SessionCancelled: result() raises it>"
+    words = [re.split(r"  +", line.strip())[1] for line in str(runtime.status()).splitlines()[1:-1]]
+    assert words == ["cancelled", "failed", "failed"]
+    with pytest.raises(djinn.IllegalMove, match="this one is cancelled"):
+        session.resume()
+
+
 def test_a_repr_waits_for_nobody(runtime, llama, input_ids):
     """A session whose lock another thread holds can be shown, and so can its runtime."""
     session = parked(runtime, 3, prefill, llama, input_ids)
@@ -84,6 +101,8 @@ def test_a_void_view_can_be_shown(runtime, llama, input_ids, hold):
 
 
 def test_the_state_offers_its_names(runtime, llama, input_ids):
-    """To whoever types ``session.state["`` in IPython."""
+    """To whoever types ``session.state["`` in IPython; they are no attributes that can be assigned."""
     session = parked(runtime, 3, prefill, llama, input_ids)
+    with pytest.raises(AttributeError):
+        session.state.hidden_states = session.state["hidden_states"] * 2  # would do nothing
     assert session.state._ipython_key_completions_() == list(session.state)

@@ -98,9 +98,9 @@ def edit(make: Callable[[str], Change], desk: Desk, asked: Asked) -> Outcome:
     if not asked.argument:
         raise Refused("an edit needs its argument: see help")
     change = make(asked.argument)
-    before, after = desk.edit(session, change, asked.say)
+    before, after, difference = desk.edit(session, change, asked.say)
     what = f"hidden_states of session {session.number}: {change.said}"
-    return said(what, f"their norm was {before:.4g} and is {after:.4g}")
+    return said(what, f"their norm was {before:.4g} and is {after:.4g}, that of the difference is {difference:.4g}")
 
 
 def name(desk: Desk, asked: Asked) -> Outcome:
@@ -162,6 +162,8 @@ def restore(desk: Desk, asked: Asked) -> Outcome:
         check_can_read(path)
     except NotRestored as error:
         raise Refused(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise Refused(f"there is no file {path}") from None
     asked.say(f"reading {path}, then the program runs again up to its breakpoint")
     session = desk.runtime.restore(path, program, *args, **kwargs)
     desk.label(session, f"from {path.name}")

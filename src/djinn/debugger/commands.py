@@ -99,6 +99,8 @@ def _lens(desk: Desk, asked: Asked) -> Outcome:
     if len(numbers) > 2:
         raise Refused("lens takes two numbers at most: how many tokens, and which sequence")
     count, sequence = [*numbers, *(5, 1)[len(numbers) :]]
+    if count < 1:
+        raise Refused(f"lens shows at least 1 token, not {count}")
     lens = desk.patient_lens(count, sequence - 1, asked.say)
     return Outcome(lines=tuple(words.lens_lines(lens)), failed=bool(lens.note))
 

@@ -237,12 +237,13 @@ class Desk(Patience):
                 told = time.monotonic()
                 say(f"measured {index + 1} of {len(names)} tensors")
 
-    def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float]:
-        """Change the hidden states of ``session``; return their norm before and after. Nothing is half done."""
+    def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float, float]:
+        """Change the hidden states of ``session``, all or nothing; return norms: before, after, of the change."""
         before = self.copied(session, "hidden_states", say)
         after = self.cuttably(lambda: changed(before, change), "waiting for the edit", say)
         self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
-        return float(before.double().norm()), float(after.double().norm())
+        old, new = before.double(), after.double()
+        return float(old.norm()), float(new.norm()), float((new - old).norm())
 
     def copied(self, session: Session, name: str, say: Say) -> torch.Tensor:
         """Return a copy of one tensor of the state, in host memory."""

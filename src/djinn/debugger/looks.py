@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from djinn.core import PARKED, Phase, SessionCancelled
+from djinn.core import PARKED, Phase
 from djinn.debugger import lens as logit_lens
 from djinn.debugger import tokens as program_tokens
 from djinn.debugger.edits import Change
@@ -20,6 +20,7 @@ from djinn.debugger.measures import Measured, measure
 from djinn.debugger.values import Guess, Lens, Refused, StateRow, Tokens
 from djinn.runtime import Runtime
 from djinn.session import Session
+from djinn.wording import phase_word
 
 T = TypeVar("T")
 Mark = tuple[int, int]  # which pause of a session, and how often it was edited
@@ -67,6 +68,8 @@ class Looks:
         label += f", without {tail.beyond}" if tail.beyond else ""
         chances = scores.softmax(-1)
         best = scores.topk(min(max(count, 1), len(scores))).indices
+        if chances.isnan().any():
+            return Lens(layer=layer, label=label, note="the logits are not finite: no token is likelier than another")
         tokens = program_tokens.in_words(best[None], label, self._tokenizer)
         label += f", {tokens.note}" if tokens.note else ""
         guesses = tuple(
@@ -154,9 +157,7 @@ def changed(before: torch.Tensor, change: Change) -> torch.Tensor:
 
 def phase_of(session: Session) -> str:
     """Return the phase of ``session`` in a word: ``cancelled`` where it has failed by that, and by no error."""
-    phase, outcome = session.phase, session._outcome
-    was_cancelled = phase is Phase.FAILED and outcome is not None and isinstance(outcome[1], SessionCancelled)
-    return "cancelled" if was_cancelled else phase.value
+    return phase_word(session.phase, was_cancelled=session._was_cancelled)
 
 
 def mark_of(session: Session) -> Mark:

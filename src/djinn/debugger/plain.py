@@ -69,8 +69,10 @@ class _Front:
         self._tell(outcome)
         if outcome.question:
             answer = self._read(f"{outcome.question} [y/N] ")
-            if (answer or "").strip().lower() not in ("y", "yes"):
-                self.say("not done")
+            answer = (answer or "").strip()
+            if answer.lower() not in ("y", "yes"):
+                clear = answer.lower() in ("", "n", "no")
+                self.say("not done" if clear else f"not done: {answer} was the answer, and only y is yes")
                 return
             outcome = self._bench.do(line, confirmed=True, say=self.say)
             self._tell(outcome)

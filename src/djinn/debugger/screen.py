@@ -263,10 +263,15 @@ class Debugger(App[None]):
 
     @on(CommandLine.Given)
     def _given(self, message: CommandLine.Given) -> None:
-        if message.line:
-            self.begin(message.line)
+        line = message.line.lstrip(": ")  # the key of the line, from whom it is open already
+        if line:
+            self.begin(line)
         if not message.line or not self._stays:
             self._left()
+
+    @on(CommandLine.Shortened)
+    def _shortened(self, message: CommandLine.Shortened) -> None:
+        self._tell(f"{message.lines} lines were pasted, and only the first is in the command line")
 
     @on(CommandLine.Left)
     def _left(self) -> None:

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import ScrollableContainer, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import Key, Resize
+from textual.events import Key, Paste, Resize
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
@@ -111,6 +111,13 @@ class CommandLine(Input):
             super().__init__()
             self.line = line
 
+    class Shortened(Message):
+        """Of several ``lines`` that were pasted the first is taken."""
+
+        def __init__(self, lines: int) -> None:
+            super().__init__()
+            self.lines = lines
+
     class Left(Message):
         """The user has left the line without a command."""
 
@@ -134,6 +141,12 @@ class CommandLine(Input):
                 self._history.append(line)
             self._at = len(self._history)
             self.post_message(self.Given(line))
+
+    def _on_paste(self, event: Paste) -> None:
+        """Tell what the input, which takes the first line behind this, leaves out."""
+        lines = event.text.rstrip().splitlines()
+        if len(lines) > 1:
+            self.post_message(self.Shortened(len(lines)))
 
     def action_earlier(self) -> None:
         """Show the command before."""

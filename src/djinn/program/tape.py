@@ -146,9 +146,14 @@ class Tape:
         return [name for name in self.edited if self.only_by_computing or not name.startswith(("hidden_states", "kv."))]
 
     @property
+    def storages(self) -> list[KeptStorage]:
+        """The recorded outputs, in host memory; a fork shares with its origin those of before."""
+        return [storage for one in list(self.passes) for storage in one.tensors or ()]
+
+    @property
     def nbytes(self) -> int:
         """Bytes in host memory that the recorded outputs take."""
-        return sum(storage.raw.numel() for one in list(self.passes) for storage in one.tensors or ())
+        return sum(storage.raw.numel() for storage in self.storages)
 
     def begin(self, program: Recorded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin when the program's own modes and random states are on, just before its first line."""

@@ -39,6 +39,19 @@ class StateView(Mapping[str, torch.Tensor]):
     would refuse without djinn. Everywhere else an edit that brings in gradients is refused.
     """
 
+    __slots__ = (  # so that ``view.hidden_states = tensor``, which would do nothing, is an error
+        "__weakref__",
+        "_bytes_of",
+        "_device_of",
+        "_left",
+        "_own",
+        "_peek_at",
+        "_sizes",
+        "_source",
+        "_views",
+        "entries",
+    )
+
     def __init__(
         self,
         state: SessionState,

@@ -92,7 +92,8 @@ def test_an_edit_is_that_of_a_plain_hook(bench, runtime, llama, input_ids, does,
     said = does(line)
     expected = EDITS[line](before)
     assert torch.equal(session.state["hidden_states"], expected)
-    assert f"their norm was {before.double().norm():.4g} and is {expected.double().norm():.4g}" in said
+    was, is_now, difference = (one.double().norm() for one in (before, expected, expected.double() - before.double()))
+    assert f"their norm was {was:.4g} and is {is_now:.4g}, that of the difference is {difference:.4g}" in said
     does("resume")
     assert torch.equal(session.result(30), hooked(llama, input_ids, 2, EDITS[line]))
 

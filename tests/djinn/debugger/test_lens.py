@@ -116,12 +116,16 @@ def test_a_norm_before_the_layers_is_not_the_final_one(llama):
         llama.model._modules = parts
 
 
-def test_there_are_notes_in_place_of_errors(bench, started, does, llama):
-    """Without a paused session, for a sequence that is not there, and where the model's own code fails."""
+def test_there_are_notes_in_place_of_errors(bench, started, does, refuses, llama):
+    """Without a paused session, for a sequence or a count that is none, and where logits or the model's code fail."""
     assert bench.lens().note == "there is no paused session to look into"
     started()
     assert bench.lens(sequence=2).note == "there is no sequence 3: 1 to 2"
     assert len(bench.lens(10**6).guesses) == 128
+    assert refuses("lens 0") == "lens shows at least 1 token, not 0"
+    does("edit scale -1")
+    does("edit expr h / 0")
+    assert refuses("lens").endswith(": the logits are not finite: no token is likelier than another")
     llama.model.norm.forward = lambda row: {}["missing"]
     try:
         assert bench.lens().note == "the final norm or the head raised KeyError: 'missing'"

@@ -53,6 +53,13 @@ def test_a_question_is_answered_by_the_next_line(runtime, started, answer, ends)
     assert session.layer == (2 if ends else 3)
 
 
+def test_a_command_that_was_taken_for_an_answer_is_named(runtime, started):
+    """Who gives lines by a pipe may not have reckoned with the question."""
+    started()
+    said = answers(Bench(runtime, owns_runtime=True), "quit\nuse 2\n")
+    assert "not done: use 2 was the answer, and only y is yes" in said
+
+
 def test_a_prompt_is_for_a_terminal(bench, started):
     """A pipe gets answers alone."""
     started()

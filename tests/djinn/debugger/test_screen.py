@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from tests.programs import greedy
-from textual.events import Key
+from textual.events import Key, Paste
 
 import djinn
 from djinn.debugger import terminal
@@ -309,6 +309,22 @@ def test_what_follows_a_key_at_once_is_its_argument(bench, started):
     assert [line for line in answers if line.startswith(">")] == ["> edit expr sss", "> use 1", "> use 7"]
     assert "NameError" in answers[1]
     assert session.layer == 1
+
+
+def test_what_is_pasted_is_one_command(bench, started):
+    """Of several lines the first; that the others are left out is said. A colon in front is the key of the line."""
+    started(1)
+
+    async def script(pilot):
+        await pilot.press("colon")
+        pilot.app.post_message(Paste(":use 1\nuse 7\n"))
+        await pilot.pause()
+        await press(pilot, "enter")
+        return list(pilot.app._answers)
+
+    answers = drive(Debugger(bench), script)
+    assert answers[0].startswith("2 lines were pasted, and only the first is in the command line")
+    assert answers[1:] == ["> use 1", "session 1: paused after layer 1, 0.0 MiB on the device"]
 
 
 def test_a_saved_session_is_restored_as_if_from_here(bench, started, tmp_path):

@@ -460,12 +460,15 @@ def breaks(model, ids, moods):
         raise torch.OutOfMemoryError("tried to allocate 80 GiB")
     if mood == "error":
         raise ValueError("not again")
+    if mood == "exit":
+        raise SystemExit(3)
     return [model(ids).logits] if mood == "ends" else greedy(model, ids, STEPS)
 
 
 FAILURES = {
     "no room": (djinn.DeviceMemoryFull, "80 GiB"),
     "error": (djinn.NotRestored, "raised ValueError before it came to where it was parked: not again"),
+    "exit": (djinn.NotRestored, "raised SystemExit before it came to where it was parked: 3"),
     "ends": (djinn.NotRestored, "session 1 cannot be forked: in pass 1: input"),
 }
 
@@ -653,6 +656,7 @@ def test_nothing_is_kept(runtime, llama, input_ids):
             assert all(
                 one.tensors is other.tensors for one, other in zip(session._tape.passes, fork._tape.passes, strict=True)
             )
+            assert runtime.status().recorded_bytes == session.recorded_bytes > 0  # what both share is there once
             return weakref.ref(fork), weakref.ref(fork._tape), weakref.ref(session)
 
     def held():

@@ -237,6 +237,10 @@ def test_a_program_that_does_something_else(file, llama, input_ids, refused):
         model(ids, use_cache=True)
         raise ValueError("not any more")
 
+    def exits(model, ids, steps):
+        model(ids, use_cache=True)
+        raise SystemExit(3)
+
     def feeds(model, ids, steps):
         output = model(ids, use_cache=True)
         return model(output.logits[:, -1:].argmin(-1), past_key_values=output.past_key_values, use_cache=True)
@@ -255,6 +259,7 @@ def test_a_program_that_does_something_else(file, llama, input_ids, refused):
     told = {
         ends: "ended before it came to where it was parked",
         raises: "raised ValueError before it came",
+        exits: "raised SystemExit before it came",
         feeds: r"in pass 2: input args\.0",
         goes_on: r"in pass 2: input args\.0",
         inner: "pass 1 calls LlamaModel, and called LlamaForCausalLM before",
