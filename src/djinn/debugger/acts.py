@@ -6,10 +6,10 @@ from pathlib import Path
 from djinn.arguments import check_breakpoint
 from djinn.core import PARKED, NotRestored
 from djinn.debugger import edits, files
-from djinn.debugger.answers import Asked, number, parked, said, session_of, standing, stands
+from djinn.debugger.answers import Asked, alive, number, parked, said, session_of, standing, stands
 from djinn.debugger.desk import Desk
 from djinn.debugger.edits import Change
-from djinn.debugger.stops import Layers
+from djinn.debugger.stops import in_words
 from djinn.debugger.values import Outcome, Refused, StateRow
 from djinn.durable.session_file import check_can_read
 from djinn.wording import mebibytes, sized
@@ -19,10 +19,10 @@ from djinn.wording import mebibytes, sized
 
 def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
     """Set breakpoints, or say where they are."""
-    session = session_of(desk)
+    session = alive(desk)
     if not asked.argument:
         ahead = desk.stops.ahead(session)
-        return said(f"to stop after {_layers(ahead)}" if ahead else "no breakpoint: break L sets one")
+        return said(f"to stop after {in_words(ahead)}" if ahead else "no breakpoint: break L sets one")
     numbers, has_condition, text = asked.argument.partition("if")
     layers = [number(word, "break L, or break L L if EXPRESSION") for word in numbers.split()]
     if not layers or (has_condition and not text.strip()):
@@ -30,15 +30,7 @@ def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
     for layer in layers:
         check_breakpoint(layer, 1, desk.depth)
     desk.stops.set(session, dict.fromkeys(layers, edits.condition(text.strip()) if has_condition else None))
-    return said(f"session {session.number} is to stop once after {_layers(desk.stops.ahead(session))}: resume")
-
-
-def _layers(ahead: Layers) -> str:
-    """Return the layers in words, with the condition, of which one command gives all the same."""
-    *others, last = map(str, ahead)
-    which = f"each of layers {', '.join(others)} and {last}" if others else f"layer {last}"
-    conditions = {condition.said for condition in ahead.values() if condition is not None}
-    return which + "".join(f", if {said}" for said in conditions)
+    return said(f"session {session.number} is to stop once after {in_words(desk.stops.ahead(session))}: resume")
 
 
 def step(desk: Desk, asked: Asked) -> Outcome:
@@ -71,7 +63,7 @@ def resume(desk: Desk, asked: Asked) -> Outcome:
 
 def pause(desk: Desk, asked: Asked) -> Outcome:
     """Stop a program that computes."""
-    session = session_of(desk)
+    session = alive(desk)
     session.pause()
     desk.wait_for(session, "waiting for its next layer", asked.say)
     return standing(desk, session)
@@ -84,7 +76,7 @@ def wait(desk: Desk, asked: Asked) -> Outcome:
     desk.sample()
     lines = [f"session {session.number}: {stands(session)}"]
     if left := session.left_behind:
-        nbytes = mebibytes(sum(line.nbytes for line in left))
+        nbytes = sized(sum(line.nbytes for line in left))
         lines.append(f"{nbytes} stay on the device, such as {left[0]}" + ("" if len(left) == 1 else ": left lists all"))
     return said(*lines)
 

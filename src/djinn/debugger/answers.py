@@ -7,6 +7,7 @@ from djinn.debugger import words
 from djinn.debugger.desk import Desk
 from djinn.debugger.looks import phase_of
 from djinn.debugger.patience import Say
+from djinn.debugger.stops import in_words
 from djinn.debugger.values import Outcome, Refused
 from djinn.session import Session
 from djinn.wording import what_to_do
@@ -46,6 +47,14 @@ def parked(desk: Desk) -> Session:
     return session
 
 
+def alive(desk: Desk) -> Session:
+    """The selected session, if it has not ended. Raises :class:`Refused` otherwise."""
+    session = session_of(desk)
+    if session.phase in ENDED:
+        raise Refused(f"session {session.number} is {phase_of(session)}: {_what_now(session)}")
+    return session
+
+
 def _what_now(session: Session) -> str:
     if session.phase is Phase.RUNNING:
         return "pause stops it at its next layer"
@@ -76,5 +85,7 @@ def standing(desk: Desk, session: Session) -> Outcome:
     """Where ``session`` stands; of a program that has finished, its tokens too."""
     lines = [f"session {session.number}: {stands(session)}"]
     if session.phase is Phase.FINISHED:
+        if ahead := desk.stops.ahead(session):  # where a condition did not hold the session did come there
+            lines = [f"session {session.number}: finished without stopping after {in_words(ahead, 'any')}"]
         lines += words.token_lines(desk.tokens())
     return Outcome(lines=tuple(lines), failed=session.phase is Phase.FAILED)

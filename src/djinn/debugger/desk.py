@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from djinn.core import PARKED, Phase
+from djinn.core import ENDED, PARKED, Phase
 from djinn.debugger.edits import Change
 from djinn.debugger.looking import Busy, Looker
 from djinn.debugger.looks import Looks, changed, mark_of, phase_of
@@ -105,7 +105,7 @@ class Desk(Patience):
             phase=status.phase,
             said=phase_of(session),
             layer=status.layer,
-            stops=tuple(self.stops.ahead(session)),
+            stops=() if status.phase in ENDED else tuple(self.stops.ahead(session)),
             named=self._names.get(status.number, ""),
             tier=status.tier,
             device_bytes=status.device_bytes,

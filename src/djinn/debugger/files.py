@@ -63,7 +63,7 @@ def check_writable(path: Path, dtype: torch.dtype) -> None:
     try:
         _WRITERS[path.suffix](io.BytesIO(), "one", torch.empty(0, dtype=dtype))
     except (ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise Refused(f"a {path.suffix} file does not take {dtype}: {error_line(error)}") from None
+        raise Refused(f"a {path.suffix} file does not take {dtype}, one in .pt does: {error_line(error)}") from None
 
 
 def write(path: Path, name: str, tensor: torch.Tensor) -> int:

@@ -90,13 +90,15 @@ def _debug(asked: argparse.Namespace, lines: TextIO | None, out: TextIO | None) 
     _tell(f"loading {asked.checkpoint}")
     model = _model(asked.checkpoint, asked.dtype, device)
     host_memory = None if asked.host_memory is None else int(asked.host_memory * 2**30)
-    program = _program(model, prompt, asked, device)
+    program = _program(model, device)
+    # as arguments, which restore compares
+    given = {"prompt": prompt, "max_new_tokens": asked.max_new_tokens, "sample": asked.sample}
     try:
         with Runtime(model, host_memory_bytes=host_memory) as runtime:
             layer = max(1, runtime.depth // 2) if asked.layer is None else asked.layer
             torch.manual_seed(asked.seed)
-            session = runtime.open(breakpoint=layer, durable=True).start(program)
-            bench = Bench(runtime, tokenizer=tokenizer, call=(program, (), {}), owns_runtime=True)
+            session = runtime.open(breakpoint=layer, durable=True).start(program, **given)
+            bench = Bench(runtime, tokenizer=tokenizer, call=(program, (), given), owns_runtime=True)
             try:
                 what = f"waiting for layer {layer}"
                 bench.wait_for(session, what, _tell)
@@ -205,24 +207,22 @@ def _loaded(what: str, load: Callable[[], Any]) -> Any:
         raise Refused(f"the {what} cannot be loaded: {error_line(error)}") from None
 
 
-def _program(model: Any, prompt: list[int], asked: argparse.Namespace, device: torch.device) -> Callable[[], Any]:
+def _program(model: Any, device: torch.device) -> Callable[..., Any]:
     """Return the program: it makes its own tensors, so that all of them are its state."""
     padding = model.generation_config.pad_token_id
     stop = model.generation_config.eos_token_id
     if padding is None:
         padding = stop[0] if isinstance(stop, list) else stop
-    drawing = (
-        {"do_sample": True} if asked.sample else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    )
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
-    def generate() -> Any:
+    def generate(*, prompt: list[int], max_new_tokens: int, sample: bool) -> Any:
         ids = torch.tensor([prompt], device=device)
         return model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             pad_token_id=padding,
-            **drawing,
+            **({"do_sample": True} if sample else greedy),
         )
 
     return generate

@@ -89,3 +89,11 @@ class Stops:
     def copy(self, session: Session, fork: Session) -> None:
         """Give ``fork`` the breakpoints that are ahead of ``session``."""
         self._plans[fork.number] = self._now(session)
+
+
+def in_words(layers: Layers, each: str = "each") -> str:
+    """Return the ``layers``, ``each`` or any of several, with the condition: one command gives all the same."""
+    *others, last = map(str, layers)
+    which = f"{each} of layers {', '.join(others)} and {last}" if others else f"layer {last}"
+    conditions = {condition.said for condition in layers.values() if condition is not None}
+    return which + "".join(f", if {said}" for said in conditions)

@@ -82,8 +82,8 @@ def test_wait_names_what_stays_on_the_device(started, does):
     told = does("wait").splitlines()[1]
     left = session.left_behind
     assert len(left) == 1 + len(held)
-    nbytes = sum(line.nbytes for line in left) / 2**20
-    assert told == f"{nbytes:.1f} MiB stay on the device, such as {left[0]}: left lists all"
+    nbytes = sum(line.nbytes for line in left) / 2**10
+    assert told == f"{nbytes:.1f} KiB stay on the device, such as {left[0]}: left lists all"
     assert does("left").splitlines() == list(map(str, left))
 
 
@@ -271,7 +271,8 @@ def test_the_rows_are_what_the_runtime_tells(bench, started, runtime):
         for name in ("number", "phase", "layer", "tier", "device_bytes", "host_bytes", "disk_bytes", "left_bytes"):
             assert getattr(row, name) == getattr(status, name), name
         assert row.recorded_bytes == session.recorded_bytes
-        assert row.stops == (() if session.breakpoint is None else (session.breakpoint,))
+        ahead = session.breakpoint is not None and session.phase is not djinn.Phase.FINISHED
+        assert row.stops == ((session.breakpoint,) if ahead else ())
         assert 0 <= row.age_seconds <= status.age_seconds
         assert (row.doing, row.durable, row.selected) == (session.doing, session.is_durable, session.number == 1)
 
@@ -420,7 +421,9 @@ def test_what_cannot_be_copied_is_refused_before_it_is_asked(bench, started, tol
         f"copy hidden_states {there}/x.pt": f"NotADirectoryError: there is no folder {there} to save in: make it first",
     }.items():
         assert told(line) == (said, [])
-    with pytest.raises(Refused, match=r"a \.npy file does not take torch\.bfloat16: TypeError: Got unsupported"):
+    with pytest.raises(
+        Refused, match=r"a \.npy file does not take torch\.bfloat16, one in \.pt does: TypeError: Got unsupported"
+    ):
         files.check_writable(there, torch.bfloat16)
     session.resume()
     assert told(f"copy hidden_states {there}")[0].startswith("session 1 is ")
@@ -482,4 +485,7 @@ def test_a_condition_stops_where_it_holds(bench, started, does, refuses, monkeyp
     does("break 3 if h > 0")
     assert "the expression raised RuntimeError: Boolean value of Tensor with more than one" in refuses("resume")
     does("break 3 if False")
-    assert does("resume").startswith("session 1: finished")
+    assert does("resume").startswith("session 1: finished without stopping after layer 3, if False\n")
+    assert "to stop" not in does("sessions")
+    for line in ("break 4", "break", "pause"):
+        assert refuses(line) == "session 1 is finished: tokens shows what came out, use N selects another"

@@ -14,6 +14,7 @@ import djinn
 from djinn.debugger import main as command
 from djinn.debugger.main import main
 
+PROMPT = "the capital of France is"
 WORDS = ["the", "capital", "of", "France", "is", "Paris", "[UNK]", "a", "in", "and"]
 
 
@@ -43,7 +44,7 @@ def checkpoint(tmp_path_factory):
 def run(checkpoint):
     """Runs the command on the checkpoint with ``--plain``; returns its status and what it has written."""
 
-    def run(lines, *more, prompt="the capital of France is", folder=checkpoint, out=None):
+    def run(lines, *more, prompt=PROMPT, folder=checkpoint, out=None):
         is_text, out = out is None, out or io.StringIO()
         asked = ["debug", str(folder), "--prompt", prompt, "--plain", "--host-memory", "0.01", "--device", "cpu", *more]
         status = main(asked, lines=io.StringIO("\n".join(lines)), out=out)
@@ -82,6 +83,24 @@ def test_it_stops_at_the_middle_layer_and_can_save_and_restore(run, tmp_path):
     assert ">  1  paused       3" in out
     first, second = (part.splitlines()[2] for part in out.split(": finished")[1:])
     assert first == second
+
+
+OTHERS = {
+    "argument prompt.3 is 6; in the first run it was 3": ("the capital of Italy is", 6),
+    "argument max_new_tokens is 9; in the first run it was 6": (PROMPT, 9),
+    "argument sample is True; in the first run it was False": (PROMPT, 6, "--sample"),
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_a_session_is_restored_under_its_own_settings_alone(run, tmp_path, said):
+    """Another prompt, and what decides about the tokens ahead, is named: the continuation would be another one."""
+    path = tmp_path / "one.djinn"
+    run([f"save {path}"], "--max-new-tokens", "6")
+    prompt, new, *flags = OTHERS[said]
+    _, out = run([f"restore {path}"], "--max-new-tokens", str(new), *flags, prompt=prompt)
+    assert said in out
+    assert "session 2" not in out
 
 
 BAD = {
