@@ -14,6 +14,7 @@ from dataclasses import dataclass
 class Resume:
     """One RESUME: the bytes that it swapped in, and the seconds from its call to two moments.
 
+    ``nbytes`` are counted as they were in host memory, coded or not.
     ``ready_seconds``: it returned, for the device had what layer L+1 needs. None if the call was interrupted.
     ``resident_seconds``: the runtime noticed that all state was on the device. None until then.
     """

@@ -71,7 +71,7 @@ def _saved(session: Session, path: Path, deadline: float | None, rates: list[flo
     if session.phase not in PARKED:
         computes = session.phase is Phase.RUNNING
         return Saved(number=session.number, reason="it came to no layer in time" if computes else session.phase.value)
-    size = session.device_bytes + session.host_bytes + session.disk_bytes + session.recorded_bytes
+    size = sum(session.storage_sizes) + session.recorded_bytes
     left, needed = _left(deadline), size * max(rates, default=0.0)
     if left == 0:
         return Saved(number=session.number, reason="no time was left")

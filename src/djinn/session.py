@@ -476,7 +476,7 @@ class Session:
         self._move(Phase.IO_WAIT)
         if force:
             self._attend()
-            self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
+            self._journal.left_behind(self.number, self._residency.left, taken_bytes=self._residency.away_bytes)
 
     def save(self, path: "str | os.PathLike[str]") -> int:
         """Write the parked session to the file ``path``, from which :meth:`djinn.Runtime.restore` makes it go on.
@@ -931,7 +931,7 @@ class Session:
         if not self._lock.acquire(timeout=_EVICT_SECONDS):
             return 0  # the thread that resumes it, or uses its tensors, may be waiting for this very call
         try:
-            before = self.host_bytes
+            before = self.device_bytes
             if self._idle() is not None:
                 try:
                     self._swap_out(keep)
@@ -939,11 +939,11 @@ class Session:
                     raise
                 except (RuntimeError, MemoryError):
                     pass
-            freed = self.host_bytes - before
+            freed = before - self.device_bytes
             if freed:
                 self._attend()
                 self._journal.note(logging.INFO, "session %d: %s evicted to make room", self.number, mebibytes(freed))
-                self._journal.left_behind(self.number, self._residency.left, taken_bytes=self.host_bytes)
+                self._journal.left_behind(self.number, self._residency.left, taken_bytes=self._residency.away_bytes)
             return freed
         finally:
             self._lock.release()

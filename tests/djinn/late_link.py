@@ -36,7 +36,7 @@ class LateLane(Lane):
         self.name = name
         self.work = []
         self.done = 0
-        self._lock = threading.RLock()
+        self._lock = link.lock
 
     def submit(self, *work):
         with self._lock:
@@ -106,6 +106,7 @@ class LateLink(Link):
     def __init__(self):
         self.log = []
         self.names = ("out", "in", "behind")  # of the lanes that are made, in order
+        self.lock = threading.RLock()  # one for all lanes: either of two may lead to the other
         self.held = threading.Event()
         self.lanes = {}
         self._program = ProgramLane(self, "program")

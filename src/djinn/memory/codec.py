@@ -26,6 +26,8 @@ from typing import Protocol
 
 import torch
 
+from djinn.state.tensors import plain_torch
+
 BLOCK = 2048  # numbers
 WINDOW = 7  # exponents that have a code of their own
 BITS = 3
@@ -186,6 +188,7 @@ class Reference:
             outside[met : met + len(others)] = others
             met += len(others)
 
+    @plain_torch()  # it may be on a program's thread, or on a caller's
     def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
         """See :class:`Coder`."""
         signs, codes, _, outside = _parts_at(source, chunk)
@@ -249,15 +252,15 @@ def _unpacked(words: torch.Tensor) -> torch.Tensor:
     return (bits << _PLANES).sum(1, dtype=torch.int32).view(-1)
 
 
-def decode_all(source: int, coded: Coded, target: int) -> None:
-    """Decode a storage from one address in host memory to another."""
+def decode_all(raw: torch.Tensor, coded: Coded, target: int) -> None:
+    """Decode ``raw``, the bytes of a storage in host memory (uint8), to the address ``target`` there."""
     reference = Reference()
     for chunk, offset in coded.places():
-        reference.decode(source + offset, chunk, target + 2 * chunk.first)
+        reference.decode(raw.data_ptr() + offset, chunk, target + 2 * chunk.first)
 
 
 def plain(raw: torch.Tensor, coded: Coded) -> torch.Tensor:
     """Return what ``raw`` (uint8, in host memory) is decoded: uint8, in memory of its own."""
     decoded = torch.empty(2 * sum(chunk.count for chunk in coded.chunks), dtype=torch.uint8, device="cpu")
-    decode_all(raw.data_ptr(), coded, decoded.data_ptr())
+    decode_all(raw, coded, decoded.data_ptr())
     return decoded

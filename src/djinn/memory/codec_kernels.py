@@ -105,7 +105,7 @@ def _decode(numbers, count, base, signs, codes, begins, outside):
 
 
 class Kernels:
-    """The coder of one GPU. ``scratch`` is device memory of its own; see :func:`scratch_bytes`."""
+    """The coder of one GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

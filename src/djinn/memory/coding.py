@@ -80,21 +80,30 @@ class Coding:
     def plans(self, items: Sequence[StateStorage], compute: Lane) -> list[Coded | None]:
         """Say how each of ``items``, which the lane ``compute`` has made, is to be coded; None for those that are not.
 
-        Waits for that lane.
+        Waits for that lane. Without device memory to count in none is coded: it is often full just then.
         """
-        ranges = [codec.ranges_of(item.nbytes) if _may_be_coded(item) else [] for item in items]
+        chosen = [item for item in items if _may_be_coded(item)]
+        try:
+            found = dict(zip(map(id, chosen), self._counted(chosen, compute), strict=True))
+        except torch.OutOfMemoryError:
+            return [None] * len(items)
+        plans = (found.get(id(item)) for item in items)
+        return [coded if coded is not None and codec.is_worth_it(coded) else None for coded in plans]
+
+    def _counted(self, items: Sequence[StateStorage], compute: Lane) -> list[Coded]:
+        """Choose the windows of ``items``."""
+        ranges = [codec.ranges_of(item.nbytes) for item in items]
         places = [
             (item.storage.data_ptr() + 2 * first, count)
             for item, parts in zip(items, ranges, strict=True)
             for first, count in parts
         ]
         if not places:
-            return [None] * len(items)
+            return []
         self._encoding.follow(compute)
         with self._encoding.here():
             counted = self._coder.histograms(places).split([len(parts) for parts in ranges])
-        found = [codec.windows(parts, counts) for parts, counts in zip(ranges, counted, strict=True)]
-        return [coded if coded.chunks and codec.is_worth_it(coded) else None for coded in found]
+        return [codec.windows(parts, counts) for parts, counts in zip(ranges, counted, strict=True)]
 
     def pack(self, item: StateStorage, coded: Coded, target: int, wire: Lane) -> None:
         """Code ``item`` into host memory from address ``target`` on, by the lane ``wire``, which then has it all."""
@@ -120,19 +129,18 @@ class Coding:
     def _decode(self, lane: Lane, chunk: Chunk, numbers: int, slot: int) -> None:
         lane.launch(functools.partial(self._coder.decode, slot, chunk, numbers))
 
-    def there_and_back(self, numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Code and decode ``numbers`` (int16, shape [n]) on ``device``; return what comes back."""
+    def there_and_back(self, numbers: torch.Tensor, device: torch.device, compute: Lane) -> torch.Tensor:
+        """Code and decode ``numbers`` (int16, shape [n]) on ``device``; return what comes back.
+
+        ``compute`` is the current thread's lane.
+        """
         tensor, back = numbers.to(device), torch.zeros_like(numbers, device=device)
-        item, empty = _whole(tensor), _whole(back)
-        begin = tensor.data_ptr()
-        ranges = codec.ranges_of(tensor.nbytes)
-        counted = self._coder.histograms([(begin + 2 * first, count) for first, count in ranges])
-        coded = codec.windows(ranges, counted)
+        (coded,) = self._counted([_whole(tensor)], compute)
         packed = torch.empty(coded.nbytes, dtype=torch.uint8, device="cpu")
-        self.pack(item, coded, packed.data_ptr(), self._encoding)
-        self.synchronize()
-        self.unpack(empty, coded, packed.data_ptr(), self._decoding)
-        self.synchronize()
+        self.pack(_whole(tensor), coded, packed.data_ptr(), self._encoding)
+        self._encoding.synchronize()
+        self.unpack(_whole(back), coded, packed.data_ptr(), self._decoding)
+        self._decoding.synchronize()
         return back.cpu()
 
     def record(self, mark: Mark, wire: Lane) -> None:
@@ -141,8 +149,7 @@ class Coding:
         self._decoding.record(mark)
 
     def synchronize(self) -> None:
-        """Block until nothing is being coded."""
-        self._encoding.synchronize()
+        """Block until nothing is being decoded."""
         self._decoding.synchronize()
 
 
@@ -164,7 +171,7 @@ def _checked(device: torch.device, link: Link) -> tuple[Coding, str]:
     coding = Coding(device, link, coder)
     with plain_torch():
         patterns = torch.arange(65536, dtype=torch.int32, device="cpu").to(torch.int16)
-        if not torch.equal(coding.there_and_back(patterns, device), patterns):
+        if not torch.equal(coding.there_and_back(patterns, device, link.current()), patterns):
             raise RuntimeError("what was coded is not what is decoded")
     return coding, f"codec: bfloat16 state is coded, by {mebibytes(coding.device_bytes)} of device memory"
 

@@ -4,6 +4,7 @@ Moves each storage once, by the engine's copies; the disk tier moves what waits 
 nothing of phases: ``session`` decides when.
 """
 
+import functools
 import threading
 import time
 import weakref
@@ -11,9 +12,10 @@ from collections.abc import Callable, Container, Sequence
 
 import torch
 
-from djinn.core import DiskFailed
+from djinn.core import DiskFailed, IllegalMove, NotYet
 from djinn.interrupts import holding
 from djinn.memory import codec
+from djinn.memory.codec import Coded
 from djinn.memory.disk_tier import Spill, Waiting, read
 from djinn.memory.extents import Extent
 from djinn.memory.host_copy import HostCopy, Packed, Stored
@@ -101,6 +103,11 @@ class Residency:
         return sum(item.storage.nbytes() for item in state.storages) if state is not None else 0
 
     @property
+    def away_bytes(self) -> int:
+        """Bytes of the state that are not on the device, as they were there."""
+        return sum(self.sizes) - self.device_bytes
+
+    @property
     def left(self) -> tuple[LeftBehind, ...]:
         """What was found and not taken, or could not be swapped out later."""
         state, stay = self.state, self._stay
@@ -123,12 +130,14 @@ class Residency:
     def bytes_of(self, item: StateStorage) -> torch.Tensor:
         """The bytes of ``item`` on the tier where they are: uint8, shape [nbytes], an alias.
 
-        Under the lock. Raises :class:`NotYet` if that is the disk.
+        Under the lock. Raises :class:`NotYet` if that is the disk, or if they are coded.
         """
         self.used, self.claimed_until = time.monotonic(), 0.0
         for entry in self._stored:
             if entry.item is item:
-                return (entry if entry.coded is None else self._decoded(entry)).extent.bytes
+                if entry.coded is not None:
+                    raise self._coded(entry)
+                return entry.extent.bytes
         if any(item is other for other in self._on_disk):
             self.check_back()
         return raw_bytes(item.storage)
@@ -140,22 +149,68 @@ class Residency:
                 return codec.plain(entry.extent.bytes, entry.coded)
         return self.bytes_of(item).to("cpu", copy=True)
 
-    def _decoded(self, entry: Stored) -> Stored:
-        """Put the plain form of ``entry`` in its place, and return it."""
-        plain = self._engine.decoded(entry)
+    def _coded(self, entry: Stored) -> NotYet:
+        """Return the error for bytes that are coded: they are decoded first, which needs room for both forms."""
+        self._engine.check_fits([*self._sizes_away, entry.item.nbytes])
+        text = f"coded state of session {self.number} that is used at once cannot be decoded: clone() some of it first"
+        return NotYet(text, functools.partial(self._decode, weakref.ref(entry), entry.item.nbytes))
+
+    def _decode(self, coded: "weakref.ref[Stored]", nbytes: int, timeout: float | None) -> None:
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # the engine's thread could never get it
+            raise IllegalMove(
+                f"state of session {self.number} is coded, and cannot be decoded in the middle of an operator on other "
+                "state of it: clone() it first"
+            )
+        self._engine.decoding(functools.partial(self._replace, coded, nbytes), timeout)
+
+    def _replace(self, coded: "weakref.ref[Stored]", nbytes: int) -> None:
+        """Put the plain form of what is ``coded``, of ``nbytes``, in its place; no effect if it waits there no more.
+
+        On the engine's thread for this, on which no interrupt comes. Decodes without the lock.
+        """
+        if coded() is None:
+            return
+        extent = self._engine.reserved_for(nbytes)
+        replaced = False
+        try:
+            found = holding(self.lock, functools.partial(self._waiting, coded))
+            if found is not None:
+                codec.decode_all(*found, extent.bytes.data_ptr())
+                del found  # it keeps the coded bytes
+                replaced = holding(self.lock, functools.partial(self._record_plain, coded, extent))
+        finally:
+            if not replaced:
+                self._engine.give_back(extent)
+
+    def _waiting(self, coded: "weakref.ref[Stored]") -> tuple[torch.Tensor, Coded] | None:
+        """Return the bytes of what is ``coded``, which nobody reuses meanwhile; None if it waits there no more."""
+        entry = coded()
+        if entry is None or entry.coded is None or not self._has_waiting(entry):
+            return None
+        return entry.extent.bytes, entry.coded
+
+    def _record_plain(self, coded: "weakref.ref[Stored]", extent: Extent) -> bool:
+        entry = coded()
+        if entry is None or not self._has_waiting(entry):
+            return False
+        self._take_back()
+        plain = self._engine.stored(Packed(item=entry.item), extent)
         self._record([plain if one is entry else one for one in self._stored])
         self._engine.release([entry])
-        return plain
+        return True
 
-    def peek(self, item: StateStorage) -> tuple[str, torch.Tensor | None]:
-        """The tier of ``item``, and its bytes if that is host memory: an alias, or what is decoded of coded ones.
+    def _has_waiting(self, entry: Stored) -> bool:
+        restore = self.restore
+        return restore is not None and not restore.departed and self._waits() and entry in restore.copy.entries
+
+    def peek(self, item: StateStorage) -> tuple[str, Callable[[], torch.Tensor] | None]:
+        """The tier of ``item``, and what returns its bytes if that is host memory: an alias, or a copy of coded ones.
 
         Under the lock; counts as no use.
         """
         for entry in self._stored:
             if entry.item is item:
-                raw = entry.extent.bytes
-                return "host", raw if entry.coded is None else codec.plain(raw, entry.coded)
+                return "host", functools.partial(_shown, entry)
         return "disk" if any(item is other for other in self._on_disk) else "device", None
 
     def check_back(self) -> None:
@@ -173,6 +228,11 @@ class Residency:
     def _stored(self) -> tuple[Stored, ...]:
         restore = self.restore
         return restore.copy.entries if restore is not None else ()
+
+    @property
+    def _sizes_away(self) -> list[int]:
+        """The bytes of each storage that is not on the device, where it is."""
+        return [part.nbytes for spill in self.spilled for part in spill.parts] + [one.nbytes for one in self._stored]
 
     @property
     def _away(self) -> set[int]:
@@ -202,11 +262,8 @@ class Residency:
     def _copy_and_free(self, leaving: list[StateStorage]) -> None:
         earlier = self._stored
         self.used = time.monotonic()
-        if self.spilled:  # all of it must be able to come back at once
-            away = [part.nbytes for spill in self.spilled for part in spill.parts]
-            here = [entry.nbytes for entry in earlier]
-            self._engine.check_fits([*away, *here, *(item.nbytes for item in leaving)])
-        entries = self._engine.copy_out(leaving, compute=self._compute)
+        # With a disk all of it must be able to come back at once.
+        entries = self._engine.copy_out(leaving, compute=self._compute, beside=self._sizes_away if self.spilled else ())
         # On record before anything is freed: what is gone from the device is always found in host memory.
         self._record([*earlier, *entries])
         try:
@@ -348,6 +405,11 @@ class Residency:
             restore.wait_settled()
         self.restore = None
         self._forget_spilled()
+
+
+def _shown(entry: Stored) -> torch.Tensor:
+    raw = entry.extent.bytes
+    return raw if entry.coded is None else codec.plain(raw, entry.coded)
 
 
 def _plain(part: Packed, copy: bytearray) -> torch.Tensor:

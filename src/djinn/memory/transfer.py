@@ -37,9 +37,9 @@ from typing import TypeVar
 import torch
 
 from djinn.core import DeviceMemoryFull, DiskFailed, DjinnError, HostMemoryFull, NotYet
-from djinn.interrupts import Hands, forget_variables
+from djinn.interrupts import Hands, forget_variables, patiently
 from djinn.journal import Journal
-from djinn.memory import captures, codec
+from djinn.memory import captures
 from djinn.memory.coding import Coding
 from djinn.memory.disk_tier import DiskTier, Resident, Scratch, Spill, read_each
 from djinn.memory.extents import Extent
@@ -118,24 +118,31 @@ class TransferEngine:
         self._in = link.lane()
         self._in_behind = link.lane()
         self._behind = Hands("djinn-transfer")
+        self._decoder = Hands("djinn-decoder")
 
     def start(self) -> None:
-        """Start the engine's thread."""
+        """Start the engine's threads: a second one where state is coded."""
         self._behind.start()
+        if self._coding is not None:
+            self._decoder.start()
         self._behind.posting(captures.allow_on_this_thread)()
 
     # -- out: on the runtime's signal thread -------------------------------------------------------------------------
 
-    def copy_out(self, items: Sequence[StateStorage], *, compute: Lane) -> list[Stored]:
+    def copy_out(self, items: Sequence[StateStorage], *, compute: Lane, beside: Sequence[int] = ()) -> list[Stored]:
         """Submit copies of ``items`` to host memory; :meth:`free` waits for them.
 
         ``compute`` is the lane that computed ``items``. Raises :class:`HostMemoryFull`, and leaves all as it was, if
-        the arena has no room; its subclass :class:`NotYet` if there will be some.
+        the arena has no room, or could never hold them ``beside`` others of these bytes. Raises its subclass
+        :class:`NotYet` if there will be room.
         """
         entries: list[Stored] = []
         parts = self._planned(items, compute)
+        sizes = [part.nbytes for part in parts]
+        if beside:
+            self.check_fits([*beside, *sizes])
         with ExitStack() as undo:
-            extents = self._reserved([part.nbytes for part in parts])
+            extents = self._reserved(sizes)
             undo.callback(self._arena.release, extents)
             undo.callback(entries.clear)
             undo.callback(self._out.synchronize)  # first: no release of host memory that a copy still writes
@@ -166,19 +173,18 @@ class TransferEngine:
         source, copied = extent.bytes.data_ptr(), self.link.mark()
         return Stored(item=part.item, coded=part.coded, extent=extent, source=source, copied=copied)
 
-    def decoded(self, entry: Stored) -> Stored:
-        """Return what ``entry`` has as it is without coding, in an extent of its own; this takes its time.
+    def decoding(self, function: Callable[[], None], timeout: float | None) -> None:
+        """Call ``function``, which decodes state in host memory, on a thread of its own: it may take long."""
+        self._decoder.do(function, timeout)
 
-        Raises :class:`HostMemoryFull`, or its subclass :class:`NotYet` if there will be room.
-        """
-        assert entry.coded is not None
-        (extent,) = self._reserved([entry.item.nbytes])
-        try:
-            codec.decode_all(entry.source, entry.coded, extent.bytes.data_ptr())
-            return self.stored(Packed(item=entry.item), extent)
-        except BaseException:
-            self._arena.release([extent])
-            raise
+    def reserved_for(self, nbytes: int) -> Extent:
+        """Reserve so much host memory, and wait for it if need be. Raises :class:`HostMemoryFull`."""
+        (extent,) = patiently(functools.partial(self._reserved, [nbytes]))
+        return extent
+
+    def give_back(self, extent: Extent) -> None:
+        """Release an ``extent`` that nothing was recorded in."""
+        self._arena.release([extent])
 
     def _reserved(self, sizes: Sequence[int]) -> list[Extent]:
         try:
@@ -192,8 +198,8 @@ class TransferEngine:
         """Raise :class:`HostMemoryFull` if the arena could not hold ``sizes`` even if it held nothing else."""
         if not self._arena.could_hold(sizes):
             raise HostMemoryFull(
-                f"the host arena of {self._arena.nbytes} bytes cannot hold the {sum(sizes)} bytes of one session, some "
-                "of which are on the disk: make the runtime with more host_memory_bytes"
+                f"the host arena of {self._arena.nbytes} bytes cannot hold the {sum(sizes)} bytes of one session "
+                "that must be there at once: make the runtime with more host_memory_bytes"
             )
 
     def free(self, entries: Sequence[Stored]) -> None:
@@ -492,7 +498,9 @@ class TransferEngine:
 
     def _give_up(self, restore: Restore, cause: BaseException) -> None:
         """Fail the program, which can never go on, and drop the state."""
-        error = DjinnError(f"{restore.nbytes} bytes of session state could not be brought back to the device: {cause}")
+        error = DjinnError(
+            f"{restore.state_bytes} bytes of session state could not be brought back to the device: {cause}"
+        )
         error.__cause__ = cause
         restore.finish(error)
         self._settle(restore)
@@ -502,5 +510,7 @@ class TransferEngine:
         self._behind.drain(timeout)
 
     def close(self) -> None:
-        """End the engine's thread after its jobs."""
+        """End the engine's threads after their jobs, and free the device memory for coding."""
         self._behind.close()
+        self._decoder.close()
+        self._coding = None

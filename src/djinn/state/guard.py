@@ -167,8 +167,10 @@ def _use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         raise _refusal(guards[0], what)
     sources = sorted({guard._source for guard in guards}, key=lambda source: (source.number, id(source.lock)))
     use = functools.partial(_on_plain_tensors, func, args, kwargs, sources)
-    # What is on a disk is read back first. Host memory may be too small for all of them at once.
-    return patiently(lambda: _under([source.lock for source in sources], use), times=_TIMES + len(sources))
+    # What is on a disk is read back first, and what is coded is decoded, one tensor at a time. Host memory may be too
+    # small for all of them at once.
+    times = _TIMES + len(sources) + len(guards)
+    return patiently(lambda: _under([source.lock for source in sources], use), times=times)
 
 
 def _as_torch_does(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 Numbers are read only from what is in host memory. Nothing is moved, read from a disk or asked of the device.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -33,6 +34,7 @@ _NOT_READ = "norms are shown of what is in host memory, as after io_wait(); to l
 
 T = TypeVar("T")
 Numbers = tuple[float, float]
+Read = Callable[[], torch.Tensor]  # it may have to be decoded first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ class StateEntry:
 class Peek(Protocol):
     """Shows one tensor where it is."""
 
-    def __call__(self, name: str, look: Callable[[str, torch.Tensor | None], T], /) -> T:
-        """Return ``look(tier, tensor)``; the tensor is None unless its tier is host memory.
+    def __call__(self, name: str, look: Callable[[str, Read | None], T], /) -> T:
+        """Return ``look(tier, read)``, where ``read()`` is the tensor, or None unless its tier is host memory.
 
         Raises :class:`IllegalMove` if the session has gone on.
         """
@@ -96,7 +98,7 @@ class _Shown:
         yield from map(self._row, last)
 
     def _row(self, entry: StateEntry) -> Sequence[str]:
-        tier, norm = self._numbers(entry.name, self._norm) or ("-", None)
+        tier, norm = self._numbers(entry, functools.partial(self._norm, entry)) or ("-", None)
         if tier in ("device", "disk"):
             self.notice = self.notice or _NOT_READ
         return (
@@ -114,7 +116,7 @@ class _Shown:
         count = torch.Size(rows).numel() if rows and features else 0
         first, between, last = _ends(range(count), MOST_TOKENS, FIRST_TOKENS, LAST_TOKENS)
         places = [_place(flat, rows) for flat in (*first, *last)]
-        _, numbers = self._numbers(entry.name, lambda tensor: _of_tokens(tensor, places)) or ("", None)
+        _, numbers = self._numbers(entry, lambda read: _of_tokens(read(), places)) or ("", None)
         lines: list[Sequence[str] | str] = [
             (str(list(place)), f"{norm:.4g}", f"{spread:.4g}")
             for place, (norm, spread) in zip(places, numbers or (), strict=False)
@@ -123,24 +125,24 @@ class _Shown:
             lines.insert(len(first), f"… {len(between)} more tokens")
         return lines
 
-    def _norm(self, tensor: torch.Tensor) -> float | None:
-        """The norm of ``tensor``; None if it is larger than what may still be read."""
-        if tensor.nbytes > self._to_read:
+    def _norm(self, entry: StateEntry, read: Read) -> float | None:
+        """The norm of a tensor; None if it is larger than what may still be read."""
+        if entry.nbytes is None or entry.nbytes > self._to_read:
             return None
-        self._to_read -= tensor.nbytes
-        return _norm(tensor)
+        self._to_read -= entry.nbytes
+        return _norm(read())
 
-    def _numbers(self, name: str, measure: Callable[[torch.Tensor], T | None]) -> tuple[str, T | None] | None:
+    def _numbers(self, entry: StateEntry, measure: Callable[[Read], T | None]) -> tuple[str, T | None] | None:
         """The tier of a tensor, and what is measured of it in host memory; None if the session has gone on."""
 
-        def look(tier: str, tensor: torch.Tensor | None) -> tuple[str, T | None]:
-            if tensor is None or tensor.dtype not in _REAL:
+        def look(tier: str, read: Read | None) -> tuple[str, T | None]:
+            if read is None or entry.dtype not in _REAL:
                 return tier, None
             with plain_torch(), torch.no_grad():
-                return tier, measure(tensor)
+                return tier, measure(read)
 
         try:
-            return self._peek(name, look)
+            return self._peek(entry.name, look)
         except IllegalMove as gone:
             self.notice = str(gone)
             return None

@@ -13,7 +13,8 @@ from djinn.state.storages import LeftBehind, NamedView, SessionState, layer_of
 _HIDDEN_STATES = "hidden_states"
 
 T = TypeVar("T")
-Look = Callable[[str, torch.Tensor | None], T]  # at a tier, and at the bytes (uint8) if that is host memory
+Read = Callable[[], torch.Tensor]
+Look = Callable[[str, Read | None], T]  # at a tier, and at what reads the bytes (uint8) if that is host memory
 
 
 class StateView(Mapping[str, torch.Tensor]):
@@ -149,12 +150,12 @@ class StateView(Mapping[str, torch.Tensor]):
         return page(self.entries, self._peek, self._left, storage_sizes=self._sizes)
 
     def _peek(self, name: str, look: Look[T], /) -> T:
-        """Return ``look(tier, tensor)``: the tensor ``name`` as it is in host memory, or None on another tier."""
+        """Return ``look(tier, read)``: ``read()`` is tensor ``name`` as it is in host memory; None on another tier."""
         index, view = self._views.get(name, (None, None))
         found: list[T] = []
 
-        def keep(tier: str, raw: torch.Tensor | None) -> None:
-            found.append(look(tier, None if raw is None or view is None else view.over(raw)))
+        def keep(tier: str, raw: Read | None) -> None:
+            found.append(look(tier, None if raw is None or view is None else lambda: view.over(raw())))
 
         self._peek_at(index, keep)
         return found[0]

@@ -2,19 +2,26 @@
 
 import copy
 import ctypes
+import gc
 import sys
+import threading
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from tests.djinn.fault import ERRORS, Fault
+from tests.interrupt import Interrupt
 from tests.programs import equal, greedy, parked
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import djinn
 from djinn.memory import codec, coding, transfer
 from djinn.memory.coding import coding_of
 from djinn.memory.lanes import Link
 from djinn.memory.restore import Restore
+from djinn.state import state_page
 from djinn.state.discovery import view_of
 
 pytestmark = pytest.mark.usefixtures("without_climb")
@@ -257,7 +264,7 @@ def test_a_storage_of_many_chunks_shares_two_slots(monkeypatch, link):
     made, said = coding_of(torch.device("cpu"), link)
     assert "is coded" in said
     numbers = torch.randn(7 * codec.BLOCK + 160).to(torch.bfloat16).view(torch.int16)
-    assert torch.equal(made.there_and_back(numbers, torch.device("cpu")), numbers)
+    assert torch.equal(made.there_and_back(numbers, torch.device("cpu"), link.current()), numbers)
 
 
 @pytest.fixture
@@ -400,3 +407,257 @@ def test_raw_is_the_default_and_says_nothing(llama):
         assert "codec" not in str(runtime.status())
     with pytest.raises(ValueError, match="codec='zip' is no form of state in host memory"):
         djinn.Runtime(llama, host_memory_bytes=1 << 20, codec="zip")
+
+
+# -- a session of a few bytes ------------------------------------------------------------------------------------------
+
+INPUT = torch.linspace(-1, 1, 32).reshape(4, 8).to(torch.bfloat16)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Two layers of 8 units in bfloat16; whatever may be coded is, and in small slots."""
+    monkeypatch.setattr(codec, "is_worth_it", lambda coded: True)
+    monkeypatch.setattr(codec, "_CHUNK", 1 << 16)
+    monkeypatch.setattr(codec, "largest_chunk", lambda: 1 << 19)
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval().to(torch.bfloat16)
+
+
+def with_history(model):
+    """Two tensors beside the hidden states: they are no part of the frontier."""
+    one, two = INPUT * 3, INPUT * 5
+    return model(INPUT * 1) + one + two
+
+
+ONE, TWO = "with_history.one", "with_history.two"
+
+
+def opened(model, **options):
+    return djinn.Runtime(model, layers=list(model), codec="auto", **{"host_memory_bytes": 1 << 20, **options})
+
+
+def waiting(runtime, model, program=with_history):
+    session = parked(runtime, 1, program, model)
+    session.io_wait()
+    return session
+
+
+def test_reading_coded_state_can_be_interrupted(tiny):
+    """At any line, of which every third will do: the tensor is coded or decoded, and no host memory is lost."""
+    expected, line, raised = with_history(tiny), 0, 1
+    with opened(tiny) as runtime:
+        while raised:
+            line += 3
+            session = waiting(runtime, tiny)
+            with Interrupt(line) as interrupt:
+                session.state[ONE].clone()
+            raised = interrupt.raised
+            assert torch.equal(session.state[ONE], INPUT * 3)
+            session.resume()
+            assert torch.equal(session.result(10), expected)
+            session.close(10)
+            assert runtime.arena.reserved_bytes == 0
+    assert line > 50
+
+
+def test_a_session_that_is_read_from_several_threads_goes_on(tiny):
+    """Two read the same coded tensor while the session is resumed: they see its bits, or that it has gone on."""
+    expected, found = with_history(tiny), []
+
+    def read(view, start):
+        start.wait(10)
+        try:
+            found.append(torch.equal(view[ONE] + 0, INPUT * 3))
+        except djinn.IllegalMove:
+            found.append(True)
+
+    with opened(tiny) as runtime:
+        for _ in range(20):
+            session, start = waiting(runtime, tiny), threading.Barrier(3)
+            readers = [threading.Thread(target=read, args=(session.state, start)) for _ in range(2)]
+            for reader in readers:
+                reader.start()
+            start.wait(10)
+            session.resume()
+            assert torch.equal(session.result(10), expected)
+            for reader in readers:
+                reader.join(10)
+            session.close()
+            runtime.arena.check_integrity()
+            assert runtime.arena.reserved_bytes == 0
+    assert found == [True] * 40
+
+
+def test_in_the_middle_of_an_operator_coded_state_is_refused(tiny):
+    """It holds the lock that decoding needs."""
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny)
+        state = session.state
+        with pytest.raises(djinn.IllegalMove, match="in the middle of an operator"):
+            state["hidden_states"].apply_(lambda value: float(state[ONE].sum()))
+        assert ONE in coded(session)
+        assert torch.equal(state[ONE], INPUT * 3)
+
+
+def test_as_many_coded_tensors_as_there_are_can_be_used_at_once(tiny):
+    """Each of them has to be decoded first."""
+
+    def program(model):
+        kept = [INPUT * number for number in range(1, 31)]
+        return model(INPUT * 1) + sum(kept)
+
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny, program)
+        names = sorted(coded(session))
+        assert len(names) > 30
+        torch.stack([session.state[name] for name in names])
+        assert not coded(session)
+
+
+def test_room_is_counted_as_the_device_has_it(tiny):
+    """``make_room`` returns the bytes that it freed there."""
+    with opened(tiny) as runtime:
+        session = parked(runtime, 1, with_history, tiny)
+        session.io_wait(force=False)
+        assert runtime.make_room(1 << 20) == sum(session.storage_sizes) != session.host_bytes
+
+
+def test_a_page_decodes_only_what_it_reads(tiny, monkeypatch):
+    """Its session waits meanwhile."""
+    plain, decoded = codec.plain, []
+    monkeypatch.setattr(codec, "plain", lambda *args: decoded.append(1) or plain(*args))
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny)
+        session.state._repr_html_()
+        assert len(decoded) == len(coded(session)) == 3
+        monkeypatch.setattr(state_page, "MOST_READ_BYTES", 1)
+        session.state._repr_html_()
+        assert len(decoded) == 3
+
+
+class Refusing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} was called in the mode of somebody else")
+
+
+def test_whoever_decodes_does_not_see_the_modes_around(tiny):
+    """Of the caller, who resumes, and of the program, which is unwound with its state."""
+    found = []
+
+    def program(model):
+        one = INPUT * 3
+        try:
+            with Refusing():
+                model[0](None)
+        finally:
+            found.append(torch.equal(one, INPUT * 3))
+
+    class Silent(nn.Module):
+        def forward(self, x):
+            return x
+
+    model = nn.Sequential(Silent(), tiny[1])
+    with opened(model) as runtime:
+        session = waiting(runtime, model, program)
+        session.close(10)
+    assert found == [True]
+    expected = with_history(tiny)
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny)
+        with Refusing():
+            session.resume()
+            assert session.wait_resident(10)
+        assert torch.equal(session.result(10), expected)
+
+
+def test_a_resume_that_was_cut_off_is_undone_before_state_is_decoded(tiny, monkeypatch):
+    """Even if its own clean-up was cut off: nothing stays on the device."""
+    expected = with_history(tiny)
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(session._engine), "_send_ahead", lambda *args: 1 / 0)
+            patched.setattr(type(session._engine), "undo", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                session.resume()
+        assert session.device_bytes > 0
+        assert torch.equal(session.state[ONE], INPUT * 3)
+        assert session.device_bytes == 0
+        session.resume()
+        assert torch.equal(session.result(10), expected)
+
+
+def test_what_is_partly_on_the_disk_can_come_back_whatever_is_read(tiny, tmp_path):
+    """The rest of it is decoded only if all of it still finds room at once; else that is refused, and it goes on."""
+    expected = with_history(tiny)
+    with opened(tiny) as runtime:
+        session = waiting(runtime, tiny)
+        sizes = [-(-entry.nbytes // 512) * 512 for entry in session._residency._stored]
+    with opened(tiny, host_memory_bytes=sum(sizes), disk_folder=tmp_path) as runtime:
+        session = parked(runtime, 1, with_history, tiny)
+        session.io_wait(force=False)
+        runtime.make_room(1)
+        (name,) = coded(session)
+        other = waiting(runtime, tiny)
+        other.close(10)
+        assert session.disk_bytes
+        runtime.make_room(session.storage_sizes[1])
+        session._residency.claimed_until = 0.0
+        (here,) = coded(session)
+        assert here != name
+        with pytest.raises(djinn.HostMemoryFull, match="of one session that must be there at once"):
+            session.state[here].clone()
+        session.resume()
+        assert torch.equal(session.result(10), expected)
+
+
+def test_a_closed_runtime_holds_no_device_memory_for_coding(tiny):
+    """Though somebody still has the runtime."""
+    runtime = opened(tiny)
+    buffer = weakref.ref(runtime._engine._coding._buffer)
+    runtime.close()
+    gc.collect()
+    assert buffer() is None
+
+
+def test_where_there_is_no_device_memory_to_count_in_state_is_swapped_out_as_it_is(tiny, monkeypatch):
+    """Just then it has to leave."""
+
+    def full(coder, ranges):
+        raise torch.OutOfMemoryError
+
+    expected = with_history(tiny)
+    with opened(tiny) as runtime:
+        monkeypatch.setattr(codec.Reference, "histograms", full)
+        session = waiting(runtime, tiny)
+        assert session.host_bytes == sum(session.storage_sizes)
+        session.resume()
+        assert torch.equal(session.result(10), expected)
+
+
+def test_whoever_waits_for_decoding_waits_for_no_encoding(two_lanes, link):
+    """Another session may be on its way out meanwhile."""
+    made, wire, _, item, coded = two_lanes
+    packed = torch.zeros(coded.nbytes, dtype=torch.uint8)
+    made.pack(item, coded, packed.data_ptr(), wire)
+    made.synchronize()
+    assert link.lanes["encoding"].busy
+
+
+def test_what_is_left_of_a_session_on_the_disk_leaves_if_it_fits_coded(halved, input_ids, tmp_path):
+    """Though it would not fit as it is on the device."""
+    with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        parked(runtime, LAYER, greedy, halved, input_ids, 1).io_wait()
+        needed = runtime.arena.reserved_bytes
+    with djinn.Runtime(halved, host_memory_bytes=needed, disk_folder=tmp_path, codec="auto") as runtime:
+        session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
+        session.io_wait(force=False)
+        runtime.make_room(1)
+        with parked(runtime, LAYER, greedy, halved, input_ids, 1) as other:
+            other.io_wait()
+        assert session.disk_bytes
+        assert runtime.make_room(1 << 30) > 0
+        assert session.device_bytes == 0
+        session.resume()
+        assert equal(session.result(30), greedy(halved, input_ids, 1))
