@@ -232,6 +232,7 @@ def test_a_fault_at_any_copy_loses_nothing(halved, input_ids, monkeypatch, kind,
                         if session.phase in (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT):
                             signal() if signal == session.resume else session.io_wait()
                 assert equal(session.result(30), expected)
+            session.close(30)  # waits for the engine, which releases the host memory behind the result
         assert runtime.arena.reserved_bytes == 0
 
 
