@@ -72,6 +72,12 @@ class Board(Vertical):
         """Let the answers follow their end, unless the user scrolls."""
         self.answers.anchor()
 
+    @property
+    def shows_answers(self) -> bool:
+        """Whether the last answer is seen; a low terminal may have no line for it."""
+        region = self.answers.content_region
+        return region.height > 0 and self.region.contains_region(region)
+
     def draw(self, look: Look, answers: Sequence[str]) -> None:
         """Bring every panel up to date; one that would show the same is left alone."""
         bench, session = self._bench, self._bench.selected

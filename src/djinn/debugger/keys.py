@@ -31,6 +31,7 @@ _OWN = (
     ("Tab", "go to the next panel: arrows and Page Down scroll it, z shows it alone, and all again"),
     ("Ctrl-C", "stop waiting for what runs: the session goes on, and nothing is lost"),
     ("Ctrl-L", "draw the screen anew"),
+    ("Ctrl-Z", "stop the process, programs too; the shell's fg goes on"),
 )
 
 
@@ -45,6 +46,7 @@ def bindings() -> list[BindingType]:
         Binding(":,enter", "command", show=False, priority=True),
         Binding("z", "zoom", show=False, priority=True),
         Binding("ctrl+l", "redraw", show=False),
+        Binding("ctrl+z", "suspend_process", show=False),
         Binding("ctrl+c", "interrupt", show=False),
     ]
 

@@ -110,6 +110,7 @@ class Debugger(App[None]):
         """Begin to look, and to take what the program prints."""
         self.set_class(self._ascii, "-ascii")
         self.begin_capture_print(self)
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())  # the shell has written meanwhile
         self._board.sessions.focus()
         self.set_interval(_TIMER_SECONDS, self._tick)
         self._tick()
@@ -156,6 +157,8 @@ class Debugger(App[None]):
             return cut(f"{said}   Ctrl-C stops waiting{ahead}", self.size.width)
         if self._command.has_focus:
             return hint(self._command.value, self.size.width)
+        if self._answers and not self._board.shows_answers:
+            return cut(self._answers[-1], self.size.width)
         return keys_line(self.size.width)
 
     def _tell(self, *lines: str) -> None:

@@ -186,6 +186,23 @@ def test_another_size_is_another_layout_of_the_same(bench, started):
     assert "hidden_states" in found[60, 24][0]
 
 
+def test_where_there_is_no_room_for_answers_the_last_line_has_them(bench, started):
+    """A command that fails must not look like one that was never done."""
+    started(2)
+
+    async def script(pilot):
+        await give(pilot, "use 7")
+        low = seen(pilot.app)
+        await pilot.resize_terminal(80, 24)
+        await settled(pilot)
+        return low, seen(pilot.app)
+
+    low, high = drive(Debugger(bench), script, size=(60, 8))
+    assert low[-1].strip() == "error: there is no session 7: there are 1"
+    assert "error: there is no session 7: there are 1" in "\n".join(high[:-1])
+    assert high[-1].startswith("b break")
+
+
 @pytest.mark.parametrize("how", ["the terminal", "NO_COLOR"])
 def test_without_colours_nothing_is_lost(bench, started, monkeypatch, how):
     """No cell has a colour, and the text is that of the coloured screen."""
@@ -460,6 +477,22 @@ def test_ctrl_c_stops_waiting_and_nothing_else(runtime, bench, llama, input_ids)
 
     assert "error: interrupted: session 1 is running" in drive(Debugger(bench), script)
     assert torch.equal(session.result()[0], llama(input_ids).logits)
+
+
+def test_ctrl_z_suspends_and_the_return_draws_anew(bench, started, monkeypatch):
+    """Also from the command line, and when nothing has changed meanwhile: the shell has written on the terminal."""
+    started()
+    done = []
+    monkeypatch.setattr(Debugger, "action_suspend_process", lambda app: done.append("suspended"))
+    monkeypatch.setattr(Debugger, "action_redraw", lambda app: done.append("drawn"))
+
+    async def script(pilot):
+        await press(pilot, "ctrl+z", "colon", "ctrl+z")
+        pilot.app.app_resume_signal.publish(pilot.app)
+        await pilot.pause()
+
+    drive(Debugger(bench), script)
+    assert done == ["suspended", "suspended", "drawn"]
 
 
 def test_what_the_program_prints_is_shown_as_lines(runtime, bench, llama, input_ids):
