@@ -61,8 +61,9 @@ class _Front:
         """Read a line and do it."""
         line = self._read(_PROMPT)
         if line is None:
-            for lost in self._bench.would_be_lost():
-                self.say(f"the input has ended, and lost is {lost}")
+            lost = self._bench.would_be_lost()
+            for line in [f", and lost is {one}" for one in lost] or [""]:  # without a word it would seem to do nothing
+                self.say(f"the input has ended{line}")
             self.ended = True
             return
         outcome = self._bench.do(line, say=self.say)

@@ -41,6 +41,7 @@ def test_the_end_of_the_input_quits_and_says_what_is_lost(runtime, started):
     started()
     said = answers(Bench(runtime, owns_runtime=True), "sessions")
     assert said[-1].startswith("the input has ended, and lost is session 1: paused after layer 2")
+    assert answers(Bench(runtime), "sessions")[-1] == "the input has ended"  # as where a notebook has none
 
 
 @pytest.mark.parametrize(("answer", "ends"), [("y", True), ("YES", True), ("n", False), ("", False)])
