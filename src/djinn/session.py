@@ -39,7 +39,7 @@ from djinn.core import (
     SessionCancelled,
     move,
 )
-from djinn.durable.copying import FromDisk, check_whole, copying, recorded
+from djinn.durable.copying import Copies, check_whole, copying, recorded
 from djinn.durable.document import SavedSession, written
 from djinn.durable.fork import anew, check_adopt
 from djinn.durable.machine import machine_of
@@ -568,21 +568,21 @@ class Session:
         check_adopt(self._number, self._adopted.roots, adopt)
         refuse_holder(self._device_lock, "fork")
 
-    def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], from_disk: FromDisk) -> "_Copied":
-        layer, recording = self._copy(tape, "forked", from_disk)
+    def _copy_to_fork(self, tape: Tape, adopt: Sequence[object], made: Copies) -> "_Copied":
+        layer, recording = self._copy(tape, "forked", made)
         begun, ahead = self._its.begun, self._its.breakpoint_ahead
         assert begun is not None
         with begun.caller.entered():  # on the stream on which either program reads its arguments
             call = anew(begun.call, self.number, tape.arguments, self._adopted.roots, adopt)
         return _Copied(layer=layer, recording=recording, begun=replace(begun, call=call), breakpoint=ahead)
 
-    def _copy(self, tape: Tape, done: str, from_disk: FromDisk) -> tuple[int, Recording]:
+    def _copy(self, tape: Tape, done: str, made: Copies) -> tuple[int, Recording]:
         """Return the layer at which the session is parked, and copies of all that leads there again; under the lock."""
         state = self._check_parked(f"a session can be {done}")
         assert self._pause is not None
         assert self._layer is not None
         self._pause.before_use()
-        return self._layer, recorded(self._residency, state, tape, done, from_disk)
+        return self._layer, recorded(self._residency, state, tape, done, made)
 
     @property
     def is_durable(self) -> bool:

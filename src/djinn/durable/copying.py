@@ -1,6 +1,7 @@
 """The copy of a parked session that a file or a fork is made of: its state in host memory, and how it came there.
 
-It is taken under the session's lock. What is on the disk is read before, for nobody waits for a disk under a lock.
+It is taken under the session's lock. What takes long comes before, without the lock: what is on the disk is read, and
+what is coded is decoded.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,11 +19,11 @@ from djinn.program.replay import Recording
 from djinn.program.tape import Tape, named
 from djinn.state.storages import LeftBehind, SessionState
 
-FromDisk = dict[int, torch.Tensor]  # copies of what is on the disk, by the identity of its storage's item
+Copies = dict[int, torch.Tensor]  # copies that were made before, by the identity of their storage's item
 T = TypeVar("T")
 
 
-def copying(residency: Residency, done: str, copy: Callable[[FromDisk], T]) -> T:
+def copying(residency: Residency, done: str, copy: Callable[[Copies], T]) -> T:
     """Return what ``copy`` returns under the lock of a session that is to be ``done`` ("saved", "forked").
 
     Raises :class:`HostMemoryFull` if there is no room for its state.
@@ -36,21 +37,24 @@ def copying(residency: Residency, done: str, copy: Callable[[FromDisk], T]) -> T
                 f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
             )
         spilled = residency.spilled
-        copies = residency.copies_from_disk(spilled)
-        return holding(residency.lock, lambda: copy(copies if residency.spilled is spilled else {}))
+        copies, decoded = residency.copies_from_disk(spilled), residency.decoded_copies()
+
+        def under_the_lock() -> T:
+            found = residency.still_coded(decoded)
+            return copy({**copies, **found} if residency.spilled is spilled else found)
+
+        return holding(residency.lock, under_the_lock)
 
     return patiently(attempt)
 
 
-def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, from_disk: FromDisk) -> Recording:
+def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, made: Copies) -> Recording:
     """Return what led a session to where it is parked with ``state``, and a copy of that.
 
     Raises :class:`IllegalMove` if some of it is not the session's own, or is not found on that way.
     """
     check_whole(residency.number, residency.left, tape, done)
-    copies = {
-        name: from_disk[id(item)] if id(item) in from_disk else residency.copy_of(item) for name, item in named(state)
-    }
+    copies = {name: made[id(item)] if id(item) in made else residency.copy_of(item) for name, item in named(state)}
     return recording_of(tape, copies)
 
 

@@ -27,6 +27,8 @@ from djinn.state.adopted import Adopted
 from djinn.state.storages import LeftBehind, SessionState, StateStorage
 from djinn.state.tensors import is_the_allocator_s, plain_torch
 
+DecodedCopies = list[tuple["weakref.ref[Stored]", torch.Tensor]]  # of what, and its bytes: uint8, shape [nbytes]
+
 _CLAIM_SECONDS = 0.1  # for whoever has had a session read back to use it, before it may be spilled again
 
 
@@ -142,6 +144,17 @@ class Residency:
             self.check_back()
         return raw_bytes(item.storage)
 
+    def decoded_copies(self) -> DecodedCopies:
+        """Copies of what is coded in host memory, beside the arena. Without the lock: decoding takes long."""
+        coded = holding(self.lock, lambda: [one for one in self._stored if one.coded is not None])
+        found = [(weakref.ref(one), functools.partial(_plain, one.extent.bytes, one.coded)) for one in coded]
+        del coded  # the storages are not held
+        return [(entry, decode()) for entry, decode in found]
+
+    def still_coded(self, copies: DecodedCopies) -> dict[int, torch.Tensor]:
+        """Those of ``copies`` that are coded as they were, by the identity of their item. Under the lock."""
+        return {id(one.item): copy for entry, copy in copies if (one := entry()) is not None and one in self._stored}
+
     def copy_of(self, item: StateStorage) -> torch.Tensor:
         """A copy of the bytes of ``item`` in host memory beside the arena: uint8, shape [nbytes]. Else likewise."""
         for entry in self._stored:
@@ -210,7 +223,7 @@ class Residency:
         """
         for entry in self._stored:
             if entry.item is item:
-                return "host", functools.partial(_shown, entry)
+                return "host", functools.partial(_plain, entry.extent.bytes, entry.coded)
         return "disk" if any(item is other for other in self._on_disk) else "device", None
 
     def check_back(self) -> None:
@@ -393,7 +406,11 @@ class Residency:
             if self.spilled is spilled:
                 raise
             return {}  # its files have gone, for it is read back or has ended
-        return {id(part.item): _plain(part, copy) for part, copy in zip(parts, copies, strict=True)}
+        plain = (
+            _plain(torch.frombuffer(copy, dtype=torch.uint8), part.coded)
+            for part, copy in zip(parts, copies, strict=True)
+        )
+        return {id(part.item): copy for part, copy in zip(parts, plain, strict=True)}
 
     def clear(self) -> None:
         """Release everything after the program's end; a swap-in that is running is waited for."""
@@ -407,15 +424,9 @@ class Residency:
         self._forget_spilled()
 
 
-def _shown(entry: Stored) -> torch.Tensor:
-    raw = entry.extent.bytes
-    return raw if entry.coded is None else codec.plain(raw, entry.coded)
-
-
-def _plain(part: Packed, copy: bytearray) -> torch.Tensor:
-    """Return the bytes of a storage (uint8) of which ``copy`` is a copy, coded or not."""
-    raw = torch.frombuffer(copy, dtype=torch.uint8)
-    return raw if part.coded is None else codec.plain(raw, part.coded)
+def _plain(raw: torch.Tensor, coded: Coded | None) -> torch.Tensor:
+    """Return the bytes of a storage that has ``raw`` (uint8) off the device: an alias, or a copy of coded ones."""
+    return raw if coded is None else codec.plain(raw, coded)
 
 
 def _uses(item: StateStorage) -> int:

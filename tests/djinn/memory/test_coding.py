@@ -662,3 +662,34 @@ def test_what_is_left_of_a_session_on_the_disk_leaves_if_it_fits_coded(halved, i
         assert session.device_bytes == 0
         session.resume()
         assert equal(session.result(30), greedy(halved, input_ids, 1))
+
+
+def test_a_save_decodes_without_the_lock(tiny, tmp_path, monkeypatch):
+    """Signals to its session do not wait, which hold up those to all others; what is edited meanwhile is saved so."""
+    plain, free = codec.plain, []
+
+    def edit(session):
+        free.append(session._lock.acquire(timeout=10))
+        session._lock.release()
+        session.state[ONE].mul_(2)
+
+    with opened(tiny) as runtime:
+        session = runtime.open(breakpoint=1, durable=True).start(with_history, tiny)
+        session.wait(10)
+        session.io_wait()
+
+        def noting(*args):
+            if not free:
+                other = threading.Thread(target=edit, args=(session,))
+                other.start()
+                other.join(20)
+            return plain(*args)
+
+        monkeypatch.setattr(codec, "plain", noting)
+        session.save(tmp_path / "one.djinn")
+        restored = runtime.restore(tmp_path / "one.djinn", with_history, tiny)
+        assert torch.equal(restored.state[ONE], INPUT * 6)
+        for one in (session, restored):
+            one.resume()
+        assert torch.equal(session.result(10), restored.result(10))
+    assert free == [True]
