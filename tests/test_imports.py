@@ -30,11 +30,16 @@ def imported(path):
 OF_THE_DEBUGGER = {"textual", "rich", "transformers", "safetensors", "numpy"}
 
 
+KERNELS = "djinn.memory.codec_kernels"  # Triton comes with torch for a GPU, and not with every torch
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_the_system_needs_torch_alone(module):
     """No module of it imports the evaluation, or any other package; those of the debugger what its extra brings."""
-    tops = {name.partition(".")[0] for name in imported(MODULES[module])}
-    more = OF_THE_DEBUGGER if module.startswith("djinn.debugger.") else set()
+    names = imported(MODULES[module])
+    tops = {name.partition(".")[0] for name in names}
+    more = OF_THE_DEBUGGER if module.startswith("djinn.debugger.") else {"triton"} if module == KERNELS else set()
+    assert KERNELS not in names, "kernels are loaded when a runtime asks for them"
     assert tops <= {"djinn", "torch", *sys.stdlib_module_names, *more}
 
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, lines: TextIO | None = None,
     """Command line; returns the exit status. Commands are read from ``lines`` and answered to ``out`` with --plain."""
     asked = _parser().parse_args(arguments)
     try:
-        _debug(asked, lines, out)
+        done = _debug(asked, lines, out)
     except Refused as error:
         _tell(f"djinn debug: {error}")
         return 2
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, *, lines: TextIO | None = None,
     except KeyboardInterrupt:
         _tell("djinn debug: interrupted")
         return 130
-    return 0
+    return 0 if done else 1
 
 
 def _tell(text: str) -> None:
@@ -83,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _debug(asked: argparse.Namespace, lines: TextIO | None, out: TextIO | None) -> None:
+def _debug(asked: argparse.Namespace, lines: TextIO | None, out: TextIO | None) -> bool:
+    """Open the debugger; return whether no command of a script failed."""
     device = _check(asked)
     _check_front(asked.plain, lines, out)
     tokenizer, prompt = _tokens(asked.checkpoint, asked.prompt)
@@ -102,22 +103,22 @@ def _debug(asked: argparse.Namespace, lines: TextIO | None, out: TextIO | None) 
             try:
                 what = f"waiting for layer {layer}"
                 bench.wait_for(session, what, _tell)
-                _open_front(bench, asked.plain, lines, out)
+                return _open_front(bench, asked.plain, lines, out)
             finally:
                 bench.close()
     except (DjinnError, ValueError) as error:
         raise Refused(str(error)) from None
 
 
-def _open_front(bench: Bench, is_plain: bool, lines: TextIO | None, out: TextIO | None) -> None:
+def _open_front(bench: Bench, is_plain: bool, lines: TextIO | None, out: TextIO | None) -> bool:
     if is_plain:
         if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no UTF-8 spoils its line alone
         with suppress(ImportError):  # where there is none the terminal's own keys have to do
             import_module("readline")
-        plain.run(bench, lines=lines, out=out)
-    else:
-        import_module("djinn.debugger.screen").run(bench)
+        return plain.run(bench, lines=lines, out=out)
+    import_module("djinn.debugger.screen").run(bench)
+    return True
 
 
 def _check(asked: argparse.Namespace) -> torch.device:

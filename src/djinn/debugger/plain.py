@@ -14,10 +14,11 @@ from djinn.debugger.words import visible
 _PROMPT = "(djinn) "
 
 
-def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None) -> None:
+def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None) -> bool:
     """Do what the ``lines`` say until ``quit`` or their end; by default those of the standard input and output.
 
-    Raises :class:`OutputLost`, and :class:`djinn.DjinnError` where a standard stream is closed.
+    Returns whether none of them failed, which is for scripts: on a terminal that is seen. Raises :class:`OutputLost`,
+    and :class:`djinn.DjinnError` where a standard stream is closed.
     """
     front = _Front(bench, *streams(lines, out))
     front.greet()
@@ -26,6 +27,7 @@ def run(bench: Bench, *, lines: TextIO | None = None, out: TextIO | None = None)
             front.turn()
         except KeyboardInterrupt:
             front.interrupted()
+    return not front.failed
 
 
 class OutputLost(OSError):
@@ -51,6 +53,7 @@ class _Front:
         self._out = out
         self._asks = lines.isatty()
         self.ended = False
+        self.failed = False  # whether a command of a script has
 
     def greet(self) -> None:
         """Say what is there."""
@@ -98,6 +101,7 @@ class _Front:
             raise OutputLost(error.errno, error.strerror) from error
 
     def _tell(self, outcome: Outcome) -> None:
+        self.failed |= outcome.failed and not self._asks
         for line in outcome.lines:
             self.say(line)
 

@@ -75,6 +75,13 @@ def test_a_session_goes_from_the_prompt_to_the_plain_continuation(run, checkpoin
     assert repr(generated(checkpoint, do_sample=sample)) in out
 
 
+def test_a_script_s_failure_is_in_the_exit_status(run):
+    """The commands behind it still run."""
+    status, out = run(["break 99", "resume"])
+    assert status == 1
+    assert "session 1: finished" in out
+
+
 def test_it_stops_at_the_middle_layer_and_can_save_and_restore(run, tmp_path):
     """The session is durable, and the program is known to ``restore`` when its first session has ended."""
     path = tmp_path / "one.djinn"
@@ -197,7 +204,7 @@ def test_a_byte_that_is_no_text_spoils_its_own_line_only(checkpoint, monkeypatch
     """Of the standard input, in a locale that is UTF-8."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fly\xff\nbreak 4\n"), encoding="utf-8"))
     asked = ["debug", str(checkpoint), "--prompt", "the", "--plain", "--host-memory", "0.01", "--device", "cpu"]
-    assert main(asked) == 0
+    assert main(asked) == 1
     out = capsys.readouterr().out
     assert "there is no command fly\\udcff: " in out
     assert "is to stop once after layer 4" in out
