@@ -506,8 +506,9 @@ class TransferEngine:
         self._settle(restore)
 
     def drain(self, timeout: float) -> None:
-        """Wait for the jobs of the engine's thread, at most ``timeout`` seconds."""
+        """Wait for the jobs of the engine's threads, at most ``timeout`` seconds each."""
         self._behind.drain(timeout)
+        self._decoder.drain(timeout)
 
     def close(self) -> None:
         """End the engine's threads after their jobs, and free the device memory for coding."""

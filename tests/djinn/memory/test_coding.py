@@ -5,6 +5,7 @@ import ctypes
 import gc
 import sys
 import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -693,3 +694,24 @@ def test_a_save_decodes_without_the_lock(tiny, tmp_path, monkeypatch):
             one.resume()
         assert torch.equal(session.result(10), restored.result(10))
     assert free == [True]
+
+
+def test_the_end_of_the_interpreter_waits_for_a_decoder(tiny, monkeypatch):
+    """A thread that computes on would crash the process."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def decoding():
+        begun.set()
+        go_on.wait(10)
+        time.sleep(0.01)  # for who does not wait to be seen
+        ended.set()
+
+    with opened(tiny) as runtime:
+        engine = runtime._engine
+        reader = threading.Thread(target=engine.decoding, args=(decoding, None))
+        reader.start()
+        assert begun.wait(10)
+        monkeypatch.setattr(engine._behind, "drain", lambda timeout: go_on.set())
+        engine.drain(10)
+        assert ended.is_set()
+        reader.join(10)
