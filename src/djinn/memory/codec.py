@@ -120,16 +120,14 @@ def largest_chunk() -> int:
     return _CHUNK * 2
 
 
-def windows(ranges: Sequence[tuple[int, int]], histograms: torch.Tensor) -> Coded:
-    """Choose the windows for a storage's ``ranges`` from their exponents' ``histograms`` (int, shape [ranges, 256])."""
+def windows(ranges: Sequence[tuple[int, int]], histograms: torch.Tensor) -> list[Chunk]:
+    """Choose a window for each of ``ranges`` from their exponents' ``histograms`` (int, shape [ranges, 256])."""
     within = histograms.unfold(1, WINDOW, 1).sum(-1)  # by the window's first exponent
     most, bases = within.max(dim=1)
-    return Coded(
-        chunks=tuple(
-            Chunk(first=first, count=count, base=base, escapes=count - inside)
-            for (first, count), base, inside in zip(ranges, bases.tolist(), most.tolist(), strict=True)
-        )
-    )
+    return [
+        Chunk(first=first, count=count, base=base, escapes=count - inside)
+        for (first, count), base, inside in zip(ranges, bases.tolist(), most.tolist(), strict=True)
+    ]
 
 
 def is_worth_it(coded: Coded) -> bool:

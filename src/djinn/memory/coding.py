@@ -102,8 +102,9 @@ class Coding:
             return []
         self._encoding.follow(compute)
         with self._encoding.here():
-            counted = self._coder.histograms(places).split([len(parts) for parts in ranges])
-        return [codec.windows(parts, counts) for parts, counts in zip(ranges, counted, strict=True)]
+            counted = self._coder.histograms(places)
+        chunks = iter(codec.windows(list(itertools.chain(*ranges)), counted))  # of all at once: it is in the pause
+        return [Coded(chunks=tuple(itertools.islice(chunks, len(parts)))) for parts in ranges]
 
     def pack(self, item: StateStorage, coded: Coded, target: int, wire: Lane) -> None:
         """Code ``item`` into host memory from address ``target`` on, by the lane ``wire``, which then has it all."""

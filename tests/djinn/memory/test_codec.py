@@ -23,7 +23,7 @@ def planned(bits):
     """How a storage is coded, whether or not it is worth it."""
     ranges = ranges_of(bits.numel() * 2)
     addresses = [(address_of(bits) + 2 * first, count) for first, count in ranges]
-    return windows(ranges, Reference().histograms(addresses))
+    return Coded(chunks=tuple(windows(ranges, Reference().histograms(addresses))))
 
 
 def there_and_back(bits, coded):

@@ -43,7 +43,7 @@ def test_the_kernels_are_the_reference(numbers):
     ranges = codec.ranges_of(numbers.nbytes)
     counts = reference.histograms([(numbers.data_ptr() + 2 * first, count) for first, count in ranges])
     assert torch.equal(kernels.histograms([(there.data_ptr() + 2 * first, count) for first, count in ranges]), counts)
-    for chunk in codec.windows(ranges, counts).chunks:
+    for chunk in codec.windows(ranges, counts):
         expected = torch.zeros(chunk.nbytes, dtype=torch.uint8)
         found, back = torch.zeros_like(expected, device=device), torch.zeros_like(there)
         reference.encode(numbers.data_ptr() + 2 * chunk.first, chunk, expected.data_ptr())
