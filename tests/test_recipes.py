@@ -107,6 +107,25 @@ def test_the_vector_is_a_difference_of_two_texts(recipe, runtime, llama, input_i
     assert torch.equal(module.difference(runtime, llama, *texts, 4), seen[3] - seen[6 + 3])
 
 
+@pytest.mark.parametrize("position", [-1, 3])
+def test_patching_is_what_hooks_do(recipe, runtime, llama, input_ids, position):
+    """After each layer; the hidden states are those of either prompt, and nothing is left in a session."""
+    module = recipe("patch")
+    prompts, seen = (input_ids[:1], input_ids[1:]), []
+    for prompt in prompts:
+        hooked(llama, lambda layer, output: seen.append(output.clone()), module.prefill, prompt)
+    layers = []
+    for layer, mine, theirs, patched in module.patch_layers(runtime, llama, *prompts, position):
+        assert equal([mine, theirs], [seen[layer - 1], seen[6 + layer - 1]])
+        assert equal([patched], [module.patch_by_hook(llama, runtime.layers, *prompts, layer, position)])
+        layers.append(layer)
+        if (layer, position) == (6, -1):  # behind the last layer the last token alone decides
+            assert torch.equal(patched, module.prefill(llama, prompts[1]))
+            assert torch.equal(module.lens(llama, theirs), patched[0, -1])
+    assert layers == [1, 2, 3, 4, 5, 6]
+    assert not runtime.sessions
+
+
 class Approvals:
     """Answers of a test: each question waits until the test gives one."""
 
@@ -181,6 +200,16 @@ def test_the_script_steers(script):
     """Its edit changes the text, and the hooks have the same bits."""
     plain, steered, same = script("steer", "--tokens", 12)
     assert plain.split(": ", 1)[1] != steered.split(": ", 1)[1]
+    assert same == "the same as with forward hooks, bit for bit: yes"
+
+
+def test_the_script_patches(script):
+    """At the last layer the other prompt's word is said; the hooks have the same bits."""
+    mine, theirs, *layers, same = script("patch")
+    word = theirs.partition(": ")[2]
+    assert word != mine.partition(": ")[2]
+    assert len(layers) == 6
+    assert layers[-1].endswith(f"the model says {word}")
     assert same == "the same as with forward hooks, bit for bit: yes"
 
 
