@@ -14,6 +14,9 @@ from djinn.debugger.values import Outcome, Refused, StateRow
 from djinn.durable.session_file import check_can_read
 from djinn.wording import mebibytes, sized
 
+RUNS_AGAIN = "program runs again up to here"  # of a fork
+HAPPENED_AGAIN = "the program's side effects up to here have happened again"
+
 # -- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -164,17 +167,19 @@ def restore(desk: Desk, asked: Asked) -> Outcome:
     return standing(desk, session)
 
 
+def ask_to_fork(what: str) -> Outcome:
+    """Ask before a fork, which is for ``what``."""
+    again = "what it does beside calling the model, such as printing, happens again"
+    return Outcome(lines=(f"{what}: its {RUNS_AGAIN}", again), question="Fork?")
+
+
 def fork(desk: Desk, asked: Asked) -> Outcome:
     """Fork the session, and select the fork; asks first, for side effects happen again."""
     session = parked(desk)
     session._check_can_fork()
     if not asked.confirmed:
-        again = (
-            "its program runs again up to here",
-            "what it does beside calling the model, such as printing, happens again",
-        )
-        return Outcome(lines=(f"fork of session {session.number}: {again[0]}", again[1]), question="Fork?")
-    asked.say("the program runs again up to here")
+        return ask_to_fork(f"fork of session {session.number}")
+    asked.say(f"the {RUNS_AGAIN}")
     other = session.fork()
     desk.stops.copy(session, other)
     desk.label(other, f"fork of {session.number}")
@@ -182,7 +187,7 @@ def fork(desk: Desk, asked: Asked) -> Outcome:
     return Outcome(
         lines=(
             f"session {other.number} is a fork of {session.number}: edits of one do not reach the other",
-            "the program's side effects up to here have happened again",
+            HAPPENED_AGAIN,
             *standing(desk, other).lines,
         )
     )

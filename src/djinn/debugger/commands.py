@@ -63,8 +63,13 @@ def find(line: str) -> tuple[Command, str]:
     The line has its key, or the beginning of each of its words, if no other command's words begin so.
     """
     typed = line.split(maxsplit=2)
-    found = [command for command in COMMANDS if command.key == typed[0] or command.name == typed[0]]
-    found = found or [command for command in COMMANDS if _begins(command.name.split(), typed)]
+    fitting = [command for command in COMMANDS if _begins(command.name.split(), typed)]
+    found = (
+        [command for command in COMMANDS if command.key == typed[0]]
+        or [command for command in fitting if " " in command.name]  # lens layers, which lens begins too
+        or [command for command in fitting if command.name == typed[0]]
+        or fitting
+    )
     if len(found) == 1:
         words_taken = 1 if typed[0] == found[0].key else len(found[0].name.split())
         return found[0], "".join(line.split(maxsplit=words_taken)[words_taken:]).rstrip()
@@ -94,15 +99,45 @@ def _tokens(desk: Desk, asked: Asked) -> Outcome:
 
 
 def _lens(desk: Desk, asked: Asked) -> Outcome:
-    parked(desk)
-    numbers = [number(word, "lens K SEQUENCE") for word in asked.argument.split()]
-    if len(numbers) > 2:
-        raise Refused("lens takes two numbers at most: how many tokens, and which sequence")
-    count, sequence = [*numbers, *(5, 1)[len(numbers) :]]
-    if count < 1:
-        raise Refused(f"lens shows at least 1 token, not {count}")
-    lens = desk.patient_lens(count, sequence - 1, asked.say)
+    lens = desk.patient_lens(parked(desk), *_tokens_of("lens", asked.argument, count=5), asked.say)
     return Outcome(lines=tuple(words.lens_lines(lens)), failed=bool(lens.note))
+
+
+def _tokens_of(command: str, argument: str, *, count: int) -> tuple[int, int]:
+    """Return how many tokens, by default ``count``, and of which sequence, from 0."""
+    numbers = [number(word, f"{command} K SEQUENCE") for word in argument.split()]
+    if len(numbers) > 2:
+        raise Refused(f"{command} takes two numbers at most: how many tokens, and which sequence")
+    count, sequence = [*numbers, *(count, 1)[len(numbers) :]]
+    if count < 1:
+        raise Refused(f"{command} shows at least 1 token, not {count}")
+    return count, sequence - 1
+
+
+def _lens_layers(desk: Desk, asked: Asked) -> Outcome:
+    """Show the lens here and at every later layer of the pass, to which a fork goes; asks first, as ``fork`` does."""
+    session = parked(desk)
+    wanted = _tokens_of("lens layers", asked.argument, count=1)
+    if session.layer == desk.depth:
+        raise Refused(f"no layer comes after layer {desk.depth}: lens shows this one")
+    session._check_can_fork()
+    lenses = [desk.patient_lens(session, *wanted, asked.say)]
+    if lenses[0].note:
+        return Outcome(lines=tuple(words.lens_lines(lenses[0])), failed=True)
+    if not asked.confirmed:
+        return acts.ask_to_fork(f"a fork of session {session.number} goes on to layer {desk.depth} and is closed")
+    asked.say(f"the {acts.RUNS_AGAIN}")
+    ended = []
+    with session.fork() as fork:
+        desk.label(fork, f"fork of {session.number}")
+        layers = range((session.layer or 0) + 1, desk.depth + 1)
+        for layer in desk.each(layers, lambda layer: f"waiting for layer {layer} of {desk.depth}", asked.say):
+            desk.go(fork, f"waiting for layer {layer}", asked.say, step=True)
+            if fork.phase not in PARKED or fork.layer != layer:
+                ended = [f"no layer {layer} came in the fork's pass: {stands(fork)}"]
+                break
+            lenses.append(desk.patient_lens(fork, *wanted, asked.say))
+    return Outcome(lines=(*words.layers_lines(lenses), *ended, acts.HAPPENED_AGAIN), failed=bool(ended))
 
 
 def _state(desk: Desk, asked: Asked) -> Outcome:
@@ -220,6 +255,13 @@ COMMANDS = (
         help="show the K likeliest next tokens after this layer",
         key="3",
         act=_lens,
+    ),
+    Command(
+        name="lens layers",
+        arguments="[K [SEQ]]",
+        help="the same here and at each later layer, by a fork",
+        key="L",
+        act=_lens_layers,
     ),
     Command(
         name="state", arguments="", help="show the tensors of the state, with norm and spread", key="4", act=_state

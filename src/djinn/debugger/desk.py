@@ -5,7 +5,6 @@ says so every second, and can be told to stop.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from djinn.debugger.edits import Change
 from djinn.debugger.looking import Busy, Looker
 from djinn.debugger.looks import Looks, changed, mark_of, phase_of
 from djinn.debugger.memory import MemoryRing
-from djinn.debugger.patience import SAY_SECONDS, TICK_SECONDS, Interrupted, Patience, Say
+from djinn.debugger.patience import TICK_SECONDS, Interrupted, Patience, Say
 from djinn.debugger.stops import Stops
 from djinn.debugger.values import Lens, MemorySample, Refused, SessionRow, StateRow, Tokens
 from djinn.runtime import Runtime
@@ -219,23 +218,17 @@ class Desk(Patience):
         look = functools.partial(self._looks.tokens, self.selected, moving=True)
         return self.patiently(look, _FOR_THE_DEVICE, say)
 
-    def patient_lens(self, count: int, sequence: int, say: Say) -> Lens:
-        """Do what :meth:`lens` does, likewise."""
-        look = functools.partial(self._looks.lens, self.selected, count, sequence, moving=True)
+    def patient_lens(self, session: Session, count: int, sequence: int, say: Say) -> Lens:
+        """Do what :meth:`lens` does with ``session``, likewise."""
+        look = functools.partial(self._looks.lens, session, count, sequence, moving=True)
         return self.patiently(look, _FOR_THE_DEVICE, say)
 
     def measure_all(self, session: Session, say: Say) -> None:
         """Do what :meth:`measure` does with the whole state, likewise."""
         names = [row.name for row in self._looks.state(session) if not row.measured]
-        told = time.monotonic()
-        for index, name in enumerate(names):
+        for name in self.each(names, lambda name: f"measuring {name}, of {len(names)} tensors", say):
             look = functools.partial(self._looks.measure, session, name, moving=True)
             self.patiently(look, _FOR_THE_DEVICE, say)
-            if self._stop.is_set():
-                raise Interrupted
-            if time.monotonic() - told >= SAY_SECONDS:
-                told = time.monotonic()
-                say(f"measured {index + 1} of {len(names)} tensors")
 
     def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float, float]:
         """Change the hidden states of ``session``, all or nothing; return norms: before, after, of the change."""

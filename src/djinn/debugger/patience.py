@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -65,6 +65,17 @@ class Patience:
             if time.monotonic() - told >= SAY_SECONDS:
                 told = time.monotonic()
                 say(f"{what} ... {told - began:.0f} s")
+
+    def each(self, items: Iterable[T], what: Callable[[T], str], say: Say) -> Iterator[T]:
+        """Yield ``items``; every second it says ``what`` the next one is. Raises :class:`Interrupted` between two."""
+        told = time.monotonic()
+        for item in items:
+            if self._stop.is_set():
+                raise Interrupted
+            if time.monotonic() - told >= SAY_SECONDS:
+                told = time.monotonic()
+                say(what(item))
+            yield item
 
     def wait_for(self, session: Session, what: str, say: Say) -> None:
         """Wait until ``session`` parks or ends. Raises :class:`Interrupted`."""

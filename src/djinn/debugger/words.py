@@ -69,6 +69,16 @@ def lens_lines(lens: Lens) -> list[str]:
     ]
 
 
+def layers_lines(lenses: Sequence[Lens]) -> list[str]:
+    """Return the guesses of several layers, a line for each layer: probability and token."""
+    first, last = lenses[0].layer, lenses[-1].layer
+    lines = [lenses[0].label.replace(f"layer {first}", f"layers {first} to {last}", 1)]
+    for lens in lenses:
+        said = [f"  {guess.probability:8.4f}  {guess.token.text!r}" for guess in lens.guesses]
+        lines.append(f"{lens.layer:>4}" + ("".join(said) or f"  {lens.note}"))
+    return lines
+
+
 def state_lines(rows: Sequence[StateRow]) -> list[str]:
     """Return a table of the state: name, shape, dtype, norm, and the least, median and largest spread of a token."""
     if not rows:

@@ -8,7 +8,7 @@ from tests.djinn.families import LAYERS, MODELS, built, tokens_and_mask
 from torch import nn
 
 import djinn
-from djinn.debugger import lens
+from djinn.debugger import lens, patience
 from djinn.debugger.bench import Bench
 from djinn.debugger.lens import NoLens, find_tail
 
@@ -131,3 +131,110 @@ def test_there_are_notes_in_place_of_errors(bench, started, does, refuses, llama
         assert bench.lens().note == "the final norm or the head raised KeyError: 'missing'"
     finally:
         del llama.model.norm.forward
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """The forks that were made."""
+    made, fork = [], djinn.Session.fork
+    monkeypatch.setattr(djinn.Session, "fork", lambda session: made.append(fork(session)) or made[-1])
+    return made
+
+
+def test_the_lens_of_all_layers_is_that_of_hooks(bench, started, does, llama, input_ids, forks):
+    """From an edited layer on, in a decode step. The session does not move, and of the fork nothing is left."""
+    found, visits = {}, []
+
+    def note(module, args, output, layer):
+        visits.append(layer)
+        if visits.count(layer) == 2:
+            output = output * 1.5 if layer == 2 else output
+            found[layer] = output[1, -1:].clone()
+        return output
+
+    handles = [
+        module.register_forward_hook(functools.partial(note, layer=layer))
+        for layer, module in enumerate(llama.model.layers, start=1)
+    ]
+    expected = llama.generate(input_ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    for handle in handles:
+        handle.remove()
+    session = started(2, visit=2, durable=True)
+    does("edit scale 1.5")
+    does("break 4")
+    before, in_use = session.state["hidden_states"].clone(), bench.sample().nbytes
+    asked = bench.do("lens layers 3 2")
+    assert (asked.question, forks) == ("Fork?", [])
+    assert asked.lines[0] == "a fork of session 1 goes on to layer 6 and is closed: its program runs again up to here"
+    heading, *lines, last = does("lens layers 3 2", confirmed=True).splitlines()
+    assert heading == "logit lens, layers 2 to 6: model.norm and lm_head, sequence 2 of 2"
+    assert last == "the program's side effects up to here have happened again"
+    for layer, line in zip(range(2, 7), lines, strict=True):
+        chances = llama.lm_head(llama.model.norm(found[layer]))[0].float().softmax(-1)
+        best = chances.topk(3)
+        assert line.split() == [
+            str(layer),
+            *(f for p, i in zip(*best, strict=True) for f in (f"{p:.4f}", f"'<{i}>'")),
+        ]
+    assert [fork.phase for fork in forks] == [djinn.Phase.CLOSED]
+    assert (bench.runtime.sessions, bench.selected) == ((session,), session)
+    assert bench.sample().nbytes == in_use
+    assert (session.layer, session.breakpoint) == (2, 4)
+    assert torch.equal(session.state["hidden_states"], before)
+    does("resume")
+    does("resume")
+    assert torch.equal(session.result(30), expected)
+
+
+def test_the_lens_of_all_layers_is_refused_before_it_is_asked(bench, started, refuses):
+    """Where no fork can be made, no layer is behind, or there is nothing to show."""
+    started(2)
+    assert refuses("lens layers") == "IllegalMove: session 1 was not recorded: open it with durable=True to fork it"
+    started(6, durable=True)
+    bench.do("use 2")
+    assert refuses("lens layers") == "no layer comes after layer 6: lens shows this one"
+    started(2, durable=True)
+    bench.do("use 3")
+    assert refuses("lens layers 0") == "lens layers shows at least 1 token, not 0"
+    assert refuses("lens layers 1 3").endswith("there is no sequence 3: 1 to 2")
+    assert refuses("lens layers k") == "'k' is no whole number: type lens layers K SEQUENCE"
+
+
+@pytest.mark.parametrize("by", ["interrupt", "Ctrl-C"])
+def test_the_lens_of_all_layers_can_be_stopped(bench, started, forks, monkeypatch, by):
+    """At any layer, of which it tells; then the fork is closed and the session is where it was."""
+    monkeypatch.setattr(patience, "SAY_SECONDS", 0)
+    session = started(2, durable=True)
+    said = []
+
+    def stops(text):
+        said.append(text)
+        if text == "waiting for layer 4 of 6":
+            if by == "Ctrl-C":
+                raise KeyboardInterrupt
+            bench.interrupt()
+
+    (line,) = bench.do("lens layers", confirmed=True, say=stops).lines
+    assert line.startswith("interrupted: session 1 is paused after layer 2")
+    assert said[0] == "the program runs again up to here"
+    assert "waiting for layer 5 of 6" not in said
+    assert [fork.phase for fork in forks] == [djinn.Phase.CLOSED]
+    assert bench.runtime.sessions == (session,)
+
+
+def test_a_pass_that_does_not_come_to_its_end_is_said(bench, started, forks, llama):
+    """Behind the layers that came; the fork is closed too."""
+    started(2, durable=True)
+
+    def fails(module, args):
+        raise RuntimeError("no room")
+
+    handle = llama.model.layers[3].register_forward_pre_hook(fails)
+    try:
+        outcome = bench.do("lens layers", confirmed=True)
+    finally:
+        handle.remove()
+    assert outcome.failed
+    assert [line.split()[0] for line in outcome.lines[1:3]] == ["2", "3"]
+    assert outcome.lines[3] == "no layer 4 came in the fork's pass: failed with RuntimeError: no room"
+    assert [fork.phase for fork in forks] == [djinn.Phase.CLOSED]

@@ -54,6 +54,14 @@ def test_a_question_is_answered_by_the_next_line(runtime, started, answer, ends)
     assert session.layer == (2 if ends else 3)
 
 
+def test_the_lens_of_all_layers_is_a_table_of_lines(bench, started):
+    """Behind its question; a line for each layer."""
+    started(4, durable=True)
+    said = answers(bench, "lens layers\ny\nquit\n")
+    assert said.index("Fork? [y/N] ") < said.index("logit lens, layers 4 to 6: model.norm and lm_head, sequence 1 of 2")
+    assert [line.split()[0] for line in said[-5:-2]] == ["4", "5", "6"]
+
+
 def test_a_command_that_was_taken_for_an_answer_is_named(runtime, started):
     """Who gives lines by a pipe may not have reckoned with the question."""
     started()

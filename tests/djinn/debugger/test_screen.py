@@ -363,6 +363,23 @@ def test_a_saved_session_is_restored_as_if_from_here(bench, started, tmp_path):
     assert torch.equal(session.result(30), other.result())
 
 
+def test_the_lens_of_all_layers_is_shown_behind_its_question(bench, started):
+    """Its key opens the line; the answer has a line for each layer, and the session stays selected where it was."""
+    session = started(4, durable=True)
+
+    async def script(pilot):
+        await press(pilot, "L", "enter")
+        question = text(pilot.app)
+        await press(pilot, "y")
+        return question, text(pilot.app)
+
+    question, shown = drive(Debugger(bench), script, size=(80, 40))
+    assert "Fork?" in question
+    assert [bool(re.search(rf"^ *{layer}  +0\.\d{{4}}  '<\d+>'", shown, re.M)) for layer in (4, 5, 6)] == [True] * 3
+    assert re.search(r"> +1 +paused +4 ", shown)
+    assert bench.runtime.sessions == (session,)
+
+
 def test_a_fork_says_first_that_side_effects_happen_again(bench, started):
     """Before it is done, in a question, where no is no; and on the first screen of the fork, which is selected."""
     session = started(2, durable=True)
