@@ -660,8 +660,10 @@ def test_nothing_is_kept(runtime, llama, input_ids):
             return weakref.ref(fork), weakref.ref(fork._tape), weakref.ref(session)
 
     def held():
-        return threading.active_count(), len(os.listdir("/proc/self/fd")), runtime.arena.reserved_bytes
+        threads = len(set(threading.enumerate()) - others)
+        return threads, len(os.listdir("/proc/self/fd")), runtime.arena.reserved_bytes
 
+    others = set(threading.enumerate())  # of earlier tests: they may end meanwhile
     once()
     before, gone = held(), [one for _ in range(4) for one in once()]
     until = time.monotonic() + 10
