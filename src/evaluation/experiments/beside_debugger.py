@@ -1,10 +1,11 @@
 """Resumes among many paused sessions, with the debugger's screen at work beside them and without it.
 
-Random ones of Djinn's sessions are resumed by turns, as in :mod:`evaluation.experiments.load`; every one is compared bit
-for bit with its uninterrupted run. In half of the windows of resumes a screen is open on the same runtime, without a
-terminal. It is busier than a person: it shows the tokens, the logit lens and the norms of one session, rests for half a
-second, and goes to the next. Windows come in the order ABBA. ``FILE`` gets every time; the medians and the 95th
+Random ones of Djinn's sessions are resumed by turns, as in :mod:`evaluation.experiments.load`; every one is compared
+bit for bit with its uninterrupted run. In half of the windows of resumes a screen is open on the same runtime, without
+a terminal. It is busier than a person: it shows the tokens, the logit lens and the norms of one session, rests for half
+a second, and goes to the next. Windows come in the order ABBA. ``FILE`` gets every time; the medians and the 95th
 percentiles of ready are printed, and the ratio with an interval. The published study does not have this experiment.
+It needs Textual, as ``djinn[debugger]`` installs it.
 """
 
 import argparse
@@ -22,6 +23,9 @@ import numpy as np
 import torch
 
 import djinn
+from djinn.debugger.bench import Bench
+from djinn.debugger.glances import standing
+from djinn.debugger.screen import Debugger
 from djinn.memory.host_memory import available_bytes
 from evaluation import command
 from evaluation.experiments.crowd import Djinns, Prompts
@@ -41,10 +45,6 @@ _RESAMPLES = 10_000
 @contextmanager
 def screen(runtime: djinn.Runtime, chance: random.Random) -> Iterator[dict[str, int]]:
     """Have the debugger's screen look at sessions of ``runtime``, one after another; counts its looks."""
-    from djinn.debugger.bench import Bench
-    from djinn.debugger.glances import standing
-    from djinn.debugger.screen import Debugger
-
     shown = {"looks": 0, "whole": 0}
     began, over, failed = threading.Event(), threading.Event(), []
 
@@ -56,7 +56,7 @@ def screen(runtime: djinn.Runtime, chance: random.Random) -> Iterator[dict[str, 
                 waiting = [one.number for one in runtime.sessions if one.phase is djinn.Phase.IO_WAIT]
                 app.begin(f"use {chance.choice(waiting)}")
                 until = time.monotonic() + _LOOK_SECONDS
-                while time.monotonic() < until and not (over.is_set() or app._look.whole and app._busy is None):
+                while time.monotonic() < until and not (over.is_set() or (app._look.whole and app._busy is None)):
                     await pilot.pause(0.01)
                 if app._look.mark == standing(bench):
                     shown["looks"] += 1
