@@ -515,7 +515,11 @@ def threads_traced_at_any_moment():
 
 
 def a_tuple_that_another_thread_is_making():
-    """It may be met at any moment, and is left alone: ``tuple`` fails if anybody else refers to its result."""
+    """It may be met at any moment, and is left alone: ``tuple`` fails if anybody else refers to its result.
+
+    Also where an audit hook is written in Python, as transformers brings one: it lets other threads run.
+    """
+    sys.addaudithook(lambda event, arguments: None)
     ended = threading.Event()
     errors = []
 
@@ -536,6 +540,7 @@ def a_tuple_that_another_thread_is_making():
     until = time.monotonic() + 0.5
     while time.monotonic() < until:
         referrers.young_temporaries({id(thing): thing})
+        chains(thing)
     ended.set()
     thread.join()
     sys.setswitchinterval(interval)

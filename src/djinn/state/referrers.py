@@ -8,6 +8,7 @@ Not seen: holders that the garbage collector does not know, and the value stacks
 """
 
 import contextvars
+import ctypes
 import functools
 import gc
 import itertools
@@ -16,12 +17,17 @@ import operator
 import sys
 import threading
 import types
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 _HOLDER_TYPES = (type, types.ModuleType, contextvars.Context)  # external holders: a chain ends at these
-# The types that a call keeps on the value stack, and of captured variables. By id, for a class may override ``==``.
-_TEMPORARIES = frozenset((id(tuple), id(dict), id(types.CellType)))
+# Copies the memory of an object, so many bytes. None of Python's own functions does so without asking the audit hooks.
+_memory_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+_view: Callable[[Any], Any] = memoryview
+_as_words = operator.methodcaller("cast", "N")  # as large as an address
+_NOTHING = frozenset((0,))
 _MAX_CHAIN = 5  # referrers deep; a longer chain counts as an external holder
 _MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
 
@@ -95,7 +101,7 @@ class Chains:
 
     def _refer_to(self, level: list[object]) -> list[int]:
         """Find the referrers of ``level`` whose own referrers are not known."""
-        found = gc.get_referrers(*level)
+        found = _referrers_of(level)
         found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
         *counts, alone = map(sys.getrefcount, found)
         # The call's own argument tuple is like that one. A tuple on a value stack has one reference more.
@@ -145,18 +151,69 @@ def _in_one_step(*steps: Callable[[], Any]) -> list[Any]:
 def _young_referrers(keys: frozenset[int]) -> list[object]:
     """Find the objects of the two young generations, of types that a value stack holds, that refer to ``keys``.
 
-    In one step, after which nothing refers to the other objects. Another thread may be just making one of them:
-    ``tuple(generator)`` fails if anybody else has a reference to the tuple when it ends.
+    Nothing refers to a tuple that does not, once other threads may run: one of them may be just making it.
+    """
+    return [obj for generation in (0, 1) for obj in _referring(keys, generation)]
+
+
+def _referring(keys: frozenset[int], generation: int) -> list[object]:
+    """Find those of one generation.
+
+    A thread may run whenever something asks the audit hooks: one that is written in Python can be interrupted, and
+    transformers brings one. ``gc.get_objects`` asks before it lists anything, and ``gc.get_referents`` at each call.
+    So the tuples are chosen, read and let go of between two such calls.
     """
     young: list[object] = []
-    chosen: list[object] = []
-    of_types = itertools.compress(young, map(_TEMPORARIES.__contains__, map(id, map(type, young))))
-    references = map(map, itertools.repeat(id), map(gc.get_referents, chosen))
-    referring = itertools.compress(chosen, map(operator.not_, map(keys.isdisjoint, references)))
-    look = functools.partial(young.extend, itertools.chain.from_iterable(map(gc.get_objects, (0, 1))))
-    choose = functools.partial(chosen.extend, of_types)
-    found: list[object] = _in_one_step(look, choose, functools.partial(list, referring), chosen.clear, young.clear)[2]
+    tuples: list[Any] = []
+    others: list[object] = []
+    referring: list[Any] = []
+    found: list[object] = []
+    look = functools.partial(young.extend, itertools.chain.from_iterable(map(gc.get_objects, (generation,))))
+    choose = functools.partial(tuples.extend, _of_type(tuple, young))
+    choose_dicts = functools.partial(others.extend, _of_type(dict, young))  # by no closure, whose cell would be found
+    choose_cells = functools.partial(others.extend, _of_type(types.CellType, young))
+    apart = map(keys.isdisjoint, _words_of(tuples))
+    find = functools.partial(referring.extend, itertools.compress(tuples, map(operator.not_, apart)))
+    keep = functools.partial(found.extend, _whole(referring))
+    _in_one_step(look, choose, choose_dicts, choose_cells, young.clear, find, tuples.clear, keep, referring.clear)
+    references = map(map, itertools.repeat(id), map(gc.get_referents, others))
+    found += itertools.compress(others, map(operator.not_, map(keys.isdisjoint, references)))
     return found
+
+
+def _referrers_of(objects: list[object]) -> list[object]:
+    """Find what refers to ``objects``, but for tuples that another thread is just making."""
+    all_of_them: list[object] = []
+    tuples: list[object] = []
+    found: list[object] = []
+    look = functools.partial(
+        all_of_them.extend, itertools.chain.from_iterable(itertools.starmap(gc.get_referrers, (objects,)))
+    )
+    no_tuples = map(operator.is_not, map(type, all_of_them), itertools.repeat(tuple))
+    rest = functools.partial(found.extend, itertools.compress(all_of_them, no_tuples))
+    choose = functools.partial(tuples.extend, _of_type(tuple, all_of_them))
+    keep = functools.partial(found.extend, _whole(tuples))
+    _in_one_step(look, rest, choose, all_of_them.clear, keep, tuples.clear)
+    return found
+
+
+def _of_type(kind: type, objects: list[Any]) -> Iterator[Any]:
+    """Yield those of ``objects`` that are of type ``kind``. This and what follows call nothing but C, once asked."""
+    return itertools.compress(objects, map(operator.is_, map(type, objects), itertools.repeat(kind)))
+
+
+def _words_of(tuples: list[Any]) -> Iterator[Iterable[int]]:
+    """Yield the memory of each of ``tuples``: ids of what it refers to, and 0 for a place that is not filled yet.
+
+    The words before the first place are neither. Python's own functions would follow a reference that is not there.
+    """
+    copies: Iterator[Any] = map(_memory_of, tuples, map(tuple.__sizeof__, tuples))
+    return map(_as_words, map(_view, copies))
+
+
+def _whole(tuples: list[Any]) -> Iterator[Any]:
+    """Yield those of ``tuples`` in which every place is filled."""
+    return itertools.compress(tuples, map(_NOTHING.isdisjoint, _words_of(tuples)))
 
 
 def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
