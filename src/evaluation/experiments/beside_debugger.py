@@ -67,7 +67,7 @@ def screen(runtime: djinn.Runtime, chance: random.Random) -> Iterator[dict[str, 
         bench = Bench(runtime)
         try:
             asyncio.run(work(bench))
-        except BaseException as error:  # said by the caller's thread
+        except BaseException as error:  # noqa: BLE001 - said by the caller's thread
             failed.append(error)
         finally:
             began.set()
@@ -104,14 +104,14 @@ def take(study: Study, sessions: int, windows: int, resumes: int, report: Callab
         djinns.turn(0, study.measurement.think_time_ms)
         for number, beside in enumerate(kinds):
             report(f"window {number + 1} of {len(kinds)}")
-            samples += _window(djinns, study, resumes, number, beside, chance)
+            samples += _window(djinns, runtime, study, resumes, number, beside, chance)
         for session in djinns.open.values():
             session.close()
     return {"sessions": sessions, "model": study.model.name, "samples": samples}
 
 
 def _window(
-    djinns: Djinns, study: Study, resumes: int, number: int, beside: bool, chance: random.Random
+    djinns: Djinns, runtime: djinn.Runtime, study: Study, resumes: int, number: int, beside: bool, chance: random.Random
 ) -> list[Record]:
     def turns() -> list[Record]:
         chosen = [chance.choice(sorted(djinns.open)) for _ in range(resumes)]
@@ -119,7 +119,7 @@ def _window(
 
     if not beside:
         return [{"window": number, "screen": False, **turn} for turn in turns()]
-    with screen(djinns._runtime, random.Random(number)) as shown:
+    with screen(runtime, random.Random(number)) as shown:
         taken = turns()
     return [{"window": number, "screen": True, **shown, **turn} for turn in taken]
 
