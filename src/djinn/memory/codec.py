@@ -32,7 +32,8 @@ BLOCK = 2048  # numbers
 WINDOW = 7  # exponents that have a code of their own
 BITS = 3
 WORDS = BLOCK // 32  # of each bit of the codes of a block
-_CHUNK = 15 << 19  # numbers, at most: 15 MiB
+_CHUNK = 10 << 20  # numbers, at most: 20 MiB
+_SLOT = 15 << 20  # bytes of the largest coded chunk
 _STEP = 32 * BLOCK  # numbers that the reference works on at a time
 _ALIGNMENT = 16  # bytes, of the parts of a chunk
 _WORTH = 0.95  # of the bytes; a storage that stays larger is not coded
@@ -115,9 +116,14 @@ def ranges_of(nbytes: int) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in itertools.pairwise(borders)]
 
 
+def slot_bytes() -> int:
+    """Return the bytes of the largest coded chunk."""
+    return _SLOT
+
+
 def largest_chunk() -> int:
-    """Return the bytes of the largest chunk, coded or not."""
-    return _CHUNK * 2
+    """Return how many numbers the largest chunk has."""
+    return _CHUNK
 
 
 def windows(ranges: Sequence[tuple[int, int]], histograms: torch.Tensor) -> list[Chunk]:
@@ -131,8 +137,8 @@ def windows(ranges: Sequence[tuple[int, int]], histograms: torch.Tensor) -> list
 
 
 def is_worth_it(coded: Coded) -> bool:
-    """Whether a storage becomes smaller to speak of, and no chunk larger: there is no room for that."""
-    fits = all(chunk.nbytes <= 2 * chunk.count for chunk in coded.chunks)
+    """Whether a storage becomes smaller to speak of, and each chunk has room in a slot."""
+    fits = all(chunk.nbytes <= slot_bytes() for chunk in coded.chunks)
     return fits and coded.nbytes <= _WORTH * 2 * sum(chunk.count for chunk in coded.chunks)
 
 
@@ -145,8 +151,11 @@ class Coder(Protocol):
         int64, shape [ranges, 256], in host memory.
         """
 
-    def encode(self, numbers: int, chunk: Chunk, target: int) -> None:
-        """Code the numbers from address ``numbers`` on, the chunk's first, into ``chunk.nbytes`` at ``target``."""
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
+        """Code the numbers from address ``numbers`` on, the chunk's first, into ``chunk.nbytes`` at ``target``.
+
+        It may write 4 bytes for each block from address ``scratch`` on.
+        """
 
     def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
         """Decode the ``chunk.nbytes`` at ``source`` to address ``numbers``, where the chunk's first number goes."""
@@ -168,7 +177,7 @@ class Reference:
                 counts[index] += _exponents(bits).bincount(minlength=256)
         return counts
 
-    def encode(self, numbers: int, chunk: Chunk, target: int) -> None:
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
         """See :class:`Coder`."""
         signs, codes, begins, outside = _parts_at(target, chunk)
         met = 0

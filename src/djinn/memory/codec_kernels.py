@@ -109,27 +109,28 @@ class Kernels:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        largest = -(-codec.largest_chunk() // 2 // codec.BLOCK)
-        self._counts = torch.empty(largest, dtype=torch.int32, device=device)  # of the chunk that is being coded
+        self._count_exponents = _Kernel(_count_exponents, shares=_SHARES)
+        self._count_escapes = _Kernel(_count_escapes)
+        self._encode = _Kernel(_encode, step=_COUNTS)
+        self._decode = _Kernel(_decode)
 
     def histograms(self, ranges: Sequence[tuple[int, int]]) -> torch.Tensor:
         """See :class:`djinn.memory.codec.Coder`."""
         table = torch.tensor(ranges, dtype=torch.int64, device="cpu").view(-1, 2).to(self._device)
         counts = torch.zeros(len(ranges), 256, dtype=torch.int32, device=self._device)
         if ranges:
-            _launch(_count_exponents, (len(ranges), _SHARES), table.data_ptr(), counts.data_ptr(), shares=_SHARES)
+            self._count_exponents((len(ranges), _SHARES), table.data_ptr(), counts.data_ptr())
         return counts.to("cpu", torch.int64)
 
-    def encode(self, numbers: int, chunk: Chunk, target: int) -> None:
-        """See :class:`djinn.memory.codec.Coder`. One chunk after the other: the counts are shared."""
-        shape = numbers, chunk.count, chunk.base
-        counts = self._counts.data_ptr()
-        _launch(_count_escapes, (chunk.blocks,), *shape, counts)
-        _launch(_encode, (chunk.blocks,), *shape, counts, *_parts(chunk, target), step=_COUNTS)
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
+        """See :class:`djinn.memory.codec.Coder`."""
+        grid, shape = (chunk.blocks, 1), (numbers, chunk.count, chunk.base)
+        self._count_escapes(grid, *shape, scratch)
+        self._encode(grid, *shape, scratch, *_parts(chunk, target))
 
     def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
         """See :class:`djinn.memory.codec.Coder`."""
-        _launch(_decode, (chunk.blocks,), numbers, chunk.count, chunk.base, *_parts(chunk, source))
+        self._decode((chunk.blocks, 1), numbers, chunk.count, chunk.base, *_parts(chunk, source))
 
 
 def _parts(chunk: Chunk, address: int) -> tuple[int, int, int, int]:
@@ -138,5 +139,20 @@ def _parts(chunk: Chunk, address: int) -> tuple[int, int, int, int]:
     return signs, codes, begins, outside
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], *args: int, **constants: int) -> None:
-    kernel[grid](*args, **constants, num_warps=8)
+class _Kernel:
+    """A kernel with ``constants`` as its last parameters; it is built at its first call.
+
+    Later calls launch what was built. Triton would look at each argument again, which takes longer than the launch, and
+    holds the interpreter lock.
+    """
+
+    def __init__(self, function: Any, **constants: int) -> None:
+        self._function = function
+        self._constants = constants
+        self._built: Any = None
+
+    def __call__(self, grid: tuple[int, int], *args: int) -> None:
+        if self._built is None:
+            self._built = self._function[grid](*args, **self._constants, num_warps=8)
+        else:
+            self._built[(*grid, 1)](*args, *self._constants.values())

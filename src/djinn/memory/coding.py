@@ -1,7 +1,12 @@
 """Carries coded storages between host memory and the device, chunk by chunk, through a buffer of fixed size there.
 
-The buffer has two slots for each way. While one chunk is coded, another is on the wire: a slot's two marks order the
-two lanes. What codes is a :class:`djinn.memory.codec.Coder`: kernels on a GPU, plain torch on the CPU.
+The buffer has two slots for each way, and each slot has a lane of its own. There a chunk is brought and decoded, or
+coded and taken away, and then comes the next: a lane keeps its order, so no chunk meets another in a slot, and no lane
+waits for another. While one lane codes, the link works for the other. What codes is a
+:class:`djinn.memory.codec.Coder`: kernels on a GPU, plain torch on the CPU.
+
+Each call that submits work lets other threads have the interpreter, and the program's thread is one of them. So there
+are few: of a layer of 40 MiB two copies, two kernels, one wait and one mark.
 
 Only a storage of bfloat16 numbers that becomes smaller is coded, and never one of the frontier: ready must not wait for
 a decoder. The choice is made at the pause, by counting exponents.
@@ -10,14 +15,15 @@ a decoder. The choice is made at the pause, by counting exponents.
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 
 import torch
 
 from djinn.interrupts import holding
 from djinn.memory import codec
-from djinn.memory.codec import Chunk, Coded, Coder, Reference
+from djinn.memory.codec import Coded, Coder, Reference
+from djinn.memory.host_copy import Packed
 from djinn.memory.lanes import Lane, Link, Mark
 from djinn.state.storages import REST, StateStorage
 from djinn.state.tensors import plain_torch
@@ -26,35 +32,15 @@ from djinn.wording import mebibytes
 _SLOTS = 2  # for each way
 _MULTIPLE = 16  # of bytes of addresses, and of numbers: what the kernels load at once
 
-Step = Callable[[int], None]  # submits work with the slot at an address
-
 
 class _Slot:
-    def __init__(self, address: int, link: Link) -> None:
+    """The buffer from ``address`` on, scratch memory behind it, and the ``lane`` that alone uses them."""
+
+    def __init__(self, address: int, lane: Lane) -> None:
         self.address = address
-        self.full = link.mark()
-        self.free = link.mark()
-
-
-class _Way:
-    """The slots of one way, used in turn."""
-
-    def __init__(self, addresses: Sequence[int], link: Link) -> None:
-        self._slots = itertools.cycle([_Slot(address, link) for address in addresses])
-        self._lock = threading.Lock()  # what is submitted to one slot is submitted in one step
-
-    def through(self, first: Lane, fill: Step, second: Lane, empty: Step) -> None:
-        """Submit to ``first`` what fills the next slot, and to ``second`` what empties it."""
-        holding(self._lock, lambda: _through(next(self._slots), first, fill, second, empty))
-
-
-def _through(slot: _Slot, first: Lane, fill: Step, second: Lane, empty: Step) -> None:
-    first.wait(slot.free)
-    fill(slot.address)
-    first.record(slot.full)
-    second.wait(slot.full)
-    empty(slot.address)
-    second.record(slot.free)
+        self.scratch = address + codec.slot_bytes()
+        self.lane = lane
+        self.lock = threading.Lock()  # a chunk is submitted in one step
 
 
 class Coding:
@@ -65,12 +51,13 @@ class Coding:
 
     def __init__(self, device: torch.device, link: Link, coder: Coder) -> None:
         self._coder = coder
-        size = codec.largest_chunk()
+        size = codec.slot_bytes() + 4 * -(-codec.largest_chunk() // codec.BLOCK)
         self._buffer = torch.empty(2 * _SLOTS * size, dtype=torch.uint8, device=device)
         begin = self._buffer.data_ptr()
-        addresses = [begin + place * size for place in range(2 * _SLOTS)]
-        self._outwards, self._inwards = _Way(addresses[:_SLOTS], link), _Way(addresses[_SLOTS:], link)
-        self._encoding, self._decoding = link.lane(), link.lane()
+        slots = [_Slot(begin + place * size, link.lane()) for place in range(2 * _SLOTS)]
+        self._out, self._in = slots[:_SLOTS], slots[_SLOTS:]
+        self._next_out, self._next_in = itertools.cycle(self._out), itertools.cycle(self._in)
+        self._counting = link.lane()
 
     @property
     def device_bytes(self) -> int:
@@ -100,58 +87,74 @@ class Coding:
         ]
         if not places:
             return []
-        self._encoding.follow(compute)
-        with self._encoding.here():
+        self._counting.follow(compute)
+        with self._counting.here():
             counted = self._coder.histograms(places)
         chunks = iter(codec.windows(list(itertools.chain(*ranges)), counted))  # of all at once: it is in the pause
         return [Coded(chunks=tuple(itertools.islice(chunks, len(parts)))) for parts in ranges]
 
-    def pack(self, item: StateStorage, coded: Coded, target: int, wire: Lane) -> None:
-        """Code ``item`` into host memory from address ``target`` on, by the lane ``wire``, which then has it all."""
+    def pack(self, item: StateStorage, coded: Coded, target: int, copied: Mark) -> None:
+        """Code ``item`` into host memory from address ``target`` on; ``copied`` comes behind that."""
+        slot = next(self._next_out)
         for chunk, offset in coded.places():
             numbers = item.storage.data_ptr() + 2 * chunk.first
-            encode = functools.partial(self._encode, chunk, numbers)
-            self._outwards.through(self._encoding, encode, wire, functools.partial(_take, wire, target + offset, chunk))
+            encode = functools.partial(self._coder.encode, numbers, chunk, slot.address, slot.scratch)
+            take = functools.partial(slot.lane.take, target + offset, slot.address, chunk.nbytes)
+            holding(
+                slot.lock, functools.partial(_one_after_the_other, functools.partial(slot.lane.launch, encode), take)
+            )
+        slot.lane.record(copied)
 
-    def _encode(self, chunk: Chunk, numbers: int, slot: int) -> None:
-        self._encoding.launch(functools.partial(self._coder.encode, numbers, chunk, slot))
+    def bring(self, parts: Iterable[tuple[Packed, int]], mark: Mark, *, behind: Mark | None = None) -> None:
+        """Fill the storages of ``parts``, coded or not, each from its address in host memory.
 
-    def unpack(self, item: StateStorage, coded: Coded, source: int, wire: Lane, decoding: Lane | None = None) -> None:
-        """Decode ``item`` from host memory from address ``source`` on; ``wire`` carries it.
-
-        The lane ``decoding``, by default one for all, then has it all.
+        ``mark`` comes when that is done, and not before the mark ``behind``.
         """
-        lane = decoding or self._decoding
+        slot = next(self._next_in)
+        for part, source in parts:
+            if part.coded is None:
+                slot.lane.fill(part.item.storage, source)
+            else:
+                self._decode(slot, part.item, part.coded, source)
+        if behind is not None:
+            slot.lane.wait(behind)
+        slot.lane.record(mark)
+
+    def _decode(self, slot: _Slot, item: StateStorage, coded: Coded, source: int) -> None:
         for chunk, offset in coded.places():
             numbers = item.storage.data_ptr() + 2 * chunk.first
-            bring = functools.partial(_bring, wire, source + offset, chunk)
-            self._inwards.through(wire, bring, lane, functools.partial(self._decode, lane, chunk, numbers))
+            bring = functools.partial(slot.lane.bring, slot.address, source + offset, chunk.nbytes, at_once=True)
+            decode = functools.partial(self._coder.decode, slot.address, chunk, numbers)
+            holding(
+                slot.lock, functools.partial(_one_after_the_other, bring, functools.partial(slot.lane.launch, decode))
+            )
 
-    def _decode(self, lane: Lane, chunk: Chunk, numbers: int, slot: int) -> None:
-        lane.launch(functools.partial(self._coder.decode, slot, chunk, numbers))
+    @property
+    def lanes_in(self) -> list[Lane]:
+        """The lanes on which storages are filled."""
+        return [slot.lane for slot in self._in]
 
-    def there_and_back(self, numbers: torch.Tensor, device: torch.device, compute: Lane) -> torch.Tensor:
-        """Code and decode ``numbers`` (int16, shape [n]) on ``device``; return what comes back.
+    def synchronize_out(self) -> None:
+        """Block until nothing is written to host memory."""
+        for slot in self._out:
+            slot.lane.synchronize()
 
-        ``compute`` is the current thread's lane.
-        """
+    def there_and_back(self, numbers: torch.Tensor, device: torch.device, link: Link) -> torch.Tensor:
+        """Code and decode ``numbers`` (int16, shape [n]) on ``device``; return what comes back."""
         tensor, back = numbers.to(device), torch.zeros_like(numbers, device=device)
-        (coded,) = self._counted([_whole(tensor)], compute)
+        (coded,) = self._counted([_whole(tensor)], link.current())
         packed = torch.empty(coded.nbytes, dtype=torch.uint8, device="cpu")
-        self.pack(_whole(tensor), coded, packed.data_ptr(), self._encoding)
-        self._encoding.synchronize()
-        self.unpack(_whole(back), coded, packed.data_ptr(), self._decoding)
-        self._decoding.synchronize()
+        copied, there = link.mark(), link.mark()
+        self.pack(_whole(tensor), coded, packed.data_ptr(), copied)
+        copied.synchronize()
+        self.bring([(Packed(item=_whole(back), coded=coded), packed.data_ptr())], there)
+        there.synchronize()
         return back.cpu()
 
-    def record(self, mark: Mark, wire: Lane) -> None:
-        """Put ``mark`` behind all that ``wire`` has carried, and all that was decoded of it."""
-        self._decoding.follow(wire)
-        self._decoding.record(mark)
 
-    def synchronize(self) -> None:
-        """Block until nothing is being decoded."""
-        self._decoding.synchronize()
+def _one_after_the_other(first: Callable[[], object], second: Callable[[], object]) -> None:
+    first()
+    second()
 
 
 def coding_of(device: torch.device, link: Link) -> tuple[Coding | None, str]:
@@ -172,21 +175,14 @@ def _checked(device: torch.device, link: Link) -> tuple[Coding, str]:
     coding = Coding(device, link, coder)
     with plain_torch():
         patterns = torch.arange(65536, dtype=torch.int32, device="cpu").to(torch.int16)
-        if not torch.equal(coding.there_and_back(patterns, device, link.current()), patterns):
-            raise RuntimeError("what was coded is not what is decoded")
+        for _ in range(2):  # a kernel is built at its first call, and only launched at the next
+            if not torch.equal(coding.there_and_back(patterns, device, link), patterns):
+                raise RuntimeError("what was coded is not what is decoded")
     return coding, f"codec: bfloat16 state is coded, by {mebibytes(coding.device_bytes)} of device memory"
 
 
 def _whole(tensor: torch.Tensor) -> StateStorage:
     return StateStorage(storage=tensor.untyped_storage(), nbytes=tensor.nbytes, rank=REST, views=())
-
-
-def _take(wire: Lane, target: int, chunk: Chunk, slot: int) -> None:
-    wire.take(target, slot, chunk.nbytes)
-
-
-def _bring(wire: Lane, source: int, chunk: Chunk, slot: int) -> None:
-    wire.bring(slot, source, chunk.nbytes)
 
 
 def _may_be_coded(item: StateStorage) -> bool:

@@ -73,7 +73,7 @@ class Restore:
     def rewind(self) -> None:
         """Forget a swap-in that has not been completed. Caller's or program's thread."""
         self._missing = set(self.history)  # batches whose copies are not submitted
-        self._last: Mark | None = None  # of the last submitted batch: copies end in their order
+        self.last: Mark | None = None  # of the last submitted batch: marks are reached in their order
         self.allocated = 0  # batches of the history, from the first on
         self.beside = False  # whether the frontier comes on another lane than the program's
         self.follow_up = None
@@ -142,7 +142,7 @@ class Restore:
 
     def submitted(self, batch: Batch) -> None:
         """Record that the copies of ``batch`` are submitted. Caller's or engine's thread."""
-        self._last = batch.mark
+        self.last = batch.mark
         self._missing.discard(batch)
         self._changed.ring()
 
@@ -170,8 +170,8 @@ class Restore:
         self.send_rest()
         if not self._resident:
             self._wait_submitted()
-            if self._last is not None:
-                self._link.current().wait(self._last)
+            if self.last is not None:
+                self._link.current().wait(self.last)
         self._check()
 
     def wait_reachable(self) -> None:
@@ -221,9 +221,9 @@ class Restore:
         done = True
         until = None if timeout is None else time.monotonic() + timeout
         self._changed.wait(lambda: not self._missing or self._resident, min(_PATIENCE_SECONDS, timeout or math.inf))
-        if timeout is None and self._last is not None:
+        if timeout is None and self.last is not None:
             self._wait_submitted()
-            self._last.synchronize()  # the engine's notice comes only when it gets the interpreter lock
+            self.last.synchronize()  # the engine's notice comes only when it gets the interpreter lock
         else:
             done = self._changed.wait(self._is_back, None if until is None else max(until - time.monotonic(), 0))
         if self._error is not None:

@@ -145,12 +145,11 @@ class TransferEngine:
             extents = self._reserved(sizes)
             undo.callback(self._arena.release, extents)
             undo.callback(entries.clear)
-            undo.callback(self._out.synchronize)  # first: no release of host memory that a copy still writes
+            undo.callback(self._wait_sent_out)  # first: no release of host memory that a copy still writes
             self._out.follow(compute)
             for part, extent in zip(parts, extents, strict=True):
                 entry = self.stored(part, extent)
                 self._send_out(entry)
-                self._out.record(entry.copied)
                 entries.append(entry)
             undo.pop_all()
             return entries
@@ -164,9 +163,15 @@ class TransferEngine:
     def _send_out(self, entry: Stored) -> None:
         if entry.coded is None:
             self._out.empty(entry.item.storage, entry.source)
+            self._out.record(entry.copied)
         else:
             assert self._coding is not None
-            self._coding.pack(entry.item, entry.coded, entry.source, self._out)
+            self._coding.pack(entry.item, entry.coded, entry.source, entry.copied)
+
+    def _wait_sent_out(self) -> None:
+        self._out.synchronize()
+        if self._coding is not None:
+            self._coding.synchronize_out()
 
     def stored(self, part: Packed, extent: Extent) -> Stored:
         """Return the record of ``part`` in ``extent``."""
@@ -281,9 +286,10 @@ class TransferEngine:
             self._make_ahead(restore, first)
             if busy or len(rest) < _ASK_FROM or not self.link.has_room(sum(batch.nbytes for batch in rest)):
                 self._make_ahead(restore, rest)
-        self._in_behind.wait(restore.ready)  # the frontier has the link to itself
-        if busy:
-            self._in_behind.follow(restore.compute)
+        for lane in self._lanes_behind(restore):
+            lane.wait(restore.ready)  # the frontier has the link to itself
+            if busy:
+                lane.follow(restore.compute)
         for count, batch in enumerate(first):
             if count and restore.ready.ended:
                 break
@@ -300,9 +306,8 @@ class TransferEngine:
     def undo(self, restore: Restore) -> None:
         """Undo a swap-in that was not completed, if there is one."""
         if restore.begun:
-            for lane in (restore.compute, self._in, self._in_behind):
+            for lane in (restore.compute, self._in, self._in_behind, *self._lanes_behind(restore)):
                 lane.synchronize()
-            self._end_coding()
             _free(restore.copy.entries)
             restore.rewind()
 
@@ -354,7 +359,8 @@ class TransferEngine:
                 raise
             raise self._no_room(sum(batch.nbytes for batch in rest)) from error
         restore.allocated = len(restore.history)
-        self._in_behind.follow(restore.compute)  # another session may have computed since RESUME
+        for lane in self._lanes_behind(restore):
+            lane.follow(restore.compute)  # another session may have computed since RESUME
         restore.follow_up = self._posting(restore)
 
     def bring_back(self, restore: Restore) -> bool:
@@ -372,25 +378,28 @@ class TransferEngine:
         try:
             with restore.compute.here():
                 _allocate(restore.copy.entries)
-                for entry in restore.copy.entries:
-                    self._bring_in(entry, entry.source, restore.compute, restore.compute)
-            restore.compute.synchronize()
+                self._bring_at_once([(entry, entry.source) for entry in restore.copy.entries], restore.compute)
         except BaseException as error:  # whatever it was, the host has everything
             self._journal.note(logging.DEBUG, "session state could not be brought back yet: %s", str(error))
             self.undo(restore)
             raise self._no_room(restore.state_bytes) from error
 
-    def _bring_in(self, part: Packed, source: int, wire: Lane, decoding: Lane | None = None) -> None:
-        """Submit to ``wire`` what fills the storage of ``part`` from address ``source``."""
-        if part.coded is None:
-            wire.fill(part.item.storage, source)
+    def _bring_at_once(self, parts: Sequence[tuple[Packed, int]], compute: Lane) -> None:
+        """Fill the storages of ``parts``, each from its address, and wait until that is done."""
+        if self._coding is None:
+            for part, source in parts:
+                compute.fill(part.item.storage, source)
+            compute.synchronize()
         else:
-            assert self._coding is not None
-            self._coding.unpack(part.item, part.coded, source, wire, decoding)
+            for lane in self._coding.lanes_in:
+                lane.follow(compute)
+            mark = self.link.mark()
+            self._coding.bring(parts, mark)
+            mark.synchronize()
 
-    def _end_coding(self) -> None:
-        if self._coding is not None:
-            self._coding.synchronize()
+    def _lanes_behind(self, restore: Restore) -> list[Lane]:
+        """Return the lanes that bring the history."""
+        return self._coding.lanes_in if self._coding is not None and restore.coded else [self._in_behind]
 
     def fetch(self, session: int, spilled: Sequence[Spill], compute: Lane) -> bool:
         """Bring what is ``spilled`` straight to the device, before its program is unwound; False without room.
@@ -421,8 +430,7 @@ class TransferEngine:
 
     def _fill_from(self, scratch: Scratch, part: Packed, compute: Lane) -> None:
         with compute.here():
-            self._bring_in(part, scratch.address, compute, compute)
-        compute.synchronize()
+            self._bring_at_once([(part, scratch.address)], compute)
 
     def _make_memory_for(self, items: Sequence[StateStorage], compute: Lane) -> None:
         try:
@@ -447,11 +455,12 @@ class TransferEngine:
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
     def _submit(self, restore: Restore, batch: Batch) -> None:
-        for entry in batch.entries:
-            self._bring_in(entry, entry.source, self._in_behind)
         if self._coding is not None and restore.coded:
-            self._coding.record(batch.mark, self._in_behind)
+            parts = [(entry, entry.source) for entry in batch.entries]
+            self._coding.bring(parts, batch.mark, behind=restore.last)
         else:
+            for entry in batch.entries:
+                self._in_behind.fill(entry.item.storage, entry.source)
             self._in_behind.record(batch.mark)
         restore.submitted(batch)
 
@@ -469,8 +478,8 @@ class TransferEngine:
         for attempt in range(_ATTEMPTS):
             try:
                 self._submit_missing(restore)
-                self._in_behind.synchronize()
-                self._end_coding()
+                for lane in self._lanes_behind(restore):
+                    lane.synchronize()
                 break
             except BaseException as failure:  # noqa: BLE001 - see above
                 if attempt == _ATTEMPTS - 1:

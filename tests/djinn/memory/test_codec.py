@@ -1,6 +1,7 @@
 """The codec gives back every bit, whatever the bits are, and its sizes are what it says."""
 
 import ctypes
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def there_and_back(bits, coded):
     packed = torch.full((coded.nbytes + around,), 0xA5, dtype=torch.uint8)
     back = torch.full((bits.numel() + around,), 0x5A5A, dtype=torch.int16)
     for chunk, offset in coded.places():
-        coder.encode(address_of(bits) + 2 * chunk.first, chunk, address_of(packed) + offset)
+        coder.encode(address_of(bits) + 2 * chunk.first, chunk, address_of(packed) + offset, 0)
         coder.decode(address_of(packed) + offset, chunk, address_of(back) + 2 * chunk.first)
     assert (packed[coded.nbytes :] == 0xA5).all()
     assert (back[bits.numel() :] == 0x5A5A).all()
@@ -111,9 +112,11 @@ def test_what_does_not_become_smaller_is_not_coded():
     assert normal.nbytes < 0.72 * 2 * NORMAL.numel()
     assert is_worth_it(normal)
     assert not is_worth_it(planned(KINDS["each exponent as often"]))
-    spoiled = Chunk(first=0, count=BLOCK, base=0, escapes=BLOCK)
-    assert spoiled.nbytes > 2 * BLOCK
-    assert not is_worth_it(Coded(chunks=(*normal.chunks * 100, spoiled)))
+    large = Chunk(first=0, count=codec._CHUNK, base=0, escapes=codec._CHUNK * 4 // 100)
+    assert is_worth_it(Coded(chunks=(large,)))
+    spoiled = replace(large, escapes=codec._CHUNK * 13 // 100)
+    assert spoiled.nbytes > codec.slot_bytes()
+    assert not is_worth_it(Coded(chunks=(*[large] * 9, spoiled)))
 
 
 @pytest.mark.parametrize("nbytes", [2, 4096, 16 << 20, (16 << 20) + 2, 21 << 20, 100_000_002])
@@ -149,7 +152,7 @@ def test_memory_that_ends_at_a_page_is_not_left():
     bits = NORMAL[: BLOCK + 3].clone()
     coded = planned(bits)
     buffer = ctypes.create_string_buffer(coded.nbytes)
-    Reference().encode(address_of(bits), coded.chunks[0], ctypes.addressof(buffer))
+    Reference().encode(address_of(bits), coded.chunks[0], ctypes.addressof(buffer), 0)
     back = torch.empty(bits.numel(), dtype=torch.int16)
     Reference().decode(ctypes.addressof(buffer), coded.chunks[0], address_of(back))
     assert torch.equal(back, bits)

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import djinn
 from djinn.memory import codec, coding, transfer
 from djinn.memory.coding import coding_of
+from djinn.memory.host_copy import Packed
 from djinn.memory.lanes import Link
 from djinn.memory.restore import Restore
 from djinn.state import state_page
@@ -27,6 +28,7 @@ from djinn.state.discovery import view_of
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
+SLOTS = ("out of slot 1", "out of slot 2", "into slot 1", "into slot 2", "counting")  # lanes of a coding
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,7 @@ def test_a_fault_at_any_copy_loses_nothing(halved, input_ids, monkeypatch, kind,
 def test_copies_that_arrive_late_are_waited_for(halved, input_ids, link, visit, monkeypatch):
     """Nothing is coded, decoded or read before what it needs is there, though all chunks share two slots."""
     expected = greedy(halved, input_ids, 2)
-    link.names = ("encoding", "decoding", "out", "in", "behind")
+    link.names = (*SLOTS, "out", "in", "behind")
     resize = torch.UntypedStorage.resize_
 
     def full_of_ones(storage, nbytes):
@@ -256,67 +258,108 @@ def test_copies_that_arrive_late_are_waited_for(halved, input_ids, link, visit, 
         session.resume()
         assert equal(session.result(30), expected)
         link.arrive()
-    assert ("wait", "decoding", "behind") in link.log
+    assert ("wait", "into slot 2", "into slot 1") in link.log
 
 
 def test_a_storage_of_many_chunks_shares_two_slots(monkeypatch, link):
     """In either way, with copies that come as late as they may."""
-    link.names = ("encoding", "decoding")
+    link.names = SLOTS
     monkeypatch.setattr(codec, "_CHUNK", codec.BLOCK)
     made, said = coding_of(torch.device("cpu"), link)
     assert "is coded" in said
     numbers = torch.randn(7 * codec.BLOCK + 160).to(torch.bfloat16).view(torch.int16)
-    assert torch.equal(made.there_and_back(numbers, torch.device("cpu"), link.current()), numbers)
+    assert torch.equal(made.there_and_back(numbers, torch.device("cpu"), link), numbers)
 
 
 @pytest.fixture
-def two_lanes(monkeypatch, link):
-    """A coding with chunks of a block, a lane for its wire, and a storage of seven chunks with how it is coded."""
+def many(monkeypatch, link):
+    """A coding with chunks of a block, and a storage of seven chunks with how it is coded."""
     monkeypatch.setattr(codec, "_CHUNK", codec.BLOCK)
-    link.names = ("encoding", "decoding", "wire")
+    link.names = SLOTS
     made, _ = coding_of(torch.device("cpu"), link)
     numbers = torch.randn(7 * codec.BLOCK).to(torch.bfloat16)
     item = coding._whole(numbers)
     (coded,) = made.plans([replace(item, views=(view_of("numbers", numbers),))], link.current())
     assert len(coded.chunks) == 7
-    return made, link.lane(), numbers, item, coded
+    return made, numbers, item, coded
 
 
-def test_no_lane_runs_ahead_of_the_slots(two_lanes, link):
-    """The first of two lanes does all that it may before the second begins, in either way."""
-    made, wire, numbers, item, coded = two_lanes
-    packed = torch.zeros(coded.nbytes, dtype=torch.uint8)
-    made.pack(item, coded, packed.data_ptr(), wire)
-    link.lanes["encoding"].run(1000)
-    wire.run(1000)
-    assert torch.equal(codec.plain(packed, coded), numbers.view(torch.uint8))
-    back = torch.zeros_like(numbers)
-    made.unpack(coding._whole(back), coded, packed.data_ptr(), wire)
-    wire.run(1000)
-    link.lanes["decoding"].run(1000)
-    assert torch.equal(back, numbers)
+def packed_from(made, link, item, coded):
+    """Code ``item``; return the bytes, and the mark behind them."""
+    packed, copied = torch.zeros(coded.nbytes, dtype=torch.uint8), link.mark()
+    made.pack(item, coded, packed.data_ptr(), copied)
+    return packed, copied
 
 
-def test_a_mark_comes_behind_what_was_decoded_and_what_was_not(two_lanes, link):
-    """Of the storages that are copied together one may be coded and another not."""
-    made, wire, numbers, item, coded = two_lanes
-    packed, plain = torch.zeros(coded.nbytes, dtype=torch.uint8), torch.zeros(100, dtype=torch.uint8)
-    made.pack(item, coded, packed.data_ptr(), wire)
-    wire.synchronize()
-    back, other = torch.zeros_like(numbers), torch.zeros_like(plain)
-    made.unpack(coding._whole(back), coded, packed.data_ptr(), wire)
-    wire.fill(other.untyped_storage(), plain.fill_(7).data_ptr())
-    mark = link.mark()
-    made.record(mark, wire)
-    mark.synchronize()
-    assert torch.equal(back, numbers)
-    assert torch.equal(other, plain)
+@pytest.mark.parametrize("first", [0, 1])
+def test_lanes_that_share_the_link_do_not_meet(many, link, first):
+    """Whichever of two lanes does all of its work before the other begins; each storage is on one of them."""
+    made, numbers, item, coded = many
+    both = [packed_from(made, link, item, coded) for _ in range(2)]
+    for lane in (("out of slot 1", "out of slot 2"), ("out of slot 2", "out of slot 1"))[first]:
+        link.lanes[lane].run(1000)
+    for packed, copied in both:
+        assert copied.ended
+        assert torch.equal(codec.plain(packed, coded), numbers.view(torch.uint8))
+    backs = [torch.zeros_like(numbers) for _ in both]
+    for back, (packed, _) in zip(backs, both, strict=True):
+        made.bring([(Packed(item=coding._whole(back), coded=coded), packed.data_ptr())], link.mark())
+    for lane in (("into slot 1", "into slot 2"), ("into slot 2", "into slot 1"))[first]:
+        link.lanes[lane].run(1000)
+    assert all(torch.equal(back, numbers) for back in backs)
+
+
+def test_threads_that_share_a_slot_do_not_meet(many, link):
+    """A chunk is brought and decoded before the next is brought, whoever submits it."""
+    made, numbers, item, coded = many
+    packed, copied = packed_from(made, link, item, coded)
+    copied.synchronize()
+    backs = [torch.zeros_like(numbers) for _ in range(32)]
+
+    def bring(some):
+        for back in some:
+            made.bring([(Packed(item=coding._whole(back), coded=coded), packed.data_ptr())], link.mark())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=bring, args=(backs[part::4],)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    for lane in made.lanes_in:
+        lane.synchronize()
+    assert all(torch.equal(back, numbers) for back in backs)
+
+
+def test_a_mark_comes_behind_what_was_decoded_and_what_was_not(many, link):
+    """Of the storages that are copied together one may be coded and another not; earlier marks come before."""
+    made, numbers, item, coded = many
+    packed, copied = packed_from(made, link, item, coded)
+    copied.synchronize()
+    plain = torch.full((100,), 7, dtype=torch.uint8)
+    marks, filled = [], []
+    for _ in range(3):
+        back, other = torch.zeros_like(numbers), torch.zeros_like(plain)
+        parts = [
+            (Packed(item=coding._whole(back), coded=coded), packed.data_ptr()),
+            (Packed(item=coding._whole(other)), plain.data_ptr()),
+        ]
+        marks.append(link.mark())
+        made.bring(parts, marks[-1], behind=marks[-2] if len(marks) > 1 else None)
+        filled.append((back, other))
+    marks[-1].synchronize()
+    for mark, (back, other) in zip(marks, filled, strict=True):
+        assert mark.ended
+        assert torch.equal(back, numbers)
+        assert torch.equal(other, plain)
 
 
 @pytest.fixture
 def in_io_wait(halved, input_ids, link):
     """A coded session whose copies arrive late."""
-    link.names = ("encoding", "decoding", "out", "in", "behind")
+    link.names = (*SLOTS, "out", "in", "behind")
     with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
         session = parked(runtime, LAYER, greedy, halved, input_ids, 1)
         session.io_wait()
@@ -330,7 +373,7 @@ def test_state_is_resident_when_all_is_decoded(in_io_wait, link, monkeypatch):
     finish, busy = Restore.finish, []
 
     def noting(restore, *args):
-        busy.append(link.lanes["decoding"].busy)
+        busy.append(any(link.lanes[f"into slot {number}"].busy for number in (1, 2)))
         finish(restore, *args)
 
     monkeypatch.setattr(Restore, "finish", noting)
@@ -348,13 +391,13 @@ def test_a_swap_in_that_fails_frees_nothing_that_is_being_decoded(in_io_wait, li
     free, busy = transfer._free, []
 
     def noting(entries):
-        busy.append(link.lanes["decoding"].busy)
+        busy.append(any(link.lanes[f"into slot {number}"].busy for number in (1, 2)))
         free(entries)
 
     monkeypatch.setattr(transfer, "_free", noting)
 
     def fail():
-        busy.append(link.lanes["decoding"].busy)
+        busy.append(any(link.lanes[f"into slot {number}"].busy for number in (1, 2)))
         raise InterruptedError
 
     with pytest.raises(InterruptedError), engine.swap_in(restore, busy=True):
@@ -421,7 +464,7 @@ def tiny(monkeypatch):
     """Two layers of 8 units in bfloat16; whatever may be coded is, and in small slots."""
     monkeypatch.setattr(codec, "is_worth_it", lambda coded: True)
     monkeypatch.setattr(codec, "_CHUNK", 1 << 16)
-    monkeypatch.setattr(codec, "largest_chunk", lambda: 1 << 19)
+    monkeypatch.setattr(codec, "_SLOT", 1 << 19)
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval().to(torch.bfloat16)
 
@@ -638,13 +681,13 @@ def test_where_there_is_no_device_memory_to_count_in_state_is_swapped_out_as_it_
         assert torch.equal(session.result(10), expected)
 
 
-def test_whoever_waits_for_decoding_waits_for_no_encoding(two_lanes, link):
+def test_whoever_waits_for_decoding_waits_for_no_encoding(many, link):
     """Another session may be on its way out meanwhile."""
-    made, wire, _, item, coded = two_lanes
-    packed = torch.zeros(coded.nbytes, dtype=torch.uint8)
-    made.pack(item, coded, packed.data_ptr(), wire)
-    made.synchronize()
-    assert link.lanes["encoding"].busy
+    made, _, item, coded = many
+    _, copied = packed_from(made, link, item, coded)
+    for lane in made.lanes_in:
+        lane.synchronize()
+    assert not copied.ended
 
 
 def test_what_is_left_of_a_session_on_the_disk_leaves_if_it_fits_coded(halved, input_ids, tmp_path):
