@@ -1,7 +1,7 @@
 """Carries coded storages between host memory and the device, chunk by chunk, through a buffer of fixed size there.
 
 The buffer has two slots for each way, and each slot has a lane of its own. There a chunk is brought and decoded, or
-coded and taken away, and then comes the next: a lane keeps its order, so no chunk meets another in a slot, and no lane
+coded and taken away, and then comes the next. A lane keeps its order, so no chunk meets another in a slot, and no lane
 waits for another. While one lane codes, the link works for the other. What codes is a
 :class:`djinn.memory.codec.Coder`: kernels on a GPU, plain torch on the CPU.
 
