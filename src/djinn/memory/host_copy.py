@@ -4,6 +4,7 @@ A value: which storages, where their bytes are, and what is copied together. Mad
 ``restore`` is the way back.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class HostCopy:
         """Put ``entries`` into the order of need."""
         return cls(entries=tuple(sorted(entries, key=lambda entry: entry.item.rank)))
 
-    @property
+    @functools.cached_property  # asked for twice a second, by who shows many sessions
     def nbytes(self) -> int:
         """Bytes in host memory."""
         return sum(entry.nbytes for entry in self.entries)

@@ -115,6 +115,8 @@ class Residency:
         state, stay = self.state, self._stay
         if state is None:
             return ()
+        if not stay:  # as mostly
+            return state.left
         held = ((item, stay.get(id(item))) for item in state.storages)
         return state.left + tuple(
             LeftBehind(name=item.views[0].name, nbytes=item.nbytes, reason=reason) for item, reason in held if reason
