@@ -4,6 +4,9 @@
 bit-exact. Run it once for each process. ``compare FILE ...`` prints medians in ms, and the time of coded state over
 that of each other form. That is the median over all blocks, and the smallest and largest median of a process. Bytes
 stand beside it. The published study does not have this experiment: only what pays is measured there.
+
+``sizes TEXT`` times nothing, and runs on any machine. It prints coded over plain bytes of the KV cache after a prompt
+from the file TEXT. That is done with the study's checkpoint, and with random weights in the same model.
 """
 
 import argparse
@@ -15,7 +18,10 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
+from transformers import AutoTokenizer
 
+import djinn
+from djinn.memory import codec
 from evaluation import command
 from evaluation.experiments import pairs
 from evaluation.experiments.pairs import Where
@@ -31,6 +37,7 @@ from evaluation.study.resolve import resolve
 
 _CLOCKS = ("pause_ms", "ready_ms", "first_kernel_ms", "usable_ms", "resident_ms")
 _CODED = "djinn coded"
+_TOKENS = 2048
 
 
 def forms(where: Where) -> list[type[Method]]:
@@ -92,6 +99,35 @@ def _line(clock: str, name: str, times: list[list[float]], coded: list[list[floa
     return f"{said}   coded over it {median(chain(*ratios)):.3f} ({min(each):.3f} to {max(each):.3f})"
 
 
+def sizes(study: Study, text: str) -> Iterator[str]:
+    """Yield coded over plain bytes of the KV cache at three depths, for trained weights and for random ones."""
+    if study.model.path is None:
+        raise ConfigError("model.path: a checkpoint is needed; make trained makes one")
+    trained = build_subject(study)
+    ids = AutoTokenizer.from_pretrained(study.model.path)(text, return_tensors="pt").input_ids[:, :_TOKENS]
+    torch.manual_seed(study.model.seed)
+    random = type(trained.model)._from_config(trained.model.config, dtype=trained.model.dtype).eval()
+    for weights, model in (("trained", trained.model), ("random", random.to(trained.device))):
+        with torch.no_grad(), djinn.Runtime(model) as runtime:
+            for layer in (runtime.depth // 4, runtime.depth // 2, runtime.depth - 1):
+                ratio = _ratio(runtime.open(breakpoint=layer).start(model, ids.to(trained.device), use_cache=True))
+                yield f"{weights} weights, {ids.numel()} tokens, layer {layer}: {ratio:.4f} of the KV cache's bytes"
+
+
+def _ratio(session: djinn.Session) -> float:
+    """Coded over plain bytes of the KV cache of a session that stops in a prefill."""
+    with session:
+        session.wait()
+        cache = [tensor.cpu() for name, tensor in session.state.items() if name.startswith("kv.")]
+        return sum(map(_coded_bytes, cache)) / sum(tensor.nbytes for tensor in cache)
+
+
+def _coded_bytes(tensor: torch.Tensor) -> int:
+    ranges = codec.ranges_of(tensor.nbytes)
+    places = [(tensor.data_ptr() + 2 * first, count) for first, count in ranges]
+    return codec.Coded(chunks=tuple(codec.windows(ranges, codec.Reference().histograms(places)))).nbytes
+
+
 def main() -> int:
     """Command line; returns the exit status."""
     arguments = command.parser("experiments.coding", __doc__)
@@ -105,6 +141,9 @@ def main() -> int:
     one.add_argument("--workloads", nargs="+", default=["session", "decode"], help="default: session decode")
     several = verbs.add_parser("compare", help="print what the FILEs of several processes say")
     several.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    bytes_of = verbs.add_parser("sizes", help="print how much smaller the KV cache of a trained model becomes")
+    bytes_of.add_argument("text", type=Path, metavar="TEXT", help="a file, whose first 2048 tokens are the prompt")
+    bytes_of.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
     given = arguments.parse_args()
     return command.run(lambda: _do(given))
 
@@ -113,6 +152,9 @@ def _do(given: argparse.Namespace) -> None:
     if given.verb == "measure":
         study = resolve(load_config(given.config))
         write_json(given.file, measure(study, given.round, given.layers, given.workloads, given.blocks))
+    elif given.verb == "sizes":
+        for line in sizes(resolve(load_config(given.config)), given.text.read_text(encoding="utf-8")):
+            print(line, flush=True)
     else:
         print("\n".join(compare([json.loads(file.read_text(encoding="utf-8")) for file in given.files])))
 

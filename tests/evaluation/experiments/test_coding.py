@@ -4,9 +4,14 @@ import json
 import sys
 
 import pytest
+import tokenizers
+import torch
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluation.experiments import coding
-from tests.evaluation.measuring import CONFIG, shallow
+from tests.evaluation.measuring import CONFIG, LAYERS, shallow
 
 __all__ = ["shallow"]
 
@@ -83,3 +88,39 @@ def test_what_is_not_in_the_study_is_named(command, asked, said):
     status, told = command("measure", "one.json", "--layers", "3", "--workloads", "session", *asked)
     assert status == 2
     assert said in told
+
+
+def test_sizes_of_a_checkpoint_and_of_random_weights(command, tmp_path):
+    """Exponents that lie apart need more bytes: the checkpoint's layers multiply by powers of two."""
+    words = tokenizers.Tokenizer(WordLevel({f"{word}": word for word in range(64)}, unk_token="0"))
+    words.pre_tokenizer = Whitespace()
+    words.save(str(tmp_path / "words.json"))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            vocab_size=64,
+            dtype=torch.bfloat16,
+        )
+    )
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj):
+            projection.weight.data *= 2.0 ** torch.randint(-20, 20, (32, 1))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "checkpoint")
+    PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "words.json")).save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "prompt.txt").write_text(" ".join(str(7 * word % 64) for word in range(600)))
+    (tmp_path / "config.yaml").write_text(json.dumps({**CONFIG, "model": {"path": str(tmp_path / "checkpoint")}}))
+    status, said = command("sizes", "prompt.txt")
+    assert status == 0, said
+    ratios = [float(line.split(": ")[1].split()[0]) for line in said.splitlines()]
+    assert [line.partition(",")[0] for line in said.splitlines()] == ["trained weights"] * 3 + ["random weights"] * 3
+    assert [ratio for ratio in ratios[3:] if not 0.69 < ratio < 0.8] == []
+    assert min(ratios[:3]) > max(ratios[3:])
+
+
+def test_sizes_need_a_checkpoint(command, tmp_path):
+    (tmp_path / "prompt.txt").write_text("a")
+    status, said = command("sizes", "prompt.txt")
+    assert (status, said) == (2, "error: model.path: a checkpoint is needed; make trained makes one\n")
