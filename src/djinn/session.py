@@ -244,6 +244,20 @@ class Session:
         if self._program is not None:
             self._program.break_at(layer, visit)
 
+    def _aim(self, layer: int | None, noted: Callable[[], object]) -> None:
+        """Replace the breakpoint by ``layer``, None for none, also while the program computes: for the debugger.
+
+        ``noted`` is called with that: an interrupt leaves both undone, or done.
+        """
+
+        def aim() -> None:
+            self._breakpoint = layer, 1
+            if self._program is not None:
+                self._program.break_at(layer, 1)
+            noted()
+
+        self._serve(aim)
+
     def start(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Session":
         """Run ``program(*args, **kwargs)`` on the session's thread until it ends or parks; returns at once.
 

@@ -12,6 +12,7 @@ from djinn.debugger.edits import Change
 from djinn.debugger.stops import in_words
 from djinn.debugger.values import Outcome, Refused, StateRow
 from djinn.durable.session_file import check_can_read
+from djinn.session import Session
 from djinn.wording import mebibytes, sized
 
 RUNS_AGAIN = "program runs again up to here"  # of a fork
@@ -27,25 +28,34 @@ def set_breakpoint(desk: Desk, asked: Asked) -> Outcome:
         ahead = desk.stops.ahead(session)
         return said(f"to stop after {in_words(ahead)}" if ahead else "no breakpoint: break L sets one")
     numbers, has_condition, text = asked.argument.partition("if")
-    layers = [number(word, "break L, or break L L if EXPRESSION") for word in numbers.split()]
+    layers = [layer for word in numbers.split() for layer in _layers_of(word, desk.depth)]
     if not layers or (has_condition and not text.strip()):
         raise Refused("if stands between layers and an expression: for example break 5 if h.norm() > 100")
-    for layer in layers:
-        check_breakpoint(layer, 1, desk.depth)
     desk.stops.set(session, dict.fromkeys(layers, edits.condition(text.strip()) if has_condition else None))
     return said(f"session {session.number} is to stop once after {in_words(desk.stops.ahead(session))}: resume")
 
 
+def _layers_of(word: str, depth: int) -> range:
+    """Return the layers that ``word`` names: one, or all of a range such as 16-30."""
+    first, _, last = word.partition("-") if word[0] != "-" else (word, "", "")
+    ends = [number(end, "break L, break L-L or break L L if EXPRESSION") for end in (first, last or first)]
+    for end in ends:
+        check_breakpoint(end, 1, depth)
+    if ends[0] > ends[1]:
+        raise Refused(f"{word} is no range: the lower layer comes first")
+    return range(ends[0], ends[1] + 1)
+
+
 def step(desk: Desk, asked: Asked) -> Outcome:
     """Go on to the next layer."""
-    session = parked(desk)
+    session = parked(desk, asked)
     desk.go(session, "waiting for the next layer", asked.say, step=True)
     return standing(desk, session)
 
 
 def token(desk: Desk, asked: Asked) -> Outcome:
     """Go on to the same layer in the next decode step, or to a breakpoint before that."""
-    session = parked(desk)
+    session = parked(desk, asked)
     layer = session.layer
     assert layer is not None
     where = next(iter(desk.stops.ahead(session)), layer)
@@ -58,7 +68,7 @@ def token(desk: Desk, asked: Asked) -> Outcome:
 
 def resume(desk: Desk, asked: Asked) -> Outcome:
     """Go on to the next breakpoint, or to the end."""
-    session = parked(desk)
+    session = parked(desk, asked)
     where = next(iter(desk.stops.ahead(session)), None)
     desk.go(session, "waiting for the end" if where is None else f"waiting for layer {where}", asked.say)
     return standing(desk, session)
@@ -69,12 +79,14 @@ def pause(desk: Desk, asked: Asked) -> Outcome:
     session = alive(desk)
     session.pause()
     desk.wait_for(session, "waiting for its next layer", asked.say)
+    if session.phase in PARKED:
+        desk.settle(session, asked.say)
     return standing(desk, session)
 
 
 def wait(desk: Desk, asked: Asked) -> Outcome:
     """IO_WAIT."""
-    session = parked(desk)
+    session = parked(desk, asked)
     session.io_wait()
     desk.sample()
     lines = [f"session {session.number}: {stands(session)}"]
@@ -89,13 +101,47 @@ def wait(desk: Desk, asked: Asked) -> Outcome:
 
 def edit(make: Callable[[str], Change], desk: Desk, asked: Asked) -> Outcome:
     """Change the hidden states by what ``make`` makes of the argument."""
-    session = parked(desk)
+    session = parked(desk, asked)
     if not asked.argument:
         raise Refused("an edit needs its argument: see help")
-    change = make(asked.argument)
+    return said(*_edited(desk, session, make(asked.argument), asked))
+
+
+def _edited(desk: Desk, session: Session, change: Change, asked: Asked) -> tuple[str, str]:
     before, after, difference = desk.edit(session, change, asked.say)
     what = f"hidden_states of session {session.number}: {change.said}"
-    return said(what, f"their norm was {before:.4g} and is {after:.4g}, that of the difference is {difference:.4g}")
+    return what, f"their norm was {before:.4g} and is {after:.4g}, that of the difference is {difference:.4g}"
+
+
+def always(desk: Desk, asked: Asked) -> Outcome:
+    """Make an edit now and at every later visit of this layer, or say which are made so."""
+    if not asked.argument:
+        standing = desk.stops.standing(alive(desk))
+        lines = [f"after layer {layer}: {change.said}" for layer, changes in standing.items() for change in changes]
+        return said(*lines or ["no standing edit: always EDIT makes one"])
+    session = parked(desk, asked)
+    kind, _, argument = asked.argument.partition(" ")
+    makes = [make for name, make in edits.KINDS.items() if name.startswith(kind)]
+    if len(makes) != 1 or not argument.strip():
+        raise Refused(f"always takes {', '.join(edits.KINDS)}, and what that takes: for example always scale 2")
+    desk.stops.check_can_stand(session)
+    change = makes[0](argument.strip())
+    now = _edited(desk, session, change, asked)
+    desk.stand(session, change)
+    return said(*now, f"so it is at every later visit of layer {session.layer}: never ends that")
+
+
+def never(desk: Desk, asked: Asked) -> Outcome:
+    """End the standing edits of this layer, or of all."""
+    session = alive(desk)
+    if asked.argument not in ("", "all"):
+        raise Refused("type never for this layer, or never all")
+    standing = desk.stops.standing(session)
+    layers = [layer for layer in standing if asked.argument or layer == session.layer]
+    if not layers:
+        raise Refused(f"no standing edit {'' if asked.argument else 'of this layer'}".rstrip() + ": always lists them")
+    desk.stops.lift(session, layers)
+    return said(f"session {session.number} has no standing edit after {in_words(dict.fromkeys(layers), 'any')} now")
 
 
 def name(desk: Desk, asked: Asked) -> Outcome:
@@ -107,7 +153,7 @@ def name(desk: Desk, asked: Asked) -> Outcome:
 
 def copy(desk: Desk, asked: Asked) -> Outcome:
     """Write one tensor of the state to a file; asks before one is replaced."""
-    session = parked(desk)
+    session = parked(desk, asked)
     name, _, text = asked.argument.partition(" ")
     if not text.strip():
         raise Refused("type copy NAME PATH, for example copy hidden_states h.safetensors")
@@ -134,7 +180,7 @@ def _row_of(name: str, rows: Sequence[StateRow]) -> StateRow:
 
 def save(desk: Desk, asked: Asked) -> Outcome:
     """Write the session to a file; asks before one is replaced."""
-    session = parked(desk)
+    session = parked(desk, asked)
     if not asked.argument:
         raise Refused("type save PATH, for example save one.djinn")
     path = Path(asked.argument).expanduser()
@@ -175,7 +221,7 @@ def ask_to_fork(what: str) -> Outcome:
 
 def fork(desk: Desk, asked: Asked) -> Outcome:
     """Fork the session, and select the fork; asks first, for side effects happen again."""
-    session = parked(desk)
+    session = parked(desk, asked)
     session._check_can_fork()
     if not asked.confirmed:
         return ask_to_fork(f"fork of session {session.number}")

@@ -39,11 +39,12 @@ def session_of(desk: Desk) -> Session:
     return session
 
 
-def parked(desk: Desk) -> Session:
-    """The selected session, if it is parked. Raises :class:`Refused` otherwise."""
+def parked(desk: Desk, asked: Asked) -> Session:
+    """The selected session, if it is parked, its standing edits made. Raises :class:`Refused` otherwise."""
     session = session_of(desk)
     if session.phase not in PARKED:
         raise Refused(f"session {session.number} is {phase_of(session)}, not paused: {_what_now(session)}")
+    desk.settle(session, asked.say)
     return session
 
 
@@ -83,9 +84,12 @@ def stands(session: Session) -> str:
 
 def standing(desk: Desk, session: Session) -> Outcome:
     """Where ``session`` stands; of a program that has finished, its tokens too."""
+    if session.phase in ENDED:
+        desk.stops.leave(session)  # else it would have missed a breakpoint that was none
     lines = [f"session {session.number}: {stands(session)}"]
+    edited = desk.edited(session)
     if session.phase is Phase.FINISHED:
         if ahead := desk.stops.ahead(session):  # where a condition did not hold the session did come there
             lines = [f"session {session.number}: finished without stopping after {in_words(ahead, 'any')}"]
-        lines += words.token_lines(desk.tokens())
-    return Outcome(lines=tuple(lines), failed=session.phase is Phase.FAILED)
+        return said(*lines, *edited, *words.token_lines(desk.tokens()))
+    return Outcome(lines=(*lines, *edited), failed=session.phase is Phase.FAILED)

@@ -99,7 +99,7 @@ def _tokens(desk: Desk, asked: Asked) -> Outcome:
 
 
 def _lens(desk: Desk, asked: Asked) -> Outcome:
-    lens = desk.patient_lens(parked(desk), *_tokens_of("lens", asked.argument, count=5), asked.say)
+    lens = desk.patient_lens(parked(desk, asked), *_tokens_of("lens", asked.argument, count=5), asked.say)
     return Outcome(lines=tuple(words.lens_lines(lens)), failed=bool(lens.note))
 
 
@@ -116,7 +116,7 @@ def _tokens_of(command: str, argument: str, *, count: int) -> tuple[int, int]:
 
 def _lens_layers(desk: Desk, asked: Asked) -> Outcome:
     """Show the lens here and at every later layer of the pass, to which a fork goes; asks first, as ``fork`` does."""
-    session = parked(desk)
+    session = parked(desk, asked)
     wanted = _tokens_of("lens layers", asked.argument, count=1)
     if session.layer == desk.depth:
         raise Refused(f"no layer comes after layer {desk.depth}: lens shows this one")
@@ -141,12 +141,12 @@ def _lens_layers(desk: Desk, asked: Asked) -> Outcome:
 
 
 def _state(desk: Desk, asked: Asked) -> Outcome:
-    desk.measure_all(parked(desk), asked.say)
+    desk.measure_all(parked(desk, asked), asked.say)
     return said(*words.state_lines(desk.state()))
 
 
 def _left(desk: Desk, asked: Asked) -> Outcome:
-    lines = [str(line) for line in parked(desk).left_behind]
+    lines = [str(line) for line in parked(desk, asked).left_behind]
     return said(*lines or ["nothing that was found stays on the device"])
 
 
@@ -187,7 +187,7 @@ def _quit(desk: Desk, asked: Asked) -> Outcome:
 COMMANDS = (
     Command(
         name="break",
-        arguments="[L ...] [if X]",
+        arguments="[L L-L] [if X]",
         help="stop once after layers L, if X of h is true; alone: say",
         key="b",
         act=acts.set_breakpoint,
@@ -228,6 +228,20 @@ COMMANDS = (
         help="run a Python expression of h and torch; it is executed",
         key="e",
         act=partial(acts.edit, edits.expression),
+    ),
+    Command(
+        name="always",
+        arguments="[EDIT ...]",
+        help="an edit now and at each later visit here; alone: list",
+        key="a",
+        act=acts.always,
+    ),
+    Command(
+        name="never",
+        arguments="[all]",
+        help="end the standing edits of this layer, or all",
+        key="N",
+        act=acts.never,
     ),
     Command(
         name="copy",

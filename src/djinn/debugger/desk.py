@@ -5,7 +5,9 @@ says so every second, and can be told to stop.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ import torch
 from djinn.core import ENDED, PARKED, Phase
 from djinn.debugger.edits import Change
 from djinn.debugger.looking import Busy, Looker
-from djinn.debugger.looks import Looks, changed, mark_of, phase_of
+from djinn.debugger.looks import Looks, Mark, changed, mark_of, phase_of
 from djinn.debugger.memory import MemoryRing
-from djinn.debugger.patience import TICK_SECONDS, Interrupted, Patience, Say
+from djinn.debugger.patience import TICK_SECONDS, Patience, Say
 from djinn.debugger.stops import Stops
 from djinn.debugger.values import Lens, MemorySample, Refused, SessionRow, StateRow, Tokens
 from djinn.runtime import Runtime
 from djinn.session import Session
 from djinn.status import Status
+from djinn.wording import counted
 
 File = tuple[int, int, int]  # one file at one time: its number, when it was written, its bytes
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a program and its arguments
@@ -58,12 +61,17 @@ class Desk(Patience):
         self._looks = Looks(runtime, self._looker, tokenizer)
         self._number: int | None = None  # of the selected session
         self.stops = Stops(runtime.depth)
+        self._begun: dict[int, Mark] = {}  # by session, where its standing edits were last begun
+        self._untold: dict[int, Counter[int]] = {}  # by session, how often after which layer
         self._labels: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._saved: dict[int, tuple[tuple[int, int], Path, File | None]] = {}
 
     def close(self) -> None:
-        """End the thread of the bench's own computing; nothing else is touched."""
+        """End the thread of the bench's own computing, and standing edits, which nobody would make; no more."""
+        for session in self.runtime.sessions:
+            if session.phase not in ENDED:
+                self.stops.leave(session)
         self._looker.close()
 
     # -- what is shown -----------------------------------------------------------------------------------------------
@@ -173,14 +181,14 @@ class Desk(Patience):
     def go(self, session: Session, what: str, say: Say, *, step: bool = False, once_at: int | None = None) -> None:
         """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`.
 
-        At a breakpoint whose condition does not hold it goes on again. It stops at layer ``once_at`` too, unless it
-        has stopped before.
+        At a breakpoint whose condition does not hold it goes on again, and where only a standing edit is to be made. It
+        stops at layer ``once_at`` too, unless it has stopped before.
         """
         self.sample()
         if once_at is not None:
             self.stops.add(session, once_at)
-        while True:
-            self.stops.arm(session)
+        for _ in self.each(itertools.count(), lambda times: f"{what}, stopped {counted(times, 'time')} meanwhile", say):
+            self.stops.arm(session, waits=True)
             if step:
                 self.patiently(lambda: session.step(TICK_SECONDS), what, say)
             else:
@@ -188,22 +196,56 @@ class Desk(Patience):
             self.wait_for(session, what, say)
             if self._stays(session, say, step=step):
                 break
-            if self._stop.is_set():
-                raise Interrupted
         if session.phase in PARKED:
             if once_at not in (None, session.layer):
                 self.stops.drop(session, once_at)
-            self.stops.arm(session)  # now: who leaves the debugger here has the next one ahead
+            self.stops.arm(session, waits=False)  # now: who leaves the debugger here has the next one ahead
         self.sample()
 
+    def settle(self, session: Session, say: Say) -> None:
+        """Do with ``session``, which is parked, what :meth:`go` has left when it was interrupted."""
+        if self.stops.standing(session):
+            self._make_standing(session, say)
+            self.stops.arm(session, waits=False)
+
+    def _make_standing(self, session: Session, say: Say) -> None:
+        """Make the standing edits of this layer, all or nothing, unless they were made at this very visit."""
+        layer = session.layer or 0
+        changes = self.stops.standing(session).get(layer)
+        if not changes or session.phase not in PARKED or self._is_over(session):
+            return
+        self._begun[session.number] = mark_of(session)
+        try:
+            self._change(session, changes, say)
+        except Refused as error:
+            self._end_visit(session)  # it would fail again
+            why = f"its standing edit was not made: {error}"
+            raise Refused(f"session {session.number} is paused after layer {layer}: {why}") from None
+        self._untold.setdefault(session.number, Counter())[layer] += 1
+
+    def _is_over(self, session: Session) -> bool:
+        """Whether an edit was written since they were begun at this visit: an interrupt may come behind that."""
+        visit, edits = mark_of(session)
+        begun_at, edits_then = self._begun.get(session.number, (-1, -1))
+        return begun_at == visit and edits_then < edits
+
+    def _end_visit(self, session: Session) -> None:
+        """Have no standing edit made any more at this visit."""
+        self._begun[session.number] = (session._arrivals, -1)
+
+    def edited(self, session: Session) -> list[str]:
+        """Say how often standing edits of ``session`` were made since this was asked for last."""
+        made = self._untold.pop(session.number, Counter())
+        return [f"edited {counted(times, 'time')} after layer {layer}" for layer, times in sorted(made.items())]
+
     def _stays(self, session: Session, say: Say, *, step: bool) -> bool:
-        """Whether ``session`` has not stopped at a breakpoint whose condition does not hold."""
-        condition = self.stops.reached(session)
-        if condition is None or session.layer is None:
-            return True
-        self.stops.again(session)  # until the condition is known to hold
-        if step:
-            return True
+        """Make the standing edits; say whether ``session`` has stopped for more than those, and its condition holds."""
+        passes, condition = self.stops.passes(session), self.stops.reached(session)
+        if condition is not None:
+            self.stops.again(session)  # until the condition is known to hold
+        self._make_standing(session, say)
+        if condition is None or session.layer is None or step:
+            return step or not passes
         hidden = self.copied(session, "hidden_states", say)
         try:
             holds = self.cuttably(lambda: condition.holds(hidden), "waiting for the condition", say)
@@ -232,11 +274,19 @@ class Desk(Patience):
 
     def edit(self, session: Session, change: Change, say: Say) -> tuple[float, float, float]:
         """Change the hidden states of ``session``, all or nothing; return norms: before, after, of the change."""
-        before = self.copied(session, "hidden_states", say)
-        after = self.cuttably(lambda: changed(before, change), "waiting for the edit", say)
-        self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
-        old, new = before.double(), after.double()
+        old, new = (each.double() for each in self._change(session, [change], say))
         return float(old.norm()), float(new.norm()), float((new - old).norm())
+
+    def _change(self, session: Session, changes: Sequence[Change], say: Say) -> tuple[torch.Tensor, torch.Tensor]:
+        before = self.copied(session, "hidden_states", say)
+        after = self.cuttably(lambda: changed(before, changes), "waiting for the edit", say)
+        self.patiently(lambda: self._looks.write(session, after), _FOR_THE_DEVICE, say)
+        return before, after
+
+    def stand(self, session: Session, change: Change) -> None:
+        """Have ``change``, which was made at this visit, made at every later one of this layer."""
+        self.stops.stand(session, change)
+        self._end_visit(session)
 
     def copied(self, session: Session, name: str, say: Say) -> torch.Tensor:
         """Return a copy of one tensor of the state, in host memory."""

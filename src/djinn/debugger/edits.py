@@ -5,7 +5,7 @@ An expression is Python, and is executed: it can do whatever the process can.
 
 import builtins
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -109,6 +109,9 @@ def expression(argument: str) -> Change:
         return value.detach().to("cpu", dtype)
 
     return Change(apply=apply, said=f"replaced by {argument}, which was executed as Python")
+
+
+KINDS: Mapping[str, Callable[[str], Change]] = {"scale": scale, "zero": zero, "add": add, "expr": expression}
 
 
 def condition(argument: str) -> Condition:

@@ -5,7 +5,7 @@ state that may wait on the device in IO_WAIT would go to host memory.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -149,10 +149,13 @@ class Looks:
             return function()
 
 
-def changed(before: torch.Tensor, change: Change) -> torch.Tensor:
-    """Return what ``change`` makes of ``before``, in host memory. Raises :class:`Refused`."""
+def changed(before: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
+    """Return what ``changes`` make of ``before``, one after the other, in host memory. Raises :class:`Refused`."""
+    after = before
     with torch.no_grad():
-        return change.apply(before.clone()).to(before.dtype)
+        for change in changes:
+            after = change.apply(after.clone()).to(before.dtype)
+    return after
 
 
 def phase_of(session: Session) -> str:

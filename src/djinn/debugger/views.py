@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from djinn.debugger.tables import Column, cut, table, tail
 from djinn.debugger.values import Lens, SessionRow, StateRow, Tokens
-from djinn.debugger.words import norm_text, spread_text, visible
+from djinn.debugger.words import norm_text, spans, spread_text, visible
 from djinn.wording import sized
 
 _SESSIONS = (
@@ -47,7 +47,7 @@ def _session(row: SessionRow) -> tuple[str, ...]:
         " + ".join(map(sized, sizes)) or "-",
         f"{row.age_seconds:.1f} s",
         row.doing,
-        " ".join(map(str, row.stops)) or "-",
+        " ".join(spans(row.stops)) or "-",
         visible(", ".join(filter(None, notes))),
     )
 

@@ -1,7 +1,8 @@
 """How the values of the bench are said in lines of at most 80 characters where that is possible; no colour, ASCII."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from djinn.debugger.memory import history
 from djinn.debugger.values import Lens, MemorySample, SessionRow, StateRow, Tokens
@@ -15,6 +16,15 @@ _SESSIONS = "{:1}{:>3}  {:<9}{:>5}  {:>10} {:>10} {:>10} {:>8}  {}"
 def visible(text: str) -> str:
     """Return ``text`` with control characters escaped, so that nothing in it moves the cursor."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def spans(layers: Iterable[int]) -> list[str]:
+    """Return ``layers`` in their order; three and more that follow each other are one word, such as ``16-30``."""
+    words: list[str] = []
+    for _, run in groupby(enumerate(layers), key=lambda item: item[1] - item[0]):
+        names = [str(layer) for _, layer in run]
+        words += [f"{names[0]}-{names[-1]}"] if len(names) > 2 else names
+    return words
 
 
 def error_line(error: BaseException) -> str:
@@ -37,7 +47,7 @@ def session_lines(rows: Sequence[SessionRow]) -> list[str]:
         notes = [
             row.named,
             row.doing if row.doing != "-" else "",
-            f"to stop after {' '.join(map(str, row.stops))}" if row.stops else "",
+            f"to stop after {' '.join(spans(row.stops))}" if row.stops else "",
             ("saved" if row.saved else "durable") if row.durable else "",
             row.label,
         ]

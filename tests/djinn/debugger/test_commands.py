@@ -38,6 +38,8 @@ def test_the_table_names_each_command_and_key_once():
         ("le l", "lens layers", ""),
         ("e h + 1", "edit expr", "h + 1"),
         ("save a file", "save", "a file"),
+        ("a expr h * 2", "always", "expr h * 2"),
+        ("ne all", "never", "all"),
         ("S x", "save", "x"),
     ],
 )
@@ -459,6 +461,26 @@ def test_of_several_breakpoints_the_next_comes_first(bench, started, does, refus
     assert does("break") == "to stop after layer 6"
     assert "paused after layer 6" in does("resume")
     assert does("resume").startswith("session 1: finished")
+
+
+def test_a_range_is_all_of_its_layers(bench, started, does, refuses):
+    """Among single ones, with a condition, and said as one; what is none is a line, and the breakpoints stay."""
+    session = started(2)
+    assert does("break 1 3-5 6-6") == "session 1 is to stop once after each of layers 3-6 and 1: resume"
+    assert bench.rows()[0].stops == (3, 4, 5, 6, 1)
+    assert "to stop after 3-6 1" in does("sessions")
+    for line, said in {
+        "break 5-3": "5-3 is no range: the lower layer comes first",
+        "break 5-9999999999": "ValueError: breakpoint 9999999999 is not a layer of this model: 1 to 6",
+        "break -3": "ValueError: breakpoint -3 is not a layer of this model: 1 to 6",
+        "break 3-x": "'x' is no whole number: type break L, break L-L or break L L if EXPRESSION",
+    }.items():
+        assert refuses(line) == said
+    for layer in (3, 4, 5, 6, 1):
+        assert f"paused after layer {layer}" in does("resume")
+    does("break 2-4 if False")
+    assert does("resume").startswith("session 1: finished without stopping after any of layers 2-4, if False\n")
+    assert session.phase is djinn.Phase.FINISHED
 
 
 def test_a_condition_stops_where_it_holds(bench, started, does, refuses, monkeypatch):
