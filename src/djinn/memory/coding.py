@@ -105,25 +105,42 @@ class Coding:
             )
         slot.lane.record(copied)
 
-    def bring(self, parts: Iterable[tuple[Packed, int]], mark: Mark, *, behind: Mark | None = None) -> None:
+    def bring(
+        self,
+        parts: Iterable[tuple[Packed, int]],
+        mark: Mark,
+        *,
+        behind: Mark | None = None,
+        at_once: bool = False,
+    ) -> None:
         """Fill the storages of ``parts``, coded or not, each from its address in host memory.
 
-        ``mark`` comes when that is done, and not before the mark ``behind``.
+        ``mark`` comes when that is done, and not before the mark ``behind``. ``at_once``: copies are submitted without
+        letting go of the interpreter. That is for page-locked memory, as other copies take long.
         """
         slot = next(self._next_in)
-        for part, source in parts:
-            if part.coded is None:
-                slot.lane.fill(part.item.storage, source)
-            else:
-                self._decode(slot, part.item, part.coded, source)
+        try:
+            self._fill(slot, parts, at_once)
+        except BaseException:
+            for lane in self.lanes_in:  # whoever tries again may get another slot: that comes behind what is under way
+                if lane is not slot.lane:
+                    lane.follow(slot.lane)
+            raise
         if behind is not None:
             slot.lane.wait(behind)
         slot.lane.record(mark)
 
-    def _decode(self, slot: _Slot, item: StateStorage, coded: Coded, source: int) -> None:
+    def _fill(self, slot: _Slot, parts: Iterable[tuple[Packed, int]], at_once: bool) -> None:
+        for part, source in parts:
+            if part.coded is None:
+                slot.lane.fill(part.item.storage, source, at_once=at_once)
+            else:
+                self._decode(slot, part.item, part.coded, source, at_once)
+
+    def _decode(self, slot: _Slot, item: StateStorage, coded: Coded, source: int, at_once: bool) -> None:
         for chunk, offset in coded.places():
             numbers = item.storage.data_ptr() + 2 * chunk.first
-            bring = functools.partial(slot.lane.bring, slot.address, source + offset, chunk.nbytes, at_once=True)
+            bring = functools.partial(slot.lane.bring, slot.address, source + offset, chunk.nbytes, at_once=at_once)
             decode = functools.partial(self._coder.decode, slot.address, chunk, numbers)
             holding(
                 slot.lock, functools.partial(_one_after_the_other, bring, functools.partial(slot.lane.launch, decode))

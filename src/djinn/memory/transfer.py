@@ -306,7 +306,7 @@ class TransferEngine:
     def undo(self, restore: Restore) -> None:
         """Undo a swap-in that was not completed, if there is one."""
         if restore.begun:
-            for lane in (restore.compute, self._in, self._in_behind, *self._lanes_behind(restore)):
+            for lane in (restore.compute, self._in, *self._lanes_that_fill()):
                 lane.synchronize()
             _free(restore.copy.entries)
             restore.rewind()
@@ -388,6 +388,7 @@ class TransferEngine:
         """Fill the storages of ``parts``, each from its address, and wait until that is done."""
         if self._coding is None:
             for part, source in parts:
+                assert part.coded is None
                 compute.fill(part.item.storage, source)
             compute.synchronize()
         else:
@@ -400,6 +401,10 @@ class TransferEngine:
     def _lanes_behind(self, restore: Restore) -> list[Lane]:
         """Return the lanes that bring the history."""
         return self._coding.lanes_in if self._coding is not None and restore.coded else [self._in_behind]
+
+    def _lanes_that_fill(self) -> list[Lane]:
+        """Return all lanes that may bring the history, or all state of a program that is unwound."""
+        return [self._in_behind, *(self._coding.lanes_in if self._coding is not None else ())]
 
     def fetch(self, session: int, spilled: Sequence[Spill], compute: Lane) -> bool:
         """Bring what is ``spilled`` straight to the device, before its program is unwound; False without room.
@@ -455,9 +460,10 @@ class TransferEngine:
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
     def _submit(self, restore: Restore, batch: Batch) -> None:
-        if self._coding is not None and restore.coded:
+        if restore.coded:
+            assert self._coding is not None
             parts = [(entry, entry.source) for entry in batch.entries]
-            self._coding.bring(parts, batch.mark, behind=restore.last)
+            self._coding.bring(parts, batch.mark, behind=restore.last, at_once=True)
         else:
             for entry in batch.entries:
                 self._in_behind.fill(entry.item.storage, entry.source)
@@ -511,6 +517,9 @@ class TransferEngine:
             f"{restore.state_bytes} bytes of session state could not be brought back to the device: {cause}"
         )
         error.__cause__ = cause
+        with suppress(Exception):  # what is under way reads the host memory, and writes to storages
+            for lane in self._lanes_that_fill():
+                lane.synchronize()
         restore.finish(error)
         self._settle(restore)
 

@@ -13,6 +13,9 @@ call site. The same frames at the same instructions, with the same references me
 temporaries. One more holder changes a count, and the question is asked again. In a loop over the layers the frames
 stand at the same instructions in each round, so one answer serves all layers.
 
+Temporaries of a call that lasts grow old, and are not found where young ones are looked for. So an answer that rests on
+old ones knows them again by their addresses, and that they are what they were.
+
 An answer that rests on anything but temporaries is not cached. Garbage and objects of the program come and go, and a
 holder may take the place of one in the count. Nor is an answer cached that was found while a thread was being traced,
 for the local variables of that thread cannot be read.
@@ -23,12 +26,13 @@ that exactly replaces a temporary of the earlier pause, as in ``f(x if first els
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from djinn.state.referrers import Chains, young_temporaries
+from djinn.state.referrers import Chains, Temporary, old_temporaries, young_temporaries
 from djinn.state.tensors import base_of, is_lazily_copied, is_the_allocator_s, storage_of
 from djinn.state.walk import Node, Walk
 
@@ -37,11 +41,20 @@ _ENDS = (nn.Module, torch._C._FunctionBase)  # external holders: C++ may hold su
 Signature = tuple[object, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """The suspects that are ``held``, by position, and the old temporaries that it rests on, by their ``marks``."""
+
+    held: frozenset[int]
+    marks: Mapping[int, int]
+    old: tuple[Temporary, ...]
+
+
 class Ownership:
     """Finds the externally referenced storages of any session of one runtime; caches its answers by call site."""
 
     def __init__(self) -> None:
-        self._held_at: dict[Signature, frozenset[int]] = {}  # the suspects that are held, by position
+        self._held_at: dict[Signature, _Answer] = {}
         self._canary = torch.empty(1, device="cpu")  # a tensor with one holder: its counts are the minimum
 
     def externally_referenced(
@@ -73,17 +86,20 @@ class Ownership:
         """Find the suspects with an external holder, and those for which this cannot be decided."""
         met = ((walk.nodes[key], surplus) for key, surplus in suspects.items())
         counts = tuple((node.name, node.edges, node.mentions, surplus) for node, surplus in met)
-        objects = {key: walk.nodes[key].obj for key in suspects}
+        objects = _objects(walk, suspects)
         signature = (site, counts, young_temporaries(objects))
-        positions = self._held_at.get(signature)
-        if positions is None:
+        answer = self._held_at.get(signature)
+        if answer is None or old_temporaries(answer.marks, objects) != answer.old:
             chains = Chains(objects, inside=walk.nodes, ends=_ENDS, ignored=(Node,))
             if chains.traced:
                 return chains.held, set(suspects) - chains.held
-            positions = frozenset(index for index, key in enumerate(suspects) if key in chains.held)
-            if chains.only_temporaries:
-                self._held_at[signature] = positions
-        return {key for index, key in enumerate(suspects) if index in positions}, set()
+            held = frozenset(index for index, key in enumerate(suspects) if key in chains.held)
+            lasts, marks = chains.only_temporaries, chains.old
+            del chains, objects  # they refer to what is counted now
+            answer = _Answer(held=held, marks=marks, old=old_temporaries(marks, _objects(walk, suspects)))
+            if lasts:
+                self._held_at[signature] = answer
+        return {key for index, key in enumerate(suspects) if index in answer.held}, set()
 
     def _held_in_c(self, nodes: list[Node]) -> str | None:
         """Why the storage cannot be emptied, or None: its kind, or users other than the tensors in ``nodes``."""
@@ -110,6 +126,10 @@ class Ownership:
 
 def _uses(tensor: torch.Tensor) -> int:
     return int(torch._C.TensorBase._use_count(tensor))  # type: ignore[attr-defined]  # not in torch's stubs
+
+
+def _objects(walk: Walk, keys: Iterable[int]) -> dict[int, object]:
+    return {key: walk.nodes[key].obj for key in keys}
 
 
 def _suspects(walk: Walk, candidates: set[int]) -> dict[int, int]:

@@ -4,7 +4,9 @@ It asks ``gc.get_referrers`` level by level, from the suspects upwards. A chain 
 local variable of another thread ends at an external holder. A chain that ends in nothing ends on a value stack, which
 Python does not show. Needs nothing but the standard library.
 
-Not seen: holders that the garbage collector does not know, and the value stacks of other threads.
+Not seen: holders that the garbage collector does not know, and the value stacks of other threads. A tuple that another
+thread is making of the session's own tensors is left alone while a place in it is empty. If all are filled for now, that
+thread's ``tuple`` fails.
 """
 
 import contextvars
@@ -14,13 +16,15 @@ import gc
 import itertools
 import opcode
 import operator
+import os
 import sys
 import threading
 import types
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 _HOLDER_TYPES = (type, types.ModuleType, contextvars.Context)  # external holders: a chain ends at these
+_TEMPORARIES = (tuple, dict, types.CellType)  # what a call keeps on the value stack, and captured variables
 # Copies the memory of an object, so many bytes. None of Python's own functions does so without asking the audit hooks.
 _memory_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.c_ssize_t)(
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
@@ -28,6 +32,8 @@ _memory_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.c_ssiz
 _view: Callable[[Any], Any] = memoryview
 _as_words = operator.methodcaller("cast", "N")  # as large as an address
 _NOTHING = frozenset((0,))
+_STEPPING = threading.RLock()
+os.register_at_fork(after_in_child=_STEPPING._at_fork_reinit)  # type: ignore[attr-defined]
 _MAX_CHAIN = 5  # referrers deep; a longer chain counts as an external holder
 _MAX_REFERRERS = 256  # at one depth; each costs a comparison with every reference in the process
 
@@ -40,6 +46,9 @@ _CALLING_NOTHING = frozenset(
 _CO_OPTIMIZED = 1  # the code of a function: its local variables lie in the frame
 
 
+Temporary = tuple[str, int, tuple[int, ...]]
+
+
 class Chains:
     """Chains from ``suspects``, by id, to external holders; objects whose ids are ``inside`` are not followed.
 
@@ -48,6 +57,7 @@ class Chains:
 
     - ``held``: the suspects that a chain connects with an external holder;
     - ``only_temporaries``: whether only temporaries of a call refer to the other suspects;
+    - ``old``: those among them that have grown old, for :func:`old_temporaries`;
     - ``traced``: whether local variables of another thread could not be read, which may hold any other suspect.
     """
 
@@ -67,6 +77,7 @@ class Chains:
         self._leads_to: dict[int, list[int]] = {}  # referrers outside: their referents in ``_objects``
         self._refused: set[int] = set()  # referrers that an object inside refers to, and that a walk does not enter
         self._young: frozenset[int] = frozenset()
+        self._left_alone = False  # whether a tuple that is just being made refers to a suspect, or to a referrer
         self._asked: set[int] = set()  # objects whose referrers are known
         self._holders = {id(vars(module)) for module in list(sys.modules.values()) if type(module) is types.ModuleType}
         theirs, self.traced = locals_of_other_threads()
@@ -75,8 +86,14 @@ class Chains:
             gc.unfreeze()  # frozen containers are invisible to get_referrers
         self.held = self._climb()
         others = [key for key in self._leads_to if not self._reached([key]) <= self.held]
-        self.only_temporaries = self._young.issuperset(others) and all(
-            self._suspects.issuperset(self._leads_to[key]) for key in others
+        old = [key for key in others if key not in self._young]
+        positions = {key: position for position, key in enumerate(suspects)}
+        lasting = [key for key in old if self._suspects.issuperset(self._leads_to[key])]
+        self.old = {object.__hash__(self._objects[key]): positions[self._leads_to[key][0]] for key in lasting}
+        self.only_temporaries = (
+            not self._left_alone
+            and all(any(type(self._objects[key]) is kind for kind in _TEMPORARIES) for key in old)
+            and all(self._suspects.issuperset(self._leads_to[key]) for key in others)
         )
 
     def _climb(self) -> set[int]:
@@ -101,7 +118,8 @@ class Chains:
 
     def _refer_to(self, level: list[object]) -> list[int]:
         """Find the referrers of ``level`` whose own referrers are not known."""
-        found = _referrers_of(level)
+        found, left_alone = _referrers_of(level)
+        self._left_alone = self._left_alone or left_alone
         found.append(tuple([None]))  # noqa: C409 - a tuple that nobody has but this list; a literal would be the code's
         *counts, alone = map(sys.getrefcount, found)
         # The call's own argument tuple is like that one. A tuple on a value stack has one reference more.
@@ -143,9 +161,21 @@ class Chains:
 
 
 def _in_one_step(*steps: Callable[[], Any]) -> list[Any]:
-    """Call the C functions ``steps`` within one C call, in which no other thread runs, and no garbage collection."""
+    """Call the C functions ``steps`` within one C call, in which no other thread runs, and no garbage collection.
+
+    An audit hook in Python is an exception: a step that asks it lets others run. So one thread is here at a time, or
+    the end of its steps would turn collections on in the midst of another's.
+    """
+    with _STEPPING: return _without_collections(steps)  # fmt: skip # noqa: E701
+
+
+def _without_collections(steps: tuple[Callable[[], Any], ...]) -> list[Any]:
     before, after = (gc.disable, gc.enable) if gc.isenabled() else (gc.isenabled, gc.isenabled)
-    return list(map(operator.call, (before, *steps, after)))[1:-1]
+    try:
+        return list(map(operator.call, (before, *steps, after)))[1:-1]
+    except BaseException:  # as a hook may raise
+        after()
+        raise
 
 
 def _young_referrers(keys: frozenset[int]) -> list[object]:
@@ -181,8 +211,11 @@ def _referring(keys: frozenset[int], generation: int) -> list[object]:
     return found
 
 
-def _referrers_of(objects: list[object]) -> list[object]:
-    """Find what refers to ``objects``, but for tuples that another thread is just making."""
+def _referrers_of(objects: list[object]) -> tuple[list[object], bool]:
+    """Find what refers to ``objects``, but for tuples that are just being made; and whether there are such.
+
+    One that another thread has filled for now, and will make longer, looks like any other.
+    """
     all_of_them: list[object] = []
     tuples: list[object] = []
     found: list[object] = []
@@ -193,8 +226,8 @@ def _referrers_of(objects: list[object]) -> list[object]:
     rest = functools.partial(found.extend, itertools.compress(all_of_them, no_tuples))
     choose = functools.partial(tuples.extend, _of_type(tuple, all_of_them))
     keep = functools.partial(found.extend, _whole(tuples))
-    _in_one_step(look, rest, choose, all_of_them.clear, keep, tuples.clear)
-    return found
+    _, count, *_ = _in_one_step(look, all_of_them.__len__, rest, choose, all_of_them.clear, keep, tuples.clear)
+    return found, count > len(found)
 
 
 def _of_type(kind: type, objects: list[Any]) -> Iterator[Any]:
@@ -216,14 +249,30 @@ def _whole(tuples: list[Any]) -> Iterator[Any]:
     return itertools.compress(tuples, map(_NOTHING.isdisjoint, _words_of(tuples)))
 
 
-def young_temporaries(suspects: dict[int, object]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+def young_temporaries(suspects: dict[int, object]) -> tuple[Temporary, ...]:
     """Describe each young temporary that refers to a suspect: type, reference count and positions of the suspects.
 
     Called from one place of the code only, so that the reference counts are comparable.
     """
+    return _described(_young_referrers(frozenset(suspects)), suspects)
+
+
+def old_temporaries(marks: Mapping[int, int], suspects: dict[int, object]) -> tuple[Temporary, ...]:
+    """Describe in this way the objects with one of ``marks``, each with the position of a suspect that it refers to.
+
+    A call that lasts has such temporaries, as ``generate``. To find them again takes one pass over all objects.
+    """
+    if not marks:
+        return ()
+    known = list(suspects.values())
+    referrers, _ = _referrers_of([known[position] for position in set(marks.values())])
+    return _described([obj for obj in referrers if object.__hash__(obj) in marks], suspects)
+
+
+def _described(objects: list[object], suspects: dict[int, object]) -> tuple[Temporary, ...]:
     positions = {key: position for position, key in enumerate(suspects)}
     found = []
-    for obj in _young_referrers(frozenset(suspects)):
+    for obj in objects:
         if obj is not suspects:
             reached = [positions[id(child)] for child in gc.get_referents(obj) if id(child) in positions]
             found.append((type(obj).__name__, sys.getrefcount(obj), tuple(reached)))

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from tests.programs import prefill
+from torch import nn
 
 import djinn
 import djinn.state.ownership
@@ -540,7 +541,7 @@ def cleared(runtime, llama, input_ids):
         assert run(runtime, llama, input_ids, FREE["nobody"])
     if collecting:
         gc.enable()
-    assert list(answers.values()) == [frozenset()]  # of all suspects none was held
+    assert [answer.held for answer in answers.values()] == [frozenset()]  # of all suspects none was held
     return dict(answers)
 
 
@@ -585,6 +586,71 @@ def test_an_answer_is_good_for_every_layer_of_a_loop(runtime, llama, input_ids, 
     session.resume()
     assert torch.equal(session.result(30), prefill(llama, input_ids))
     session.close()
+
+
+def lasting(model, rounds):
+    """A call whose named arguments the value stack holds alone, as ``generate`` calls its loop."""
+
+    def loop(**named):
+        for _ in range(rounds):
+            model(named["given"])
+        return named["given"].sum()
+
+    def called(**named):
+        return loop(**{**named, "more": 1})
+
+    return called(given=torch.ones(4, 8))
+
+
+def test_an_answer_is_good_for_a_call_that_lasts(monkeypatch):
+    """Its temporaries have grown old, and are known again. One reference more to them, and there is another search."""
+    model, searches = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval(), []
+    search = djinn.state.ownership.Chains
+    monkeypatch.setattr(djinn.state.ownership, "Chains", lambda *a, **k: searches.append(1) or search(*a, **k))
+    with torch.no_grad(), djinn.Runtime(model, layers=list(model), host_memory_bytes=1 << 20) as runtime:
+        session = runtime.open(breakpoint=1).start(lasting, model, 8)
+        counts = []
+        for visit in range(8):
+            assert session.wait(30) is djinn.Phase.PAUSED
+            counts.append(len(searches))
+            if visit == 1:
+                gc.collect()  # what is young by now is old at the next stop
+            if visit == 4:
+                (kept,) = [obj for obj in gc.get_objects() if type(obj) is dict and "given" in obj and "more" in obj][
+                    :1
+                ]
+            session.break_at(1)
+            session.resume()
+        assert float(session.result(30)) == 32
+        session.close()
+    assert counts[3] == counts[2] == counts[4]
+    assert counts[5] > counts[4]
+    assert kept
+
+
+@pytest.mark.parametrize("first", [None, tuple])
+def test_what_a_half_made_tuple_held_another_list_may_hold(first):
+    """A tuple that the program is just making is no holder; the answer for it is not that for a list of somebody's."""
+    model, held = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval(), []
+
+    def each(kept):
+        for _ in range(3):
+            model(torch.ones(4, 8))
+            kept.append(torch.ones(4, 8))
+            yield kept[-1]
+
+    def program(kind):
+        kept = []
+        kind(each(kept))
+
+    with torch.no_grad(), djinn.Runtime(model, layers=list(model), host_memory_bytes=1 << 20) as runtime:
+        for kind in filter(None, (first, held.extend)):
+            session = runtime.open(breakpoint=1, visit=3).start(program, kind)
+            assert session.wait(30) is djinn.Phase.PAUSED
+            session.io_wait()
+            found = [one.untyped_storage().nbytes() for one in held]
+            session.close(10)
+    assert found == [128, 128]
 
 
 @pytest.mark.parametrize("name", ["global list", "closure", "local of another thread", "view"])
