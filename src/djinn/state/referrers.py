@@ -5,8 +5,8 @@ local variable of another thread ends at an external holder. A chain that ends i
 Python does not show. Needs nothing but the standard library.
 
 Not seen: holders that the garbage collector does not know, and the value stacks of other threads. A tuple that another
-thread is making of the session's own tensors is left alone while a place in it is empty. If all are filled for now, that
-thread's ``tuple`` fails.
+thread is making of the session's own tensors is left alone while a place in it is empty. If all of them are filled for
+now, and it is to have more, that thread's ``tuple`` fails.
 """
 
 import contextvars
