@@ -548,6 +548,22 @@ def a_tuple_that_another_thread_is_making():
     assert not errors, errors
 
 
+def a_collection_in_between():
+    """Each temporary is found once, whenever a collection comes: it moves what is young to the next generation."""
+    thing, thresholds = Thing(), gc.get_threshold()
+
+    def look(pair, more):
+        gc.set_threshold(gc.get_count()[0] + more, 1000, 1000)
+        return referrers.young_temporaries({id(pair[0]): pair[0]})
+
+    def without_locals(thing, more):
+        return look((thing, 1), more)
+
+    found = {without_locals(thing, more) for more in range(1, 150)}
+    gc.set_threshold(*thresholds)
+    assert len(found) == 1, found
+
+
 def asking_keeps_nothing_alive():
     """No frame that took part hangs on a cycle of its own: with it would all that the program has dropped."""
 

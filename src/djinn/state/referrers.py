@@ -181,34 +181,36 @@ def _without_collections(steps: tuple[Callable[[], Any], ...]) -> list[Any]:
 def _young_referrers(keys: frozenset[int]) -> list[object]:
     """Find the objects of the two young generations, of types that a value stack holds, that refer to ``keys``.
 
-    Nothing refers to a tuple that does not, once other threads may run: one of them may be just making it.
-    """
-    return [obj for generation in (0, 1) for obj in _referring(keys, generation)]
-
-
-def _referring(keys: frozenset[int], generation: int) -> list[object]:
-    """Find those of one generation.
-
     A thread may run whenever something asks the audit hooks: one that is written in Python can be interrupted, and
-    transformers brings one. ``gc.get_objects`` asks before it lists anything, and ``gc.get_referents`` at each call.
-    So the tuples are chosen, read and let go of between two such calls.
+    transformers brings one. Another thread may be just making a tuple: nothing may refer to it then. So the tuples of a
+    generation are chosen, read and let go of between two calls that ask. ``gc.get_objects`` does before it lists
+    anything, and ``gc.get_referents`` at each call.
     """
-    young: list[object] = []
-    tuples: list[Any] = []
-    others: list[object] = []
-    referring: list[Any] = []
     found: list[object] = []
-    look = functools.partial(young.extend, itertools.chain.from_iterable(map(gc.get_objects, (generation,))))
-    choose = functools.partial(tuples.extend, _of_type(tuple, young))
-    choose_dicts = functools.partial(others.extend, _of_type(dict, young))  # by no closure, whose cell would be found
-    choose_cells = functools.partial(others.extend, _of_type(types.CellType, young))
-    apart = map(keys.isdisjoint, _words_of(tuples))
-    find = functools.partial(referring.extend, itertools.compress(tuples, map(operator.not_, apart)))
-    keep = functools.partial(found.extend, _whole(referring))
-    _in_one_step(look, choose, choose_dicts, choose_cells, young.clear, find, tuples.clear, keep, referring.clear)
+    others: list[object] = []
+    _in_one_step(*_look(0, keys, found, others), *_look(1, keys, found, others))
     references = map(map, itertools.repeat(id), map(gc.get_referents, others))
     found += itertools.compress(others, map(operator.not_, map(keys.isdisjoint, references)))
     return found
+
+
+def _look(generation: int, keys: frozenset[int], found: list[object], others: list[object]) -> list[Callable[[], Any]]:
+    """Return the steps that find the tuples of a ``generation`` that refer to ``keys``, and its other temporaries."""
+    young: list[object] = []
+    tuples: list[Any] = []
+    referring: list[Any] = []
+    apart = map(keys.isdisjoint, _words_of(tuples))
+    return [
+        functools.partial(young.extend, itertools.chain.from_iterable(map(gc.get_objects, (generation,)))),
+        functools.partial(tuples.extend, _of_type(tuple, young)),
+        functools.partial(others.extend, _of_type(dict, young)),
+        functools.partial(others.extend, _of_type(types.CellType, young)),
+        young.clear,
+        functools.partial(referring.extend, itertools.compress(tuples, map(operator.not_, apart))),
+        tuples.clear,
+        functools.partial(found.extend, _whole(referring)),
+        referring.clear,
+    ]
 
 
 def _referrers_of(objects: list[object]) -> tuple[list[object], bool]:
