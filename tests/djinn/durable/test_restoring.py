@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from tests.djinn import late_link
 from tests.djinn.families import LAYERS, MODELS, built, tokens_and_mask
 from tests.programs import equal
 
@@ -195,8 +196,9 @@ def test_a_restored_session_is_saved_again(runtime, llama, input_ids, path):
         assert equal(finished(restored), expected)
 
 
-def test_state_on_its_way_is_no_reason_to_compute(late_runtime, link, llama, input_ids):
+def test_state_on_its_way_is_no_reason_to_compute(late_runtime, link, llama, input_ids, monkeypatch):
     """A pass that begins while an earlier pause's state is still being swapped in is answered like any other."""
+    monkeypatch.setattr(late_link, "SECONDS", 2)  # for so long it is; the next pause waits for it
     session = late_runtime.open(breakpoint=6, durable=True).start(talk, llama, input_ids, 2, [])
     session.wait(30)
     session.io_wait()
