@@ -58,6 +58,7 @@ class LateLane(Lane):
 
     def bring(self, target, source, nbytes, *, at_once=False):
         self.link.log.append(("fill", self.name, nbytes))
+        self.link.at_once.append(at_once)
         self.submit(lambda: copying.within_host(target, source, nbytes))
 
     def take(self, target, source, nbytes):
@@ -76,8 +77,9 @@ class LateLane(Lane):
         mark.lane, mark.end = self, len(self.work)
         return mark
 
-    def wait(self, mark):
+    def wait(self, mark, *, at_once=False):
         self.link.log.append(("wait", self.name, mark.lane and mark.lane.name))
+        self.link.at_once.append(at_once)
         if mark.lane is not None:
             self.submit(functools.partial(mark.lane.run, mark.end))  # as it is now: it may be recorded again
 
@@ -101,10 +103,13 @@ class ProgramLane(LateLane):
 
 
 class LateLink(Link):
-    """``arrive()`` lets all copies arrive; until then only those do that are waited for."""
+    """``arrive()`` lets all copies arrive; until then only those do that are waited for.
+
+    ``at_once`` is, of each copy inwards and each wait of a lane in the log, whether the interpreter is kept.
+    """
 
     def __init__(self):
-        self.log = []
+        self.log, self.at_once = [], []
         self.names = ("out", "in", "behind")  # of the lanes that are made, in order
         self.lock = threading.RLock()  # one for all lanes: either of two may lead to the other
         self.held = threading.Event()

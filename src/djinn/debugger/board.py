@@ -10,6 +10,7 @@ from djinn.debugger import views
 from djinn.debugger.bench import Bench
 from djinn.debugger.glances import Look, standing
 from djinn.debugger.memory import history
+from djinn.debugger.values import StateRow
 from djinn.debugger.widgets import Panel
 
 STYLES = """
@@ -49,6 +50,7 @@ class Board(Vertical):
         super().__init__()
         self._bench = bench
         self._ascii = ascii
+        self._tabulated: tuple[tuple[StateRow, ...] | None, int, list[str]] = None, 0, []
         runtime = bench.runtime
         model = f"{type(runtime._model).__name__}, {bench.depth} layers, on {runtime._device}"
         self._title = Static(f"djinn debug  {model}", id="title", markup=False)
@@ -94,9 +96,16 @@ class Board(Vertical):
         panel = self.memory
         panel.show(history(bench.memory(), width=panel.columns, height=panel.rows, ascii=self._ascii))
         panel = self.state
-        lines = views.state(look.state, width=panel.columns)
-        panel.show(lines, head=True, title=f"state{whose}{_after(look)}")
+        panel.show(self._state_lines(look, panel.columns), head=True, title=f"state{whose}{_after(look)}")
         self.answers.show(answers)
+
+    def _state_lines(self, look: Look, width: int) -> list[str]:
+        """Return the table of the state; that of the last time if it would be the same, as at most ticks."""
+        state, columns, lines = self._tabulated
+        if state is not look.state or columns != width:
+            lines = views.state(look.state, width=width)
+            self._tabulated = look.state, width, lines
+        return lines
 
 
 def _after(look: Look) -> str:

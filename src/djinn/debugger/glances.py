@@ -41,25 +41,32 @@ def glances(bench: Bench, *, turn: threading.Lock, given_up: Callable[[], bool])
     It holds ``turn`` whenever it asks the bench, and ends early once it is ``given_up`` or the session has moved. The
     last look is ``whole`` unless a program that computes was in the way.
     """
+    looked = time.monotonic()
     try:
         with turn:
             mark, free = standing(bench), bench.is_free
             look = Look(mark=mark, tokens=bench.tokens(), lens=bench.lens(), state=bench.state(), whole=False)
         yield look
-        told = time.monotonic()
         for name in [row.name for row in look.state if not row.measured]:
             with turn:
                 if given_up() or standing(bench) != mark:
                     return
-                bench.measure(name)
-                look = dataclasses.replace(look, state=bench.state())
-            if time.monotonic() - told > _YIELD_SECONDS:
-                told = time.monotonic()
+                try:
+                    bench.measure(name)
+                except Refused:  # to measure would move the state
+                    break
+                except Busy:
+                    free = False
+                    break
+                if late := time.monotonic() - looked > _YIELD_SECONDS:
+                    look = dataclasses.replace(look, state=bench.state())
+            if late:
+                looked = time.monotonic()
                 yield look
-    except Refused:  # to measure would move the state
-        pass
-    except Busy:
-        free = False
+        with turn:
+            if given_up() or standing(bench) != mark:
+                return
+            look = dataclasses.replace(look, state=bench.state(), whole=free and bench.is_free)
     except (DjinnError, KeyError):  # the session has moved meanwhile
         return
-    yield dataclasses.replace(look, whole=free and bench.is_free)
+    yield look

@@ -42,6 +42,7 @@ class Looker:
         self.device = runtime._device
         self.thread: int | None = None
         self._hands: Hands | None = None  # from the first piece on
+        runtime._engine.fronts.add(self)
         self._starting = threading.Lock()
 
     @property
@@ -67,7 +68,8 @@ class Looker:
         return self._hands
 
     def close(self) -> None:
-        """End the thread; a later :meth:`piece` starts another."""
+        """End the thread; a later :meth:`piece` starts another. Who resumes may let go of the interpreter again."""
+        self._runtime._engine.fronts.discard(self)
         hands, self._hands = self._hands, None
         if hands is not None:
             hands.close()

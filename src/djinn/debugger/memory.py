@@ -72,10 +72,10 @@ def history(samples: Sequence[MemorySample], *, width: int, height: int, ascii: 
     said, rows = f"{sized(most):>{_LABEL}}", max(height - 2, 1)
     columns = max(width - len(said) - 1, 8)
     parts = _shares(samples, columns=columns, span=span)
+    filled = [max(sample.nbytes for sample in part) * rows / most if part and most else 0.0 for part in parts]
     lines = []
     for row in range(rows):
         beside = said if row == 0 else "0" if row == rows - 1 else ""
-        filled = (max(sample.nbytes for sample in part) * rows / most if part and most else 0.0 for part in parts)
         lines.append(f"{beside:>{len(said)}}|{''.join(_piece(all - (rows - 1 - row), levels) for all in filled)}")
     begin = f"-{span} s" if span < 120 else f"-{span // 60} min"
     lines.append(f"{'':{len(said)}}|{''.join(map(phase_mark, parts))}")
@@ -117,6 +117,6 @@ def phase_mark(samples: Sequence[MemorySample]) -> str:
     """Return the character of ``samples`` in the line of marks; a blank for none."""
     if not samples:
         return " "
-    runs = any(phase is Phase.RUNNING for sample in samples for _, phase in sample.phases)
+    runs = any(sample.computes for sample in samples)
     waits = any(sample.waits for sample in samples)
     return {(True, True): "b", (True, False): "w", (False, True): "r", (False, False): "."}[waits, runs]

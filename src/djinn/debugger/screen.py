@@ -95,6 +95,8 @@ class Debugger(App[None]):
         self._board = Board(bench, ascii=ascii)
         self._command = CommandLine()
         self._keys = Static(id="keys", markup=False)
+        self._shown = ""  # in that line
+        self._is_to_draw = False
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Return what is done to each line, such as to take its colours away."""
@@ -145,8 +147,17 @@ class Debugger(App[None]):
     @on(DescendantBlur)
     @on(Input.Changed)
     def _draw(self) -> None:
+        """Draw behind the messages that are here: often several ask for it, and the interpreter belongs to others."""
+        if not self._is_to_draw:
+            self._is_to_draw = True
+            self.call_later(self._draw_once)
+
+    def _draw_once(self) -> None:
+        self._is_to_draw = False
         self._board.draw(self._look, self._answers)
-        self._keys.update(self._last_line())
+        if (line := self._last_line()) != self._shown:
+            self._shown = line
+            self._keys.update(line, layout=False)
 
     def _last_line(self) -> str:
         """Say what runs, else what can be typed."""
@@ -168,7 +179,8 @@ class Debugger(App[None]):
     def on_print(self, event: Print) -> None:
         """Show what the program prints, as lines of its own."""
         *lines, self._printed = (self._printed + event.text).replace("\r", "\n").split("\n")
-        self._tell(*(f"printed: {line}" for line in lines if line.strip()))
+        if told := [f"printed: {line}" for line in lines if line.strip()]:
+            self._tell(*told)
 
     # -- what is done ------------------------------------------------------------------------------------------------
 

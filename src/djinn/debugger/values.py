@@ -1,5 +1,6 @@
 """What a front shows: values of one moment. Nothing here asks a session or holds a tensor."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -117,10 +118,15 @@ class MemorySample:
     phases: tuple[tuple[int, Phase], ...]
     held_bytes: int = 0
 
-    @property
+    @functools.cached_property
     def waits(self) -> bool:
         """Whether a session was in IO_WAIT."""
         return any(phase is Phase.IO_WAIT for _, phase in self.phases)
+
+    @functools.cached_property
+    def computes(self) -> bool:
+        """Whether a session computed, or was about to."""
+        return any(phase is Phase.RUNNING for _, phase in self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)

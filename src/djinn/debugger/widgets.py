@@ -42,6 +42,7 @@ class Panel(VerticalScroll):
     def __init__(self, title: str, *, id: str, wraps: bool = False) -> None:
         super().__init__(id=id, classes="wraps" if wraps else None)
         self.border_title = title
+        self._wraps = wraps
         self._lines: tuple[str, ...] = ()
         self._wanted: tuple[int | None, int] = None, 0  # the line that is to be seen, in how many
         self._head = Static(markup=False, classes="head")  # is not scrolled
@@ -73,12 +74,13 @@ class Panel(VerticalScroll):
             self.border_title = title
         if tuple(lines) == self._lines:
             return
+        moves = self._wraps or len(lines) != len(self._lines) or head != self._head.display
         self._lines = tuple(lines)
         shown = [Content(line).stylize("ansi_red" if line.startswith(ERROR) else "") for line in lines]
         self._head.display = head
         if head:
-            self._head.update(shown.pop(0).stylize("bold"))
-        self._body.update(Content("\n").join(shown))
+            self._head.update(shown.pop(0).stylize("bold"), layout=moves)
+        self._body.update(Content("\n").join(shown), layout=moves)  # laying out takes longer than drawing
         if (wanted := (seen, self.rows)) != self._wanted:  # else the user may scroll elsewhere
             self._wanted = wanted
             if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows - head:

@@ -4,6 +4,7 @@ On CUDA a lane is a stream, and a mark in it an event. On the CPU work has ended
 nothing to order. Each call does nothing where nothing is needed, and costs less than that of ``torch.cuda``.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -24,6 +25,16 @@ class Mark:
 
     def synchronize(self) -> None:
         """Block until the lane has come to it."""
+
+    def synchronize_at_once(self, seconds: float) -> None:
+        """Do so without letting go of the interpreter, which others lack meanwhile; behind so many ``seconds`` let go.
+
+        Who lets go of it beside a thread that computes in Python gets it back after 5 ms.
+        """
+        until = time.perf_counter() + seconds
+        while not self.ended and time.perf_counter() < until:
+            pass
+        self.synchronize()
 
 
 class Lane:
@@ -51,7 +62,7 @@ class Lane:
 
     def bring(self, target: int, source: int, nbytes: int, *, at_once: bool = False) -> None:
         """Do so to address ``target`` on the device."""
-        copying.within_host(target, source, nbytes)
+        copying.within_host(target, source, nbytes, at_once=at_once)
 
     def take(self, target: int, source: int, nbytes: int) -> None:
         """Do so from address ``source`` on the device."""
@@ -66,8 +77,8 @@ class Lane:
         """Put ``mark`` behind what is submitted so far, and return it."""
         return mark
 
-    def wait(self, mark: Mark) -> None:
-        """Order later work behind ``mark``."""
+    def wait(self, mark: Mark, *, at_once: bool = False) -> None:
+        """Order later work behind ``mark``; ``at_once`` as in :meth:`fill`."""
 
     def follow(self, leader: "Lane") -> None:
         """Order later work behind all that is submitted to ``leader``."""
@@ -160,11 +171,13 @@ class _CudaLane(Lane):
         mark.event.record(self.stream)
         return mark
 
-    def wait(self, mark: Mark) -> None:
+    def wait(self, mark: Mark, *, at_once: bool = False) -> None:
         assert isinstance(mark, _CudaMark)
         if torch.cuda.is_current_stream_capturing():  # a graph cannot wait for what is not in it
             with captures.allowed():
                 mark.synchronize()
+        elif at_once:
+            copying.wait_at_once(self._handle, mark.event.cuda_event)
         else:
             self.stream.wait_event(mark.event)
 

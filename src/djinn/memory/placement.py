@@ -102,7 +102,7 @@ class Residency:
     def device_bytes(self) -> int:
         """Bytes on the device, while parked."""
         state = self.state
-        return sum(item.storage.nbytes() for item in state.storages) if state is not None else 0
+        return sum([item.storage.nbytes() for item in state.storages]) if state is not None else 0
 
     @property
     def away_bytes(self) -> int:

@@ -18,6 +18,9 @@ The latch was measured on an H200. It stands before the program's turn. Behind t
 first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME returned 0.1 to 0.3 ms later (0.78 to
 0.97 instead of 0.66), for it had to wait for the interpreter. On the CPU copies end when they return.
 
+Where a debugger is open, its screen computes in Python beside all that, milliseconds at a time. Then RESUME keeps the
+interpreter from the first copy until the frontier is there: no call that lets go of it comes between.
+
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
 all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
 the room is gone by then, the program waits for it, with the state intact on the host. If the frontier was kept, RESUME
@@ -30,6 +33,7 @@ into it must wait for the work that is queued there. That must not be the progra
 import functools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
@@ -59,6 +63,9 @@ _AHEAD = 4
 # With at least this many further batches RESUME checks for room instead of allocating them. Asking the driver takes
 # 0.2 ms on an H100. The frontier's copy covers that time, and also the allocation of fewer batches.
 _ASK_FROM = 24
+
+# How long a RESUME keeps the interpreter at most, where a front is open: several times as long as a frontier flies.
+_KEEP_SECONDS = 2e-3
 
 _ATTEMPTS = 5  # to copy the history: a copy that fails may succeed the next time
 _ATTEMPT_SECONDS = 0.02  # between attempts
@@ -108,6 +115,7 @@ class TransferEngine:
         coding: Coding | None = None,
     ) -> None:
         self.link = link
+        self.fronts: weakref.WeakSet[object] = weakref.WeakSet()  # open debuggers, which draw beside a RESUME
         self._coding = coding
         self._arena = arena
         self._disk = disk
@@ -250,7 +258,10 @@ class TransferEngine:
             if not restore.lacks_memory:  # else the program's thread makes it, and posts then: see `make_memory`
                 restore.follow_up = self._posting(restore)
             yield
-            restore.ready.synchronize()
+            if self.fronts:
+                restore.ready.synchronize_at_once(_KEEP_SECONDS)
+            else:
+                restore.ready.synchronize()
         except BaseException as error:
             self.link.return_to(before)  # an interrupt may have come between two lanes
             if not restore.departed:
@@ -287,13 +298,13 @@ class TransferEngine:
             if busy or len(rest) < _ASK_FROM or not self.link.has_room(sum(batch.nbytes for batch in rest)):
                 self._make_ahead(restore, rest)
         for lane in self._lanes_behind(restore):
-            lane.wait(restore.ready)  # the frontier has the link to itself
+            lane.wait(restore.ready, at_once=bool(self.fronts))  # the frontier has the link to itself
             if busy:
                 lane.follow(restore.compute)
         for count, batch in enumerate(first):
             if count and restore.ready.ended:
                 break
-            self._submit(restore, batch)
+            self._submit(restore, batch, at_once=bool(self.fronts))
 
     def _make_ahead(self, restore: Restore, batches: Sequence[Batch]) -> None:
         _allocate(_entries_of(batches))
@@ -459,14 +470,14 @@ class TransferEngine:
 
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
-    def _submit(self, restore: Restore, batch: Batch) -> None:
+    def _submit(self, restore: Restore, batch: Batch, *, at_once: bool = False) -> None:
         if restore.coded:
             assert self._coding is not None
             parts = [(entry, entry.source) for entry in batch.entries]
             self._coding.bring(parts, batch.mark, behind=restore.last, at_once=True)
         else:
             for entry in batch.entries:
-                self._in_behind.fill(entry.item.storage, entry.source)
+                self._in_behind.fill(entry.item.storage, entry.source, at_once=at_once)
             self._in_behind.record(batch.mark)
         restore.submitted(batch)
 

@@ -56,7 +56,7 @@ def screen(runtime: djinn.Runtime, chance: random.Random) -> Iterator[dict[str, 
                 waiting = [one.number for one in runtime.sessions if one.phase is djinn.Phase.IO_WAIT]
                 app.begin(f"use {chance.choice(waiting)}")
                 until = time.monotonic() + _LOOK_SECONDS
-                while time.monotonic() < until and not (over.is_set() or (app._look.whole and app._busy is None)):
+                while time.monotonic() < until and not (over.is_set() or _is_shown(app, bench)):
                     await pilot.pause(0.01)
                 if app._look.mark == standing(bench):
                     shown["looks"] += 1
@@ -83,6 +83,11 @@ def screen(runtime: djinn.Runtime, chance: random.Random) -> Iterator[dict[str, 
         thread.join()
     if failed:
         raise RuntimeError("the screen failed, so nothing was beside the resumes") from failed[0]
+
+
+def _is_shown(app: Debugger, bench: Bench) -> bool:
+    """Whether the screen shows all of the selected session, as it stands."""
+    return app._busy is None and app._look.whole and app._look.mark == standing(bench)
 
 
 def take(study: Study, sessions: int, windows: int, resumes: int, report: Callable[[str], None]) -> Record:

@@ -15,6 +15,7 @@ from djinn.debugger.bench import Bench
 from djinn.debugger.commands import COMMANDS
 from djinn.debugger.glances import standing
 from djinn.debugger.screen import Debugger, run
+from djinn.debugger.widgets import Panel
 from djinn.debugger.values import Outcome
 from djinn.debugger.words import norm_text, spread_text
 
@@ -133,14 +134,41 @@ def test_a_panel_that_would_show_the_same_is_left_alone(bench, started, monkeypa
 
     async def script(pilot):
         updated = []
-        for panel in pilot.app.query("Panel"):
-            monkeypatch.setattr(panel._body, "update", lambda content, name=panel.id: updated.append(name))
+        for widget in (*(panel._body for panel in pilot.app.query(Panel)), pilot.app._keys):
+            name = widget.id or widget.parent.id
+            monkeypatch.setattr(widget, "update", lambda *_, name=name, layout: updated.append((name, layout)))
         monkeypatch.setattr(bench._ring, "take", lambda: None)
-        pilot.app._tick()
-        pilot.app._tick()
+        for _ in range(2):
+            pilot.app._tick()
+            await pilot.pause(0.2)
         return updated
 
-    assert set(drive(Debugger(bench), script)) <= {"sessions"}
+    assert set(drive(Debugger(bench), script)) == {("sessions", False)}  # nothing is laid out anew
+
+
+def test_what_comes_together_is_drawn_once(bench, started, monkeypatch):
+    """Each drawing takes the interpreter from the programs: one for all messages, and none for half a line."""
+    started(2)
+
+    async def script(pilot):
+        drawn = []
+        draw = pilot.app._board.draw
+        monkeypatch.setattr(pilot.app, "_tick", lambda: None)
+        monkeypatch.setattr(pilot.app._board, "draw", lambda *args: (drawn.append(1), draw(*args)))
+        for number in range(5):
+            pilot.app._tell(f"answer {number}")
+        await pilot.pause()
+        print("one", "two", end="")
+        await pilot.pause()
+        told = len(drawn)
+        print()
+        await pilot.pause()
+        return told, len(drawn), pilot.app._board.answers.text
+
+    told, in_all, answers = drive(Debugger(bench), script)
+    assert (told, in_all) == (1, 2)
+    assert all(f"answer {number}" in answers for number in range(5))
+    assert "printed: one two" in answers
 
 
 def test_the_timer_computes_nothing(bench, started, monkeypatch):

@@ -1,10 +1,16 @@
 """The order in which the engine copies, waits and frees, seen by a stand-in for CUDA streams."""
 
+import sys
 import threading
+import time
 
 import pytest
 import torch
+from tests.djinn.late_link import LateMark
 from tests.programs import equal, greedy, parked
+
+from djinn.debugger.bench import Bench
+from djinn.memory.lanes import Mark
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
@@ -47,6 +53,79 @@ def test_the_frontier_is_first_on_the_wire(late_runtime, llama, input_ids, link)
     assert told[len(frontier)] == ("wait", "behind", "program")
     assert told[len(frontier) + 1][:2] == ("fill", "behind")
     assert equal(session.result(30), expected)
+
+
+def test_beside_an_open_front_a_resume_keeps_the_interpreter(late_runtime, llama, input_ids, link, monkeypatch):
+    """Until the frontier is there no call lets go of it, for a screen that draws would hold it for milliseconds."""
+    expected = greedy(llama, input_ids, 1)
+    told = []
+    link.arrive()
+    monkeypatch.setattr(
+        LateMark, "synchronize_at_once", lambda mark, _: (told.append(list(link.at_once)), mark.synchronize())
+    )
+
+    def resumed():
+        session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+        session.io_wait()
+        del link.at_once[:], told[:]
+        session.resume()
+        assert equal(session.result(30), expected)
+        session.close()
+        return list(told)
+
+    assert resumed() == []
+    bench = Bench(late_runtime)
+    (until_ready,) = resumed()
+    assert len(until_ready) > 3
+    assert all(until_ready)
+    bench.close()
+    assert resumed() == []
+    assert not all(link.at_once)
+
+
+class Flight(Mark):
+    """A copy that arrives when it has been looked at so often."""
+
+    def __init__(self, looks):
+        self.looks, self.waits = looks, 0
+
+    @property
+    def ended(self):
+        self.looks -= 1
+        return self.looks < 0
+
+    def synchronize(self):
+        self.waits += 1
+
+
+def test_a_wait_that_keeps_the_interpreter():
+    """Nobody else computes until the copy has arrived; if that takes too long, the wait is any other's."""
+    over, turns = threading.Event(), []
+
+    def draw():
+        while not over.wait(0):
+            turns.append(1)
+            time.sleep(1e-4)
+
+    other = threading.Thread(target=draw)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    try:
+        other.start()
+        while not turns:
+            time.sleep(0.001)
+        flight, late = Flight(10_000), Flight(10**9)
+        count = len(turns)
+        flight.synchronize_at_once(60)
+        kept = len(turns) - count
+        late.synchronize_at_once(0.01)
+    finally:
+        over.set()
+        sys.setswitchinterval(before)
+        other.join()
+    assert (kept, flight.looks, flight.waits) == (0, -1, 1)
+    assert late.waits == 1
+    assert late.looks > 0
 
 
 def test_beside_a_program_that_computes_the_frontier_overtakes_it(late_runtime, llama, input_ids, link):

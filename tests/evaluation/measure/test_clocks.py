@@ -90,4 +90,6 @@ def test_an_error_on_the_way_is_raised(subject, hand):
                 clocks.time_resume(resume=resume, wait_resident=wait, **about)
     finally:
         clocks.remove()
-    assert not [one for one in threading.enumerate() if one.name == "resident-clock"]
+    for thread in [one for one in threading.enumerate() if one.name == "resident-clock"]:
+        thread.join(10)
+        assert not thread.is_alive()

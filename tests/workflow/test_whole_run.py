@@ -1,85 +1,15 @@
 """The real workflow on a tiny configuration, in a copy of the repository."""
 
 import csv
-import itertools
 import json
 import os
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 
-from evaluation.paper.outputs import OUTPUTS
 from tests.published import LEADING
-
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "device": "cpu",
-    "layers": [3],
-    # All but E11, whose two processes compute and import for 25 s.
-    "experiments": [
-        *("pairs", "capacity", "capabilities", "editing", "disk", "load", "overhead", "sweep", "thinking"),
-        *("neighbour", "peers"),
-    ],
-    "workloads": [
-        {"name": "activation", "batch": 1, "tokens": 16, "kv_cache": False},
-        {"name": "session", "batch": 1, "tokens": 16, "kv_cache": True},
-    ],
-    "functional": {
-        "tokens": 16,
-        "samples": 2,
-        "other_samples": 2,
-        "warmup_samples": 0,
-        "validation_samples": 1,
-        "think_time_ms": 0,
-        "pairs": {"rounds": 2, "blocks": 1, "layers": [3]},
-        "overhead": {"samples": 2, "decode_steps": 1},
-        "editing": {"blocks": 1},
-        "disk": {"sessions": 3, "host_arena_gib": 0.0001},
-        "load": [{"sessions": 2, "resumes": 2}],
-        "capacity": {"sessions": 2, "processes": 1},
-        "sweep": {"layers": [1, 3], "samples": 2, "sizes": [{"batch": 1, "tokens": 8}]},
-        "thinking": {"waits": [{"think_time_ms": 0, "blocks": 1}]},
-        "neighbour": {"blocks": 1, "tokens": 2, "swaps": 1},
-    },
-}
-# The same for configs/ten_minutes.yaml, which names its own layers.
-QUICK = {key: TINY["functional"][key] for key in ("samples", "other_samples", "warmup_samples", "think_time_ms")} | {
-    "tokens": 16
-}
-PARTS = (
-    "Snakefile",
-    "config.yaml",
-    "configs",
-    "rules",
-    "src",
-    "examples",
-    "envs",
-    "profiles",
-    "results/published",
-    "paper_figures",
-)
-
-
-@pytest.fixture(scope="module")
-def snakemake(warm):
-    """Runs Snakemake in a folder and returns the finished process; its output is text."""
-    return lambda folder, *arguments: warm.run("-m", "snakemake", "--cores", "1", *arguments, folder=folder)
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A copy of what the workflow needs, with nothing of this machine's earlier runs."""
-    folder = tmp_path_factory.mktemp("copy")
-    for part in PARTS:
-        source, target = ROOT / part, folder / part
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "local", "*.egg-info"))
-        elif source.exists():
-            target.write_bytes(source.read_bytes())
-    return folder
+from tests.workflow.settings import ROOT, TINY
 
 
 @pytest.fixture(scope="module")
@@ -205,47 +135,12 @@ def test_report_shows_what_was_drawn(finished, snakemake, warm, tmp_path):
     assert f"beside the published run {LEADING}: claim by claim" in text
 
 
-def graph(text):
-    """Nodes and edges of a flowchart in Mermaid's language: ``a & b --> c["d<br/>e"]`` are four edges."""
-    names = {one: label.strip('"').split("<br/>") for one, label in re.findall(r"(\w+)\[(.+?)\]", text)}
-    edges = set()
-    for line in re.sub(r"\[.+?\]", "", text).splitlines():
-        sides = [[name.strip() for name in side.split("&")] for side in line.split("-->")]
-        sides = [[name for one in side for name in names.get(one, [one])] for side in sides]
-        for sources, targets in itertools.pairwise(sides):
-            edges |= set(itertools.product(sources, targets))
-    return {name for edge in edges for name in edge}, edges
-
-
-def test_the_graph_of_the_page_is_the_workflow_s(copy, snakemake):
-    """Every rule and every edge, those of all outputs under one name."""
-    (drawn,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs/running.md").read_text(), re.DOTALL)
-    text = snakemake(copy, "--rulegraph", "mermaid-js").stdout
-    for output in OUTPUTS:
-        text = text.replace(f"[{output.name}]", "[outputs]")
-    rules, edges = graph(text)
-    assert graph(drawn) == (rules, edges - {("outputs", "outputs")})  # claims before the page that compares them
-
-
 @pytest.mark.slow
 def test_second_run_has_nothing_to_do(finished, snakemake):
     """And says so."""
     again = snakemake(finished, "paper_figures", "--configfile", "tiny.yaml")
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
-
-
-@pytest.fixture
-def planned(snakemake):
-    """How many jobs of which rule Snakemake would run in a folder."""
-
-    def plan(folder, *arguments):
-        done = snakemake(folder, "-n", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        words = [line.split() for line in (done.stdout + done.stderr).splitlines()]
-        return {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
-
-    return plan
 
 
 @pytest.mark.slow
@@ -291,62 +186,6 @@ def test_edits_rerun_what_depends_on_them(finished, planned):
     assert "samples" not in drawing
 
 
-DUMMY = '''
-"""Keeps everything, twice: a method of somebody else's."""
-
-import sys
-
-from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.measure.job import run_job
-
-
-def variants(workload):
-    return [Vanilla]
-
-
-if __name__ == "__main__":
-    sys.exit(run_job("keep_twice", __doc__, variants))
-'''
-
-
-@pytest.mark.slow
-def test_a_method_is_one_module_and_a_workload_one_row(copy, snakemake, tmp_path):
-    """A module and its name in the configuration bring a method into table and figure; a row brings a workload.
-
-    A lone workload has a figure of its own, whatever it is called.
-    """
-    folder = tmp_path / "copy"
-    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns(".snakemake", "local"))
-    (folder / "src/evaluation/methods/benchmark_keep_twice.py").write_text(DUMMY)
-    row = {"name": "chat", "batch": 1, "tokens": 16, "kv_cache": True, "decode_step": 2}
-    config = {**TINY, "layers": [3], "methods": ["keep_twice"], "workloads": [row], "peers": {"run": []}}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
-    drawn = [f"paper_figures/local/{name}" for name in ("capabilities.tex", "numbers.tex", "crossover_decode.pdf")]
-    done = snakemake(folder, *drawn, "--configfile", "tiny.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    table = (folder / drawn[0]).read_text()
-    assert "in workload chat," in table
-    (line,) = (line for line in table.splitlines() if line.startswith("Keep twice &"))
-    assert float(line.split("&")[1]) > 0
-    assert "KeepTwiceChatReadyMsLayerThree" in (folder / drawn[1]).read_text()
-
-
-def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path):
-    """The leading run's outputs have the folder, any other's a folder of its name; nothing is measured for them."""
-    second = copy / "results" / "published" / "second"
-    shutil.copytree(copy / "results" / "published" / LEADING, second)
-    try:
-        (tmp_path / "two.yaml").write_text(json.dumps({"paper_runs": ["second", LEADING]}))
-        done = snakemake(copy, "-n", "published_figures", "--configfile", str(tmp_path / "two.yaml"))
-    finally:
-        shutil.rmtree(second)
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = done.stdout + done.stderr
-    assert "paper_figures/claims.json" in text
-    assert f"paper_figures/{LEADING}/claims.json" in text
-    assert "results/local/raw" not in text
-
-
 @pytest.fixture
 def fresh(tmp_path):
     """A new checkout: of measuring files nothing but a copy of the former run, and all sources are newer than it."""
@@ -386,42 +225,8 @@ def test_a_run_goes_on_in_a_fresh_checkout(finished, fresh, warm, snakemake, pla
 
 
 @pytest.mark.slow
-def test_ten_minutes_are_a_run_of_their_own(finished, snakemake, planned):
-    """Measured, drawn and decided by the same rules; afterwards neither run is to be measured again."""
-    (finished / "quick.yaml").write_text(yaml.safe_dump({"device": "cpu", "functional": {**QUICK}}))
-    settings = ("verdicts", "--configfile", "configs/ten_minutes.yaml", "quick.yaml")
-    done = snakemake(finished, *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    printed = done.stdout + done.stderr
-    assert "The run local-ten-minutes (functional CPU run: not a performance result):" in printed
-    assert printed.count("  C7 supported: Paused state can be edited") == 1
-    assert "9 of 9 jobs took" in printed
-    assert (finished / "paper_figures/local-ten-minutes/crossover.pdf").exists()
-    for again in (settings, ("paper_figures", "--configfile", "tiny.yaml")):
-        plan = planned(finished, *again)
-        assert not [rule for rule in plan if rule.endswith("measure") or rule in ("study", "job_study", "probe")]
-
-
-@pytest.mark.slow
 def test_published_records_are_never_written(finished, snakemake):
     """No rule owns a file under results/published/."""
     listed = snakemake(finished, "--summary", "paper_figures", "--configfile", "tiny.yaml").stdout
     assert "results/local/machine.json" in listed
     assert not any(line.startswith("results/published") for line in listed.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"smaples": 3}, "config: smaples is not a known key."),
-        ({"device": "cpu", "layers": [99]}, "config: layers: 99 is beyond llama-2-tiny; allowed: 1 to 40, or auto"),
-    ],
-)
-def test_bad_configuration_stops_before_any_job(copy, snakemake, tmp_path, change, message):
-    """One clear message, exit status 1, and nothing has run."""
-    (tmp_path / "bad.yaml").write_text(json.dumps(change))
-    done = snakemake(copy, "paper_figures", "--configfile", str(tmp_path / "bad.yaml"))
-    assert done.returncode == 1
-    assert message in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "localrule" not in done.stdout + done.stderr
