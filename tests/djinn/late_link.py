@@ -83,8 +83,9 @@ class LateLane(Lane):
         if mark.lane is not None:
             self.submit(functools.partial(mark.lane.run, mark.end))  # as it is now: it may be recorded again
 
-    def follow(self, leader):
+    def follow(self, leader, *, at_once=False):
         self.link.log.append(("follow", self.name, leader.name))
+        self.link.at_once.append(at_once)
         end = len(leader.work)
         self.submit(lambda: leader.run(end))
 

@@ -80,8 +80,8 @@ class Lane:
     def wait(self, mark: Mark, *, at_once: bool = False) -> None:
         """Order later work behind ``mark``; ``at_once`` as in :meth:`fill`."""
 
-    def follow(self, leader: "Lane") -> None:
-        """Order later work behind all that is submitted to ``leader``."""
+    def follow(self, leader: "Lane", *, at_once: bool = False) -> None:
+        """Order later work behind all that is submitted to ``leader``; ``at_once`` as in :meth:`fill`."""
 
     def synchronize(self) -> None:
         """Block until all submitted work has ended."""
@@ -181,9 +181,11 @@ class _CudaLane(Lane):
         else:
             self.stream.wait_event(mark.event)
 
-    def follow(self, leader: Lane) -> None:
+    def follow(self, leader: Lane, *, at_once: bool = False) -> None:
         assert isinstance(leader, _CudaLane)
-        if leader.busy:
+        if leader.busy and at_once:
+            self.wait(leader.record(_CudaMark()), at_once=True)
+        elif leader.busy:
             self.stream.wait_stream(leader.stream)
 
     def synchronize(self) -> None:

@@ -128,6 +128,11 @@ class TransferEngine:
         self._behind = Hands("djinn-transfer")
         self._decoder = Hands("djinn-decoder")
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether a RESUME keeps the interpreter until the frontier is there."""
+        return bool(self.fronts)
+
     def start(self) -> None:
         """Start the engine's threads: a second one where state is coded."""
         self._behind.start()
@@ -258,7 +263,7 @@ class TransferEngine:
             if not restore.lacks_memory:  # else the program's thread makes it, and posts then: see `make_memory`
                 restore.follow_up = self._posting(restore)
             yield
-            if self.fronts:
+            if self._keeps:
                 restore.ready.synchronize_at_once(_KEEP_SECONDS)
             else:
                 restore.ready.synchronize()
@@ -280,7 +285,7 @@ class TransferEngine:
         if busy:
             with compute.here():
                 _allocate(restore.frontier)
-            self._in.follow(compute)
+            self._in.follow(compute, at_once=self._keeps)
             _copy_frontier(restore.frontier, self._in)
             self._in.record(restore.ready)
         else:  # an idle lane brings the frontier itself: then no lanes have to be ordered
@@ -298,13 +303,13 @@ class TransferEngine:
             if busy or len(rest) < _ASK_FROM or not self.link.has_room(sum(batch.nbytes for batch in rest)):
                 self._make_ahead(restore, rest)
         for lane in self._lanes_behind(restore):
-            lane.wait(restore.ready, at_once=bool(self.fronts))  # the frontier has the link to itself
+            lane.wait(restore.ready, at_once=self._keeps)  # the frontier has the link to itself
             if busy:
-                lane.follow(restore.compute)
+                lane.follow(restore.compute, at_once=self._keeps)
         for count, batch in enumerate(first):
             if count and restore.ready.ended:
                 break
-            self._submit(restore, batch, at_once=bool(self.fronts))
+            self._submit(restore, batch, at_once=self._keeps)
 
     def _make_ahead(self, restore: Restore, batches: Sequence[Batch]) -> None:
         _allocate(_entries_of(batches))

@@ -64,20 +64,26 @@ def test_beside_an_open_front_a_resume_keeps_the_interpreter(late_runtime, llama
         LateMark, "synchronize_at_once", lambda mark, _: (told.append(list(link.at_once)), mark.synchronize())
     )
 
-    def resumed():
+    def resumed(*, beside=False):
         session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
         session.io_wait()
-        del link.at_once[:], told[:]
+        begun, end = threading.Event(), threading.Event()
+        other = late_runtime.open().start(lambda: beside and (begun.set(), end.wait(30)))
+        assert begun.wait(30) if beside else other.result(30) is False
+        del link.log[:], link.at_once[:], told[:]
         session.resume()
+        end.set()
         assert equal(session.result(30), expected)
         session.close()
         return list(told)
 
     assert resumed() == []
     bench = Bench(late_runtime)
-    (until_ready,) = resumed()
-    assert len(until_ready) > 3
-    assert all(until_ready)
+    for beside in (False, True):
+        (until_ready,) = resumed(beside=beside)
+        assert len(until_ready) > 3
+        assert all(until_ready)
+        assert ("follow", "in", "program") in link.log or not beside
     bench.close()
     assert resumed() == []
     assert not all(link.at_once)
