@@ -15,8 +15,8 @@ from djinn.debugger.bench import Bench
 from djinn.debugger.commands import COMMANDS
 from djinn.debugger.glances import standing
 from djinn.debugger.screen import Debugger, run
-from djinn.debugger.widgets import Panel
 from djinn.debugger.values import Outcome
+from djinn.debugger.widgets import Panel
 from djinn.debugger.words import norm_text, spread_text
 
 
