@@ -433,10 +433,10 @@ def slow_history(monkeypatch):
     """Each batch of a history comes some 10 ms after the one before: whoever reads it sooner finds other bytes."""
     submit = transfer.TransferEngine._submit
 
-    def slow(engine, restore, batch):
+    def slow(engine, restore, batch, **how):
         with engine._in_behind.here():
             torch.cuda._sleep(20_000_000)
-        submit(engine, restore, batch)
+        submit(engine, restore, batch, **how)
 
     monkeypatch.setattr(transfer.TransferEngine, "_submit", slow)
 

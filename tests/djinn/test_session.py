@@ -490,9 +490,9 @@ def late_history(monkeypatch):
     """What the frontier does not need comes back batch by batch, 20 ms apart: a layer computes in one."""
     submit = transfer.TransferEngine._submit
 
-    def late(engine, restore, batch):
+    def late(engine, restore, batch, **how):
         time.sleep(0.02)
-        submit(engine, restore, batch)
+        submit(engine, restore, batch, **how)
 
     monkeypatch.setattr(transfer.TransferEngine, "_submit", late)
 
