@@ -64,14 +64,18 @@ def row_medians(drawn: Values) -> Values:
 def picked(groups: Groups, chosen: Chosen, generator: np.random.Generator) -> Values:
     """A row for each of ``chosen``, indices of groups; NaN where a shorter group was drawn for a longer, or none."""
     sizes = np.array([*(len(group) for group in groups), 0])  # the last is what -1 picks
-    table = np.full((len(sizes), sizes.max()), np.nan)
+    longest = int(sizes.max())
+    table = np.full((len(sizes), longest), np.nan)
     for row, group in zip(table, groups, strict=False):
         row[: len(group)] = group
-    if sizes.max() == 1:  # nothing is left to draw within a group
+    if longest == 1:  # nothing is left to draw within a group
         return np.asarray(table[chosen, 0])
-    picks = generator.random((*chosen.shape, sizes.max()))
-    index = (picks * sizes[chosen][..., None]).astype(np.intp)
-    drawn = table[chosen[..., None], index]
-    absent = np.arange(sizes.max()) >= sizes[chosen][..., None]  # a short group gives no more than it has
-    drawn[absent] = np.nan
+    picks = generator.random((*chosen.shape, longest))
+    picks *= sizes[chosen][..., None]
+    index = picks.astype(np.intp)
+    index += (chosen % len(sizes))[..., None] * longest  # places in the table, row behind row: quicker to take
+    drawn = table.take(index)
+    if sizes[:-1].min() < longest or chosen.min() < 0:
+        absent = np.arange(longest) >= sizes[chosen][..., None]  # a short group gives no more than it has
+        drawn[absent] = np.nan
     return np.asarray(drawn.reshape(len(chosen), -1))

@@ -10,6 +10,7 @@ addresses) is resampled as a whole. An interval over processes needs six, and on
 :func:`enough`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ def median_interval(values: Sequence[float] | Values, confidence: float = CONFID
     )
 
 
+@functools.cache
 def _rank_coverage(n: int, rank: int) -> float:
     """Probability that x(rank) .. x(n+1-rank) holds the median: 1 - 2 P(Binomial(n, 1/2) < rank)."""
     outside = sum(math.comb(n, k) for k in range(rank))
@@ -162,6 +164,14 @@ def process_median(
 
     Raises ValueError if there are no values, if one is not finite, and for strata of different numbers of groups.
     """
+    hashable = tuple(tuple(tuple(map(float, group)) for group in groups) for groups in strata)
+    return _process_median(hashable, None if sittings is None else tuple(sittings), resamples, seed)
+
+
+@functools.lru_cache(maxsize=4096)  # several tables have the same interval, of 10,000 resamples
+def _process_median(
+    strata: tuple[tuple[tuple[float, ...], ...], ...], sittings: Sittings, resamples: int, seed: int
+) -> Interval:
     values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
     processes = len(strata[0])
     if any(len(groups) != processes for groups in strata):
