@@ -48,7 +48,7 @@ report: $(VENV)/installed
 	@$(RUN) python -m evaluation.paper.report $(if $(RUNS),--run $(RUNS))
 
 test: $(VENV)/installed-dev
-	$(RUN) python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The system's tests on every Python from 3.11 on that is there, or on those that PYTHONS names, each in its own .venv.
 PYTHONS ?= $(shell $(PYTHON) tests/pythons.py)

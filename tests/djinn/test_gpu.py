@@ -409,7 +409,7 @@ def test_no_pause_while_the_program_records_a_graph(small, tokens):
         expected = runtime.open().start(program).result(60)
         session = runtime.open(breakpoint=2, visit=2).start(program)
         assert session.wait(60) is djinn.Phase.FINISHED
-        assert torch.equal(session.result(1), expected)
+        assert torch.equal(session.result(30), expected)
 
 
 def test_an_attended_session_is_bit_equal(model, tokens):

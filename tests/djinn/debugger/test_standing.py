@@ -92,7 +92,7 @@ def test_a_standing_edit_is_a_hook_from_its_visit_on(
     said = does("resume").splitlines()
     assert said[:2] == ["session 1: finished", MADE.format("4 times", 2)]
     expected = hooked(llama, lambda: generated(llama, input_ids), (2, range(2, 7), EDITS[line]))
-    assert same(session.result(1), expected)
+    assert same(session.result(30), expected)
     assert not same(expected, generated(llama, input_ids))
 
 
@@ -130,7 +130,7 @@ def test_among_breakpoints_the_next_stop_is_whatever_comes_first(opened, does, l
         (2, range(1, 4), lambda h: h * 0.5 + 1),
         (4, range(1, 4), doubled),
     )
-    assert same(session.result(1), expected)
+    assert same(session.result(30), expected)
 
 
 def test_a_condition_sees_the_edit(opened, does):
@@ -165,7 +165,7 @@ def test_one_that_fails_later_stops_there(bench, opened, does, refuses, llama, i
         h[:, 5] = 0
         return h
 
-    assert same(session.result(1), hooked(llama, lambda: generated(llama, input_ids), (2, [1], first)))
+    assert same(session.result(30), hooked(llama, lambda: generated(llama, input_ids), (2, [1], first)))
 
 
 def test_an_interrupt_in_an_edit_leaves_it_to_the_next_command(
@@ -189,7 +189,7 @@ def test_an_interrupt_in_an_edit_leaves_it_to_the_next_command(
     assert torch.equal(session.state["hidden_states"], before * 0.5)
     assert does("resume").splitlines()[1] == MADE.format("5 times", 2)
     assert next(calls) == 8  # six visits, and what was interrupted
-    assert same(session.result(1), hooked(llama, lambda: generated(llama, input_ids), (2, range(1, 7), halved)))
+    assert same(session.result(30), hooked(llama, lambda: generated(llama, input_ids), (2, range(1, 7), halved)))
 
 
 def test_an_interrupt_behind_a_step_finds_it_done(bench, opened, does, refuses, llama, input_ids, monkeypatch):
@@ -215,7 +215,7 @@ def test_an_interrupt_behind_a_step_finds_it_done(bench, opened, does, refuses, 
     assert refuses("resume").startswith("interrupted: session 1 is paused after layer 2")
     assert does("break") == "to stop after layer 2, if False"
     assert does("resume").startswith("session 1: finished without stopping after layer 2, if False")
-    assert same(session.result(1), hooked(llama, lambda: generated(llama, input_ids), (2, range(1, 7), halved)))
+    assert same(session.result(30), hooked(llama, lambda: generated(llama, input_ids), (2, range(1, 7), halved)))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_an_interrupted_wait_misses_no_visit(between, does, llama, input_ids):
     assert session.wait(30) is djinn.Phase.PAUSED
     assert does("resume").splitlines()[:2] == ["session 1: finished", MADE.format("1 time", 2)]
     expected = hooked(llama, lambda: prefill(llama, input_ids), (2, [1], halved))
-    assert all(map(torch.equal, session.result(1), (expected, expected)))
+    assert all(map(torch.equal, session.result(30), (expected, expected)))
 
 
 def test_a_pause_at_another_layer_leaves_no_stop_behind(between, does, llama, input_ids):
@@ -262,7 +262,7 @@ def test_a_pause_at_another_layer_leaves_no_stop_behind(between, does, llama, in
     assert session.breakpoint is None
     assert MADE.format("1 time", 2) in does("resume")
     expected = hooked(llama, lambda: prefill(llama, input_ids), (2, [1], halved))
-    assert torch.equal(session.result(1)[1], expected)
+    assert torch.equal(session.result(30)[1], expected)
 
 
 @pytest.mark.parametrize("line", ["quit", "never", "never all"])
@@ -275,7 +275,7 @@ def test_without_the_debugger_nothing_stops_for_an_edit(bench, between, line, ll
     assert session.breakpoint is None
     goes_on()
     assert session.wait(30) is djinn.Phase.FINISHED
-    assert torch.equal(session.result(1)[1], prefill(llama, input_ids))
+    assert torch.equal(session.result(30)[1], prefill(llama, input_ids))
 
 
 def test_the_end_of_one_leaves_the_others(between, does, llama, input_ids):
@@ -286,7 +286,7 @@ def test_the_end_of_one_leaves_the_others(between, does, llama, input_ids):
     goes_on()
     assert session.wait(30) is djinn.Phase.PAUSED
     assert MADE.format("1 time", 2) in does("resume")
-    assert torch.equal(session.result(1)[1], hooked(llama, lambda: prefill(llama, input_ids), (2, [1], halved)))
+    assert torch.equal(session.result(30)[1], hooked(llama, lambda: prefill(llama, input_ids), (2, [1], halved)))
 
 
 def test_at_rest_no_standing_edit_is_a_stop(opened, does):
@@ -326,7 +326,7 @@ def test_sessions_and_forks_have_their_own(bench, opened, does, llama, input_ids
         (two, (3, range(1, 7), doubled)),
         (fork, (2, [1, 2], halved)),
     ):
-        assert same(session.result(1), hooked(llama, lambda: generated(llama, input_ids), hook))
+        assert same(session.result(30), hooked(llama, lambda: generated(llama, input_ids), hook))
 
 
 def test_a_long_wait_says_how_it_goes(bench, opened, does, monkeypatch):
