@@ -33,7 +33,7 @@ def resampled_medians(
     """
     if chosen is None:
         chosen = draw_processes(len(groups), None, resamples, generator)
-    return row_medians(picked(groups, chosen, generator))
+    return row_medians(taken(groups, places([len(group) for group in groups], chosen, generator)))
 
 
 def draw_processes(processes: int, sittings: Sittings, resamples: int, generator: np.random.Generator) -> Chosen:
@@ -61,21 +61,28 @@ def row_medians(drawn: Values) -> Values:
     return np.asarray((ordered[rows, (there - 1) // 2] + ordered[rows, there // 2]) / 2)
 
 
-def picked(groups: Groups, chosen: Chosen, generator: np.random.Generator) -> Values:
-    """A row for each of ``chosen``, indices of groups; NaN where a shorter group was drawn for a longer, or none."""
-    sizes = np.array([*(len(group) for group in groups), 0])  # the last is what -1 picks
-    longest = int(sizes.max())
-    table = np.full((len(sizes), longest), np.nan)
+def places(sizes: Sequence[int], chosen: Chosen, generator: np.random.Generator) -> Chosen:
+    """For :func:`taken`: which values of groups of such ``sizes`` are drawn, a row for each of ``chosen``.
+
+    Nothing is drawn where a shorter group was chosen for a longer, or none.
+    """
+    counts = np.array([*sizes, 0])  # the last is what -1 chooses: it has nothing
+    longest = int(counts.max())
+    if longest == 1:  # nothing is left to draw within a group
+        return np.asarray(chosen % len(counts))
+    picks = generator.random((*chosen.shape, longest))
+    picks *= counts[chosen][..., None]
+    index = picks.astype(np.intp)
+    index += (chosen % len(counts))[..., None] * longest
+    if min(sizes) < longest or chosen.min() < 0:
+        absent = np.arange(longest) >= counts[chosen][..., None]  # a short group gives no more than it has
+        index[absent] = len(sizes) * longest
+    return np.asarray(index.reshape(len(chosen), -1))
+
+
+def taken(groups: Groups, places: Chosen) -> Values:
+    """The values of ``groups`` at ``places``; NaN where nothing is drawn."""
+    table = np.full((len(groups) + 1, max(map(len, groups))), np.nan)
     for row, group in zip(table, groups, strict=False):
         row[: len(group)] = group
-    if longest == 1:  # nothing is left to draw within a group
-        return np.asarray(table[chosen, 0])
-    picks = generator.random((*chosen.shape, longest))
-    picks *= sizes[chosen][..., None]
-    index = picks.astype(np.intp)
-    index += (chosen % len(sizes))[..., None] * longest  # places in the table, row behind row: quicker to take
-    drawn = table.take(index)
-    if sizes[:-1].min() < longest or chosen.min() < 0:
-        absent = np.arange(longest) >= sizes[chosen][..., None]  # a short group gives no more than it has
-        drawn[absent] = np.nan
-    return np.asarray(drawn.reshape(len(chosen), -1))
+    return np.asarray(table.take(places))

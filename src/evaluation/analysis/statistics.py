@@ -21,13 +21,15 @@ import numpy.typing as npt
 
 from evaluation.analysis.resampling import (
     TAIL,
+    Chosen,
     Groups,
     Sittings,
     Values,
     draw_processes,
     percentiles,
-    picked,
+    places,
     row_medians,
+    taken,
 )
 
 RESAMPLES = 10_000  # of every bootstrap whose numbers are published
@@ -170,7 +172,10 @@ def process_median(
 
 @functools.lru_cache(maxsize=4096)  # several tables have the same interval, of 10,000 resamples
 def _process_median(
-    strata: tuple[tuple[tuple[float, ...], ...], ...], sittings: Sittings, resamples: int, seed: int
+    strata: tuple[tuple[tuple[float, ...], ...], ...],
+    sittings: tuple[str | None, ...] | None,
+    resamples: int,
+    seed: int,
 ) -> Interval:
     values = _checked(np.concatenate([np.asarray(group) for groups in strata for group in groups] or [np.empty(0)]))
     processes = len(strata[0])
@@ -181,11 +186,21 @@ def _process_median(
     low, high = float(values.min()), float(values.max())
     coverage = _rank_coverage(processes if processes > 1 else min(len(groups[0]) for groups in strata), 1)
     if all(enough(groups) for groups in strata):
-        generator, coverage = np.random.default_rng(seed), CONFIDENCE
-        chosen = draw_processes(processes, sittings, resamples, generator)
-        drawn = np.concatenate([picked(groups, chosen, generator) for groups in strata], axis=1)
+        coverage = CONFIDENCE
+        drawn_places = _places(tuple(tuple(map(len, groups)) for groups in strata), sittings, resamples, seed)
+        drawn = np.concatenate(list(map(taken, strata, drawn_places)), axis=1)
         low, high = percentiles(row_medians(drawn), TAIL_OF_PROCESSES if processes > 1 else TAIL)
     return Interval(median=float(np.median(values)), low=low, high=high, n=len(values), coverage=coverage)
+
+
+@functools.lru_cache(maxsize=8)  # most of a run's intervals are of values in equal numbers, and drawing takes longest
+def _places(
+    sizes: tuple[tuple[int, ...], ...], sittings: tuple[str | None, ...] | None, resamples: int, seed: int
+) -> list[Chosen]:
+    """Which values of each stratum, whose groups have such ``sizes``, are in each resample."""
+    generator = np.random.default_rng(seed)
+    chosen = draw_processes(len(sizes[0]), sittings, resamples, generator)
+    return [places(of_groups, chosen, generator) for of_groups in sizes]
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:
