@@ -73,7 +73,8 @@ class LateLane(Lane):
     def launch(self, work):
         self.submit(work)
 
-    def record(self, mark):
+    def record(self, mark, *, at_once=False):
+        self.link.at_once.append(at_once)
         mark.lane, mark.end = self, len(self.work)
         return mark
 

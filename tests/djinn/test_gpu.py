@@ -13,6 +13,7 @@ from tests.programs import equal, greedy, prefill
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import djinn
+from djinn.debugger.bench import Bench
 from djinn.memory import growth, transfer
 from djinn.memory.host_memory import HostArena, available_bytes
 from djinn.state.digest import digest_of
@@ -126,6 +127,28 @@ def test_resume_beside_a_computing_session(runtime, model, tokens):
     session.resume()
     for found in (session.result(60), other.result(60)):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("visit", [1, 2])
+def test_a_resume_that_keeps_the_interpreter_is_bit_equal(runtime, model, tokens, visit, beside):
+    """With a debugger open, alone and beside a session that computes; its marks are made at the pause, or not."""
+    expected = greedy(model, tokens, 3)
+    bench = Bench(runtime)
+    try:
+        for number in range(2):
+            session = swapped_out(runtime, 4, greedy, model, tokens, 3, visit=visit)
+            ready = session._residency.restore.ready
+            assert ready.event.cuda_event
+            if number:
+                ready.event = torch.cuda.Event()
+            other = runtime.open(breakpoint=8, visit=99).start(greedy, model, tokens, 3) if beside else session
+            session.resume()
+            assert ready.ended
+            for found in (session.result(60), other.result(60)):
+                assert equal(found, expected)
+    finally:
+        bench.close()
 
 
 def test_arena_is_pinned(runtime):

@@ -81,7 +81,7 @@ def test_a_method_is_one_module_and_a_workload_one_row(another, snakemake):
 
 
 def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path):
-    """The leading run's outputs have the another, any other's a another of its name; nothing is measured for them."""
+    """The leading run's outputs have the folder, any other's a folder of its name; nothing is measured for them."""
     second = copy / "results" / "published" / "second"
     shutil.copytree(copy / "results" / "published" / LEADING, second)
     try:

@@ -20,9 +20,9 @@ Panel { scrollbar-size-vertical: 1; scrollbar-gutter: stable; scrollbar-color: a
 Panel { scrollbar-background: ansi_default; scrollbar-background-hover: ansi_default; }
 Panel:focus { border-top: heavy ansi_cyan; border-title-style: bold reverse; }
 #memory Static { color: ansi_green; }
-Panel Static { text-wrap: nowrap; }
+Panel Static { text-wrap: nowrap; text-overflow: clip; }
 Panel .head { dock: top; height: 1; display: none; }
-Panel.wraps Static { text-wrap: wrap; }
+Panel.wraps Static { text-wrap: wrap; text-overflow: fold; }
 .-ascii Panel { border-top: ascii ansi_cyan; scrollbar-visibility: hidden; }
 .-ascii Panel:focus { border-top: ascii ansi_cyan; }
 #title { height: 1; text-style: bold; }
@@ -77,18 +77,21 @@ class Board(Vertical):
     @property
     def shows_answers(self) -> bool:
         """Whether the last answer is seen; a low terminal may have no line for it."""
+        if self.screen.maximized is self.answers:
+            return True
         region = self.answers.content_region
         return region.height > 0 and self.region.contains_region(region)
 
     def draw(self, look: Look, answers: Sequence[str]) -> None:
         """Bring every panel up to date; one that would show the same is left alone."""
-        bench, session = self._bench, self._bench.selected
+        bench, stands = self._bench, standing(self._bench)
         rows = bench.rows()
         chosen = next((at for at, row in enumerate(rows) if row.selected), None)
         self.sessions.styles.height = max(len(rows), 1) + 2
         self.sessions.show(views.sessions(rows, width=self.sessions.columns), head=True, seen=chosen)
-        whose = "" if session is None else f" of session {session.number}"
-        whose += "" if look.mark in (None, standing(bench)) else " at its last stop"
+        shown = look.mark or stands  # another session may be selected, and not looked at yet
+        whose = "" if shown is None else f" of session {shown[0]}"
+        whose += "" if shown == stands else " at its last stop"
         panel = self.tokens
         lines = views.tokens(look.tokens, look.lens, width=panel.columns, height=panel.rows)
         first = f", sequence 1 of {len(look.tokens.sequences)}" if len(look.tokens.sequences) > 1 else ""

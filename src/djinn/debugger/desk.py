@@ -69,10 +69,10 @@ class Desk(Patience):
 
     def close(self) -> None:
         """End the thread of the bench's own computing, and standing edits, which nobody would make; no more."""
+        self._looker.close()
         for session in self.runtime.sessions:
             if session.phase not in ENDED:
                 self.stops.leave(session)
-        self._looker.close()
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
@@ -185,8 +185,7 @@ class Desk(Patience):
         stops at layer ``once_at`` too, unless it has stopped before.
         """
         self.sample()
-        if once_at is not None:
-            self.stops.add(session, once_at)
+        had = {} if once_at is None else self.stops.add(session, once_at)
         for _ in self.each(itertools.count(), lambda times: f"{what}, stopped {counted(times, 'time')} meanwhile", say):
             self.stops.arm(session, waits=True)
             if step:
@@ -197,8 +196,8 @@ class Desk(Patience):
             if self._stays(session, say, step=step):
                 break
         if session.phase in PARKED:
-            if once_at not in (None, session.layer):
-                self.stops.drop(session, once_at)
+            if once_at is not None:
+                self.stops.take_back(session, once_at, had)
             self.stops.arm(session, waits=False)  # now: who leaves the debugger here has the next one ahead
         self.sample()
 

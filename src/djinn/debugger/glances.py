@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from djinn.core import DjinnError
+from djinn.core import DjinnError, Phase
 from djinn.debugger.bench import Bench
 from djinn.debugger.looking import Busy
 from djinn.debugger.looks import mark_of
@@ -15,11 +15,14 @@ from djinn.debugger.values import Lens, Refused, StateRow, Tokens
 _YIELD_SECONDS = 0.3  # between two looks of a state that is measured
 
 
+Standing = tuple[int, Phase, int, int] | None  # of the selected session: its number, and what changes when it moves
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """What is shown of a session as ``mark`` says that it stands; ``whole`` if no number is lacking."""
 
-    mark: object
+    mark: Standing
     tokens: Tokens
     lens: Lens
     state: tuple[StateRow, ...]
@@ -29,7 +32,7 @@ class Look:
 NOTHING = Look(mark=None, tokens=Tokens(), lens=Lens(layer=None, label="logit lens"), state=(), whole=False)
 
 
-def standing(bench: Bench) -> object:
+def standing(bench: Bench) -> Standing:
     """Return what changes when another session is selected, or the selected one moves or is edited."""
     session = bench.selected
     return None if session is None else (session.number, session.phase, *mark_of(session))

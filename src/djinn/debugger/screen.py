@@ -89,6 +89,7 @@ class Debugger(App[None]):
         self._ahead: list[str] = []  # commands that were given meanwhile
         self._answers: deque[str] = deque(maxlen=_ANSWERS)
         self._printed = ""  # a line of the program's that has not ended
+        self._begun_line = ""  # as it was at the last tick
         self._asked: object = None  # how the session stood at the last look
         self._look = NOTHING
         self._stays = False  # whether the command line keeps the focus
@@ -122,6 +123,7 @@ class Debugger(App[None]):
     def _tick(self) -> None:
         """Look anew if the selected session has moved, or could not be read; nothing here waits or computes."""
         self.bench.sample()
+        self._show_begun_line()
         stands = standing(self.bench)
         looking = any(worker.group == "look" and not worker.is_finished for worker in self.workers)
         unfinished = not self._look.whole and self.bench.is_free and not looking
@@ -181,6 +183,13 @@ class Debugger(App[None]):
         *lines, self._printed = (self._printed + event.text).replace("\r", "\n").split("\n")
         if told := [f"printed: {line}" for line in lines if line.strip()]:
             self._tell(*told)
+
+    def _show_begun_line(self) -> None:
+        """Show what the program has printed of a line, if it has not gone on with it since the last time."""
+        if self._printed.strip() and self._printed == self._begun_line:
+            self._tell(f"printed: {self._printed}")
+            self._printed = ""
+        self._begun_line = self._printed
 
     # -- what is done ------------------------------------------------------------------------------------------------
 

@@ -67,13 +67,27 @@ class Stops:
         session.break_at(first)
         self._plans[session.number] = replace(self._now(session), layers=layers, armed=first)
 
-    def add(self, session: Session, layer: int) -> None:
-        """Have ``session`` stop at ``layer`` too."""
+    def add(self, session: Session, layer: int) -> Layers:
+        """Have ``session`` stop at ``layer`` whatever a breakpoint there asks; return that, for :meth:`take_back`."""
         plan = self._now(session)
         self._plans[session.number] = replace(plan, layers={**plan.layers, layer: None})
+        return {layer: plan.layers[layer]} if layer in plan.layers else {}
+
+    def take_back(self, session: Session, layer: int, had: Layers) -> None:
+        """Undo :meth:`add`, which returned ``had``. Where the session has stopped there, that was its breakpoint, too.
+
+        But not one with a condition, which nobody has tried.
+        """
+        if session.layer == layer:
+            had = {one: condition for one, condition in had.items() if condition is not None}
+        if had:
+            plan = self._now(session)
+            self._plans[session.number] = replace(plan, layers={**plan.layers, **had})
+        else:
+            self.drop(session, layer)
 
     def drop(self, session: Session, layer: int) -> None:
-        """Undo :meth:`add`, unless that layer is the session's own breakpoint by now."""
+        """Have ``session`` not stop at ``layer``, unless that is its own breakpoint by now."""
         plan = self._now(session)
         if plan.armed == layer:
             return

@@ -32,9 +32,13 @@ class Mark:
         Who lets go of it beside a thread that computes in Python gets it back after 5 ms.
         """
         until = time.perf_counter() + seconds
-        while not self.ended and time.perf_counter() < until:
+        while not self._ended_at_once and time.perf_counter() < until:
             pass
         self.synchronize()
+
+    @property
+    def _ended_at_once(self) -> bool:
+        return self.ended
 
 
 class Lane:
@@ -73,8 +77,11 @@ class Lane:
         with self.here():
             work()
 
-    def record(self, mark: Mark) -> Mark:
-        """Put ``mark`` behind what is submitted so far, and return it."""
+    def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
+        """Put ``mark`` behind what is submitted so far, and return it; ``at_once`` as in :meth:`fill`.
+
+        The first time it is recorded it is made, which takes longer and lets go of the interpreter.
+        """
         return mark
 
     def wait(self, mark: Mark, *, at_once: bool = False) -> None:
@@ -125,6 +132,10 @@ class _CudaMark(Mark):
     def synchronize(self) -> None:
         self.event.synchronize()
 
+    @property
+    def _ended_at_once(self) -> bool:
+        return copying.has_ended_at_once(self.event.cuda_event)
+
 
 class _Here:
     """Makes a stream the current one in a block: cheaper than ``torch.cuda.stream``."""
@@ -152,6 +163,7 @@ class _CudaLane(Lane):
         self.stream = stream
         self._position = (stream.stream_id, stream.device_index, stream.device_type)
         self._handle = stream.cuda_stream
+        self._end: _CudaMark | None = None  # for who follows at once
 
     def here(self) -> AbstractContextManager[object]:
         return _Here(self._position)
@@ -166,9 +178,12 @@ class _CudaLane(Lane):
     def take(self, target: int, source: int, nbytes: int) -> None:
         copying.to_host(target, source, nbytes, self._handle)
 
-    def record(self, mark: Mark) -> Mark:
+    def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
         assert isinstance(mark, _CudaMark)
-        mark.event.record(self.stream)
+        if at_once and (event := mark.event.cuda_event):
+            copying.record_at_once(event, self._handle)
+        else:
+            mark.event.record(self.stream)
         return mark
 
     def wait(self, mark: Mark, *, at_once: bool = False) -> None:
@@ -184,7 +199,8 @@ class _CudaLane(Lane):
     def follow(self, leader: Lane, *, at_once: bool = False) -> None:
         assert isinstance(leader, _CudaLane)
         if leader.busy and at_once:
-            self.wait(leader.record(_CudaMark()), at_once=True)
+            leader._end = leader._end or _CudaMark()
+            self.wait(leader.record(leader._end, at_once=True), at_once=True)
         elif leader.busy:
             self.stream.wait_stream(leader.stream)
 

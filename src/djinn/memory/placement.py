@@ -294,6 +294,7 @@ class Residency:
         restore = None
         if entries:
             restore = Restore(HostCopy.of(entries), session=self.number, compute=self._compute, link=self._engine.link)
+            self._engine.prepare(restore)
         self.restore = restore
 
     def _can_leave(self, item: StateStorage, held: Container[int]) -> bool:

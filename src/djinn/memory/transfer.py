@@ -18,8 +18,9 @@ The latch was measured on an H200. It stands before the program's turn. Behind t
 first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME returned 0.1 to 0.3 ms later (0.78 to
 0.97 instead of 0.66), for it had to wait for the interpreter. On the CPU copies end when they return.
 
-Where a debugger is open, its screen computes in Python beside all that, milliseconds at a time. Then RESUME keeps the
-interpreter from the first copy until the frontier is there: no call that lets go of it comes between.
+Where a debugger is open, its screen computes in Python beside all that, milliseconds at a time, and whoever lets go of
+the interpreter waits for that. Then RESUME keeps it from the first copy until the frontier is there. What lets go of it
+even so: a question to the driver for room, coded state, and Python itself, which takes it from who has had it for 5 ms.
 
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
 all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
@@ -191,6 +192,12 @@ class TransferEngine:
         source, copied = extent.bytes.data_ptr(), self.link.mark()
         return Stored(item=part.item, coded=part.coded, extent=extent, source=source, copied=copied)
 
+    def prepare(self, restore: Restore) -> None:
+        """Make, at the pause, the marks that a RESUME which keeps the interpreter records."""
+        if self._keeps:
+            for mark in (restore.ready, *(batch.mark for batch in restore.history[:_AHEAD])):
+                self._out.record(mark)
+
     def decoding(self, function: Callable[[], None], timeout: float | None) -> None:
         """Call ``function``, which decodes state in host memory, on a thread of its own: it may take long."""
         self._decoder.do(function, timeout)
@@ -287,13 +294,13 @@ class TransferEngine:
                 _allocate(restore.frontier)
             self._in.follow(compute, at_once=self._keeps)
             _copy_frontier(restore.frontier, self._in)
-            self._in.record(restore.ready)
+            self._in.record(restore.ready, at_once=self._keeps)
         else:  # an idle lane brings the frontier itself: then no lanes have to be ordered
             with compute.here():
                 for entry in restore.frontier:  # the first is in flight while the next is allocated
                     _allocate([entry])
                     _copy_frontier([entry], compute)
-            compute.record(restore.ready)
+            compute.record(restore.ready, at_once=self._keeps)
 
     def _send_ahead(self, restore: Restore, busy: bool) -> None:
         """Allocate the first of the history, or all if it is short or room is doubtful, and submit the first."""
@@ -483,7 +490,7 @@ class TransferEngine:
         else:
             for entry in batch.entries:
                 self._in_behind.fill(entry.item.storage, entry.source, at_once=at_once)
-            self._in_behind.record(batch.mark)
+            self._in_behind.record(batch.mark, at_once=at_once)
         restore.submitted(batch)
 
     def _submit_missing(self, restore: Restore) -> None:

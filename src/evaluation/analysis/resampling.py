@@ -74,7 +74,7 @@ def places(sizes: Sequence[int], chosen: Chosen, generator: np.random.Generator)
     picks *= counts[chosen][..., None]
     index = picks.astype(np.intp)
     index += (chosen % len(counts))[..., None] * longest
-    if min(sizes) < longest or chosen.min() < 0:
+    if min(sizes) < longest:
         absent = np.arange(longest) >= counts[chosen][..., None]  # a short group gives no more than it has
         index[absent] = len(sizes) * longest
     return np.asarray(index.reshape(len(chosen), -1))

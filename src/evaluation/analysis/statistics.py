@@ -196,11 +196,14 @@ def _process_median(
 @functools.lru_cache(maxsize=8)  # most of a run's intervals are of values in equal numbers, and drawing takes longest
 def _places(
     sizes: tuple[tuple[int, ...], ...], sittings: tuple[str | None, ...] | None, resamples: int, seed: int
-) -> list[Chosen]:
+) -> tuple[Chosen, ...]:
     """Which values of each stratum, whose groups have such ``sizes``, are in each resample."""
     generator = np.random.default_rng(seed)
     chosen = draw_processes(len(sizes[0]), sittings, resamples, generator)
-    return [places(of_groups, chosen, generator) for of_groups in sizes]
+    found = tuple(places(of_groups, chosen, generator) for of_groups in sizes)
+    for one in found:
+        one.setflags(write=False)  # it is kept
+    return found
 
 
 def linear_fit(x: Sequence[float], y: Sequence[float]) -> LinearFit:

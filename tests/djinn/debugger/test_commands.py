@@ -80,6 +80,20 @@ def test_step_token_break_and_resume_go_where_they_say(bench, started, does, lla
     assert torch.equal(session.result(30), plainly(llama, input_ids))
 
 
+def test_token_leaves_the_breakpoints(started, does):
+    """One that comes first does not take that of this layer away, and a condition there is still to be tried."""
+    started(3)
+    does("break 2-3")
+    assert "its breakpoint, layer 2, came first" in does("token")
+    assert does("break") == "to stop after layer 3"
+    assert "paused after layer 3" in does("resume")
+    assert does("break") == "no breakpoint: break L sets one"
+    does("break 3 4 if h.norm() > 1e9")
+    assert does("token").startswith("session 1: paused after layer 3")
+    assert does("break") == "to stop after each of layers 4 and 3, if h.norm() > 1e9"
+    assert does("resume").startswith("session 1: finished")
+
+
 def test_wait_names_what_stays_on_the_device(started, does):
     """The ids are the caller's, and two tensors are held by the test."""
     session = started(2)

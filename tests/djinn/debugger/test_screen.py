@@ -146,14 +146,30 @@ def test_a_panel_that_would_show_the_same_is_left_alone(bench, started, monkeypa
     assert set(drive(Debugger(bench), script)) == {("sessions", False)}  # nothing is laid out anew
 
 
+@pytest.mark.parametrize("sizes", [((120, 40), (60, 40)), ((80, 24), (60, 24))])
+def test_a_narrower_screen_scrolls_no_further_than_its_lines(bench, started, sizes):
+    """Lines that were too long for it for a moment have not been folded into more."""
+    started(2)
+
+    async def script(pilot):
+        await pilot.resize_terminal(*sizes[1])
+        for _ in range(10):
+            await pilot.pause(0.05)
+        panels = [panel for panel in pilot.app.query(Panel) if not panel._wraps]
+        return [(panel.id, len(panel._lines) - panel._head.display, panel._body.size.height) for panel in panels]
+
+    for name, lines, height in drive(Debugger(bench), script, size=sizes[0]):
+        assert height == lines, name
+
+
 def test_what_comes_together_is_drawn_once(bench, started, monkeypatch):
     """Each drawing takes the interpreter from the programs: one for all messages, and none for half a line."""
     started(2)
+    monkeypatch.setattr("djinn.debugger.screen._TIMER_SECONDS", 3600)
 
     async def script(pilot):
         drawn = []
         draw = pilot.app._board.draw
-        monkeypatch.setattr(pilot.app, "_tick", lambda: None)
         monkeypatch.setattr(pilot.app._board, "draw", lambda *args: (drawn.append(1), draw(*args)))
         for number in range(5):
             pilot.app._tell(f"answer {number}")
@@ -557,6 +573,76 @@ def test_what_the_program_prints_is_shown_as_lines(runtime, bench, llama, input_
         return text(pilot.app)
 
     assert r"printed: half a line\x1b[2J" in drive(Debugger(bench), script)
+
+
+def test_a_line_that_has_not_ended_is_shown(bench, started):
+    """A moment later, once: a program may wait there, or end."""
+    started(2)
+
+    async def script(pilot):
+        print("dots ...", end="")
+        await pilot.pause()
+        pilot.app._tick()
+        begun = text(pilot.app)
+        print("...", end="")
+        await pilot.pause()
+        for _ in range(3):
+            pilot.app._tick()
+            await pilot.pause()
+        return begun, text(pilot.app)
+
+    begun, shown = drive(Debugger(bench), script)
+    assert "printed:" not in begun
+    assert shown.count("printed: dots ......") == 1
+
+
+def test_a_session_that_was_not_looked_at_has_no_other_s_state(runtime, bench, started, llama, input_ids):
+    """Until there is a look at it, the panels name the session that they show."""
+    started(2)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def program():
+        inside.set()
+        go_on.wait(30)
+        return llama(input_ids).logits
+
+    async def script(pilot):
+        runtime.open(breakpoint=3).start(program)
+        assert inside.wait(30)
+        bench.select(2)
+        pilot.app._draw()
+        await pilot.pause()
+        shown = pilot.app._board.state.border_title, pilot.app._board.tokens.border_title
+        go_on.set()
+        runtime.sessions[1].wait(30)
+        pilot.app._tick()
+        await settled(pilot)
+        return shown, pilot.app._board.state.border_title
+
+    shown, then = drive(Debugger(bench), script)
+    assert shown[0] == "state of session 1 at its last stop, after layer 2"
+    assert shown[1].startswith("tokens of session 1 at its last stop")
+    assert then == "state of session 2, after layer 3"
+
+
+def test_answers_that_are_shown_alone_leave_the_keys(bench, started, does):
+    """The last line has the last answer where that has no room elsewhere."""
+    started(2)
+
+    async def script(pilot):
+        await press(pilot, "s")
+        lines = []
+        for panel in (pilot.app._board.answers, pilot.app._board.state):
+            panel.focus()
+            await press(pilot, "z")
+            await settled(pilot)
+            lines.append(pilot.app._last_line())
+            await press(pilot, "z")
+        return lines
+
+    alone, elsewhere = drive(Debugger(bench), script)
+    assert "paused after" not in alone
+    assert "paused after layer 3" in elsewhere
 
 
 def test_the_help_names_every_command_and_key(bench, started):
