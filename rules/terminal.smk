@@ -57,13 +57,14 @@ for handler in list(logger.handlers):
 onsuccess:
     finished = list(workflow.dag.finished_jobs)
     (ours,) = (folder for folder, run in OUTPUTS_OF.items() if run == RUN)
-    drawn = any(
-        file.startswith(f"{ours}/") for job in finished for file in job.output
-    )
+    files = [file for job in finished for file in job.output]
+    drawn = any(file.startswith(f"{ours}/") for file in files)
     if "verdicts" in {job.rule.name for job in finished}:
         pass  # it has printed them
     elif drawn and Path(ours, "claims.json").exists():
         shell(f"python3 -m evaluation.paper.verdicts --run {RUN}")
+    elif not any(file.startswith(f"{LOCAL}/") for file in files):
+        print("Done. Nothing was measured.", file=sys.stderr)
     else:
         print(f"Done. The records lie in {LOCAL}.", file=sys.stderr)
         if RUN == "local":

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from evaluation.paper.outputs import OUTPUTS
-from tests.published import LEADING
+from tests.published import DRAWN, LEADING
 from tests.workflow.settings import QUICK, ROOT, TINY
 
 
@@ -28,6 +28,7 @@ def test_ten_minutes_are_a_run_of_their_own(another, snakemake, planned):
     beside = ("results/local/raw/vanilla/layer_3/round_1.json", "--configfile", "tiny.yaml")
     done = snakemake(another, *beside)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Done. The records lie in results/local." in done.stderr
     (another / "quick.yaml").write_text(yaml.safe_dump({"device": "cpu", "functional": {**QUICK}}))
     settings = ("verdicts", "--configfile", "configs/ten_minutes.yaml", "quick.yaml")
     done = snakemake(another, *settings)
@@ -78,6 +79,15 @@ def test_a_method_is_one_module_and_a_workload_one_row(another, snakemake):
     (line,) = (line for line in table.splitlines() if line.startswith("Keep twice &"))
     assert float(line.split("&")[1]) > 0
     assert "KeepTwiceChatReadyMsLayerThree" in (another / drawn[1]).read_text()
+
+
+def test_what_measures_nothing_names_no_records(another, snakemake):
+    """A table of a published run alone: there is no folder of this machine's run."""
+    done = snakemake(another, f"results/tables/{DRAWN[-1]}/summary.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Done. Nothing was measured." in done.stderr
+    assert "The records lie" not in done.stderr
+    assert not (another / "results/local").exists()
 
 
 def test_several_runs_may_be_drawn_and_the_first_leads(copy, snakemake, tmp_path):

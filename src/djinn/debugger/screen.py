@@ -96,7 +96,7 @@ class Debugger(App[None]):
         self._board = Board(bench, ascii=ascii)
         self._command = CommandLine()
         self._keys = Static(id="keys", markup=False)
-        self._shown = ""  # in that line
+        self._last_shown = ""  # in that line
         self._is_to_draw = False
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -157,8 +157,8 @@ class Debugger(App[None]):
     def _draw_once(self) -> None:
         self._is_to_draw = False
         self._board.draw(self._look, self._answers)
-        if (line := self._last_line()) != self._shown:
-            self._shown = line
+        if (line := self._last_line()) != self._last_shown:
+            self._last_shown = line
             self._keys.update(line, layout=False)
 
     def _last_line(self) -> str:
