@@ -23,7 +23,7 @@ paper_figures: $(VENV)/installed
 
 # A smaller study, in results/local-ten-minutes: configs/ten_minutes.yaml says what it measures and how long that takes.
 ten_minutes: $(VENV)/installed
-	@echo "expected: 9 minutes on one H100, 2 as a functional run on two CPU cores"
+	@echo "expected: 6 minutes on one H200, 2 as a functional run on two CPU cores"
 	@began=$$(date +%s); $(RUN) snakemake --cores 1 verdicts --configfile configs/ten_minutes.yaml && \
 		echo "taken: $$((($$(date +%s) - began + 30) / 60)) minutes"
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evaluation.analysis.aggregate import aggregate
+from evaluation.analysis.depth import Depth
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.paper.__main__ import main
@@ -71,6 +72,10 @@ class Results:
     def findings(self) -> Findings:
         """The rows of the run."""
         return self.material().findings
+
+    def depth(self) -> Depth:
+        """Its lines over depth."""
+        return Depth(self.findings(), self.run())
 
     def draw(self, *names: str, run: str = "local", leading: str = "") -> int:
         """Draw by the command, into ``root / "figures" / "local"``; its exit status."""

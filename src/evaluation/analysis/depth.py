@@ -73,10 +73,14 @@ class Depth:
         """The last that has a next one, where the run has it; else the deepest."""
         return Leading(self._findings, self._run).layer
 
+    def of_jobs(self, workload: str, method: str, metric: str, variant: str | None = None) -> list[Time]:
+        """``metric`` of the method's own jobs, of ``variant`` or else the primary one, by layer; empty: it has none."""
+        return _of_rows(self._findings.series(workload, method, metric, variant))
+
     def of(self, workload: str, method: str, *variants: str, clock: Clock = _READY) -> list[Time]:
         """The first of ``variants`` that the run has, or without any the primary one, by layer; empty: it has none."""
         for variant in variants or (None,):
-            alone = _of_rows(self._findings.series(workload, method, clock.metric, variant))
+            alone = self.of_jobs(workload, method, clock.metric, variant)
             in_pairs = {
                 layer: (form.times[clock.name], form.sittings)
                 for layer, cell in self._paired.get(workload, {}).items()
@@ -94,7 +98,7 @@ class Depth:
 
     def floors(self, workload: str) -> list[Time]:
         """A raw copy of the frontier beside Djinn's samples, from where these come."""
-        alone = _of_rows(self._findings.series(workload, "djinn", _FLOOR))
+        alone = self.of_jobs(workload, "djinn", _FLOOR)
         in_pairs = {
             layer: {number: floors for number, floors in cell.floors.items() if floors}
             for layer, cell in sorted(self._paired.get(workload, {}).items())
@@ -107,6 +111,16 @@ class Depth:
                 for layer, floors in timed.items()
             ]
         return alone
+
+    def state_bytes(self, workload: str, layer: int) -> float | None:
+        """What Djinn copies to the host at ``layer``, of its jobs or else of the pairs; None if the run has neither."""
+        alone = self._findings.at(workload, "djinn", "state_bytes", layer, _DJINN)
+        if alone is not None and alone.median is not None:
+            return alone.median
+        cell = self._paired.get(workload, {}).get(layer)
+        plain = ("djinn", _DJINN, Policy())
+        forms = [form for form in cell.forms if (form.method, form.variant, form.policy) == plain] if cell else []
+        return forms[0].host_bytes if forms else None
 
     def times(self, workload: str) -> Times | None:
         """Recompute's quickest form over Djinn at depth; None if the run lacks either there, or Djinn took no time."""

@@ -107,7 +107,7 @@ PLAN = (
     _entry("C3", _own_clocks, _timed(partial(of_depth.flat, "djinn"))),
     _entry("C4", _against_copies, _timed(of_pairs.as_fast)),
     _entry("C5", _against_recompute, _timed(of_recompute.faster)),
-    _entry("C6", _with_history, _of_run(of_use.sessions)),
+    _entry("C6", _with_history, _of_run(of_use.sessions), once=True),
     _entry("C7", _with_history, _of_run(of_use.edits), once=True),
     _entry("C8", lambda measured: [Place()], _of_run(of_use.lines), once=True),
 )

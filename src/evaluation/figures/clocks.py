@@ -3,26 +3,27 @@
 Over the breakpoint's depth as Plot 1 (:mod:`evaluation.figures.crossover`), with one logarithmic axis of latency, so
 that a line can be followed from clock to clock. Recompute is in the form that is the quickest at ready. The raw copy is
 the one measured beside each sample of what the clock waits for: the frontier, or of the copies by hand all of the
-state. Points are medians of the jobs of each method.
+state. Points are medians of the jobs of each method, or of the pairs where it has no jobs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
 
 from matplotlib.figure import Figure
 
+from evaluation.analysis.depth import Depth
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
-from evaluation.analysis.metrics import CLOCK, CLOCKS
-from evaluation.analysis.summary import Row
+from evaluation.analysis.metrics import CLOCKS, Clock
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import DRAWN, METHODS, PRIMARY, Variant, plain_name
-from evaluation.figures.lines import FLOOR, FLOOR_NAME, Curve, logarithmic, name_ends, name_layers, plot
-from evaluation.figures.style import FONT_PT, OTHERS, rendered, side_by_side
+from evaluation.analysis.variants import BULK, DRAWN, METHODS, PRIMARY, Variant, plain_name
+from evaluation.figures.lines import FLOOR, FLOOR_NAME, Curve, curve, logarithmic, name_ends, name_layers, plot
+from evaluation.figures.room import put
+from evaluation.figures.style import FONT_PT, OTHERS, readable, rendered, side_by_side
 
 _COPIED_BY = {"frontier_bytes": "djinn", "state_bytes": "manual_offload"}  # beside whose samples these bytes are copied
+_PRIMARY_IN_PAIRS = {"djinn": (PRIMARY["djinn"].name,), "manual_offload": BULK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +34,31 @@ class Panel:
     lines: Sequence[Curve]
 
 
-def panels(findings: Findings, workload: str) -> list[Panel]:
+def panels(findings: Findings, depth: Depth, workload: str) -> list[Panel]:
     """One per clock that has a title and by which the run was measured; raises TableError if it lacks ``workload``."""
     if workload not in findings.workloads:
         raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     taken = findings.clocks(workload) or CLOCKS
-    found = [Panel(title=one.title, lines=list(_lines(findings, workload, one.name))) for one in taken if one.title]
+    found = [Panel(title=one.title, lines=list(_lines(findings, depth, workload, one))) for one in taken if one.title]
     if not any(panel.lines for panel in found):
         raise TableError(f"run {findings.run} has no time in workload {workload!r}")
     return found
 
 
-def _lines(findings: Findings, workload: str, clock: str) -> Iterator[Curve]:
+def _lines(findings: Findings, depth: Depth, workload: str, clock: Clock) -> Iterator[Curve]:
     others = [method for method in findings.methods if method not in METHODS]
     known = [(*one.key, _name(one), one.style) for one in _drawn(findings, workload)]
     more = [(method, None, plain_name(method), style) for method, style in zip(others, cycle(OTHERS), strict=False)]
     for method, variant, label, style in [*known, *more]:
-        rows = findings.series(workload, method, CLOCK[clock].metric, variant)
-        yield from _curve(label, {"linewidth": 1.0, **style}, rows)
-    if waited_for := CLOCK[clock].waits_for:
-        yield from _curve(FLOOR_NAME, FLOOR, findings.series(workload, _COPIED_BY[waited_for], "floor_ms"))
+        times = depth.of_jobs(workload, method, clock.metric, variant)
+        in_pairs = (variant,) if variant else _PRIMARY_IN_PAIRS.get(method, ())
+        yield from curve(
+            label, {"linewidth": 1.0, **style}, times or depth.of(workload, method, *in_pairs, clock=clock)
+        )
+    if clock.waits_for:
+        copies = depth.of_jobs(workload, _COPIED_BY[clock.waits_for], "floor_ms")
+        of_frontier = clock.waits_for == "frontier_bytes"
+        yield from curve(FLOOR_NAME, FLOOR, copies or (depth.floors(workload) if of_frontier else []))
 
 
 def _drawn(findings: Findings, workload: str) -> list[Variant]:
@@ -70,15 +76,6 @@ def _name(one: Variant) -> str:
     return PRIMARY["recompute"].label if one.method == "recompute" else one.label
 
 
-def _curve(label: str, style: dict[str, Any], rows: Sequence[Row]) -> Iterator[Curve]:
-    points = [
-        (row.breakpoint, row.median, *row.ends, row.is_range) for row in rows if row.median is not None and row.ends
-    ]
-    if points:
-        layers, medians, lows, highs, ranged = zip(*points, strict=True)
-        yield Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)
-
-
 def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
     """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
     figure, places = side_by_side(
@@ -91,10 +88,16 @@ def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
         logarithmic(axes, everything)
         axes.set_title(panel.title, size=FONT_PT, pad=3)
     name_ends(figure.axes[-1], shown[-1].lines)
+    named = {line.label for line in shown[-1].lines}
+    for axes, panel in zip(figure.axes, shown, strict=True):  # what ends in no name there has one where it comes first
+        for line in (one for one in panel.lines if one.label not in named):
+            points = list(zip(line.layers, line.medians, strict=True))
+            put(axes, line.label, points, color=readable(line.style["color"]))
+            named.add(line.label)
     return figure
 
 
 def files(material: Material, workload: str) -> list[bytes]:
     """The figure as PDF and PNG."""
-    shown = panels(material.findings, workload)
+    shown = panels(material.findings, Depth(material.findings, material.run), workload)
     return rendered(lambda: draw(shown, functional=material.functional))

@@ -17,13 +17,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.analysis.depth import Depth, Time, Times
+from evaluation.analysis.depth import Depth, Times
 from evaluation.analysis.findings import Findings
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BLUE, BULK, BY_KEY, KEPT, METHODS, ORDERED, PRIMARY, plain_name
-from evaluation.figures.lines import FLOOR, FLOOR_NAME, Curve, from_zero, logarithmic, name_ends, name_layers, plot
+from evaluation.figures.lines import (
+    FLOOR,
+    FLOOR_NAME,
+    Curve,
+    curve,
+    from_zero,
+    logarithmic,
+    name_ends,
+    name_layers,
+    plot,
+)
 from evaluation.figures.room import put
 from evaluation.figures.style import BOTH_COLUMNS_IN, FONT_PT, OTHERS, mark_functional, readable, rendered
 
@@ -54,21 +64,19 @@ def shown(findings: Findings, depth: Depth, workload: str) -> Shown:
         raise TableError(f"run {findings.run} has no workload {workload!r}, only: {', '.join(findings.workloads)}")
     times = depth.times(workload)
     quickest = (times.variant,) if times else ()
-    recompute = _curve(
-        recompute_name(times), _style("recompute", *quickest), depth.of(workload, "recompute", *quickest)
-    )
+    recompute = curve(recompute_name(times), _style("recompute", *quickest), depth.of(workload, "recompute", *quickest))
     bulk = _of(depth, workload, "manual_offload", BULK)
     by_hand = _of(depth, workload, "manual_offload", (ORDERED,)) or bulk
     djinn = _of(depth, workload, "djinn", (PRIMARY["djinn"].name,))
     others = [
-        _curve(plain_name(method), {"linewidth": 1.0, **style}, depth.of(workload, method))
+        curve(plain_name(method), {"linewidth": 1.0, **style}, depth.of(workload, method))
         for method, style in zip((one for one in findings.methods if one not in METHODS), cycle(OTHERS), strict=False)
     ]
     left = [*recompute, *(bulk if bulk != by_hand else []), *by_hand, *djinn]
     right = [
         *by_hand,
-        *_curve("Manual, kept", _KEPT_STYLE, depth.of(workload, "manual_offload", *_KEPT_BY_HAND)),
-        *_curve(FLOOR_NAME, FLOOR, depth.floors(workload)),
+        *curve("Manual, kept", _KEPT_STYLE, depth.of(workload, "manual_offload", *_KEPT_BY_HAND)),
+        *curve(FLOOR_NAME, FLOOR, depth.floors(workload)),
         *djinn,
         *_of(depth, workload, "djinn", (KEPT,)),
         *(line for found in others for line in found),
@@ -91,16 +99,7 @@ def _style(method: str, variant: str = "") -> dict[str, Any]:
 def _of(depth: Depth, workload: str, method: str, variants: Sequence[str]) -> list[Curve]:
     """The line of the first of ``variants`` that the run has, by its name in the paper."""
     named = BY_KEY.get((method, variants[0]), PRIMARY[method])
-    return _curve(named.label, {"linewidth": 1.0, **named.style}, depth.of(workload, method, *variants))
-
-
-def _curve(label: str, style: dict[str, Any], points: Sequence[Time]) -> list[Curve]:
-    if not points:
-        return []
-    layers, medians, lows, highs, ranged = zip(
-        *((one.layer, one.median, one.low, one.high, one.is_range) for one in points), strict=True
-    )
-    return [Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)]
+    return curve(named.label, {"linewidth": 1.0, **named.style}, depth.of(workload, method, *variants))
 
 
 def draw(found: Shown, *, functional: bool) -> Figure:

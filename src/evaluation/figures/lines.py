@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from evaluation.analysis.depth import Time
 from evaluation.analysis.variants import PALE
 from evaluation.figures.style import FONT_PT, readable, spread
 
@@ -54,6 +55,16 @@ class Curve:
     def key(self) -> dict[str, Any]:
         """Its look beside its name."""
         return {**self.style, "mfc": HOLLOW} if self.ranged and all(self.ranged) else dict(self.style)
+
+
+def curve(label: str, style: dict[str, Any], times: Sequence[Time]) -> list[Curve]:
+    """The line through ``times``; none if there are none."""
+    if not times:
+        return []
+    layers, medians, lows, highs, ranged = zip(
+        *((one.layer, one.median, one.low, one.high, one.is_range) for one in times), strict=True
+    )
+    return [Curve(label=label, style=style, layers=layers, medians=medians, lows=lows, highs=highs, ranged=ranged)]
 
 
 def plot(axes: Axes, lines: Sequence[Curve]) -> None:

@@ -4,16 +4,15 @@ It uses the macros of both. Those of its own run begin with the run's name.
 """
 
 from evaluation.analysis.material import Material
-from evaluation.paper.section import leading_layer, main_workload, words_of
+from evaluation.paper.section import main_workload, words_of
 from evaluation.text.latex import environment
-from evaluation.text.macro import camel, in_words
+from evaluation.text.macro import camel
 
 
 def files(material: Material, workload: str) -> list[str]:
     """``further.tex``."""
     assert material.leading is not None
     own, first = words_of(material), words_of(material.leading)
-    here, there = leading_layer(own), leading_layer(first)
     w = camel(main_workload(material.study))
     said = (
         environment()
@@ -25,10 +24,7 @@ def files(material: Material, workload: str) -> list[str]:
             own=own,
             first=first,
             w=w,
-            leading_layer=here,
-            first_leading_layer=there,
-            state=f"Djinn{w}StateMbLayer{in_words(own.value(here))}",
-            first_state=f"Djinn{w}StateMbLayer{in_words(first.value(there))}",
+            place=f"{w}AtDepth",
         )
     )
     return [said]

@@ -114,6 +114,7 @@ OUTPUTS = (
         module="figures.clocks",
         files=("clocks.pdf", "clocks.png"),
         caption="clocks.rst",
+        reads=("summary", "records"),
         drawn=lambda plan: plan.workloads(kv_cache=True, decode=False),
     ),
     Output(

@@ -133,13 +133,18 @@ def durable_run(results: Path, name: str, record: str = "durable.json") -> str:
     """The run that tells of the run ``name`` what ``record`` does: what a kill of the process leaves.
 
     That is itself, or NAME-durable if that one is published: measured later, for the record that NAME lacks. Else it is
-    the only published run of such a name, be it of another machine: whoever draws from it names it.
+    the only published run of such a name and of the same model, be it of another machine. Whoever draws from it names
+    it.
     """
-    if is_own(name) or (run_folder(results, name) / record).exists():
+    if is_own(name) or ((folder := run_folder(results, name)) / record).exists():
         return name
-    beside = name + BESIDE
-    there = [path.parent.name for path in (results / "published").glob(f"*{BESIDE}/{record}")]
-    return beside if beside in there else there[0] if len(there) == 1 else name
+    model = read_object(folder / "study.json")["model"]
+    there = [
+        path.parent.name
+        for path in (results / "published").glob(f"*{BESIDE}/{record}")
+        if read_object(path.with_name("study.json"))["model"] == model
+    ]
+    return beside if (beside := name + BESIDE) in there else there[0] if len(there) == 1 else name
 
 
 def run_of_table(results: Path, name: str, table: str) -> str:

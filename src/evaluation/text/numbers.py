@@ -53,7 +53,7 @@ Some found room in \DiskSwapOutMs, others spilled another one first in \DiskSpil
 What Plot 1 shows at its layer, \ActivationAtDepthLayer: recompute in its quickest form, \ActivationAtDepthRecompute,
 takes \ActivationAtDepthReadyRatio times as long as Djinn, with Low and High where there is an interval. The times are
 \ActivationAtDepthRecomputeReadyMs, DjinnReadyMs, DjinnKeptReadyMs, ByHandReadyMs, ByHandKeptReadyMs, RawCopyReadyMs,
-and DjinnResidentMs.
+DjinnResidentMs, and \ActivationAtDepthStateMb of what Djinn copies back.
 
 Of a run that is drawn beside the leading one the macros begin with its name: \HTwoHundredDjinnSessions of ``h200``.
 

@@ -33,6 +33,9 @@ def numbers_of_depth(depth: Depth, run: str, workloads: Sequence[str]) -> Iterat
         if times.low is not None and times.high is not None:
             yield measured(f"{place}ReadyRatioLow", times.low, "ratio", compared)
             yield measured(f"{place}ReadyRatioHigh", times.high, "ratio", compared)
+        if (state := depth.state_bytes(workload, times.layer)) is not None:
+            held = {"run": run, "workload": workload, "layer": times.layer, "method": "djinn", "metric": "state_bytes"}
+            yield measured(f"{place}StateMb", state / 1e6, "MB", held)
         lines = {
             "Djinn": depth.of(workload, "djinn", PRIMARY["djinn"].name),
             "DjinnKept": depth.of(workload, "djinn", KEPT),

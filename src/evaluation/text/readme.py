@@ -1,7 +1,8 @@
 """Writes the tables and numbers of README and docs/ from those of the paper; ``--check`` only says what would change.
 
 A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``. In prose a number is followed by the name of the
-macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no comment marks is left alone.
+macro that it is, as in ``0.990<!-- DjinnOverheadPrefillRatio -->``. What no comment marks is left alone. Numbers of a
+further published run have that run's name in theirs; tables are of the leading run.
 """
 
 import argparse
@@ -14,16 +15,17 @@ from pathlib import Path
 
 from evaluation import command
 from evaluation.records.atomic import write_text
-from evaluation.records.runs import read_object
-from evaluation.text.macro import in_words
+from evaluation.records.runs import is_own, read_object
+from evaluation.text.macro import camel, in_words
 
 PAGES = (
     Path("README.md"),
     *(Path(f"docs/{name}.md") for name in ("results", "how-it-works", "measurement", "running")),
 )
-NUMBERS = Path("paper_figures/numbers.json")
+FIGURES = Path("paper_figures")
+NUMBERS = FIGURES / "numbers.json"
 # Pages of the paper of which a table is taken.
-EXPERIMENTS, METHODS = Path("paper_figures/experiments.md"), Path("paper_figures/capabilities.md")
+EXPERIMENTS, METHODS = FIGURES / "experiments.md", FIGURES / "capabilities.md"
 _BLOCK = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INLINE = re.compile(r"(?:≥ |-)?\d[\d.]*(<!-- ([A-Z][A-Za-z]+) -->)")
 _MARKS = re.compile(r"<!-- (?:numbers: \S+|end|[A-Z][A-Za-z]+) -->")
@@ -198,9 +200,15 @@ def experiment_table(page: str) -> str:
     return _markdown(list(_COLUMNS), kept)
 
 
-def read_numbers(path: Path) -> dict[str, str]:
-    """Texts of the paper's numbers by name, with LaTeX's sign for at least as these pages write it."""
-    return {number["name"]: number["text"].replace("$\\geq$\\,", "≥ ") for number in read_object(path)["numbers"]}
+def read_numbers(root: Path) -> dict[str, str]:
+    """Texts by name of the numbers of the published runs drawn below ``root``; "at least" as these pages write it."""
+    beside = (path for path in (root / FIGURES).glob("*/numbers.json") if not is_own(path.parent.name))
+    pages = {"": root / NUMBERS, **{camel(path.parent.name): path for path in beside}}
+    return {
+        prefix + number["name"]: number["text"].replace("$\\geq$\\,", "≥ ")
+        for prefix, path in pages.items()
+        for number in read_object(path)["numbers"]
+    }
 
 
 def _text(numbers: Mapping[str, str], name: str) -> str:
@@ -221,7 +229,7 @@ def main() -> int:
 
 
 def _write(given: argparse.Namespace) -> None:
-    numbers = read_numbers(NUMBERS)
+    numbers = read_numbers(Path())
     experiments, methods = (path.read_text(encoding="utf-8") for path in (EXPERIMENTS, METHODS))
     pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
     changed = {path: new for path, old in pages.items() if (new := written(old, numbers, experiments, methods)) != old}

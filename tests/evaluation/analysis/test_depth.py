@@ -2,7 +2,6 @@
 
 import pytest
 
-from evaluation.analysis.depth import Depth
 from tests.evaluation.paired import SyntheticPairs, without_room
 from tests.evaluation.paired import pairs_path as pairs
 from tests.evaluation.papers import Results
@@ -14,14 +13,10 @@ def made(folder, **more):
     return Results.make(folder, Synthetic(**recipe))
 
 
-def depth_of(results):
-    return Depth(results.findings(), results.run())
-
-
 @pytest.fixture(scope="module")
 def depth(tmp_path_factory):
     """Of a run whose pairs have a layer more than its jobs."""
-    return depth_of(made(tmp_path_factory.mktemp("depth")))
+    return made(tmp_path_factory.mktemp("depth")).depth()
 
 
 def test_a_line_is_of_one_source(depth):
@@ -52,14 +47,14 @@ def test_recompute_over_djinn_is_of_its_quickest_form_at_the_last_layer_that_has
 
 def test_pairs_with_the_layers_of_the_jobs_are_enough(tmp_path):
     """They need no more."""
-    depth = depth_of(made(tmp_path, layers=(1, 39, 40)))
+    depth = made(tmp_path, layers=(1, 39, 40)).depth()
     assert [time.median for time in depth.of("activation", "djinn", "default")] == pytest.approx([0.6] * 3)
     assert [time.is_range for time in depth.floors("activation")] == [False] * 3
 
 
 def test_without_pairs_the_jobs_say_it(tmp_path):
     """At the deepest layer, by the medians of either; without an interval."""
-    times = depth_of(made(tmp_path, pairs=None)).times("session")
+    times = made(tmp_path, pairs=None).depth().times("session")
     assert (times.layer, times.variant, times.paired, times.low) == (40, "default", False, None)
     assert times.times == pytest.approx(121 / 0.63, rel=1e-3)
 
@@ -70,7 +65,7 @@ def test_a_cell_without_room_leaves_the_jobs(tmp_path):
     for number in (1, 2):
         edit(pairs(results.folder, number), lambda record: without_room(record, "activation", 40))
     results.aggregate()
-    depth = depth_of(results)
+    depth = results.depth()
     assert [time.median for time in depth.of("activation", "djinn", "default")] == pytest.approx([0.63] * 2, rel=1e-3)
     assert [time.layer for time in depth.floors("activation")] == [1, 40]
     assert depth.times("activation").layer == 39

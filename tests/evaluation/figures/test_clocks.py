@@ -2,11 +2,13 @@
 
 import pytest
 
+from evaluation.analysis.depth import Depth
 from evaluation.analysis.metrics import CLOCKS as ALL
 from evaluation.analysis.table import TableError
 from evaluation.figures.clocks import draw, panels
 from evaluation.figures.style import FUNCTIONAL, private_style
 from tests.evaluation.layout import flaws
+from tests.evaluation.paired import SyntheticPairs
 from tests.evaluation.papers import Results
 from tests.evaluation.synthetic import Synthetic, edit, record_path
 
@@ -21,7 +23,7 @@ def results(request, tmp_path_factory):
 
 
 def shown(results):
-    return panels(results.findings(), "session")
+    return panels(results.findings(), results.depth(), "session")
 
 
 def test_each_panel_holds_the_medians_of_its_clock(results):
@@ -94,8 +96,38 @@ def test_a_changed_time_moves_one_point_of_one_panel(tmp_path):
     assert moved == [(CLOCKS["resident"].title, "Djinn", 20, 99.0)]
 
 
+def test_what_has_no_jobs_of_its_own_is_of_the_pairs(tmp_path):
+    """As where recompute's line alone was asked for; the raw copy is the one beside the pairs."""
+    recipe = Synthetic(
+        layers=(1, 40), samples=6, pairs=SyntheticPairs(rounds=6), asks={"latency_methods": ["recompute"]}
+    )
+    results = Results.make(tmp_path, recipe)
+    for clock, panel in zip(CLOCKS, shown(results), strict=True):
+        lines = {line.label: list(line.medians) for line in panel.lines}
+        for label, method, variant in (
+            ("Djinn", "djinn", "default"),
+            ("Djinn, kept", "djinn", "kept"),
+            ("Manual, ordered", "manual_offload", "ordered"),
+        ):
+            times = results.depth().of("session", method, variant, clock=CLOCKS[clock])
+            assert lines[label] == [time.median for time in times] != []
+        frontier = CLOCKS[clock].waits_for == "frontier_bytes"
+        assert lines.get("Raw copy") == (
+            [time.median for time in results.depth().floors("session")] if frontier else None
+        )
+        assert lines["Recompute"] == [
+            row.median for row in results.findings().series("session", "recompute", f"{clock}_ms")
+        ]
+
+    with private_style():
+        figure = draw(shown(results), functional=False)
+        assert flaws(figure) == []
+    names = [{text.get_text() for text in axes.texts} for axes in figure.axes]
+    assert ["Raw copy" in one for one in names] == [True, False, False, False]
+
+
 def test_what_is_not_there_is_refused(tmp_path):
     """A workload that the run lacks, with the names that there are."""
     material = Results.make(tmp_path, RECIPES["gpu"]).material()
     with pytest.raises(TableError, match="no workload 'chat', only: activation, session"):
-        panels(material.findings, "chat")
+        panels(material.findings, Depth(material.findings, material.run), "chat")

@@ -6,7 +6,6 @@ from itertools import pairwise
 import matplotlib as mpl
 import pytest
 
-from evaluation.analysis.depth import Depth
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import DRAWN, ONE_TOKEN
 from evaluation.figures.crossover import draw, shown
@@ -42,7 +41,7 @@ def runs(tmp_path_factory):
 
 
 def found_in(results, workload):
-    return shown(results.findings(), Depth(results.findings(), results.run()), workload)
+    return shown(results.findings(), results.depth(), workload)
 
 
 def medians(lines):

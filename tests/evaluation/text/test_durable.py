@@ -17,7 +17,7 @@ from tests.evaluation.killings import SURVIVES, leave_durable_alone, put_durable
 from tests.evaluation.layout import compiled
 from tests.evaluation.papers import Results
 from tests.evaluation.side_cells import EVERY
-from tests.evaluation.synthetic import Synthetic
+from tests.evaluation.synthetic import Synthetic, edit
 
 RECIPE = Synthetic(layers=(1,), samples=6, peers=("memory_saver",), beside=EVERY)
 OUTPUTS = ("durability", "capabilities", "numbers")
@@ -114,6 +114,18 @@ def test_the_only_such_run_stands_for_one_of_another_machine(results, tmp_path):
     assert durable_run(tmp_path / "results", "h200") == "h200"
     (published / "other-durable").rename(published / "h200-durable")
     assert durable_run(tmp_path / "results", "h200") == "h200-durable"
+
+
+def test_no_run_of_another_model_stands_for_one(results, tmp_path):
+    """Its sizes and times would be those of another state."""
+    published = shutil.copytree(results.root / "results", tmp_path / "results") / "published"
+    (published / "h200-durable").rename(published / "other-durable")
+
+    def smaller(study):
+        study["model"]["name"] = "llama-2-7b"
+
+    edit(published / "other-durable" / "study.json", smaller)
+    assert durable_run(tmp_path / "results", "h200") == "h200"
 
 
 @pytest.mark.parametrize(
