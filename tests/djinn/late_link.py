@@ -107,19 +107,21 @@ class ProgramLane(LateLane):
 class LateLink(Link):
     """``arrive()`` lets all copies arrive; until then only those do that are waited for.
 
-    ``at_once`` is, of each copy inwards and each wait of a lane in the log, whether the interpreter is kept.
+    ``at_once`` is, of each copy inwards and each wait of a lane in the log, whether the interpreter is kept. ``urgent``
+    names the lanes that are to be so.
     """
 
     def __init__(self):
-        self.log, self.at_once = [], []
+        self.log, self.at_once, self.urgent = [], [], []
         self.names = ("out", "in", "behind")  # of the lanes that are made, in order
         self.lock = threading.RLock()  # one for all lanes: either of two may lead to the other
         self.held = threading.Event()
         self.lanes = {}
         self._program = ProgramLane(self, "program")
 
-    def lane(self):
+    def lane(self, *, urgent=False):
         name = self.names[len(self.lanes)]
+        self.urgent += [name] * urgent
         self.lanes[name] = LateLane(self, name)
         return self.lanes[name]
 

@@ -54,7 +54,9 @@ class Coding:
         size = codec.slot_bytes() + 4 * -(-codec.largest_chunk() // codec.BLOCK)
         self._buffer = torch.empty(2 * _SLOTS * size, dtype=torch.uint8, device=device)
         begin = self._buffer.data_ptr()
-        slots = [_Slot(begin + place * size, link.lane()) for place in range(2 * _SLOTS)]
+        # A kernel that decodes is short. Behind a program's long ones it would keep its slot, and the link would idle.
+        lanes = [link.lane(urgent=place >= _SLOTS) for place in range(2 * _SLOTS)]
+        slots = [_Slot(begin + place * size, lane) for place, lane in enumerate(lanes)]
         self._out, self._in = slots[:_SLOTS], slots[_SLOTS:]
         self._next_out, self._next_in = itertools.cycle(self._out), itertools.cycle(self._in)
         self._counting = link.lane()

@@ -32,9 +32,10 @@ class Mark:
         Who lets go of it beside a thread that computes in Python gets it back after 5 ms.
         """
         until = time.perf_counter() + seconds
-        while not self._ended_at_once and time.perf_counter() < until:
-            pass
-        self.synchronize()
+        while not self._ended_at_once:
+            if time.perf_counter() >= until:
+                self.synchronize()
+                return
 
     @property
     def _ended_at_once(self) -> bool:
@@ -97,8 +98,8 @@ class Lane:
 class Link:
     """Makes the lanes of one device; this one of the CPU."""
 
-    def lane(self) -> Lane:
-        """Make a lane."""
+    def lane(self, *, urgent: bool = False) -> Lane:
+        """Make a lane; kernels of an ``urgent`` one start before those of others that wait for a place too."""
         return Lane()
 
     def mark(self) -> Mark:
@@ -213,8 +214,8 @@ class _CudaLink(Link):
         self._device = device
         copying.prepare()
 
-    def lane(self) -> Lane:
-        return _CudaLane(torch.cuda.Stream(self._device))
+    def lane(self, *, urgent: bool = False) -> Lane:
+        return _CudaLane(torch.cuda.Stream(self._device, priority=-1 if urgent else 0))
 
     def mark(self) -> Mark:
         return _CudaMark()

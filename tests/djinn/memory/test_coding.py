@@ -269,6 +269,10 @@ def test_a_storage_of_many_chunks_shares_two_slots(monkeypatch, link):
     assert "is coded" in said
     numbers = torch.randn(7 * codec.BLOCK + 160).to(torch.bfloat16).view(torch.int16)
     assert torch.equal(made.there_and_back(numbers, torch.device("cpu"), link), numbers)
+    assert link.urgent == [
+        "into slot 1",
+        "into slot 2",
+    ]  # a program's long kernels do not keep a slot from its next chunk
 
 
 @pytest.fixture

@@ -59,6 +59,18 @@ def lane(handle, *, idle=True):
     return lanes._CudaLane(Stream(cuda_stream=handle, idle=idle))
 
 
+def test_an_urgent_lane_is_a_stream_of_high_priority(driver, monkeypatch):
+    """Others have the one that programs have."""
+    monkeypatch.setattr(copying, "prepare", lambda: None)
+    monkeypatch.setattr(
+        torch.cuda,
+        "Stream",
+        lambda device, priority=0: Stream(cuda_stream=1, idle=True, device=device, priority=priority),
+    )
+    link = lanes._CudaLink(torch.device("cuda", 0))
+    assert [made.stream.priority for made in (link.lane(), link.lane(urgent=True))] == [0, -1]
+
+
 def test_a_mark_that_is_made_is_recorded_and_waited_for_at_once(driver):
     """By its handle, which it has from the first time on; without ``at_once`` torch does it."""
     first, second, mark = lane(1), lane(2), lanes._CudaMark()
@@ -87,14 +99,14 @@ def test_a_lane_that_is_followed_at_once_keeps_its_mark(driver):
 
 
 def test_a_wait_asks_the_driver_until_the_mark_is_there(driver):
-    """Then the wait is any other's. An error of the driver is raised by its name."""
+    """Then it is over: torch would let go of the interpreter. An error of the driver is raised by its name."""
     mark = lanes._CudaMark()
     lane(1).record(mark)
     driver.codes += [NOT_READY, NOT_READY, SUCCESS]
     mark.synchronize_at_once(60)
     asked = ("cudaEventQuery", mark.event.cuda_event)
     assert driver.told == [asked] * 3
-    assert mark.event.told[-1] == "synchronize"
+    assert mark.event.told == [("record", 1)]
     driver.codes.append(ILLEGAL_ADDRESS)
     with pytest.raises(copying.CudaRuntimeError, match="cudaEventQuery failed: code 700"):
         mark.synchronize_at_once(60)

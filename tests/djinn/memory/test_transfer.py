@@ -10,6 +10,7 @@ from tests.djinn.late_link import LateMark
 from tests.programs import equal, greedy, parked
 
 from djinn.debugger.bench import Bench
+from djinn.memory import transfer
 from djinn.memory.lanes import Mark
 
 pytestmark = pytest.mark.usefixtures("without_climb")
@@ -89,6 +90,18 @@ def test_beside_an_open_front_a_resume_keeps_the_interpreter(late_runtime, llama
     assert not all(link.at_once)
 
 
+def test_the_marks_of_a_resume_are_made_at_the_pause(late_runtime, llama, input_ids):
+    """Before any debugger is open: to make one takes longer, and lets go of the interpreter."""
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    restore = session._residency.restore
+    first = [batch.mark for batch in restore.history[: transfer._AHEAD]]
+    assert first
+    assert all(mark.lane is not None for mark in (restore.ready, *first))
+    session.resume()
+    session.result(30)
+
+
 class Flight(Mark):
     """A copy that arrives when it has been looked at so often."""
 
@@ -129,7 +142,7 @@ def test_a_wait_that_keeps_the_interpreter():
         over.set()
         sys.setswitchinterval(before)
         other.join()
-    assert (kept, flight.looks, flight.waits) == (0, -1, 1)
+    assert (kept, flight.looks, flight.waits) == (0, -1, 0)
     assert late.waits == 1
     assert late.looks > 0
 
