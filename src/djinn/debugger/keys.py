@@ -43,8 +43,11 @@ def bindings() -> list[BindingType]:
     """
     return [
         *(Binding(each.key, f"key('{each.name}')", show=False, priority=True) for each in COMMANDS),
-        Binding(":,enter", "command", show=False, priority=True),
+        Binding(":", "command", show=False, priority=True),
+        Binding("enter", "enter", show=False, priority=True),
         Binding("z", "zoom", show=False, priority=True),
+        Binding("tab", "panel(1)", show=False, priority=True),
+        Binding("shift+tab", "panel(-1)", show=False, priority=True),
         Binding("ctrl+l", "redraw", show=False),
         Binding("ctrl+z", "suspend_process", show=False),
         Binding("ctrl+c", "interrupt", show=False),

@@ -259,9 +259,9 @@ class Debugger(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Say whether a key is one now: not in the command line, where it is a letter, and not in a dialog."""
-        if action in ("key", "command", "zoom"):
+        if action in ("key", "command", "zoom", "enter", "panel"):
             # has_focus would follow only after the next key
-            return len(self.screen_stack) == 1 and self.focused is not self._command
+            return len(self.screen_stack) == 1 and (action in ("enter", "panel") or self.focused is not self._command)
         return True
 
     def action_key(self, name: str) -> None:
@@ -285,12 +285,15 @@ class Debugger(App[None]):
         self._stays = stays
         self._command.begin(text)
 
-    @on(CommandLine.Given)
-    def _given(self, message: CommandLine.Given) -> None:
-        line = message.line.lstrip(": ")  # the key of the line, from whom it is open already
-        if line:
+    async def action_enter(self) -> None:
+        """Do what the command line holds, before the next key is looked at; elsewhere open it."""
+        if self.focused is not self._command:
+            self.action_command()
+            return
+        given = await self._command.take()
+        if line := given.lstrip(": "):  # the key of the line, from whom it is open already
             self.begin(line)
-        if not message.line or not self._stays:
+        if not given or not self._stays:
             self._left()
 
     @on(CommandLine.Shortened)
@@ -301,6 +304,10 @@ class Debugger(App[None]):
     def _left(self) -> None:
         self._command.value = ""
         self.screen.set_focus(self._board.sessions)
+
+    def action_panel(self, step: int) -> None:
+        """Go to the next panel, or back; the command line, which is none, has keys of its own."""
+        (self.screen.focus_next if step > 0 else self.screen.focus_previous)(Panel)
 
     def action_zoom(self) -> None:
         """Show the panel that has the focus alone, or all again."""

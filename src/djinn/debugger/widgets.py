@@ -1,5 +1,6 @@
 """The widgets of the screen: panels with a title that scroll, a command line with a history, and two dialogs."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import ScrollableContainer, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import Key, Paste, Resize
+from textual.events import Paste, Resize
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
@@ -106,13 +107,6 @@ class CommandLine(Input):
         Binding("ctrl+c", "app.interrupt", show=False),
     ]
 
-    class Given(Message):
-        """The user has given a command, or an empty line."""
-
-        def __init__(self, line: str) -> None:
-            super().__init__()
-            self.line = line
-
     class Shortened(Message):
         """Of several ``lines`` that were pasted the first is taken."""
 
@@ -134,15 +128,16 @@ class CommandLine(Input):
         self.cursor_position = len(text)
         self.screen.set_focus(self)  # at once: focus() comes behind the next key
 
-    async def _on_key(self, event: Key) -> None:
-        """Give the command at Enter, before the next key is looked at, which may belong to the next command."""
-        if event.key == "enter":
-            event.stop().prevent_default()
-            line, self.value = self.value.strip(), ""
-            if line and line not in self._history[-1:]:
-                self._history.append(line)
-            self._at = len(self._history)
-            self.post_message(self.Given(line))
+    async def take(self) -> str:
+        """Return the line, with all keys that came before this call, and leave it empty."""
+        read = asyncio.Event()
+        if self.call_later(read.set):  # behind those keys
+            await read.wait()
+        line, self.value = self.value.strip(), ""
+        if line and line not in self._history[-1:]:
+            self._history.append(line)
+        self._at = len(self._history)
+        return line
 
     def _on_paste(self, event: Paste) -> None:
         """Tell what the input, which takes the first line behind this, leaves out."""

@@ -363,13 +363,58 @@ def test_what_follows_a_key_at_once_is_its_argument(bench, started):
         at_once(pilot, ":", *"use 1", "enter", *"use 7", "enter")
         while len(pilot.app._answers) < 6:
             await pilot.pause(0.01)
+        await pilot.press("escape")
+        at_once(pilot, *"b3", "enter", *"b2", "enter")
+        while len(pilot.app._answers) < 8:
+            await pilot.pause(0.01)
         await settled(pilot)
         return list(pilot.app._answers)
 
     answers = drive(Debugger(bench), script)
-    assert [line for line in answers if line.startswith(">")] == ["> edit expr sss", "> use 1", "> use 7"]
+    assert [line for line in answers if line.startswith(">")] == [
+        *("> edit expr sss", "> use 1", "> use 7"),
+        *("> break 3", "> break 2"),
+    ]
     assert "NameError" in answers[1]
     assert session.layer == 1
+
+
+def test_the_answers_say_how_much_of_them_is_above(bench, started):
+    """An answer of several lines shows its last ones in a small terminal; what was not seen can be scrolled to."""
+    started(1)
+
+    async def script(pilot):
+        panel = pilot.app._board.answers
+        titles = [panel.border_title]
+        pilot.app._tell(*map(str, range(9)))
+        while panel.border_title == titles[0]:
+            await pilot.pause(0.01)
+        return titles, panel.border_title, panel.rows
+
+    titles, title, rows = drive(Debugger(bench), script)
+    assert titles == ["answers"]
+    assert 0 < rows < 9
+    assert title == f"answers, {9 - rows} lines above"
+
+
+def test_tab_goes_round_the_panels(bench, started):
+    """There and back, and never into the command line, where keys are letters."""
+    started(1)
+
+    async def script(pilot):
+        def focused():
+            return pilot.app.focused.id
+
+        forth = [focused()]
+        for _ in range(5):
+            await pilot.press("tab")
+            forth.append(focused())
+        await pilot.press("shift+tab")
+        return forth, focused()
+
+    forth, back = drive(Debugger(bench), script)
+    assert forth == ["sessions", "tokens", "memory", "state", "answers", "sessions"]
+    assert back == "answers"
 
 
 def test_what_is_pasted_is_one_command(bench, started):
