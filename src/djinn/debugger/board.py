@@ -101,7 +101,7 @@ class Board(Vertical):
         panel = self.state
         panel.show(self._state_lines(look, panel.columns), head=True, title=f"state{whose}{_after(look)}")
         above = round(self.answers.scroll_offset.y)
-        self.answers.show(answers, title=f"answers, {above} lines above" if above > 0 else "answers")
+        self.answers.show(answers, title=f"answers, {above} more above" if above > 0 else "answers")
 
     def _state_lines(self, look: Look, width: int) -> list[str]:
         """Return the table of the state; that of the last time if it would be the same, as at most ticks."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import App, ComposeResult
-from textual.events import DescendantBlur, DescendantFocus, Print
+from textual.events import DescendantBlur, DescendantFocus, Event, Key, Print
 from textual.filter import LineFilter, NoColor
 from textual.message import Message
 from textual.widgets import Input, Static
@@ -285,12 +285,22 @@ class Debugger(App[None]):
         self._stays = stays
         self._command.begin(text)
 
-    async def action_enter(self) -> None:
-        """Do what the command line holds, before the next key is looked at; elsewhere open it."""
+    async def on_event(self, event: Event) -> None:
+        """See that keys of the command line act in the order in which they come, over a slow link many at once.
+
+        Letters go to the line, which takes them a little later. Any other key waits for them.
+        """
+        if isinstance(event, Key) and not event.is_printable and not event.is_forwarded:
+            if self.focused is self._command:
+                await self._command.catch_up()
+        await super().on_event(event)
+
+    def action_enter(self) -> None:
+        """Do what the command line holds; elsewhere open it."""
         if self.focused is not self._command:
             self.action_command()
             return
-        given = await self._command.take()
+        given = self._command.take()
         if line := given.lstrip(": "):  # the key of the line, from whom it is open already
             self.begin(line)
         if not given or not self._stays:
@@ -306,7 +316,9 @@ class Debugger(App[None]):
         self.screen.set_focus(self._board.sessions)
 
     def action_panel(self, step: int) -> None:
-        """Go to the next panel, or back; the command line, which is none, has keys of its own."""
+        """Go to the next panel, or back; the command line, which is none, is left empty."""
+        if self.focused is self._command:
+            self._left()
         (self.screen.focus_next if step > 0 else self.screen.focus_previous)(Panel)
 
     def action_zoom(self) -> None:

@@ -1,7 +1,8 @@
 """The widgets of the screen: panels with a title that scroll, a command line with a history, and two dialogs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -97,14 +98,24 @@ class Panel(VerticalScroll):
         self.post_message(self.Resized())
 
 
-class CommandLine(Input):
+def _input_bindings() -> Iterator[Binding]:
+    """Yield the keys of a line that is edited, but for those that the command line has for itself."""
+    for binding in Input.BINDINGS:
+        assert isinstance(binding, Binding)
+        if binding.key not in ("enter", "ctrl+c,super+c", "ctrl+c"):
+            yield binding
+
+
+class CommandLine(Input, inherit_bindings=False):
     """The line for a command: the arrows bring back earlier ones, Escape leaves it."""
 
+    # With priority they are done when they come, and not behind letters that come later: see ``Debugger.on_event``.
     BINDINGS: ClassVar = [
-        Binding("up", "earlier", show=False),
-        Binding("down", "later", show=False),
-        Binding("escape", "leave", show=False),
-        Binding("ctrl+c", "app.interrupt", show=False),
+        *(replace(binding, priority=True) for binding in _input_bindings()),
+        Binding("up", "earlier", show=False, priority=True),
+        Binding("down", "later", show=False, priority=True),
+        Binding("escape", "leave", show=False, priority=True),
+        Binding("ctrl+c", "app.interrupt", show=False, priority=True),
     ]
 
     class Shortened(Message):
@@ -128,11 +139,14 @@ class CommandLine(Input):
         self.cursor_position = len(text)
         self.screen.set_focus(self)  # at once: focus() comes behind the next key
 
-    async def take(self) -> str:
-        """Return the line, with all keys that came before this call, and leave it empty."""
+    async def catch_up(self) -> None:
+        """Wait until the letters that are on their way are in the line."""
         read = asyncio.Event()
-        if self.call_later(read.set):  # behind those keys
+        if self.call_later(read.set):  # behind them
             await read.wait()
+
+    def take(self) -> str:
+        """Return the line, and leave it empty."""
         line, self.value = self.value.strip(), ""
         if line and line not in self._history[-1:]:
             self._history.append(line)

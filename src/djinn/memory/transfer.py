@@ -193,9 +193,13 @@ class TransferEngine:
         return Stored(item=part.item, coded=part.coded, extent=extent, source=source, copied=copied)
 
     def prepare(self, restore: Restore) -> None:
-        """Make, at the pause, the marks that RESUME records: a debugger may be opened meanwhile."""
-        for mark in (restore.ready, *(batch.mark for batch in restore.history[:_AHEAD])):
-            self._out.record(mark)
+        """Make, at the pause, the marks that RESUME records: a debugger may be opened meanwhile.
+
+        One that cannot be made now is made there.
+        """
+        with suppress(Exception):
+            for mark in (restore.ready, *(batch.mark for batch in restore.history[:_AHEAD])):
+                self._out.record(mark)
 
     def decoding(self, function: Callable[[], None], timeout: float | None) -> None:
         """Call ``function``, which decodes state in host memory, on a thread of its own: it may take long."""

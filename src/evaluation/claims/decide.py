@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from evaluation.analysis.metrics import CLOCKS
-from evaluation.analysis.pairs import FRONTIER
+from evaluation.analysis.pairs import FRONTIER, PLAIN
 from evaluation.analysis.statistics import RESAMPLES
 from evaluation.claims import of_depth, of_pairs, of_recompute, of_use
 from evaluation.claims.claim import Claim, Judgement, Place, Undecided, judged
@@ -63,15 +63,16 @@ def _own_clocks(measured: Measurements) -> Iterable[Place]:
 
 
 def _against_copies(measured: Measurements) -> Iterable[Place]:
-    """Every workload by every clock, then the same with the frontier kept on the device.
+    """Every workload by every clock, then the same with the frontier kept on the device, if the study asks for that.
 
     Without history all of the state is the frontier, and when it is back is told by the clock ready.
     """
+    kept = (None,) if measured.run.study.get("pairs", {}).get("forms") == PLAIN else (None, FRONTIER)
     for name in measured.workloads():
         clocks = _clocks_of(measured, name)
         if name not in measured.workloads(kv_cache=True):
             clocks.remove("resident")
-        for keeps in (None, FRONTIER):
+        for keeps in kept:
             yield from (Place(workload=name, clock=clock, keeps=keeps) for clock in clocks)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from evaluation.analysis.margins import AS_FAST_UP_TO, NARROW, NARROW_MS, SLOWER_BY_MS
 from evaluation.analysis.metrics import CLOCK
-from evaluation.analysis.pairs import PLAIN, Pairing, Policy, alike, difference_of, ratio_of
+from evaluation.analysis.pairs import Pairing, Policy, alike, difference_of, ratio_of
 from evaluation.analysis.resampling import Groups
 from evaluation.analysis.statistics import Interval
 from evaluation.claims.claim import Deciding, Figure, Judgement, Place, Undecided, Verdict, at, too_few, verdict_of
@@ -61,8 +61,6 @@ def _strongest(measured: Measurements, place: Place) -> dict[int, Pairing]:
         measured.had_room(cell)
         pairings = cell.pairings(policy, CLOCK[place.clock])
         if not pairings:
-            if place.keeps and measured.run.study["pairs"].get("forms") == PLAIN:
-                raise Undecided(f"The pairs of this study have plain forms alone: none keeps the {place.keeps}.")
             kept = f"the {place.keeps}" if place.keeps else policy.keeps
             raise Undecided(f"No two forms, of Djinn and by hand, that keep {kept} have this clock at layer {layer}.")
         measured.in_every_round(pairings[0].rounds, layer)

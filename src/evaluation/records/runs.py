@@ -138,13 +138,15 @@ def durable_run(results: Path, name: str, record: str = "durable.json") -> str:
     """
     if is_own(name) or ((folder := run_folder(results, name)) / record).exists():
         return name
+    if (run_folder(results, name + BESIDE) / record).exists():
+        return name + BESIDE
     model = read_object(folder / "study.json")["model"]
     there = [
         path.parent.name
         for path in (results / "published").glob(f"*{BESIDE}/{record}")
         if read_object(path.with_name("study.json"))["model"] == model
     ]
-    return beside if (beside := name + BESIDE) in there else there[0] if len(there) == 1 else name
+    return there[0] if len(there) == 1 else name
 
 
 def run_of_table(results: Path, name: str, table: str) -> str:

@@ -379,6 +379,35 @@ def test_what_follows_a_key_at_once_is_its_argument(bench, started):
     assert session.layer == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "done"),
+    [
+        ([":", *"use 12", "backspace", "enter"], ["use 1"]),
+        ([":", *"use 2", "ctrl+u", *"use 1", "enter"], ["use 1"]),
+        ([":", *"se 1", "home", "u", "enter"], ["use 1"]),
+        ([":", *"use 1", "enter", "up", "enter"], ["use 1", "use 1"]),
+        ([":", *"use 7", "escape", ":", *"use 1", "enter"], ["use 1"]),
+        ([":", *"break", "tab", ":", *"use 1", "enter"], ["use 1"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0] == ":" else "",
+)
+def test_keys_that_edit_the_line_act_in_their_order(bench, started, keys, done):
+    """Also where all come at once, with letters before and behind them."""
+    started(1)
+
+    async def script(pilot):
+        at_once(pilot, *keys)
+        while len(commands(pilot.app)) < len(done):
+            await pilot.pause(0.01)
+        await settled(pilot)
+        return commands(pilot.app)
+
+    def commands(app):
+        return [line[2:] for line in app._answers if line.startswith(">")]
+
+    assert drive(Debugger(bench), script) == done
+
+
 def test_the_answers_say_how_much_of_them_is_above(bench, started):
     """An answer of several lines shows its last ones in a small terminal; what was not seen can be scrolled to."""
     started(1)
@@ -394,7 +423,7 @@ def test_the_answers_say_how_much_of_them_is_above(bench, started):
     titles, title, rows = drive(Debugger(bench), script)
     assert titles == ["answers"]
     assert 0 < rows < 9
-    assert title == f"answers, {9 - rows} lines above"
+    assert title == f"answers, {9 - rows} more above"
 
 
 def test_tab_goes_round_the_panels(bench, started):

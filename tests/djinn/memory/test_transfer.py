@@ -102,6 +102,31 @@ def test_the_marks_of_a_resume_are_made_at_the_pause(late_runtime, llama, input_
     session.result(30)
 
 
+def test_marks_that_cannot_be_made_at_the_pause_are_made_later(late_runtime, llama, input_ids, link, monkeypatch):
+    """The pause does not fail for them, so no host memory is lost."""
+    expected = greedy(llama, input_ids, 1)
+    prepare, tried = late_runtime._engine.prepare, []
+
+    def refuse(mark):
+        tried.append(mark)
+        raise RuntimeError("no event")
+
+    def failing(restore):
+        with monkeypatch.context() as patched:
+            patched.setattr(link.lanes["out"], "record", refuse)
+            prepare(restore)
+
+    monkeypatch.setattr(late_runtime._engine, "prepare", failing)
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    assert tried
+    session.resume()
+    assert equal(session.result(30), expected)
+    link.arrive()
+    session.close()
+    assert late_runtime.arena.reserved_bytes == 0
+
+
 class Flight(Mark):
     """A copy that arrives when it has been looked at so often."""
 
