@@ -290,9 +290,9 @@ class Debugger(App[None]):
 
         Letters go to the line, which takes them a little later. Any other key waits for them.
         """
-        if isinstance(event, Key) and not event.is_printable and not event.is_forwarded:
-            if self.focused is self._command:
-                await self._command.catch_up()
+        typing = self.focused is self._command
+        if typing and isinstance(event, Key) and not event.is_printable and not event.is_forwarded:
+            await self._command.catch_up()
         await super().on_event(event)
 
     def action_enter(self) -> None:
