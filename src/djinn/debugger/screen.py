@@ -290,8 +290,8 @@ class Debugger(App[None]):
 
         Letters go to the line, which takes them a little later. Any other key waits for them.
         """
-        typing = self.focused is self._command
-        if typing and isinstance(event, Key) and not event.is_printable and not event.is_forwarded:
+        is_new = isinstance(event, Key) and not event.is_printable and not event.is_forwarded
+        if is_new and self.focused is self._command:  # asked of a key alone: an app that ends has no screen
             await self._command.catch_up()
         await super().on_event(event)
 
