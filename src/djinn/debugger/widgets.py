@@ -99,11 +99,11 @@ class Panel(VerticalScroll):
 
 
 def _input_bindings() -> Iterator[Binding]:
-    """Yield the keys of a line that is edited, but for those that the command line has for itself."""
+    """Yield the keys that edit a line, with priority, but for Enter and Ctrl-C, which do something else here."""
     for binding in Input.BINDINGS:
         assert isinstance(binding, Binding)
-        if binding.key not in ("enter", "ctrl+c,super+c", "ctrl+c"):
-            yield binding
+        if binding.action not in ("submit", "copy"):
+            yield replace(binding, priority=True)
 
 
 class CommandLine(Input, inherit_bindings=False):
@@ -111,7 +111,7 @@ class CommandLine(Input, inherit_bindings=False):
 
     # With priority they are done when they come, and not behind letters that come later: see ``Debugger.on_event``.
     BINDINGS: ClassVar = [
-        *(replace(binding, priority=True) for binding in _input_bindings()),
+        *_input_bindings(),
         Binding("up", "earlier", show=False, priority=True),
         Binding("down", "later", show=False, priority=True),
         Binding("escape", "leave", show=False, priority=True),

@@ -14,7 +14,7 @@ from statistics import median
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
-from evaluation.claims.decide import PLAN
+from evaluation.claims.decide import OF_EVERY_RUN, PLAN, Entry
 from evaluation.records.benchmark import Benchmark
 from evaluation.records.runs import (
     Json,
@@ -150,10 +150,11 @@ class Row:
     cost: Cost
 
 
-def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
+def rows(folder: Path, study: Json, made_in: str = _OWN, plan: Sequence[Entry] = PLAN) -> list[Row]:
     """The table of the run in ``folder``, the total last. Raises RunError for a damaged benchmark file.
 
     ``made_in``: the run's name where it was measured, which its study gives; commands are those that make it there.
+    ``plan``: the claims that the run decides.
     """
     by_hand = "" if made_in == _OWN else f" --study results/{made_in}/study.json"
     raw = [*record_paths(folder, study), *pair_paths(folder, study)]
@@ -165,7 +166,7 @@ def rows(folder: Path, study: Json, made_in: str = _OWN) -> list[Row]:
             continue  # no part of this study
         outputs = (f"results/{made_in}/{one.records}", *one.made)
         command, cost = _command(folder, one.records, own, made_in), Cost.of(folder, own)
-        claims = tuple(entry.statement.id for entry in PLAN if entry.statement.experiment == name)
+        claims = tuple(entry.statement.id for entry in plan if entry.statement.experiment == name)
         table.append(Row(name=name, claims=claims, what=one.what, command=command, outputs=outputs, cost=cost))
         for method in latency_methods(study) if one.records == _LATENCY else ():
             of_method = [path for path in own if path.is_relative_to(folder / one.records / method)]
@@ -282,4 +283,5 @@ def _origins(run: Run) -> Iterator[str]:
 
 def files(material: Material, workload: str) -> list[str]:
     """``experiments.md``."""
-    return [page(material.run, rows(material.folder, material.run.study, _made_in(material.run)))]
+    plan = OF_EVERY_RUN if material.further else PLAN
+    return [page(material.run, rows(material.folder, material.run.study, _made_in(material.run), plan))]

@@ -11,8 +11,8 @@ from evaluation.records.runs import benchmark_path, load_run, pair_paths, read_o
 from evaluation.text import experiments
 from evaluation.text.experiments import EXPERIMENTS, rows
 from tests.evaluation.claims.decided import FEW, GOOD
-from tests.evaluation.papers import Results
-from tests.evaluation.synthetic import Synthetic, edit, record_path
+from tests.evaluation.papers import Results, publish
+from tests.evaluation.synthetic import EVERY, Synthetic, edit, record_path
 from tests.evaluation.usage_cells import USAGE
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -343,6 +343,17 @@ def test_the_table_names_the_claims_of_each_experiment(local):
     assert found["E1"] == ("C1", "C2", "C3", "C4", "C5")
     assert (found["E2"], found["E3"]) == (("C6",), ("C7", "C8"))
     assert {found[name] for name in ("E4", "E5", "E6", "E7", "total")} == {()}
+
+
+def test_a_further_run_names_the_claims_that_it_decides(tmp_path):
+    """Its memory wall is measured, and decides nothing."""
+    results = Results.make(tmp_path, Synthetic(layers=(1,), samples=1, beside=EVERY))
+    for name in ("first", "second"):
+        publish(tmp_path, name, Synthetic(layers=(1,), samples=1, beside=EVERY))
+        assert results.draw("experiments", run=name, leading="first") == 0
+    pages = [(tmp_path / "figures" / folder / "experiments.md").read_text() for folder in (".", "second")]
+    assert ["| **E2** | C6 |" in page for page in pages] == [True, False]
+    assert all("| **E2** |" in page for page in pages)
 
 
 def test_a_command_names_the_records_of_its_row(local):
