@@ -19,6 +19,7 @@ hold of it. The reference works on host memory. The kernels of ``codec_kernels``
 """
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ BLOCK = 2048  # numbers
 WINDOW = 7  # exponents that have a code of their own
 BITS = 3
 WORDS = BLOCK // 32  # of each bit of the codes of a block
-_CHUNK = 10 << 20  # numbers, at most: 20 MiB
-_SLOT = 15 << 20  # bytes of the largest coded chunk
+_CHUNK = 21 << 19  # numbers, at most: the keys of 2150 tokens of a 13B model, so that a decode step's are one chunk
+_SLOT = 31 << 19  # bytes of the largest coded chunk: 15.5 MiB
 _STEP = 32 * BLOCK  # numbers that the reference works on at a time
 _ALIGNMENT = 16  # bytes, of the parts of a chunk
 _WORTH = 0.95  # of the bytes; a storage that stays larger is not coded
@@ -45,7 +46,8 @@ Part = tuple[int, int]  # offset and bytes within a chunk
 class Chunk:
     """``count`` numbers of a storage from number ``first`` on, as they are coded.
 
-    Their window of exponents begins at ``base``; ``escapes`` of them lie outside.
+    Their window of exponents begins at ``base``; ``escapes`` of them lie outside. Where the parts are is computed once,
+    at the pause: a RESUME has no time for it.
     """
 
     first: int
@@ -53,32 +55,32 @@ class Chunk:
     base: int
     escapes: int
 
-    @property
+    @functools.cached_property
     def blocks(self) -> int:
         """The number of blocks; the last one may be short."""
         return -(-self.count // BLOCK)
 
-    @property
+    @functools.cached_property
     def signs(self) -> Part:
         """Where signs and mantissas are."""
         return 0, self.count
 
-    @property
+    @functools.cached_property
     def codes(self) -> Part:
         """Where the codes are."""
         return _behind(self.signs), self.blocks * BITS * WORDS * 4
 
-    @property
+    @functools.cached_property
     def begins(self) -> Part:
         """Where each block's place among the escapes is."""
         return _behind(self.codes), self.blocks * 4
 
-    @property
+    @functools.cached_property
     def outside(self) -> Part:
         """Where the exponents of the escapes are."""
         return _behind(self.begins), self.escapes
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of the coded chunk."""
         return _behind(self.outside)
@@ -90,17 +92,16 @@ class Coded:
 
     chunks: tuple[Chunk, ...]
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of the coded storage."""
         return sum(chunk.nbytes for chunk in self.chunks)
 
-    def places(self) -> Iterator[tuple[Chunk, int]]:
-        """Yield each chunk and where its bytes begin."""
-        offset = 0
-        for chunk in self.chunks:
-            yield chunk, offset
-            offset += chunk.nbytes
+    @functools.cached_property
+    def places(self) -> tuple[tuple[Chunk, int], ...]:
+        """Each chunk, and where its bytes begin."""
+        offsets = itertools.accumulate((chunk.nbytes for chunk in self.chunks), initial=0)
+        return tuple(zip(self.chunks, offsets, strict=False))
 
 
 def _behind(part: Part) -> int:
@@ -262,7 +263,7 @@ def _unpacked(words: torch.Tensor) -> torch.Tensor:
 def decode_all(raw: torch.Tensor, coded: Coded, target: int) -> None:
     """Decode ``raw``, the bytes of a storage in host memory (uint8), to the address ``target`` there."""
     reference = Reference()
-    for chunk, offset in coded.places():
+    for chunk, offset in coded.places:
         reference.decode(raw.data_ptr() + offset, chunk, target + 2 * chunk.first)
 
 

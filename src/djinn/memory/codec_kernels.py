@@ -2,7 +2,7 @@
 
 They are built when a runtime is made, and nothing is built later. Triton builds a kernel anew for arguments that are
 multiples of 16. So all addresses and counts are such multiples, and the window's base is not specialised. Each launch
-goes to the current stream.
+goes to the current stream, and keeps the interpreter: see ``launching``.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import triton.language as tl
 
 from djinn.memory import codec
 from djinn.memory.codec import Chunk
+from djinn.memory.launching import Launch
 
 _BLOCK = tl.constexpr(codec.BLOCK)
 _BITS = tl.constexpr(codec.BITS)
@@ -109,10 +110,10 @@ class Kernels:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._count_exponents = _Kernel(_count_exponents, shares=_SHARES)
-        self._count_escapes = _Kernel(_count_escapes)
-        self._encode = _Kernel(_encode, step=_COUNTS)
-        self._decode = _Kernel(_decode)
+        self._count_exponents = _Kernel(device, _count_exponents, shares=_SHARES)
+        self._count_escapes = _Kernel(device, _count_escapes)
+        self._encode = _Kernel(device, _encode, step=_COUNTS)
+        self._decode = _Kernel(device, _decode)
 
     def histograms(self, ranges: Sequence[tuple[int, int]]) -> torch.Tensor:
         """See :class:`djinn.memory.codec.Coder`."""
@@ -140,19 +141,16 @@ def _parts(chunk: Chunk, address: int) -> tuple[int, int, int, int]:
 
 
 class _Kernel:
-    """A kernel with ``constants`` as its last parameters; it is built at its first call.
+    """A kernel with ``constants`` as its last parameters; it is built at its first call, and later calls launch it."""
 
-    Later calls launch what was built. Triton would look at each argument again, which takes longer than the launch, and
-    holds the interpreter lock.
-    """
-
-    def __init__(self, function: Any, **constants: int) -> None:
+    def __init__(self, device: torch.device, function: Any, **constants: int) -> None:
+        self._device = device
         self._function = function
         self._constants = constants
-        self._built: Any = None
+        self._launch: Launch | None = None
 
     def __call__(self, grid: tuple[int, int], *args: int) -> None:
-        if self._built is None:
-            self._built = self._function[grid](*args, **self._constants, num_warps=8)
+        if self._launch is None:
+            self._launch = Launch(self._function[grid](*args, **self._constants, num_warps=8), args)
         else:
-            self._built[(*grid, 1)](*args, *self._constants.values())
+            self._launch(grid, torch._C._cuda_getCurrentRawStream(self._device.index), *args)

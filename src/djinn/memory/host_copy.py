@@ -38,13 +38,17 @@ class Stored(Packed):
 
 
 class Batch:
-    """Storages that are copied back together; ``mark`` is for the end of these copies, ``nbytes`` are on the device."""
+    """Storages that are copied back together; ``mark`` is for the end of these copies.
+
+    They have ``nbytes`` on the device, of which ``moved_bytes`` go over the link.
+    """
 
     def __init__(self, entries: Sequence[Stored], mark: Mark) -> None:
         self.entries = entries
         self.mark = mark
         self.addresses = [entry.item.storage._cdata for entry in entries]
         self.nbytes = sum(entry.item.nbytes for entry in entries)
+        self.moved_bytes = sum(entry.nbytes for entry in entries)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ The latch was measured on an H200. It stands before the program's turn. Behind t
 first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME returned 0.1 to 0.3 ms later (0.78 to
 0.97 instead of 0.66), for it had to wait for the interpreter. On the CPU copies end when they return.
 
-Where a debugger is open, its screen computes in Python beside all that, milliseconds at a time, and whoever lets go of
-the interpreter waits for that. Then RESUME keeps it from the first copy until the frontier is there. What lets go of it
-even so: a question to the driver for room, coded state, and Python itself, which takes it from who has had it for 5 ms.
+No call that submits lets go of the interpreter: whoever does so beside a thread that computes in Python gets it back
+after 5 ms. RESUME lets go of it to wait for the frontier. Where a debugger is open, its screen computes beside that,
+milliseconds at a time. Then RESUME polls for the frontier instead. What lets go of it even so: a question to the driver
+for room, and Python itself, which takes it from who has had it for 5 ms.
 
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
 all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
@@ -32,6 +33,7 @@ into it must wait for the work that is queued there. That must not be the progra
 """
 
 import functools
+import itertools
 import logging
 import time
 import weakref
@@ -50,20 +52,23 @@ from djinn.memory.disk_tier import DiskTier, Resident, Scratch, Spill, read_each
 from djinn.memory.extents import Extent
 from djinn.memory.host_copy import Batch, Packed, Stored
 from djinn.memory.host_memory import HostArena
-from djinn.memory.lanes import Lane, Link
+from djinn.memory.lanes import Lane, Link, Mark
 from djinn.memory.restore import Restore
 from djinn.memory.spill_file import SpillFile
 from djinn.state.storages import StateStorage
 
 T = TypeVar("T")
 
-# The most batches of the history that are submitted during the frontier's copy; one is submitted even after it. They
-# keep the link busy until the rest is allocated and the engine's thread has woken up.
-_AHEAD = 4
+# What is submitted of the history at a stretch. It keeps the link busy for 5 ms (H200): so late may the engine's thread
+# wake up behind the first stretch, and so long may it wait for the interpreter between two.
+_STRETCH_BYTES = 256 << 20
 
-# With at least this many further batches RESUME checks for room instead of allocating them. Asking the driver takes
-# 0.2 ms on an H100. The frontier's copy covers that time, and also the allocation of fewer batches.
-_ASK_FROM = 24
+# With at least so many further batches RESUME asks for room instead of allocating them. The question takes 0.06 to
+# 0.15 ms on an H200, and 0.2 if it has to go to the driver. The allocation of a batch takes 0.01.
+_ASK_FROM = 10
+
+# It asks behind so many batches: the link shall be busy behind the frontier, and the frontier still in flight.
+_BEFORE_ASKING = 4
 
 # How long a RESUME keeps the interpreter at most, where a front is open: several times as long as a frontier flies.
 _KEEP_SECONDS = 2e-3
@@ -85,6 +90,12 @@ def _free(entries: Iterable[Stored]) -> None:
 def _copy_frontier(entries: Iterable[Stored], lane: Lane) -> None:
     for entry in entries:  # it is never coded
         lane.fill(entry.item.storage, entry.source, at_once=True)
+
+
+def _stretch(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Yield the first of ``batches``: at least one, and as many as are submitted at a stretch."""
+    before = itertools.accumulate((batch.moved_bytes for batch in batches), initial=0)
+    return (batch for batch, nbytes in zip(batches, before, strict=False) if nbytes < _STRETCH_BYTES)
 
 
 def _entries_of(batches: Iterable[Batch]) -> list[Stored]:
@@ -193,12 +204,9 @@ class TransferEngine:
         return Stored(item=part.item, coded=part.coded, extent=extent, source=source, copied=copied)
 
     def prepare(self, restore: Restore) -> None:
-        """Make, at the pause, the marks that RESUME records: a debugger may be opened meanwhile.
-
-        One that cannot be made now is made there.
-        """
+        """Make, at the pause, the marks that are recorded at the resume; one that cannot be made now is made there."""
         with suppress(Exception):
-            for mark in (restore.ready, *(batch.mark for batch in restore.history[:_AHEAD])):
+            for mark in (restore.ready, *(batch.mark for batch in restore.history)):
                 self._out.record(mark)
 
     def decoding(self, function: Callable[[], None], timeout: float | None) -> None:
@@ -295,35 +303,52 @@ class TransferEngine:
         if busy:
             with compute.here():
                 _allocate(restore.frontier)
-            self._in.follow(compute, at_once=self._keeps)
+            self._in.follow(compute, at_once=True)
             _copy_frontier(restore.frontier, self._in)
-            self._in.record(restore.ready, at_once=self._keeps)
+            self._in.record(restore.ready, at_once=True)
         else:  # an idle lane brings the frontier itself: then no lanes have to be ordered
             with compute.here():
                 for entry in restore.frontier:  # the first is in flight while the next is allocated
                     _allocate([entry])
                     _copy_frontier([entry], compute)
-            compute.record(restore.ready, at_once=self._keeps)
+            compute.record(restore.ready, at_once=True)
 
     def _send_ahead(self, restore: Restore, busy: bool) -> None:
-        """Allocate the first of the history, or all if it is short or room is doubtful, and submit the first."""
-        with restore.compute.here():
-            first, rest = restore.history[:_AHEAD], restore.history[_AHEAD:]
-            self._make_ahead(restore, first)
-            if busy or len(rest) < _ASK_FROM or not self.link.has_room(sum(batch.nbytes for batch in rest)):
-                self._make_ahead(restore, rest)
-        for lane in self._lanes_behind(restore):
-            lane.wait(restore.ready, at_once=self._keeps)  # the frontier has the link to itself
-            if busy:
-                lane.follow(restore.compute, at_once=self._keeps)
-        for count, batch in enumerate(first):
-            if count and restore.ready.ended:
-                break
-            self._submit(restore, batch, at_once=self._keeps)
+        """Submit the first of the history, each batch as soon as it has memory, while the frontier is in flight.
 
-    def _make_ahead(self, restore: Restore, batches: Sequence[Batch]) -> None:
+        All is allocated here if it is short, or room is doubtful.
+        """
+        with restore.compute.here():
+            if busy:
+                self._make_up_to(restore, len(restore.history))
+            for lane in self._lanes_behind(restore):
+                lane.wait(restore.ready, at_once=True)  # the frontier has the link to itself
+                if busy:
+                    lane.follow(restore.compute, at_once=True)
+            ahead = sum(1 for _ in _stretch(restore.history))
+            self._submit_in_flight(restore, range(min(ahead, _BEFORE_ASKING)))
+            if not self._has_room(restore):
+                self._make_up_to(restore, len(restore.history))
+            self._submit_in_flight(restore, range(_BEFORE_ASKING, ahead))
+
+    def _submit_in_flight(self, restore: Restore, numbers: Iterable[int]) -> None:
+        """Submit batches until the frontier has landed, the first even then."""
+        for number in numbers:
+            if number and restore.ready.ended:
+                return
+            self._make_up_to(restore, number + 1)
+            self._submit(restore, restore.history[number])
+
+    def _make_up_to(self, restore: Restore, count: int) -> None:
+        """Allocate the first ``count`` batches of the history, those that are not."""
+        batches = restore.history[restore.allocated : count]
         _allocate(_entries_of(batches))
         restore.allocated += len(batches)
+
+    def _has_room(self, restore: Restore) -> bool:
+        """Whether there is surely room for what is not allocated; not asked for a few batches, which take no longer."""
+        rest = restore.history[restore.allocated :]
+        return len(rest) >= _ASK_FROM and self.link.has_room(sum(batch.nbytes for batch in rest))
 
     def _posting(self, restore: Restore) -> Callable[[], object]:
         """Return what makes the engine's thread copy what is still missing."""
@@ -485,22 +510,31 @@ class TransferEngine:
 
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
-    def _submit(self, restore: Restore, batch: Batch, *, at_once: bool = False) -> None:
+    def _submit(self, restore: Restore, batch: Batch) -> None:
         if restore.coded:
             assert self._coding is not None
             parts = [(entry, entry.source) for entry in batch.entries]
             self._coding.bring(parts, batch.mark, behind=restore.last, at_once=True)
         else:
             for entry in batch.entries:
-                self._in_behind.fill(entry.item.storage, entry.source, at_once=at_once)
-            self._in_behind.record(batch.mark, at_once=at_once)
+                self._in_behind.fill(entry.item.storage, entry.source, at_once=True)
+            self._in_behind.record(batch.mark, at_once=True)
         restore.submitted(batch)
 
     def _submit_missing(self, restore: Restore) -> None:
-        """Submit the batches that nobody has dropped, and that an earlier attempt did not come to."""
-        for batch in restore.history:
-            if restore.lacks(batch):
-                self._submit(restore, batch)
+        """Submit the batches that nobody has dropped, and that an earlier attempt did not come to.
+
+        A stretch is submitted when the last but one has arrived. So the link has always one to do, and most of the time
+        the program has the interpreter to itself.
+        """
+        last_but_one: Mark | None = None
+        while batches := [batch for batch in restore.history if restore.lacks(batch)]:
+            if last_but_one is not None:
+                last_but_one.synchronize()
+            last_but_one = restore.last
+            for batch in _stretch(batches):
+                if restore.lacks(batch):  # still: the program may have ended
+                    self._submit(restore, batch)
 
     def _bring_back(self, restore: Restore) -> None:
         """Copy what is still missing, and release the host memory when all state is back.

@@ -32,7 +32,7 @@ def there_and_back(bits, coded):
     coder, around = Reference(), 64
     packed = torch.full((coded.nbytes + around,), 0xA5, dtype=torch.uint8)
     back = torch.full((bits.numel() + around,), 0x5A5A, dtype=torch.int16)
-    for chunk, offset in coded.places():
+    for chunk, offset in coded.places:
         coder.encode(address_of(bits) + 2 * chunk.first, chunk, address_of(packed) + offset, 0)
         coder.decode(address_of(packed) + offset, chunk, address_of(back) + 2 * chunk.first)
     assert (packed[coded.nbytes :] == 0xA5).all()

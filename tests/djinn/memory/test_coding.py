@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import gc
+import itertools
 import sys
 import threading
 import time
@@ -29,6 +30,12 @@ from djinn.state.discovery import view_of
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
 SLOTS = ("out of slot 1", "out of slot 2", "into slot 1", "into slot 2", "counting")  # lanes of a coding
+
+
+@pytest.fixture(autouse=True)
+def all_may_be_coded(monkeypatch):
+    """The first of the history too."""
+    monkeypatch.setattr(coding, "_PLAIN_SHARE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,27 @@ def small(halved, input_ids, tmp_path):
 def coded(session):
     """Names of what is coded."""
     return {entry.item.views[0].name for entry in session._residency.restore.copy.entries if entry.coded}
+
+
+def test_what_follows_the_frontier_at_once_is_plain(runtime, halved, input_ids, monkeypatch):
+    """A share of the history, or so many bytes if that is less; only storages that lie in it whole."""
+    monkeypatch.setattr(coding, "_PLAIN_SHARE", 1 / 2)
+    expected, plain = greedy(halved, input_ids, 2), {}
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(coding, "_PLAIN_BYTES", most)
+        session = parked(runtime, 4, greedy, halved, input_ids, 2, visit=2)
+        session.io_wait()
+        history = [entry for entry in session._residency.restore.copy.entries if not entry.item.in_frontier]
+        plain[most] = [entry.coded is None for entry in history]
+        if most:
+            ends = list(itertools.accumulate(entry.item.nbytes for entry in history))
+            first = sum(end <= ends[-1] / 2 for end in ends)
+        session.resume()
+        assert equal(session.result(30), expected)
+    assert 2 < first < len(history) - 2
+    assert all(plain[1 << 30][:first])
+    assert plain[1 << 30][first:] == plain[0][first:]
+    assert not any(plain[0][:first])
 
 
 @pytest.mark.parametrize("visit", [1, 2])

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from tests.djinn import late_link
-from tests.djinn.memory.test_coding import SLOTS, many, opened, packed_from
+from tests.djinn.memory.test_coding import SLOTS, all_may_be_coded, many, opened, packed_from
 from tests.programs import parked
 from torch import nn
 
@@ -17,7 +17,7 @@ from djinn.memory.host_copy import Packed
 from djinn.memory.restore import Restore
 from djinn.memory.transfer import TransferEngine
 
-__all__ = ["many"]
+__all__ = ["all_may_be_coded", "many"]
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 INPUT = torch.linspace(-1, 1, 32).reshape(4, 8).to(torch.bfloat16)
@@ -237,7 +237,7 @@ def test_both_lanes_follow_a_busy_program(late, link):
 def test_both_lanes_follow_the_program_that_makes_memory(late, link, monkeypatch):
     """Where RESUME has left the allocation to the program's thread."""
     session, _ = late
-    monkeypatch.setattr("djinn.memory.transfer._AHEAD", 1)
+    monkeypatch.setattr("djinn.memory.transfer._STRETCH_BYTES", 1)
     monkeypatch.setattr("djinn.memory.transfer._ASK_FROM", 1)
     session.io_wait()
     del link.log[:]

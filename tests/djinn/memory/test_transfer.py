@@ -12,6 +12,7 @@ from tests.programs import equal, greedy, parked
 from djinn.debugger.bench import Bench
 from djinn.memory import transfer
 from djinn.memory.lanes import Mark
+from djinn.memory.restore import Restore
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
@@ -56,48 +57,93 @@ def test_the_frontier_is_first_on_the_wire(late_runtime, llama, input_ids, link)
     assert equal(session.result(30), expected)
 
 
-def test_beside_an_open_front_a_resume_keeps_the_interpreter(late_runtime, llama, input_ids, link, monkeypatch):
-    """Until the frontier is there no call lets go of it, for a screen that draws would hold it for milliseconds."""
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("front", [False, True])
+def test_a_resume_keeps_the_interpreter(late_runtime, llama, input_ids, link, monkeypatch, front, beside):
+    """Until it waits for the frontier; beside a front it polls, for a screen would hold it for milliseconds."""
     expected = greedy(llama, input_ids, 1)
-    told = []
+    told, polled, open_latch = [], [], Restore.open_latch
     link.arrive()
-    monkeypatch.setattr(
-        LateMark, "synchronize_at_once", lambda mark, _: (told.append(list(link.at_once)), mark.synchronize())
-    )
+    monkeypatch.setattr(LateMark, "synchronize_at_once", lambda mark, _: (polled.append(mark), mark.synchronize()))
+    monkeypatch.setattr(Restore, "open_latch", lambda restore: (told.extend(link.at_once), open_latch(restore)))
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    ready = session._residency.restore.ready
+    begun, end = threading.Event(), threading.Event()
+    other = late_runtime.open().start(lambda: beside and (begun.set(), end.wait(30)))
+    assert begun.wait(30) if beside else other.result(30) is False
+    bench = Bench(late_runtime) if front else None
+    del link.log[:], link.at_once[:]
+    session.resume()
+    assert polled == [ready] * front
+    end.set()
+    assert equal(session.result(30), expected)
+    assert len(told) > 3
+    assert all(told)
+    assert ("follow", "in", "program") in link.log or not beside
+    if bench is not None:
+        bench.close()
 
-    def resumed(*, beside=False):
-        session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
-        session.io_wait()
-        begun, end = threading.Event(), threading.Event()
-        other = late_runtime.open().start(lambda: beside and (begun.set(), end.wait(30)))
-        assert begun.wait(30) if beside else other.result(30) is False
-        del link.log[:], link.at_once[:], told[:]
-        session.resume()
-        end.set()
-        assert equal(session.result(30), expected)
-        session.close()
-        return list(told)
 
-    assert resumed() == []
-    bench = Bench(late_runtime)
-    for beside in (False, True):
-        (until_ready,) = resumed(beside=beside)
-        assert len(until_ready) > 3
-        assert all(until_ready)
-        assert ("follow", "in", "program") in link.log or not beside
-    bench.close()
-    assert resumed() == []
-    assert not all(link.at_once)
+def test_what_follows_the_frontier_goes_as_soon_as_it_has_memory(late_runtime, llama, input_ids, link, monkeypatch):
+    """While the frontier is in flight; no more than keeps the link busy until somebody else submits."""
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    restore, allocate = session._residency.restore, transfer._allocate
+    batches, frontier = list(restore.history), len(restore.frontier)
+    assert len(batches) > 3
+
+    def noting(entries):
+        allocate(entries)
+        link.log.extend(("allocated", entry.item.nbytes) for entry in entries)
+
+    monkeypatch.setattr(transfer, "_allocate", noting)
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
+    monkeypatch.setattr(transfer, "_BEFORE_ASKING", 1)
+    monkeypatch.setattr(transfer, "_STRETCH_BYTES", sum(batch.nbytes for batch in batches[:2]))
+    with monkeypatch.context() as patched:
+        patched.setattr(LateMark, "ended", False)
+        told = resume(session, link)
+    expected = []
+    for batch in batches[:2]:
+        sizes = [entry.item.nbytes for entry in batch.entries]
+        expected += [("allocated", nbytes) for nbytes in sizes] + [("fill", "behind", nbytes) for nbytes in sizes]
+    at_once = told[2 * frontier + 1 :]
+    assert at_once[: len(expected)] == expected
+    assert [line for line in at_once if line[0] == "fill"] == [line for line in expected if line[0] == "fill"]
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
+
+
+def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama, input_ids, link, monkeypatch):
+    """A stretch, here a batch, when the last but one has arrived. RESUME has submitted the first."""
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    batches, wait = list(session._residency.restore.history), LateMark.synchronize
+    expected = ["fill"] * (len(batches[0].entries) + len(batches[1].entries))
+    for last_but_one, batch in zip(batches, batches[2:], strict=False):
+        expected += [last_but_one.mark] + ["fill"] * len(batch.entries)
+    assert len(batches) > 3
+
+    def waiting(mark):
+        if threading.current_thread().name == "djinn-transfer":
+            link.log.append((mark,))
+        wait(mark)
+
+    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(LateMark, "synchronize", waiting)
+    session.resume()
+    session.result(30)
+    assert [line[0] for line in link.log if isinstance(line[0], LateMark) or line[:2] == ("fill", "behind")] == expected
 
 
 def test_the_marks_of_a_resume_are_made_at_the_pause(late_runtime, llama, input_ids):
-    """Before any debugger is open: to make one takes longer, and lets go of the interpreter."""
+    """To make one takes longer, and lets go of the interpreter."""
     session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     session.io_wait()
     restore = session._residency.restore
-    first = [batch.mark for batch in restore.history[: transfer._AHEAD]]
-    assert first
-    assert all(mark.lane is not None for mark in (restore.ready, *first))
+    marks = [restore.ready, *(batch.mark for batch in restore.history)]
+    assert len(marks) > 2
+    assert all(mark.lane is not None for mark in marks)
     session.resume()
     session.result(30)
 
