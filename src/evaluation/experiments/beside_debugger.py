@@ -3,13 +3,14 @@
 Random ones of Djinn's sessions are resumed by turns, as in :mod:`evaluation.experiments.load`; every one is compared
 bit for bit with its uninterrupted run. In half of the windows of resumes a screen is open on the same runtime, without
 a terminal. It is busier than a person: it shows the tokens, the logit lens and the norms of one session, rests for half
-a second, and goes to the next. Windows come in the order ABBA. ``FILE`` gets every time; the medians and the 95th
-percentiles of ready are printed, and the ratio with an interval. The published study does not have this experiment.
-It needs Textual, as ``djinn[debugger]`` installs it.
+a second, and goes to the next. Windows come in the order ABBA. ``FILE`` gets every time, behind each window. The
+medians and the 95th percentiles of ready are printed, and the ratio with an interval. The published study does not have
+this experiment. It needs Textual, as ``djinn[debugger]`` installs it.
 """
 
 import argparse
 import asyncio
+import functools
 import json
 import random
 import sys
@@ -90,8 +91,8 @@ def _is_shown(app: Debugger, bench: Bench) -> bool:
     return app._busy is None and app._look.whole and app._look.mark == standing(bench)
 
 
-def take(study: Study, sessions: int, windows: int, resumes: int, report: Callable[[str], None]) -> Record:
-    """Every resume of ``windows`` windows with the screen and as many without, each of ``resumes``."""
+def take(study: Study, sessions: int, windows: int, resumes: int, report: Callable[[str], None]) -> Iterator[Record]:
+    """Yield every resume so far, behind each window: ``windows`` with the screen, as many without, of ``resumes``."""
     subject = build_subject(study)
     prompts = Prompts(subject, study, sessions)
     nbytes = int(study.load_host_arena_gib * 2**30)
@@ -110,9 +111,9 @@ def take(study: Study, sessions: int, windows: int, resumes: int, report: Callab
         for number, beside in enumerate(kinds):
             report(f"window {number + 1} of {len(kinds)}")
             samples += _window(djinns, runtime, study, resumes, number, beside, chance)
+            yield {"sessions": sessions, "model": study.model.name, "samples": samples}
         for session in djinns.open.values():
             session.close()
-    return {"sessions": sessions, "model": study.model.name, "samples": samples}
 
 
 def _window(
@@ -174,8 +175,9 @@ def _do(given: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {getattr(given, name)}: at least 1 is needed")
     study = resolve(load_config(given.config))
     with torch.no_grad():
-        record = take(study, given.sessions, given.windows, given.resumes, lambda line: print(line, file=sys.stderr))
-    write_json(given.file, record)
+        report = functools.partial(print, file=sys.stderr)
+        for record in take(study, given.sessions, given.windows, given.resumes, report):
+            write_json(given.file, record)
     print("\n".join(compare(json.loads(given.file.read_text(encoding="utf-8")))))
 
 

@@ -50,6 +50,16 @@ def test_a_screen_that_fails_is_said(command, monkeypatch):
         command("--sessions", "2", "--windows", "1", "--resumes", "2")
 
 
+def test_what_was_measured_is_kept_when_it_is_cut_off(command, tmp_path, monkeypatch):
+    """Each window is written behind it."""
+    window, left = beside_debugger._window, [1, 1]
+    monkeypatch.setattr(beside_debugger, "_window", lambda *arguments: (left.pop(), window(*arguments))[1])
+    with pytest.raises(IndexError):
+        command("--sessions", "2", "--windows", "2", "--resumes", "2")
+    samples = json.loads((tmp_path / "r.json").read_text())["samples"]
+    assert [sample["window"] for sample in samples] == [0, 0, 1, 1]
+
+
 def test_what_is_compared():
     """The 95th percentiles over all windows, and how that differs if windows are drawn again."""
     record = {
