@@ -87,7 +87,7 @@ def test_a_resume_that_failed_is_none(runtime, llama, input_ids, monkeypatch):
 def test_an_interrupted_resume_has_bytes_and_no_time(runtime, llama, input_ids):
     """Wherever Ctrl-C comes, the session has no last RESUME, or one that says what it moved."""
     seen = set()
-    for line in range(1, 200, 3):
+    for line in range(1, 400, 3):
         session = parked(runtime, 3, prefill, llama, input_ids)
         session.io_wait()
         moved = session.host_bytes

@@ -63,10 +63,6 @@ T = TypeVar("T")
 # wake up behind the first stretch, and so long may it wait for the interpreter between two.
 _STRETCH_BYTES = 256 << 20
 
-# If RESUME came to less in the frontier's flight, the program's thread submits so much before it computes. Each batch
-# puts off the first kernel by 0.02 ms, and the link idles for 0.8 less (13B, H200).
-_LEAST_BYTES = 160 << 20
-
 # With at least so many further batches RESUME asks for room instead of allocating them. The question takes 0.06 to
 # 0.15 ms on an H200, and 0.2 if it has to go to the driver. The allocation of a batch takes 0.01.
 _ASK_FROM = 10
@@ -96,10 +92,10 @@ def _copy_frontier(entries: Iterable[Stored], lane: Lane) -> None:
         lane.fill(entry.item.storage, entry.source, at_once=True)
 
 
-def _first_of(batches: Sequence[Batch], nbytes: int) -> Iterator[Batch]:
-    """Yield the first of ``batches``, as many as have ``nbytes`` together; at least one."""
+def _stretch(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Yield the first of ``batches``: at least one, and as many as are submitted at a stretch."""
     before = itertools.accumulate((batch.moved_bytes for batch in batches), initial=0)
-    return (batch for batch, moved in zip(batches, before, strict=False) if moved < nbytes)
+    return (batch for batch, nbytes in zip(batches, before, strict=False) if nbytes < _STRETCH_BYTES)
 
 
 def _entries_of(batches: Iterable[Batch]) -> list[Stored]:
@@ -329,7 +325,7 @@ class TransferEngine:
                 lane.wait(restore.ready, at_once=True)  # the frontier has the link to itself
                 if busy:
                     lane.follow(restore.compute, at_once=True)
-            ahead = sum(1 for _ in _first_of(restore.history, _STRETCH_BYTES))
+            ahead = sum(1 for _ in _stretch(restore.history))
             self._submit_in_flight(restore, range(min(ahead, _BEFORE_ASKING)))
             if not self._has_room(restore):
                 self._make_up_to(restore, len(restore.history))
@@ -416,9 +412,6 @@ class TransferEngine:
         restore.allocated = len(restore.history)
         for lane in self._lanes_behind(restore):
             lane.follow(restore.compute)  # another session may have computed since RESUME
-        if restore.last is not None:  # else the frontier was kept, and the first kernel comes first
-            with suppress(Exception):  # the engine's thread tries again
-                self._submit_missing(restore, _first_of(restore.history, _LEAST_BYTES))
         restore.follow_up = self._posting(restore)
 
     def bring_back(self, restore: Restore) -> bool:
@@ -528,23 +521,20 @@ class TransferEngine:
             self._in_behind.record(batch.mark, at_once=True)
         restore.submitted(batch)
 
-    def _submit_missing(self, restore: Restore, batches: Iterable[Batch]) -> None:
-        """Submit those of ``batches`` that nobody has dropped, and that an earlier attempt did not come to."""
-        for batch in batches:
-            if restore.lacks(batch):
-                self._submit(restore, batch)
+    def _submit_missing(self, restore: Restore) -> None:
+        """Submit the batches that nobody has dropped, and that an earlier attempt did not come to.
 
-    def _submit_rest(self, restore: Restore) -> None:
-        """Submit all that is missing, each stretch when the last but one has arrived.
-
-        So the link has always one to do, and most of the time the program has the interpreter to itself.
+        A stretch of them is submitted when the last but one has arrived. So the link has always one to do, and most of
+        the time the program has the interpreter to itself.
         """
         last_but_one: Mark | None = None
         while missing := [batch for batch in restore.history if restore.lacks(batch)]:
             if last_but_one is not None:
                 last_but_one.synchronize()
             last_but_one = restore.last
-            self._submit_missing(restore, _first_of(missing, _STRETCH_BYTES))
+            for batch in _stretch(missing):
+                if restore.lacks(batch):  # still: the program may have ended
+                    self._submit(restore, batch)
 
     def _bring_back(self, restore: Restore) -> None:
         """Copy what is still missing, and release the host memory when all state is back.
@@ -553,7 +543,7 @@ class TransferEngine:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                self._submit_rest(restore)
+                self._submit_missing(restore)
                 for lane in self._lanes_behind(restore):
                     lane.synchronize()
                 break

@@ -13,7 +13,6 @@ from djinn.debugger.bench import Bench
 from djinn.memory import transfer
 from djinn.memory.lanes import Mark
 from djinn.memory.restore import Restore
-from djinn.program.program import Program
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
@@ -270,25 +269,3 @@ def test_a_layer_waits_for_its_own_kv(late_runtime, llama, input_ids, link):
     done = dict(seen)
     assert done[LAYER + 1] <= 1, (seen, link.log)  # the wait for the frontier
     assert done[LAYER + 1] < done[LAYER + 2] < done[LAYER + 3], (seen, link.log)
-
-
-@pytest.mark.parametrize("keep", ["nothing", "frontier"])
-def test_the_program_submits_what_resume_did_not_come_to(late_runtime, llama, input_ids, link, monkeypatch, keep):
-    """Before it computes, so that the link is busy until the engine's thread is awake. With a kept frontier nothing."""
-    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
-    monkeypatch.setattr(transfer, "_BEFORE_ASKING", 1)
-    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1, visit=2)
-    session.io_wait(keep=keep)
-    batches, order, submitted = list(session._residency.restore.history), Program._is_back, []
-    assert len(batches) > 4
-    monkeypatch.setattr(transfer, "_LEAST_BYTES", sum(batch.nbytes for batch in batches[:3]))
-
-    def noting(program):
-        restore, found = program.restoring, order(program)
-        submitted.extend(not restore.lacks(batch) for batch in batches)
-        return found
-
-    monkeypatch.setattr(Program, "_is_back", noting)
-    session.resume()
-    assert equal(session.result(30), greedy(llama, input_ids, 1))
-    assert submitted == [number < 3 and keep == "nothing" for number in range(len(batches))]
