@@ -96,7 +96,7 @@ class Runtime:
     of a core. On the CPU there is no link, and nothing is done.
 
     With ``codec="auto"`` state in bfloat16 is coded in host memory and on the disk, without loss, to some 0.7 of its
-    bytes. So more sessions fit, and less goes over the link. It takes 60 MiB of device memory. Reading or editing coded
+    bytes. So more sessions fit, and less goes over the link. It takes 62 MiB of device memory. Reading or editing coded
     state makes a plain copy of that tensor in host memory first. Where no kernels can be had all is as with ``"raw"``;
     :meth:`status` says why.
 

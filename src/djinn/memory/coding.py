@@ -50,7 +50,7 @@ class _Slot:
 class Coding:
     """Codes what goes over ``link``, and decodes what comes back; ``coder`` is that of ``device``.
 
-    The buffer is allocated here: 60 MiB of device memory. Raises what torch raises without room for it.
+    The buffer is allocated here: 62 MiB of device memory. Raises what torch raises without room for it.
     """
 
     def __init__(self, device: torch.device, link: Link, coder: Coder) -> None:

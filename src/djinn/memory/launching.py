@@ -53,6 +53,7 @@ class Launch:
 
     def __init__(self, kernel: Any, args: Sequence[int]) -> None:
         about = kernel.metadata
+        self._kernel = kernel  # whoever forgets it may unload its code
         self._function = kernel.function
         self._threads, self._shared = 32 * about.num_warps, about.shared
         kinds = "".join("i" if -(1 << 31) <= value < 1 << 31 else "q" for value in args)
