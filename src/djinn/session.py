@@ -672,7 +672,8 @@ class Session:
             clock = restore.clock
             clock.called = called
             if restore.frontier:
-                with self._engine.swap_in(restore, busy=self._device_lock.locked):
+                busy = functools.partial(self._device_lock.busy_since, self._device_lock.taken)
+                with self._engine.swap_in(restore, busy=busy):
                     self._let_go(self._way_of(restore))
             else:  # nothing is missing: the program's thread brings the history
                 self._let_go(self._way_of(restore))

@@ -5,8 +5,8 @@ coded and taken away, and then comes the next. A lane keeps its order, so no chu
 waits for another. While one lane codes, the link works for the other. What codes is a
 :class:`djinn.memory.codec.Coder`: kernels on a GPU, plain torch on the CPU.
 
-Each call that submits work lets other threads have the interpreter, and the program's thread is one of them. So there
-are few: of a layer of 40 MiB two copies, two kernels, one wait and one mark.
+Each call that submits work takes the interpreter from the program's thread. So there are few: of a layer of 40 MiB two
+copies, two kernels, one wait and one mark.
 
 Only a storage of bfloat16 numbers that becomes smaller is coded, by exponents that are counted at the pause. One of the
 frontier never is: ready must not wait for a decoder. Nor is what follows the frontier at once. RESUME submits it in the

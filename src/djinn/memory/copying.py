@@ -27,7 +27,7 @@ _MOVE_AT_ONCE.restype = None
 
 
 class CudaRuntimeError(RuntimeError):
-    """The CUDA runtime refused a copy."""
+    """The CUDA runtime refused a copy, or the driver a kernel."""
 
 
 @functools.cache

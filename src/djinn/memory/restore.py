@@ -117,6 +117,7 @@ class Restore:
         """Release the threads that wait at the latch, for RESUME returns now. Caller's thread."""
         self._latch_open = True
         self._latch.release()
+        self._changed.ring()  # whoever waits for all state may send for the rest now
 
     def wait_at_latch(self) -> None:
         """Block until RESUME returns, without the interpreter lock. Program's and engine's thread."""
@@ -128,8 +129,18 @@ class Restore:
         if self.beside:
             self._link.current().wait(self.ready)
 
+    def leave_rest(self, follow_up: Callable[[], object]) -> None:
+        """Leave the rest to whoever sends for it, by ``follow_up``. Caller's or program's thread."""
+        self.follow_up = follow_up
+        self._changed.ring()
+
     def send_rest(self) -> None:
-        """Let the engine's thread go on, if it waits for that. Program's thread, or one that waits for all state."""
+        """Let the engine's thread go on, if it waits for that. Program's thread, or one that waits for all state.
+
+        Not before the program departs: an interrupt may still undo the swap-in.
+        """
+        if not self.departed:
+            return
         follow_up, self.follow_up = self.follow_up, None
         if follow_up is not None:
             follow_up()

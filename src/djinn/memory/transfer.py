@@ -20,8 +20,9 @@ first kernel ended 0.1 ms sooner (1.60 to 1.71 ms instead of 1.77). But RESUME r
 
 No call that submits lets go of the interpreter: whoever does so beside a thread that computes in Python gets it back
 after 5 ms. RESUME lets go of it to wait for the frontier. Where a debugger is open, its screen computes beside that,
-milliseconds at a time. Then RESUME polls for the frontier instead. What lets go of it even so: a question to the driver
-for room, and Python itself, which takes it from who has had it for 5 ms.
+milliseconds at a time. Then RESUME polls for the frontier instead. A question to the driver for room lets go of it even
+so, and a mark that could not be made at the pause. Python itself takes it from who has had it for 5 ms. Another session
+may take the turn then, so RESUME looks for that behind each allocation.
 
 Allocating the storages of a deep session takes longer than the copy of the frontier. So where there is surely room for
 all, RESUME allocates only the first of the history. The program's own thread allocates the rest, before it goes on. If
@@ -95,7 +96,8 @@ def _copy_frontier(entries: Iterable[Stored], lane: Lane) -> None:
 def _stretch(batches: Sequence[Batch]) -> Iterator[Batch]:
     """Yield the first of ``batches``: at least one, and as many as are submitted at a stretch."""
     before = itertools.accumulate((batch.moved_bytes for batch in batches), initial=0)
-    return (batch for batch, nbytes in zip(batches, before, strict=False) if nbytes < _STRETCH_BYTES)
+    pairs = itertools.takewhile(lambda pair: pair[1] < _STRETCH_BYTES, zip(batches, before, strict=False))
+    return (batch for batch, _ in pairs)
 
 
 def _entries_of(batches: Iterable[Batch]) -> list[Stored]:
@@ -261,25 +263,25 @@ class TransferEngine:
     # -- in: on the caller's thread ----------------------------------------------------------------------------------
 
     @contextmanager
-    def swap_in(self, restore: Restore, *, busy: bool) -> Iterator[None]:
+    def swap_in(self, restore: Restore, *, busy: Callable[[], bool]) -> Iterator[None]:
         """Swap in: in the body the frontier is in flight, and the program is let go; behind it the frontier is there.
 
         For a state whose frontier is in host memory, or a part of it; else RESUME has nothing to do here.
-        The one step that lets the program go sets ``restore.departed``. ``busy`` says that another session may have
-        work on the program's lane, which the copies must overtake. The history follows behind the program's
-        computation, and the host copies are released when all is back. Raises :class:`DeviceMemoryFull` before the
-        program goes on, with the state intact on the host, if the device has no room. An interrupt before the program
-        goes on leaves a state that has ``begun``; this can be called again.
+        The one step that lets the program go sets ``restore.departed``. ``busy()`` says whether another session may
+        have work on the program's lane, or has computed there since: the frontier's copies must overtake that. The
+        history follows behind the program's computation, and the host copies are released when all is back. Raises
+        :class:`DeviceMemoryFull` before the program goes on, with the state intact on the host, if the device has no
+        room. An interrupt before the program goes on leaves a state that has ``begun``; this can be called again.
         """
         if restore.begun:
             self.undo(restore)
         before = self.link.position()
         restore.begun = True
         try:
-            self._send_frontier(restore, busy)
+            self._send_frontier(restore, busy())
             self._send_ahead(restore, busy)
             if not restore.lacks_memory:  # else the program's thread makes it, and posts then: see `make_memory`
-                restore.follow_up = self._posting(restore)
+                restore.leave_rest(self._posting(restore))
             yield
             if self._keeps:
                 restore.ready.synchronize_at_once(_KEEP_SECONDS)
@@ -313,37 +315,41 @@ class TransferEngine:
                     _copy_frontier([entry], compute)
             compute.record(restore.ready, at_once=True)
 
-    def _send_ahead(self, restore: Restore, busy: bool) -> None:
+    def _send_ahead(self, restore: Restore, busy: Callable[[], bool]) -> None:
         """Submit the first of the history, each batch as soon as it has memory, while the frontier is in flight.
 
-        All is allocated here if it is short, or room is doubtful.
+        All is allocated here if it is short, or room is doubtful, or another session computes.
         """
-        with restore.compute.here():
-            if busy:
-                self._make_up_to(restore, len(restore.history))
-            for lane in self._lanes_behind(restore):
-                lane.wait(restore.ready, at_once=True)  # the frontier has the link to itself
-                if busy:
-                    lane.follow(restore.compute, at_once=True)
-            ahead = sum(1 for _ in _stretch(restore.history))
-            self._submit_in_flight(restore, range(min(ahead, _BEFORE_ASKING)))
-            if not self._has_room(restore):
-                self._make_up_to(restore, len(restore.history))
-            self._submit_in_flight(restore, range(_BEFORE_ASKING, ahead))
+        for lane in self._lanes_behind(restore):
+            lane.wait(restore.ready, at_once=True)  # the frontier has the link to itself
+        if restore.beside:
+            self._make_up_to(restore, len(restore.history), busy)
+        ahead = sum(1 for _ in _stretch(restore.history))
+        self._submit_in_flight(restore, range(min(ahead, _BEFORE_ASKING)), busy)
+        if not self._has_room(restore):
+            self._make_up_to(restore, len(restore.history), busy)
+        self._submit_in_flight(restore, range(_BEFORE_ASKING, ahead), busy)
 
-    def _submit_in_flight(self, restore: Restore, numbers: Iterable[int]) -> None:
+    def _submit_in_flight(self, restore: Restore, numbers: Iterable[int], busy: Callable[[], bool]) -> None:
         """Submit batches until the frontier has landed, the first even then."""
         for number in numbers:
             if number and restore.ready.ended:
                 return
-            self._make_up_to(restore, number + 1)
+            self._make_up_to(restore, number + 1, busy)
             self._submit(restore, restore.history[number])
 
-    def _make_up_to(self, restore: Restore, count: int) -> None:
-        """Allocate the first ``count`` batches of the history, those that are not."""
+    def _make_up_to(self, restore: Restore, count: int, busy: Callable[[], bool]) -> None:
+        """Allocate the first ``count`` batches of the history, those that are not.
+
+        Where another session has computed it is memory of that one's, perhaps, and copies into it wait for its work.
+        """
         batches = restore.history[restore.allocated : count]
-        _allocate(_entries_of(batches))
+        with restore.compute.here():
+            _allocate(_entries_of(batches))
         restore.allocated += len(batches)
+        if batches and (restore.beside or busy()):
+            for lane in self._lanes_behind(restore):
+                lane.follow(restore.compute, at_once=True)
 
     def _has_room(self, restore: Restore) -> bool:
         """Whether there is surely room for what is not allocated; not asked for a few batches, which take no longer."""
@@ -412,7 +418,7 @@ class TransferEngine:
         restore.allocated = len(restore.history)
         for lane in self._lanes_behind(restore):
             lane.follow(restore.compute)  # another session may have computed since RESUME
-        restore.follow_up = self._posting(restore)
+        restore.leave_rest(self._posting(restore))
 
     def bring_back(self, restore: Restore) -> bool:
         """Swap everything in and wait for it, before the program is unwound; False, and no effect, without room."""
@@ -533,8 +539,7 @@ class TransferEngine:
                 last_but_one.synchronize()
             last_but_one = restore.last
             for batch in _stretch(missing):
-                if restore.lacks(batch):  # still: the program may have ended
-                    self._submit(restore, batch)
+                self._submit(restore, batch)
 
     def _bring_back(self, restore: Restore) -> None:
         """Copy what is still missing, and release the host memory when all state is back.

@@ -35,11 +35,16 @@ class DeviceLock(Generic[H]):
         self._lock = threading.Lock()
         self._releasing = threading.Lock()
         self.holder: H | None = None
+        self.taken = 0  # how often it was acquired
 
     @property
     def locked(self) -> bool:
         """Whether a program computes."""
         return self._lock.locked()
+
+    def busy_since(self, taken: int) -> bool:
+        """Whether a program computes, or has computed since it was acquired ``taken`` times."""
+        return self.locked or self.taken != taken
 
     def acquire(self, turn: H) -> None:
         """Wait for the lock and acquire it for ``turn``, on its thread."""
@@ -47,12 +52,14 @@ class DeviceLock(Generic[H]):
             holder = self.holder
             if holder is not None and holder.thread not in frames_of_other_threads():
                 holder.bury()
+        self.taken += 1
         self.holder = turn
 
     def acquire_free(self, turn: H) -> bool:
         """Acquire the lock for ``turn`` if nobody has it, on its thread; whether that was so."""
         if not self._lock.acquire(blocking=False):
             return False
+        self.taken += 1
         self.holder = turn
         return True
 

@@ -229,7 +229,7 @@ def test_both_lanes_follow_a_busy_program(late, link):
     session, _ = late
     session.io_wait()
     del link.log[:]
-    with session._engine.swap_in(session._residency.restore, busy=True):
+    with session._engine.swap_in(session._residency.restore, busy=lambda: True):
         assert follows(link) == set(INWARDS)
     session._engine.undo(session._residency.restore)
 

@@ -13,6 +13,7 @@ from djinn.debugger.bench import Bench
 from djinn.memory import transfer
 from djinn.memory.lanes import Mark
 from djinn.memory.restore import Restore
+from djinn.session import Session
 
 pytestmark = pytest.mark.usefixtures("without_climb")
 LAYER = 3
@@ -98,7 +99,8 @@ def test_what_follows_the_frontier_goes_as_soon_as_it_has_memory(late_runtime, l
         link.log.extend(("allocated", entry.item.nbytes) for entry in entries)
 
     monkeypatch.setattr(transfer, "_allocate", noting)
-    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
+    monkeypatch.setattr(link, "has_room", lambda nbytes: link.log.append(("asked", nbytes)) is None)
+    monkeypatch.setattr(transfer, "_ASK_FROM", len(batches) - 1)
     monkeypatch.setattr(transfer, "_BEFORE_ASKING", 1)
     monkeypatch.setattr(transfer, "_STRETCH_BYTES", sum(batch.nbytes for batch in batches[:2]))
     with monkeypatch.context() as patched:
@@ -108,10 +110,66 @@ def test_what_follows_the_frontier_goes_as_soon_as_it_has_memory(late_runtime, l
     for batch in batches[:2]:
         sizes = [entry.item.nbytes for entry in batch.entries]
         expected += [("allocated", nbytes) for nbytes in sizes] + [("fill", "behind", nbytes) for nbytes in sizes]
+        if batch is batches[0]:
+            expected.append(("asked", sum(other.nbytes for other in batches[1:])))
     at_once = told[2 * frontier + 1 :]
     assert at_once[: len(expected)] == expected
     assert [line for line in at_once if line[0] == "fill"] == [line for line in expected if line[0] == "fill"]
     assert equal(session.result(30), greedy(llama, input_ids, 1))
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_memory_that_another_session_has_used_meanwhile(late_runtime, llama, input_ids, link, monkeypatch, room):
+    """Whoever takes the turn while RESUME asks for room is waited for by what is copied into memory made later."""
+    link.arrive()
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    computing, end, others = threading.Event(), threading.Event(), []
+
+    def has_room(nbytes):
+        others.append(late_runtime.open().start(lambda: (computing.set(), end.wait(30))))
+        assert computing.wait(30)
+        link.log.append(("asked", "behind"))
+        return room
+
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
+    monkeypatch.setattr(transfer, "_BEFORE_ASKING", 1)
+    monkeypatch.setattr(link, "has_room", has_room)
+    with monkeypatch.context() as patched:
+        patched.setattr(LateMark, "ended", False)
+        told = [line[0] for line in resume(session, link) if line[1] == "behind"]
+    end.set()
+    assert "follow" not in told[: told.index("asked")]
+    assert told[told.index("asked") + 1 :][:2] == ["follow", "fill"]
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
+    others[0].result(30)
+
+
+def test_nobody_sends_for_the_rest_before_the_program_departs(runtime, llama, input_ids, monkeypatch):
+    """An interrupt may still undo the swap-in, and the engine would copy into memory that is gone."""
+    session = parked(runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    bring_back, brought = transfer.TransferEngine._bring_back, []
+
+    def interrupted(session, steps):
+        session._residency.restore.send_rest()  # as whoever waits in wait_resident() does
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        transfer.TransferEngine, "_bring_back", lambda *arguments: (brought.append(1), bring_back(*arguments))
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "_let_go", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.resume()
+    assert brought == []
+    waiting = threading.Thread(target=session.wait_resident)
+    waiting.start()
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
+    waiting.join(30)
+    assert brought == [1]
+    assert not waiting.is_alive()
 
 
 def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama, input_ids, link, monkeypatch):
@@ -218,7 +276,7 @@ def test_a_wait_that_keeps_the_interpreter():
     assert late.looks > 0
 
 
-def test_beside_a_program_that_computes_the_frontier_overtakes_it(late_runtime, llama, input_ids, link):
+def test_beside_a_program_that_computes_the_frontier_overtakes_it(late_runtime, llama, input_ids, link, monkeypatch):
     """It comes on a lane of its own, for which the program's waits before it computes."""
     expected = greedy(llama, input_ids, 1)
     session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
@@ -227,11 +285,20 @@ def test_beside_a_program_that_computes_the_frontier_overtakes_it(late_runtime, 
     begun, end = threading.Event(), threading.Event()
     other = late_runtime.open().start(lambda: (begun.set(), end.wait(30)))
     assert begun.wait(30)
+    allocate = transfer._allocate
+
+    def noting(entries):
+        allocate(entries)
+        link.log.extend(("allocated", "behind") for entry in entries if not entry.item.in_frontier)
+
+    monkeypatch.setattr(transfer, "_allocate", noting)
     told = resume(session, link)
     fills = [("fill", "in", nbytes) for nbytes in frontier]
     assert told[: len(fills) + 1] == [("follow", "in", "program"), *fills]  # its memory may have been the other's
     behind = [line[0] for line in told if line[1] == "behind"]
     assert behind.index("follow") < behind.index("fill")
+    assert "allocated" in behind[: behind.index("follow")]
+    assert "allocated" not in behind[behind.index("follow") :]
     assert ("wait", "program", "in") not in told
     end.set()
     assert equal(session.result(30), expected)
