@@ -127,14 +127,14 @@ class Coding:
         slot = next(self._next_in)
         try:
             self._fill(slot, parts, at_once)
+            if behind is not None:
+                slot.lane.wait(behind, at_once=at_once)
+            slot.lane.record(mark, at_once=at_once)
         except BaseException:
             for lane in self.lanes_in:  # whoever tries again may get another slot: that comes behind what is under way
                 if lane is not slot.lane:
                     lane.follow(slot.lane)
             raise
-        if behind is not None:
-            slot.lane.wait(behind, at_once=at_once)
-        slot.lane.record(mark, at_once=at_once)
 
     def _fill(self, slot: _Slot, parts: Iterable[tuple[Packed, int]], at_once: bool) -> None:
         for part, source in parts:

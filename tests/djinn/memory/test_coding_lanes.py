@@ -377,17 +377,26 @@ def test_a_retried_batch_does_not_overwrite_an_edit(tiny, link, monkeypatch):
     assert [int(one.count_nonzero()) for one in found] == [0, 0, 0]
 
 
-def test_what_failed_is_over_when_the_next_has_ended(many, link, monkeypatch):
+def refuse(*args, **kwargs):
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("what", ["a copy", "the mark"])
+def test_what_failed_is_over_when_the_next_has_ended(many, link, monkeypatch, what):
     """The first attempt was on another lane: what it has submitted comes before the mark of the second."""
     made, numbers, item, coded = many
     packed, copied = packed_from(made, link, item, coded)
     copied.synchronize()
     back = torch.zeros_like(numbers)
     parts = [(Packed(item=coding._whole(back), coded=coded), packed.data_ptr())]
-    armed, _ = failing(monkeypatch, {3})
-    armed.append(lambda lane: True)
-    with pytest.raises(RuntimeError):
-        made.bring(parts, link.mark())
+    with monkeypatch.context() as patched:
+        if what == "a copy":
+            armed, _ = failing(patched, {3})
+            armed.append(lambda lane: True)
+        else:
+            patched.setattr(late_link.LateLane, "record", refuse)
+        with pytest.raises(RuntimeError):
+            made.bring(parts, link.mark())
     mark = link.mark()
     made.bring(parts, mark)
     mark.synchronize()
