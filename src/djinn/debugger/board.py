@@ -70,10 +70,6 @@ class Board(Vertical):
         yield self.state
         yield self.answers
 
-    def on_mount(self) -> None:
-        """Let the answers follow their end, unless the user scrolls."""
-        self.answers.anchor()
-
     @property
     def shows_answers(self) -> bool:
         """Whether the last answer is seen; a low terminal may have no line for it."""
@@ -100,8 +96,7 @@ class Board(Vertical):
         panel.show(history(bench.memory(), width=panel.columns, height=panel.rows, ascii=self._ascii))
         panel = self.state
         panel.show(self._state_lines(look, panel.columns), head=True, title=f"state{whose}{_after(look)}")
-        above = round(self.answers.scroll_offset.y)
-        self.answers.show(answers, title=f"answers, {above} more above" if above > 0 else "answers")
+        self.answers.show(answers)
 
     def _state_lines(self, look: Look, width: int) -> list[str]:
         """Return the table of the state; that of the last time if it would be the same, as at most ticks."""

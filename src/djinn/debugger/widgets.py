@@ -34,7 +34,10 @@ Question, Page { align: center middle; background: ansi_default; }
 
 
 class Panel(VerticalScroll):
-    """Lines below a title. They scroll when the panel has the focus; it asks for new ones when its size changes."""
+    """Lines below a title. They scroll when the panel has the focus; it asks for new ones when its size changes.
+
+    Where it ``wraps`` they follow their end, unless the user scrolls, and the title says how many are above.
+    """
 
     ALLOW_MAXIMIZE = True
 
@@ -43,7 +46,7 @@ class Panel(VerticalScroll):
 
     def __init__(self, title: str, *, id: str, wraps: bool = False) -> None:
         super().__init__(id=id, classes="wraps" if wraps else None)
-        self.border_title = title
+        self.border_title = self._title = title
         self._wraps = wraps
         self._lines: tuple[str, ...] = ()
         self._wanted: tuple[int | None, int] = None, 0  # the line that is to be seen, in how many
@@ -72,8 +75,9 @@ class Panel(VerticalScroll):
 
         Nothing is drawn where they are shown already.
         """
-        if title is not None and title != self.border_title:
-            self.border_title = title
+        if title is not None:
+            self._title = title
+            self._say_what_is_above()
         if tuple(lines) == self._lines:
             return
         moves = self._wraps or len(lines) != len(self._lines) or head != self._head.display
@@ -83,6 +87,8 @@ class Panel(VerticalScroll):
         if head:
             self._head.update(shown.pop(0).stylize("bold"), layout=moves)
         self._body.update(Content("\n").join(shown), layout=moves)  # laying out takes longer than drawing
+        if self._wraps:
+            self.call_after_refresh(self._say_what_is_above)  # to follow their end is no scrolling to Textual
         if (wanted := (seen, self.rows)) != self._wanted:  # else the user may scroll elsewhere
             self._wanted = wanted
             if seen is not None and not 0 <= seen - self.scroll_offset.y < self.rows - head:
@@ -93,9 +99,26 @@ class Panel(VerticalScroll):
         """What it shows."""
         return "\n".join(self._lines)
 
+    def on_mount(self) -> None:
+        """Let lines that wrap follow their end."""
+        if self._wraps:
+            self.anchor()
+
     def on_resize(self, event: Resize) -> None:
         """Ask for lines that fit."""
         self.post_message(self.Resized())
+        self._say_what_is_above()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Say what is above now."""
+        super().watch_scroll_y(old_value, new_value)
+        self._say_what_is_above()
+
+    def _say_what_is_above(self) -> None:
+        above = round(self.scroll_offset.y) if self._wraps else 0
+        title = f"{self._title}, {above} more above" if above > 0 else self._title
+        if title != self.border_title:
+            self.border_title = title
 
 
 def _input_bindings() -> Iterator[Binding]:

@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+import time
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_a_look_waits_for_who_computes(bench, runtime, started, monkeypatch, doe
     go_on = threading.Event()
     other = runtime.open().start(go_on.wait, 20)
     while other.doing != "computing":
-        pass
+        time.sleep(0.001)  # not spinning: that would take the interpreter from who is waited for
     assert bench.lens().note == bench.tokens().note == "the device is busy: session 2 computes"
     said = []
     outcome = bench.do("lens", say=lambda text: said.append(text) or go_on.set())

@@ -20,6 +20,12 @@ from djinn.debugger.widgets import Panel
 from djinn.debugger.words import norm_text, spread_text
 
 
+@pytest.fixture(autouse=True)
+def _timer(monkeypatch):
+    """The timer waits: on a busy machine a tick that comes by itself would change what a test sees."""
+    monkeypatch.setattr("djinn.debugger.screen._TIMER_SECONDS", 3600)
+
+
 def drive(app, script, *, size=(80, 24)):
     """Run ``script(pilot)`` on ``app``; return what it returns."""
 
@@ -35,6 +41,7 @@ async def settled(pilot):
     """Wait until no command runs, and all there is to show is shown."""
     app = pilot.app
     while app._running and (app._busy is not None or not app._look.whole or app._look.mark != standing(app.bench)):
+        app._tick()
         await pilot.pause(0.01)
     await pilot.pause()
 
@@ -165,7 +172,6 @@ def test_a_narrower_screen_scrolls_no_further_than_its_lines(bench, started, siz
 def test_what_comes_together_is_drawn_once(bench, started, monkeypatch):
     """Each drawing takes the interpreter from the programs: one for all messages, and none for half a line."""
     started(2)
-    monkeypatch.setattr("djinn.debugger.screen._TIMER_SECONDS", 3600)
 
     async def script(pilot):
         drawn = []
@@ -205,6 +211,22 @@ def test_the_timer_computes_nothing(bench, started, monkeypatch):
     idle, stepped = drive(Debugger(bench), script)
     assert idle == 0
     assert stepped > 0
+
+
+def test_a_session_that_moves_by_itself_is_shown(bench, started, monkeypatch):
+    """Nobody gives a command: the timer finds that the program is at another stop."""
+    session = started(2)
+    monkeypatch.setattr("djinn.debugger.screen._TIMER_SECONDS", 0.01)
+
+    async def script(pilot):
+        title = pilot.app._board.state
+        before = title.border_title
+        session.step(30)
+        while title.border_title != "state of session 1, after layer 3":  # or the test's time is up
+            await pilot.pause(0.01)
+        return before
+
+    assert drive(Debugger(bench), script) == "state of session 1, after layer 2"
 
 
 def test_another_size_is_another_layout_of_the_same(bench, started):
@@ -418,12 +440,18 @@ def test_the_answers_say_how_much_of_them_is_above(bench, started):
         pilot.app._tell(*map(str, range(9)))
         while panel.border_title == titles[0]:
             await pilot.pause(0.01)
-        return titles, panel.border_title, panel.rows
+        titles.append(panel.border_title)
+        panel.focus()
+        await pilot.press("up")
+        while panel.border_title == titles[1]:
+            await pilot.pause(0.01)
+        return *titles, panel.border_title, panel.rows
 
-    titles, title, rows = drive(Debugger(bench), script)
-    assert titles == ["answers"]
-    assert 0 < rows < 9
-    assert title == f"answers, {9 - rows} more above"
+    before, end, scrolled, rows = drive(Debugger(bench), script)
+    assert before == "answers"
+    assert 0 < rows < 8
+    assert end == f"answers, {9 - rows} more above"
+    assert scrolled == f"answers, {8 - rows} more above"
 
 
 def test_tab_goes_round_the_panels(bench, started):
