@@ -407,6 +407,7 @@ class Runtime:
             set_aside_bytes=arena.set_aside_bytes,
             beat=self._attention.said,
             codec=self._codec,
+            codec_bytes=self._engine.codec_bytes,
             recorded_bytes=sum(kept.raw.numel() for kept in recorded.values()),
             disk_folder=None if disk is None else disk.folder,
             disk_bytes=0 if disk is None else disk.used_bytes,

@@ -47,7 +47,7 @@ class StatusTable(tuple[Status, ...]):
     are free when these are gone. ``beat`` tells of ``Runtime(attentive=...)``, if it has any effect. ``disk_folder`` is
     where spilled sessions are, None without a disk; their files have ``disk_bytes``, and ``disk_free_bytes`` more find
     room. ``recorded_bytes`` are those of all durable sessions; what forks share is counted once. ``codec`` tells of
-    ``Runtime(codec="auto")``.
+    ``Runtime(codec="auto")``, whose buffer has ``codec_bytes`` of the device, for all sessions.
     """
 
     arena_bytes: int
@@ -59,6 +59,7 @@ class StatusTable(tuple[Status, ...]):
     disk_free_bytes: int
     recorded_bytes: int
     codec: str
+    codec_bytes: int
 
     def __new__(
         cls,
@@ -73,12 +74,13 @@ class StatusTable(tuple[Status, ...]):
         disk_free_bytes: int = 0,
         recorded_bytes: int = 0,
         codec: str = "",
+        codec_bytes: int = 0,
     ) -> "StatusTable":
         """Make the table of ``rows``."""
         table = super().__new__(cls, rows)
         table.arena_bytes, table.arena_ready_bytes = arena_bytes, arena_ready_bytes
         table.set_aside_bytes, table.beat = set_aside_bytes, beat
-        table.codec, table.recorded_bytes = codec, recorded_bytes
+        table.codec, table.codec_bytes, table.recorded_bytes = codec, codec_bytes, recorded_bytes
         table.disk_folder, table.disk_bytes, table.disk_free_bytes = disk_folder, disk_bytes, disk_free_bytes
         return table
 

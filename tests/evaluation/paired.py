@@ -7,10 +7,13 @@ from random import Random
 from typing import Any
 
 Json = dict[str, Any]
+PLAIN = {"keeps": "nothing", "link": "idle", "codec": "raw"}
 KEEPS, LINKS = ("nothing", "frontier"), ("idle", "attended")
 FRONTIER_BYTES = 22_000_000
 HISTORY_BYTES_PER_LAYER = 40_000_000
 DEPTH = 40  # layers of the model of synthetic runs
+BUFFER_BYTES = 65_000_000
+CODED = 0.72  # of the bytes of coded state
 RESERVED_BYTES = 300_000_000  # of a graph
 
 
@@ -22,6 +25,7 @@ class Which:
     variant: str
     keeps: str
     link: str
+    codec: str
     workload: str
     layer: int
     round: int
@@ -40,26 +44,26 @@ def ready_ms(which: Which) -> float | None:
 def recomputed(decode_step: int) -> list[Json]:
     """Those of recompute on a GPU, in a prefill or in a decode step."""
     names = ["kv_offloaded"] if decode_step else ["compiled", "graphed"]
-    return [{"method": "recompute", "variant": name, "keeps": "nothing", "link": "idle"} for name in names]
+    return [{"method": "recompute", "variant": name, **PLAIN} for name in names]
 
 
 def forms(kv_cache: bool, *, attended: bool = True) -> list[Json]:
-    """Djinn's and those by hand of a workload by ``method``, ``variant``, ``keeps``, ``link``, as the job names them.
+    """Djinn's and those by hand of a workload, by ``method``, ``variant`` and policy, as the job names them.
 
     The job has the ``attended`` ones at one layer, a synthetic record at all. Recompute's come at the last layers.
     """
     found = []
     for keeps in KEEPS:
         for link in LINKS if attended else ("idle",):
+            policy = {"keeps": keeps, "link": link, "codec": "raw"}
             parts = [name for name, has in (("kept", keeps == "frontier"), ("attended", link == "attended")) if has]
             waiting = ["ordered" if kv_cache else "pinned"]
             for base in waiting if keeps == "frontier" and not kv_cache else [*waiting, "async"]:
-                variant = "_".join([base, *parts])
-                found.append({"method": "manual_offload", "variant": variant, "keeps": keeps, "link": link})
-            variant = "_".join(parts) or "default"
-            found.append({"method": "djinn", "variant": variant, "keeps": keeps, "link": link})
-    bulk = {"method": "manual_offload", "variant": "bulk", "keeps": "nothing", "link": "idle"}
-    return [*found, bulk] if kv_cache else found
+                found.append({"method": "manual_offload", "variant": "_".join([base, *parts]), **policy})
+            found.append({"method": "djinn", "variant": "_".join(parts) or "default", **policy})
+    bulk = {"method": "manual_offload", "variant": "bulk", **PLAIN}
+    coded = {"method": "djinn", "variant": "coded", **PLAIN, "codec": "auto"}
+    return [*found, bulk, coded] if kv_cache else found
 
 
 def pairs_path(folder: Path, number: int) -> Path:
@@ -119,13 +123,15 @@ class SyntheticPairs:
                 {
                     **kind,
                     "state_bytes": state,
-                    "host_bytes_paused": 0 if kind["method"] == "recompute" else state - kept,
+                    "host_bytes_paused": 0 if kind["method"] == "recompute" else state - kept - spared,
                     "device_bytes_paused": kept + reserved,
                     "kept_bytes": kept,
                     "reserved_bytes": reserved,
+                    "buffer_bytes": BUFFER_BYTES if kind["codec"] == "auto" else 0,
                 }
                 for kind in kinds
                 for kept in [FRONTIER_BYTES if kind["keeps"] == "frontier" else 0]
+                for spared in [round((1 - CODED) * state) if kind["codec"] == "auto" else 0]
                 for reserved in [RESERVED_BYTES if kind["variant"] == "graphed" else 0]
             ],
             "blocks": blocks,

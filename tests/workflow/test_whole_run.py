@@ -58,7 +58,7 @@ def test_main_job_measures_and_draws(finished):
         began = {row["began"] for row in csv.DictReader(file) if row["run"] == "local"}
     assert began == {"", "djinn", "bare"}
     drawn = {path.name for path in (finished / "paper_figures/local").iterdir()}
-    pictures = ("crossover", "clocks", "latency_memory", "samples", "ratios", "thinking")
+    pictures = ("crossover", "clocks", "latency_memory", "samples", "ratios", "coded", "thinking")
     figures = {f"{name}.{suffix}" for name in pictures for suffix in ("pdf", "png")}
     written = (
         "capabilities",

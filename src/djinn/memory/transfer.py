@@ -147,6 +147,11 @@ class TransferEngine:
         """Whether a RESUME keeps the interpreter until the frontier is there."""
         return bool(self.fronts)
 
+    @property
+    def codec_bytes(self) -> int:
+        """Bytes of device memory through which coded state goes."""
+        return 0 if self._coding is None else self._coding.device_bytes
+
     def start(self) -> None:
         """Start the engine's threads: a second one where state is coded."""
         self._behind.start()

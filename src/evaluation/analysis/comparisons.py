@@ -18,12 +18,13 @@ STRONGEST = "strongest"  # the form in a row that pools the strongest of each la
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Djinn's ``variant`` over the form ``by_hand`` of the same policy, by one clock, in ms and bytes.
+    """Djinn's ``variant`` over the form ``by_hand`` of the same policy but for the codec, by one clock.
 
     ``layer`` is None where all layers are pooled. ``strongest``: no other form is quicker there. Ratio and difference
     are medians of ``blocks`` blocks in ``processes`` processes. Their ends are those of an interval of 95 %; below six
-    processes there is none, and they are the extremes. ``floor_ms`` is a raw copy of the frontier, in rows of the clock
-    ready. Device bytes are those in use while a session is paused, kept bytes those of them that are meant to stay.
+    processes there is none, and they are the extremes. Times are in ms. ``floor_ms`` is a raw copy of the frontier, in
+    rows of the clock ready. While a session is paused device bytes are in use there, kept bytes of them are meant to
+    stay, and host bytes are in host memory. Those of a buffer, on the device, are shared by all sessions.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Comparison:
     variant: str
     keeps: str
     link: str
+    codec: str
     by_hand: str
     strongest: bool
     djinn_ms: float
@@ -48,6 +50,9 @@ class Comparison:
     by_hand_device_bytes: int | None
     djinn_kept_bytes: int
     by_hand_kept_bytes: int
+    djinn_host_bytes: int
+    by_hand_host_bytes: int
+    djinn_buffer_bytes: int
     processes: int
     blocks: int
 
@@ -92,6 +97,7 @@ def _row(
         variant=first.djinn.variant,
         keeps=first.djinn.policy.keeps,
         link=first.djinn.policy.link,
+        codec=first.djinn.policy.codec,
         by_hand=STRONGEST if several else first.by_hand.variant,
         strongest=strongest,
         djinn_ms=median(value for form in djinn for value in form.values(first.clock)),
@@ -107,6 +113,9 @@ def _row(
         by_hand_device_bytes=_most(form.device_bytes for form in by_hand),
         djinn_kept_bytes=max(form.kept_bytes for form in djinn),
         by_hand_kept_bytes=max(form.kept_bytes for form in by_hand),
+        djinn_host_bytes=max(form.host_bytes for form in djinn),
+        by_hand_host_bytes=max(form.host_bytes for form in by_hand),
+        djinn_buffer_bytes=max(form.buffer_bytes for form in djinn),
         processes=len(first.rounds),
         blocks=difference.n,
     )

@@ -2,14 +2,14 @@
 
 A process runs every form of a workload and layer in a random order and then in the reverse one, which is a block. In it
 a form's time is the mean of its two samples, so that what drifts falls on all alike. Djinn is compared with the
-hand-written forms that keep the same on the device and whose link is in the same state. The strongest of these has the
-smallest median over the run at that layer. Where a clock waits for all state, one that moves less has an easier task,
-and comes behind those that move as much. Recompute's forms, at the last layers, are asked for by their method and never
-mixed into these.
+hand-written forms that keep the same on the device and whose link is in the same state. Nobody codes by hand, so coded
+state is compared with the forms that plain state has. The strongest of these has the smallest median over the run at
+that layer. Where a clock waits for all state, one that moves less has an easier task, and comes behind those that move
+as much. Recompute's forms, at the last layers, are asked for by their method and never mixed into these.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from statistics import fmean, median
@@ -21,33 +21,43 @@ from evaluation.records.runs import Json, Run
 
 NOTHING, FRONTIER = "nothing", "frontier"
 IDLE, ATTENDED = "idle", "attended"
+RAW, CODED = "raw", "auto"
 _AS_MUCH = 0.999  # of Djinn's bytes, which are whole storages: in a decode step some kilobytes more than the tensors
 PLAIN = "plain"  # what a study calls forms that keep nothing and leave the link idle, if it asks for these alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What a form leaves on the device while it is paused, and whether the link is attended meanwhile."""
+    """What a form leaves on the device while it is paused, whether the link is attended meanwhile, and its codec."""
 
     keeps: str = NOTHING
     link: str = IDLE
+    codec: str = RAW
+
+    @property
+    def plain(self) -> "Policy":
+        """The same without a codec."""
+        return replace(self, codec=RAW)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """One variant of a method in one workload and layer. Bytes are the most of any process; None: not to be had.
 
-    ``device_bytes`` are in use on the device while it is paused, ``kept_bytes`` of them because they are meant to be;
-    ``host_bytes`` are in host memory. ``times`` in ms by clock and round, which is a process: a value of each block.
+    ``state_bytes`` are all that belongs to the session. While it is paused ``device_bytes`` are in use on the device,
+    ``kept_bytes`` of them because they are meant to be; ``host_bytes`` are in host memory. ``buffer_bytes`` of the
+    device are shared by all sessions. ``times`` in ms by clock and round, which is a process: a value of each block.
     Only of clocks that all samples have. ``sittings`` by round.
     """
 
     method: str
     variant: str
     policy: Policy
+    state_bytes: int
     device_bytes: int | None
     kept_bytes: int
     host_bytes: int
+    buffer_bytes: int
     times: dict[str, dict[int, list[float]]]
     sittings: dict[int, str | None]
 
@@ -117,9 +127,9 @@ class Cell:
         djinn = next((form for form in forms if (form.method, form.policy) == ("djinn", policy)), None)
         if djinn is None:
             return []
-        same = policy if method == "manual_offload" else Policy()
+        same = policy.plain if method == "manual_offload" else Policy()
         rivals = [form for form in forms if (form.method, form.policy) == (method, same)]
-        least = djinn.host_bytes * _AS_MUCH if clock.waits_for == "state_bytes" else 0
+        least = (djinn.state_bytes - djinn.kept_bytes) * _AS_MUCH if clock.waits_for == "state_bytes" else 0
         rivals.sort(key=lambda form: (form.host_bytes < least, median(form.values(clock))))
         found = [Pairing(layer=self.layer, clock=clock, djinn=djinn, by_hand=one) for one in rivals]
         return [pairing for pairing in found if pairing.rounds]
@@ -213,13 +223,20 @@ def _form(found: dict[int, tuple[Json, int]], sittings: dict[int, str | None]) -
             times[clock.name] = means
     return Form(
         **{name: about[0][name] for name in ("method", "variant")},
-        policy=Policy(keeps=about[0]["keeps"], link=about[0]["link"]),
+        policy=policy_of(about[0]),
+        state_bytes=max(one["state_bytes"] for one in about),
         device_bytes=None if None in used else max(used),
         kept_bytes=max(one["kept_bytes"] for one in about),
         host_bytes=max(one["host_bytes_paused"] for one in about),
+        buffer_bytes=max(one.get("buffer_bytes", 0) for one in about),
         times=times,
         sittings=sittings,
     )
+
+
+def policy_of(form: Json) -> Policy:
+    """That of a form, as a record describes it; older ones do not know coded state."""
+    return Policy(keeps=form["keeps"], link=form["link"], codec=form.get("codec", RAW))
 
 
 def _means(cell: Json, form: int, metric: str) -> Iterator[Any]:

@@ -38,6 +38,7 @@ class Variant:
 ORDERED = "ordered"  # the best hand-written offload where there is history
 BULK = ("pinned", "bulk")  # all of the state by hand at once: the least that there is, or all that Djinn moves
 KEPT = "kept"  # Djinn with the frontier kept on the device
+CODED = "coded"  # Djinn with state that is coded in host memory
 FUSED = "compiled"  # recompute with its small operators fused, in a prefill
 GRAPHED = "graphed"  # the same, launched as one CUDA graph
 ONE_TOKEN = "kv_offloaded"  # recompute of one token behind its KV cache, in a decode step
@@ -177,6 +178,17 @@ VARIANTS = (
         style={"color": BLACK, "marker": "h", "linestyle": (0, (1, 1.2)), "linewidth": 0.8, "markersize": 3.5},
         drawn=8,
         deeds=(_KEPT, "copies the rest behind the computation, in order of need", "the frontier, which is there"),
+    ),
+    Variant(
+        method="djinn",
+        name=CODED,
+        label="Djinn, coded",
+        style={"color": BLACK, "marker": "p", "linestyle": (0, (4, 1.2)), "linewidth": 0.8, "markersize": 3.5},
+        deeds=(
+            "codes KV without loss on its way to pinned host memory, frees it in place",
+            f"{_IN_ORDER}; KV is decoded on the device",
+            "the frontier",
+        ),
     ),
 )
 BY_KEY = {variant.key: variant for variant in VARIANTS}

@@ -49,10 +49,12 @@ def take(method: str, study: Study, make_subject: Callable[[], Subject], report:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", _WITHOUT_GAPS)  # read when a process starts
         return {"cells": [_own_processes(study, workload, report), _sharing_weights(study, workload, report)]}
     subject = make_subject()
-    kinds = importlib.import_module(f"evaluation.methods.benchmark_{method}").variants(workload)
-    # The primary variant last: page-locked memory that torch has in its cache is not given back to the host.
-    counted = [kind for kind in sorted(kinds, key=lambda kind: kind.headline) if kind.headline or kind.counted_apart]
-    return {"cells": [_fill(kind, subject, study, workload, report) for kind in counted]}
+    module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
+    if hasattr(module, "counted"):
+        kinds = module.counted(study, workload)
+    else:
+        kinds = [kind for kind in module.variants(workload) if kind.headline]
+    return {"cells": [_fill(kind, subject, study, workload, report) for kind in kinds]}
 
 
 def _sharing_weights(study: Study, workload: Workload, report: Report) -> Record:

@@ -3,7 +3,7 @@
 ``measure FILE`` runs one round of the pairs with these forms alone, at ``--layers`` of ``--workloads``; every sample is
 bit-exact. Run it once for each process. ``compare FILE ...`` prints medians in ms, and the time of coded state over
 that of each other form. That is the median over all blocks, and the smallest and largest median of a process. Bytes
-stand beside it. The published study does not have this experiment: only what pays is measured there.
+stand beside it. A study has these forms among its pairs, unless ``djinn.coded`` is false. This takes a minute or two.
 
 ``sizes TEXT`` times nothing, and runs on any machine. It prints coded over plain bytes of the KV cache after a prompt
 from the file TEXT. That is done with the study's checkpoint, and with random weights in the same model.

@@ -110,9 +110,11 @@ class Forms:
                 "variant": method.variant,
                 "keeps": method.keeps,
                 "link": method.link,
+                "codec": method.codec,
                 "state_bytes": sum(found.sizes),
                 "kept_bytes": method.device_bytes_by_policy(),
                 "reserved_bytes": method.reserved_bytes(),
+                "buffer_bytes": method.buffer_bytes(),
                 **size,
             }
             for method, found, size in zip(self._methods, self._seen, self._sizes, strict=True)

@@ -1,7 +1,8 @@
 """The pairs: Djinn's variants, hand-written offloads and recompute against each other, in one process over all layers.
 
 Recompute stands beside the others at the last layer and the one before. The forms that attend the link stand at the
-deepest layer with a next one alone, for what they save does not depend on depth.
+deepest layer with a next one alone, for what they save does not depend on depth. Coded state stands beside plain state
+wherever there is some that can become smaller: in a KV cache.
 
 At each workload and layer every form is validated and warmed up. Then come the blocks. A block runs all forms once in a
 random order, and once more in the reverse order, so that whatever drifts falls on all alike. Before either half the
@@ -30,13 +31,17 @@ from evaluation.study.plan import Study, Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """A cell to be measured: ``deep`` in the model, where recompute is compared; ``leading`` among the layers."""
+    """A cell to be measured: ``deep`` in the model, where recompute is compared; ``leading`` among the layers.
+
+    ``coded``: whether Djinn's coded state is compared, too.
+    """
 
     workload: Workload
     layer: int
     device: torch.device
     deep: bool
     leading: bool
+    coded: bool
 
 
 Kinds = Callable[[Where], list[type[Method]]]
@@ -47,7 +52,14 @@ def places(study: Study, device: torch.device) -> list[Where]:
     depth = study.architecture.layers
     leading = max(study.pairs.layers, key=lambda layer: (layer < depth, layer))
     return [
-        Where(workload=workload, layer=layer, device=device, deep=layer >= depth - 1, leading=layer == leading)
+        Where(
+            workload=workload,
+            layer=layer,
+            device=device,
+            deep=layer >= depth - 1,
+            leading=layer == leading,
+            coded=study.coded and workload.kv_cache,
+        )
         for workload in study.workloads
         for layer in study.pairs.layers
     ]
@@ -55,10 +67,11 @@ def places(study: Study, device: torch.device) -> list[Where]:
 
 def forms(where: Where) -> list[type[Method]]:
     """Djinn's variants, for each the hand-written forms of its policy, and what recompute has."""
-    ours = [kind for kind in benchmark_djinn.compared() if where.leading or kind.link == "idle"]
+    ours = [kind for kind in benchmark_djinn.compared(coded=where.coded) if where.leading or kind.link == "idle"]
     by_hand = [
         kind
         for mine in ours
+        if mine.codec == "raw"  # nobody codes by hand
         for kind in benchmark_manual_offload.compared(where.workload, keeps=mine.keeps, link=mine.link)
     ]
     again = benchmark_recompute.compared(where.workload, where.device) if where.deep else []
@@ -73,8 +86,10 @@ def take(subject: Subject, study: Study, number: int, report: Report, forms: Kin
     chance.shuffle(to_come)
 
     def asked(where: Where) -> list[type[Method]]:
-        plain = study.pairs.forms == "plain"
-        return [kind for kind in forms(where) if not plain or (kind.keeps, kind.link) == ("nothing", "idle")]
+        kinds = forms(where)
+        if study.pairs.forms == "plain":
+            return [kind for kind in kinds if (kind.keeps, kind.link, kind.codec) == ("nothing", "idle", "raw")]
+        return kinds
 
     with Shared(subject, study) as shared:
         cells = [_cell(shared, where, asked(where), chance, report) for where in to_come]

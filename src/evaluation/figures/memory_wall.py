@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import BY_KEY, DRAWN
+from evaluation.analysis.variants import BY_KEY, CODED, DRAWN
 from evaluation.figures.style import FONT_PT, HEIGHT_IN, WIDTH_IN, readable, rendered, spread
 from evaluation.records.runs import Run
 
 _GIB = 2**30
 _AXES = (0.135, 0.165, 0.385, 0.805)  # left, bottom, width, height of the figure; the rest is for labels
-_LINES = [BY_KEY["vanilla", "own_process"], *DRAWN]
+_LINES = [BY_KEY["vanilla", "own_process"], *DRAWN, BY_KEY["djinn", CODED]]
 _STOPS = {  # marker, its size, word
     "device_oom": ("x", 5, "OOM"),
     "host_full": ("|", 10, "host"),

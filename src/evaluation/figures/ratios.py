@@ -1,7 +1,8 @@
 """Djinn over the strongest form by hand, from pairs: a panel for each clock, over the layers side by side.
 
-Of the form of Djinn that swaps everything; points are medians of blocks, with intervals of 95 % over processes, or the
-range where there are fewer than six. A line for each workload; at 1 both are as quick. Drawn from ``pairs.csv`` alone.
+Of the form of Djinn that swaps everything, as it is or with a codec. Points are medians of blocks, with intervals of
+95 % over processes, or the range where there are fewer than six. A line for each workload; at 1 both are as quick.
+Drawn from ``pairs.csv`` alone.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from evaluation.analysis.comparisons import Comparison
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCKS
-from evaluation.analysis.pairs import IDLE, NOTHING
+from evaluation.analysis.pairs import IDLE, NOTHING, RAW
 from evaluation.analysis.table import TableError
 from evaluation.analysis.variants import BLACK, BLUE, PALE, RED
 from evaluation.figures.lines import Curve, name_ends, plot
@@ -41,12 +42,15 @@ class Panel:
     lines: Sequence[Curve]
 
 
-def panels(rows: Sequence[Comparison]) -> list[Panel]:
-    """One per clock that has a ratio; raises :class:`TableError` if there is none."""
+def panels(rows: Sequence[Comparison], codec: str = RAW) -> list[Panel]:
+    """One per clock that has a ratio of state with this ``codec``; raises :class:`TableError` if there is none."""
     shown = [
         row
         for row in rows
-        if row.strongest and row.layer is not None and (row.keeps, row.link) == (NOTHING, IDLE) and row.ratio
+        if row.strongest
+        and row.layer is not None
+        and (row.keeps, row.link, row.codec) == (NOTHING, IDLE, codec)
+        and row.ratio
     ]
     if not shown:
         raise TableError("pairs.csv: the run has no ratio of what swaps everything")
@@ -74,10 +78,10 @@ def _curve(
     return Curve(label=name, style=style, layers=places, medians=medians, lows=lows, highs=highs, ranged=ranged)
 
 
-def draw(shown: Sequence[Panel], *, functional: bool) -> Figure:
+def draw(shown: Sequence[Panel], *, functional: bool, who: str = "Djinn") -> Figure:
     """The figure of ``shown``, from left to right; a functional run is marked as such across each panel."""
     figure, places = side_by_side(
-        len(shown), between=0.012, right=0.875, axis="Djinn / strongest by hand", functional=8 if functional else None
+        len(shown), between=0.012, right=0.875, axis=f"{who} / strongest by hand", functional=8 if functional else None
     )
     everything = [line for panel in shown for line in panel.lines]
     for axes, panel in zip(places, shown, strict=True):

@@ -13,6 +13,7 @@ from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, Stopped, decode, start_at_layer, stop_at_layer
 from evaluation.study.plan import ConfigError, Study, Workload
 
+Codec = Literal["raw", "auto"]
 Keeps = Literal["nothing", "frontier"]
 Link = Literal["idle", "attended"]
 Change = Callable[[torch.Tensor], None]  # edits hidden states of shape [batch, tokens, hidden] in place
@@ -38,13 +39,13 @@ class Method(ABC):
     frees_memory: bool = True
     own_reference: bool = False  # whether its arithmetic has bits of its own: compared with its own run, unpaused
     keeps_state: bool = True  # whether the hidden states outlive ``pause``; if not, ``edit`` comes before it
-    counted_apart: bool = False  # whether another number of its sessions fits than of the primary variant's
     restores_behind: bool = False  # whether state is still on its way when ``resume`` returns
     least_share: float = 1.0  # of the state's bytes that are kept at least: less where they are coded
     becomes_resident: bool = True  # whether all state ever is back on the device at one time
     waits_ready: bool = True  # whether ``resume`` waits until the device can go on; if not, there is no clock ready
     keeps: Keeps = "nothing"  # of the state on the device while it is paused: nothing, or the frontier
     link: Link = "idle"  # between host and device while it is paused: idle, or attended by tiny copies
+    codec: Codec = "raw"  # of the state in host memory: as it is, or coded where that makes it smaller
     computes_aside: bool = False  # whether a thread of its own computes from there, and ``finish`` only waits for it
     durable: bool = (
         False  # whether ``save`` will be asked for, before ``prepare``: some record for it what they compute
@@ -142,6 +143,10 @@ class Method(ABC):
 
     def reserved_bytes(self) -> int:
         """Bytes of the device that are its own whether it is paused or not; known from ``pause`` on."""
+        return 0
+
+    def buffer_bytes(self) -> int:
+        """Bytes of the device that all of its sessions share, for state to go through."""
         return 0
 
     def host_bytes(self) -> int:

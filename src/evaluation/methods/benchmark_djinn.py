@@ -1,7 +1,8 @@
 """Djinn: IO_WAIT swaps the session out by force; RESUME returns when layer L+1's inputs are on the device.
 
 Variants: ``default``, the primary one, swaps everything. ``kept`` leaves the frontier on the device. ``attended`` and
-``kept_attended`` are sessions of a runtime that attends the link while they are paused.
+``kept_attended`` are sessions of a runtime that attends the link while they are paused, ``coded`` of one that codes
+their state.
 """
 
 import copy
@@ -9,14 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 import djinn
 from evaluation.measure.hand import Hand
 from evaluation.measure.job import run_job
-from evaluation.measure.method import ArenaFull, Change, Link, Method
+from evaluation.measure.method import ArenaFull, Change, Codec, Link, Method
 from evaluation.measure.models import Subject
 from evaluation.measure.programs import Logits, generate_greedily
 from evaluation.study.plan import ConfigError, Study, Workload
@@ -25,9 +26,7 @@ _FILE = "session.djinn"
 _BEAT_SECONDS = 0.005  # between the copies by which a runtime attends the link
 
 
-def make_runtime(
-    subject: Subject, study: Study, *, link: Link = "idle", codec: Literal["raw", "auto"] = "raw"
-) -> djinn.Runtime:
+def make_runtime(subject: Subject, study: Study, *, link: Link = "idle", codec: Codec = "raw") -> djinn.Runtime:
     """A runtime whose host memory is there before anything is timed; raises :class:`ConfigError` if it cannot be."""
     nbytes = int(study.host_arena_gib * 2**30)
     attentive = _BEAT_SECONDS if link == "attended" else None
@@ -60,7 +59,6 @@ class Djinn(Method):
     restores_behind = True
     computes_aside = True
     program: Callable[..., Logits] = staticmethod(_program)
-    codec: Literal["raw", "auto"] = "raw"
 
     def __init__(self, *args: Any, runtime: djinn.Runtime | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -150,6 +148,10 @@ class Djinn(Method):
         """Bytes of the frontier, if it is kept."""
         return sum(self._frontier_sizes) if self.keeps == "frontier" else 0
 
+    def buffer_bytes(self) -> int:
+        """What the runtime codes through."""
+        return self._runtime.status().codec_bytes
+
     def host_bytes(self) -> int:
         """Bytes in the arena."""
         return self._session.host_bytes
@@ -206,7 +208,7 @@ class KeptAttendedDjinn(KeptDjinn):
 
 
 class CodedDjinn(Djinn):
-    """Codes the state on its way to host memory."""
+    """Codes the state on its way to host memory; where no kernel can be had it is as it was, and so are its bytes."""
 
     variant = "coded"
     headline = False
@@ -219,9 +221,17 @@ def variants(workload: Workload) -> list[type[Method]]:
     return [Djinn, KeptDjinn]
 
 
-def compared() -> list[type[Djinn]]:
-    """Those that are compared with hand-written forms in one process: one for each thing kept and state of the link."""
-    return [Djinn, KeptDjinn, AttendedDjinn, KeptAttendedDjinn]
+def compared(*, coded: bool) -> list[type[Djinn]]:
+    """Those that are compared with hand-written forms in one process: one for each thing kept and state of the link.
+
+    Where there is state that can be ``coded`` it is one more.
+    """
+    return [Djinn, KeptDjinn, AttendedDjinn, KeptAttendedDjinn, *([CodedDjinn] if coded else [])]
+
+
+def counted(study: Study, workload: Workload) -> list[type[Method]]:
+    """Those of whose sessions different numbers fit, the primary variant last."""
+    return [CodedDjinn, Djinn] if study.coded and workload.kv_cache else [Djinn]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from evaluation.measure.device_memory import synchronize
 from evaluation.measure.job import run_job
 from evaluation.measure.method import ByHand, Keeps, Link, Method
 from evaluation.methods.offloads import AsyncOffload, BulkOffload, OrderedOffload, PinnedOffload, form
-from evaluation.study.plan import Workload
+from evaluation.study.plan import Study, Workload
 
 _FILE = "stopped.pt"
 
@@ -30,7 +30,6 @@ class PageableOffload(PinnedOffload):
 
     variant = "pageable"
     headline = False
-    counted_apart = True
     pinned = False
 
 
@@ -118,6 +117,14 @@ def variants(workload: Workload) -> list[type[Method]]:
     """The variants that make sense for ``workload``: of a history, part can come later, or never."""
     with_history: list[type[Method]] = [OrderedOffload, OffloadedCache] if workload.kv_cache else []
     return [PinnedOffload, PageableOffload, *with_history]
+
+
+def counted(study: Study, workload: Workload) -> list[type[Method]]:
+    """Those of whose sessions different numbers fit.
+
+    The primary variant comes last: page-locked memory that torch has in its cache is not given back to the host.
+    """
+    return [PageableOffload, PinnedOffload]
 
 
 def probed_by_kill(workload: Workload) -> list[type[Method]]:

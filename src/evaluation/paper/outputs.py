@@ -98,6 +98,11 @@ def _paired(plan: Plan) -> bool:
     return any(path in plan.records for path in pair_paths(plan.folder, plan.study))
 
 
+def _coded(plan: Plan) -> bool:
+    """Whether Djinn's coded state is among these forms; the study of an older run does not say so."""
+    return _paired(plan) and plan.study.get("coded", False) and plan.study["pairs"]["forms"] == "all"
+
+
 _EXAMPLES = tuple(path for method in ("vanilla", "djinn") if (path := example(method)))  # whose lines are counted
 _WORDS = ("numbers.json", "claims.json")  # what prose is written from
 OUTPUTS = (
@@ -219,6 +224,14 @@ OUTPUTS = (
         caption="ratios.rst",
         reads=("pairs",),
         wanted=_paired,
+    ),
+    Output(
+        name="coded",
+        module="figures.coded",
+        files=("coded.pdf", "coded.png"),
+        caption="coded.rst",
+        reads=("pairs",),
+        wanted=_coded,
     ),
     Output(
         name="setup",

@@ -109,6 +109,7 @@ def _workload(workload: Json, words: Words, drawn: dict[str, str]) -> Json:
     prefill = f"a prefill {'that fills a' if workload['kv_cache'] else 'without a'} KV cache"
     return {
         "name": name,
+        "kv_cache": workload["kv_cache"],
         "decode_step": decode_step,
         "stops_in": "a decode step after a prompt" if decode_step else prefill,
         "file": next((file for file in over_depth if file.endswith(".pdf")), ""),

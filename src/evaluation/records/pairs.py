@@ -22,6 +22,8 @@ class Form(Strict):
     """One variant of a method: what it keeps on the device and what becomes of the link while a session is paused.
 
     ``state_bytes`` are all that belongs to the session; ``kept_bytes`` of it stay on the device by declared policy.
+    With the ``codec`` "auto" state is coded where that makes it smaller: ``host_bytes_paused`` tell how much. It goes
+    through ``buffer_bytes`` of the device, which all sessions share, and which are not among those of one.
     ``reserved_bytes`` of the device are the form's own whether paused or not, as the pool of a CUDA graph is; they are
     among ``device_bytes_paused``.
     """
@@ -30,11 +32,13 @@ class Form(Strict):
     variant: Name
     keeps: Literal["nothing", "frontier"]
     link: Literal["idle", "attended"]
+    codec: Literal["raw", "auto"] = "raw"  # older records do not have it
     state_bytes: Count
     host_bytes_paused: Count
     device_bytes_paused: Count | None
     kept_bytes: Count
     reserved_bytes: Count
+    buffer_bytes: Count = 0
 
     @model_validator(mode="after")
     def _by_policy(self) -> Self:
@@ -42,6 +46,8 @@ class Form(Strict):
             raise ValueError(f"{self.variant} of recompute keeps nothing of the state, and leaves the link idle")
         if self.device_bytes_paused is not None and self.reserved_bytes > self.device_bytes_paused:
             raise ValueError(f"{self.variant} reserves more of the device than is in use while it is paused")
+        if self.buffer_bytes and self.codec == "raw":
+            raise ValueError(f"{self.variant} has a buffer to code through, and codes nothing")
         if self.keeps == "frontier" and not self.kept_bytes:
             raise ValueError(f"{self.variant} keeps the frontier, and 0 bytes of it")
         return self

@@ -103,6 +103,7 @@ class Djinn(Block):
         gt=0,
         description="the same for the sessions of load and capacity, above 0",
     )
+    coded: bool = Field(default=True, description="true or false: whether pairs and capacity have coded state, too")
 
 
 class PeerCounts(BaseModel):
@@ -252,7 +253,7 @@ class Config(Block):
         min_length=1,
         description="a list of rows {sessions, resumes}",
     )
-    capacity: Capacity = Capacity(sessions=80, processes=8)
+    capacity: Capacity = Capacity(sessions=100, processes=8)
     sweep: Sweep = Sweep(
         layers=(1, 10),
         samples=6,

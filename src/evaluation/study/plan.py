@@ -62,8 +62,11 @@ _SESSION = (*_MODEL, "workloads", "measurement.think_time_ms", "measurement.deco
 _TIMED = (*_SESSION, "measurement.warmup_samples", "measurement.validation_samples")
 READS = {
     "measure": (*_TIMED, "measurement.samples", "measurement.other_samples", "host_arena_gib"),
-    "pairs": (*_TIMED, "pairs.blocks", "pairs.forms", "pairs.layers", "host_arena_gib", "order_seed"),
-    "capacity": (*_MODEL, "workloads", "measurement.decode_steps", "capacity", "load_host_arena_gib", "order_seed"),
+    "pairs": (*_TIMED, "pairs.blocks", "pairs.forms", "pairs.layers", "host_arena_gib", "coded", "order_seed"),
+    "capacity": (
+        *(*_MODEL, "workloads", "measurement.decode_steps"),
+        *("capacity", "load_host_arena_gib", "coded", "order_seed"),
+    ),
     "capabilities": (*_SESSION, "host_arena_gib"),
     "editing": (*_SESSION, "editing", "host_arena_gib", "order_seed"),
     "durable": (
@@ -109,6 +112,7 @@ class Study(Block):
     workloads: tuple[Workload, ...]
     measurement: Measurement
     host_arena_gib: int | float
+    coded: bool
     pairs: Pairs
     overhead: Overhead
     editing: Editing

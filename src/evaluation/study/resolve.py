@@ -64,6 +64,7 @@ def resolve(config: Mapping[str, Any], gpu: Gpu | None = None) -> Study:
         workloads=workloads,
         measurement=measurement,
         host_arena_gib=wanted.djinn.host_arena_gib,
+        coded=wanted.djinn.coded and model.dtype == "bfloat16" and any(one.kv_cache for one in workloads),
         pairs=_pairs(chosen.pairs, (architecture.layers,) if functional else layers, architecture),
         overhead=chosen.overhead,
         editing=chosen.editing,

@@ -1,8 +1,9 @@
 """The tables of pairs: Djinn beside the strongest form by hand, a line per workload and clock, a column per layer.
 
 There is one for each of Djinn's forms, with the layers at which it was measured. Of what swaps everything it prints
-ratios. Where the frontier is kept on the device, times are so short that it prints differences in ms. LaTeX that needs
-booktabs, across both columns. Everything comes from ``pairs.csv``.
+ratios, and of coded state which share of the bytes it takes in host memory. Where the frontier is kept on the device,
+times are so short that it prints differences in ms. LaTeX that needs booktabs, across both columns. Everything comes
+from ``pairs.csv``.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from evaluation.analysis.comparisons import Comparison
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.numerals import decimals, significant
-from evaluation.analysis.pairs import IDLE, NOTHING
+from evaluation.analysis.pairs import IDLE, NOTHING, RAW
 from evaluation.analysis.table import TableError
 from evaluation.text.latex import Latex, environment, latex
 
@@ -63,15 +64,28 @@ def groups(rows: Sequence[Comparison]) -> list[Group]:
         own = [row for row in strongest if row.variant == variant]
         layers = sorted({row.layer for row in own if row.layer is not None})
         lines = [_line(list(line), layers) for _, line in groupby(own, key=lambda row: (row.workload, row.clock))]
-        label = "tab:pairs" if (own[0].keeps, own[0].link) == (NOTHING, IDLE) else f"tab:pairs-{variant}"
+        plain = (own[0].keeps, own[0].link, own[0].codec) == (NOTHING, IDLE, RAW)
+        label = "tab:pairs" if plain else f"tab:pairs-{variant}"
         label = Latex(label.replace("_", "-"))
-        found.append(Group(variant=variant, heading=_heading(own[0]), label=label, layers=layers, lines=lines))
+        found.append(Group(variant=variant, heading=_heading(own), label=label, layers=layers, lines=lines))
     return found
 
 
-def _heading(row: Comparison) -> str:
+def _heading(rows: Sequence[Comparison]) -> str:
+    row = rows[0]
     what = "ratio, everything swapped" if row.keeps == NOTHING else f"difference in ms, {row.keeps} kept on the device"
+    if row.codec != RAW:
+        what += f", coded to {_share(rows)} of the bytes by hand in host memory"
+        what += f", by {significant(row.djinn_buffer_bytes / 1e6)} MB on the device for all sessions together"
     return what if row.link == IDLE else f"{what}, link {row.link}"
+
+
+def _share(rows: Sequence[Comparison]) -> str:
+    """Of the bytes that the strongest form for the clock resident, which moves all, has in host memory."""
+    moved = [row for row in rows if row.layer is not None and row.clock == "resident"]
+    shares = [f"{row.djinn_host_bytes / row.by_hand_host_bytes:.2f}" for row in moved if row.by_hand_host_bytes]
+    ends = sorted({min(shares), max(shares)}) if shares else []
+    return " to ".join(ends) or "an unknown share"
 
 
 def _line(rows: Sequence[Comparison], layers: Sequence[int]) -> Line:

@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.analysis.material import Material
 from evaluation.analysis.numerals import significant
-from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy
+from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, policy_of
 from evaluation.analysis.variants import METHODS, VARIANTS, plain_name
 from evaluation.records.provenance import PINS
 from evaluation.records.runs import Json, Run, RunError, latency_methods, record_paths, sitting_of
@@ -205,8 +205,8 @@ def _in_pairs(run: Run) -> dict[Key, tuple[Policy, list[Json]]]:
     for cell in (cell for record in run.pairs for cell in record["cells"]):
         for index, form in enumerate(cell["forms"]):
             own = [one for block in cell["blocks"] for one in block["samples"] if one["form"] == index]
-            policy = Policy(keeps=form["keeps"], link=form["link"])
-            found.setdefault((form["method"], form["variant"]), (policy, []))[1].append({**cell, "samples": own})
+            _, cells = found.setdefault((form["method"], form["variant"]), (policy_of(form), []))
+            cells.append({**cell, "samples": own})
     return found
 
 
@@ -217,7 +217,7 @@ def _groups(run: Run) -> dict[Latex, list[Row]]:
         for cell in record["cells"]:
             cells.setdefault((record["method"], cell["variant"]), []).append({**cell, "layer": record["layer"]})
     paired = _in_pairs(run)
-    known = dict.fromkeys([*cells, *(key for key, (policy, _) in paired.items() if policy == Policy())])
+    known = dict.fromkeys([*cells, *(key for key, (policy, _) in paired.items() if policy.plain == Policy())])
     ranks = {name: rank for rank, name in enumerate([*METHODS, *_KNOWN])}
     groups: dict[Latex, list[Row]] = {}
     for key in sorted(known, key=lambda one: (ranks.get(one[0], len(ranks)), one[0], ranks.get(one, len(ranks)), one)):

@@ -461,6 +461,7 @@ def test_a_coder_that_errs_is_not_used(halved, input_ids, monkeypatch):
 
     monkeypatch.setattr(coding, "Reference", Wrong)
     with djinn.Runtime(halved, host_memory_bytes=32 << 20, codec="auto") as runtime:
+        assert runtime.status().codec_bytes == 0
         assert "raw, for no kernel could be had (RuntimeError: what was coded is not what is decoded)" in str(
             runtime.status()
         )
@@ -479,9 +480,17 @@ def test_without_triton_the_status_says_so(monkeypatch):
     assert "triton" in said
 
 
+def test_the_status_counts_the_buffer(runtime):
+    """In words and in bytes, of which there are 64 MiB at most."""
+    status = runtime.status()
+    assert 0 < status.codec_bytes == runtime._engine._coding._buffer.nbytes <= 64 << 20
+    assert f"bfloat16 state is coded, by {status.codec_bytes / 2**20:.1f} MiB of device memory" in str(status)
+
+
 def test_raw_is_the_default_and_says_nothing(llama):
     with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
         assert "codec" not in str(runtime.status())
+        assert runtime.status().codec_bytes == 0
     with pytest.raises(ValueError, match="codec='zip' is no form of state in host memory"):
         djinn.Runtime(llama, host_memory_bytes=1 << 20, codec="zip")
 

@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.analysis.comparisons import STRONGEST, comparisons
 from evaluation.analysis.metrics import CLOCK
-from evaluation.analysis.pairs import ATTENDED, FRONTIER, Policy, cells, compared, ratio_of
+from evaluation.analysis.pairs import ATTENDED, CODED, FRONTIER, Policy, cells, compared, ratio_of
 from evaluation.records.runs import load_run
 from tests.evaluation.paired import FRONTIER_BYTES, SyntheticPairs
 from tests.evaluation.synthetic import Synthetic, edit
@@ -47,7 +47,10 @@ def test_a_form_s_time_in_a_block_is_the_mean_of_its_two_samples(tmp_path):
 
 
 def test_like_is_compared_with_like(tmp_path):
-    """What keeps the frontier with what keeps it, an attended link with an attended one; no form of Djinn's own."""
+    """What keeps the frontier with what keeps it, an attended link with an attended one; no form of Djinn's own.
+
+    Coded state is compared with whom plain state is compared with.
+    """
     cell = one(run_with(tmp_path))
     names = {policy: {pairing.by_hand.variant for pairing in cell.pairings(policy, CLOCK["usable"])}
              for policy in cell.policies}  # fmt: skip
@@ -56,6 +59,7 @@ def test_like_is_compared_with_like(tmp_path):
         Policy(link=ATTENDED): {"ordered_attended", "async_attended"},
         Policy(keeps=FRONTIER): {"ordered_kept", "async_kept"},
         Policy(keeps=FRONTIER, link=ATTENDED): {"ordered_kept_attended", "async_kept_attended"},
+        Policy(codec=CODED): {"ordered", "async", "bulk"},
     }
 
 

@@ -57,18 +57,22 @@ def fill(study, subject):
 
 @pytest.mark.parametrize(
     ("method", "variants"),
-    [("recompute", ["default"]), ("manual_offload", ["pageable", "pinned"]), ("djinn", ["default"])],
+    [("recompute", ["default"]), ("manual_offload", ["pageable", "pinned"]), ("djinn", ["coded", "default"])],
 )
 def test_every_method_reaches_the_cap(study, subject, method, variants):
     """More sessions than there are prompts stay paused together, and each goes on as an uninterrupted run."""
     cells = capacity.take(method, study, lambda: subject, lambda line: None)["cells"]
     assert [cell["variant"] for cell in cells] == variants
+    plain = cells[-1]["figures"][0]["host_bytes"]
     for cell in cells:
         assert (cell["sessions"], cell["stopped_by"], cell["message"]) == (10, "cap", "")
         assert (cell["arena_bytes"] is None) == (method == "recompute" or cell["variant"] == "pageable")
         assert [figures["sessions"] for figures in cell["figures"]] == list(range(1, 11))
         held = [figures["host_bytes"] for figures in cell["figures"]]
-        assert held == [0] * 10 if method == "recompute" else held == [held[0] * count for count in range(1, 11)]
+        if cell["variant"] == "coded":  # by how much depends on the prompt
+            assert all(0.7 * count < nbytes / plain < count for count, nbytes in enumerate(held, start=1))
+        else:
+            assert held == [0 if method == "recompute" else plain * count for count in range(1, 11)]
 
 
 def test_vanilla_in_two_forms(forked, monkeypatch, tmp_path, study):
@@ -132,6 +136,18 @@ def test_a_full_arena_is_the_wall(study, subject):
         held = cell["figures"][-1]["host_bytes"]
         assert held <= nbytes[method] < held + held // cell["sessions"] + 64 * 100
     assert abs(nbytes["djinn"] - nbytes["manual_offload"]) < 4096
+
+
+def test_more_coded_sessions_fit(study, subject):
+    """In the same arena, and each goes on bit for bit."""
+    longer = tuple(replace(one, tokens=64) for one in study.workloads)
+    tight = replace(study, workloads=longer, load_host_arena_gib=0.002, capacity=Capacity(sessions=60, processes=1))
+    coded, plain = capacity.take("djinn", tight, lambda: subject, lambda line: None)["cells"]
+    assert [(cell["variant"], cell["stopped_by"]) for cell in (coded, plain)] == [
+        ("coded", "arena"),
+        ("default", "arena"),
+    ]
+    assert coded["sessions"] > plain["sessions"]
 
 
 def test_memory_that_the_host_refuses_is_the_wall(fill, monkeypatch):

@@ -60,7 +60,7 @@ def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
     assert {cell["workload"] for cell in record["cells"]} == {"activation", "session"}
     for cell in record["cells"]:
         found = {one["variant"]: one for one in cell["forms"]}
-        named = [{key: one[key] for key in ("method", "variant", "keeps", "link")} for one in cell["forms"]]
+        named = [{key: one[key] for key in ("method", "variant", "keeps", "link", "codec")} for one in cell["forms"]]
         deep = [] if cell["layer"] == 3 else [one for one in recomputed(0) if one["variant"] != "graphed"]  # no GPU
         # Those of which synthetic records are made; the link is attended at the deepest layer with a next one.
         described = [*forms(cell["workload"] == "session", attended=cell["layer"] == 3), *deep]
@@ -70,7 +70,11 @@ def test_a_round_measures_every_form_everywhere(monkeypatch, tmp_path, small):
         for one in found.values():
             assert one["kept_bytes"] == (cell["frontier_bytes"] if one["keeps"] == "frontier" else 0)
             left = 0 if one["method"] == "recompute" else one["state_bytes"] - one["kept_bytes"]
-            assert one["host_bytes_paused"] == left
+            if one["codec"] == "auto":  # sign, mantissa and 3 bits of the 16 are the least
+                assert 11 / 16 * left < one["host_bytes_paused"] < 0.9 * left
+                assert 0 < one["buffer_bytes"] <= 64 << 20
+            else:
+                assert (one["host_bytes_paused"], one["buffer_bytes"]) == (left, 0)
         assert len(cell["blocks"]) == 1
         for block in cell["blocks"]:
             for sample in block["samples"]:
@@ -122,12 +126,24 @@ def test_each_of_djinn_s_variants_has_hand_written_forms_of_its_kind(study):
     for where in pairs.places(study, torch.device("cpu")):
         kinds = [kind for kind in pairs.forms(where) if kind.keeps_state]
         ours = [kind for kind in kinds if issubclass(kind, Djinn)]
-        assert ours == [kind for kind in compared() if where.leading or kind.link == "idle"]
+        wanted = [kind for kind in compared(coded=where.workload.kv_cache) if where.leading or kind.link == "idle"]
+        assert ours == wanted
         for mine in ours:
-            alike = [one for one in kinds if (one.keeps, one.link) == (mine.keeps, mine.link) and one is not mine]
+            alike = [one for one in kinds if (one.keeps, one.link, one.codec) == (mine.keeps, mine.link, "raw")]
+            alike = [one for one in alike if one not in compared(coded=False)]
             something = where.workload.kv_cache or mine.keeps == "nothing"
             assert {one.waits_ready for one in alike} == ({True, False} if something else {True})
             assert not any(issubclass(one, Djinn) for one in alike)
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [({}, {"session", "decode"}), ({"djinn": {"coded": False}}, set()), ({"model": {"dtype": "float32"}}, set())],
+)
+def test_coded_state_is_compared_where_there_is_some(config, where):
+    """In a KV cache of bfloat16, and if the study wants it."""
+    found = pairs.places(resolve({**CONFIG, **config}), torch.device("cpu"))
+    assert {one.workload.name for one in found if any(kind.codec == "auto" for kind in pairs.forms(one))} == where
 
 
 @pytest.mark.parametrize("name", ["NothingBack", "KvLost", "LayersDoNotWait", "SignalsEarly", "NothingSubmitted",

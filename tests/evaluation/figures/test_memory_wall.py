@@ -25,11 +25,12 @@ def cell(variant, gib, stopped_by, *, headline=True):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run with three walls: two of vanilla, one of Djinn."""
+    """A run with four walls: two of vanilla, two of Djinn."""
     folder = Synthetic(layers=(1, 40), samples=6).write(tmp_path / "results" / "local")
     vanilla = [cell("own_process", [28, 56], "device_oom", headline=False), cell("default", [27, 29, 31], "device_oom")]
     put_cells(folder, "capacity/vanilla.json", vanilla)
-    put_cells(folder, "capacity/djinn.json", [cell("default", [25.5] * 4, "cap")])
+    coded = cell("coded", [25.75] * 3, "arena", headline=False)
+    put_cells(folder, "capacity/djinn.json", [coded, cell("default", [25.5] * 4, "cap")])
     return folder
 
 
@@ -40,6 +41,7 @@ def test_lines_are_what_was_read_after_each_pause(folder):
         "Vanilla, own weights": ([1, 2], [28, 56], "device_oom"),
         "Vanilla": ([1, 2, 3], [27, 29, 31], "device_oom"),
         "Djinn": ([1, 2, 3, 4], [25.5] * 4, "cap"),
+        "Djinn, coded": ([1, 2, 3], [25.75] * 3, "arena"),
     }
 
 
@@ -50,7 +52,7 @@ def test_every_line_is_named_with_its_end(folder):
         figure.canvas.draw()
         assert not flaws(figure)
         texts = {text.get_text(): text.get_window_extent().x1 for text in figure.axes[0].texts}
-    ends = {"Vanilla: 3 (OOM)", "Vanilla, own weights: 2 (OOM)", "Djinn: ≥ 4 (cap)"}
+    ends = {"Vanilla: 3 (OOM)", "Vanilla, own weights: 2 (OOM)", "Djinn: ≥ 4 (cap)", "Djinn, coded: 3 (arena)"}
     assert texts.keys() == {*ends, "Device memory: 80 GiB"}
     assert max(texts.values()) <= figure.bbox.x1
 

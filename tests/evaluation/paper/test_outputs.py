@@ -77,8 +77,16 @@ def test_pairs_are_drawn_of_runs_that_hold_them(tmp_path):
     recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"))
     for name, pairs in (("alone", None), ("paired", SyntheticPairs())):
         publish(tmp_path, name, replace(recipe, pairs=pairs))
-        wanted = {"pairs", "ratios"} & set(names(Plan.found(tmp_path / "results", name)))
-        assert wanted == ({"pairs", "ratios"} if pairs else set())
+        wanted = {"pairs", "ratios", "coded"} & set(names(Plan.found(tmp_path / "results", name)))
+        assert wanted == ({"pairs", "ratios", "coded"} if pairs else set())
+
+
+@pytest.mark.parametrize("study", [{"coded": False}, {"pairs": {**SyntheticPairs().asked(), "forms": "plain"}}])
+def test_coded_state_is_drawn_of_runs_that_have_it(tmp_path, study):
+    """Other pairs are there without it."""
+    recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"), pairs=SyntheticPairs(), asks=study)
+    publish(tmp_path, "paired", recipe)
+    assert {"pairs", "ratios", "coded"} & set(names(Plan.found(tmp_path / "results", "paired"))) == {"pairs", "ratios"}
 
 
 def test_the_leading_run_has_the_folder_and_any_other_one_of_its_name():

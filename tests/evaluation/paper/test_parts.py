@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.analysis.durability import Durability, Kill
 from evaluation.analysis.neighbours import Disturbance
+from evaluation.analysis.outcomes import Capacity
 from evaluation.analysis.round_trips import FIRST, RoundTrip
 from evaluation.analysis.spills import Spilling
 from evaluation.paper import section
@@ -141,7 +142,10 @@ def test_no_sentence_waits_for_a_number_that_no_run_has(results, monkeypatch, te
     kills = [Kill(run="x", method="djinn", variant="default", saved_bytes=1, survives="edit")]
     sizes = {"sessions": 1, "on_disk": 1, "host_arena_bytes": 1, "state_bytes": 1}
     spills = [Spilling(run="x", metric=metric, **sizes, **ends) for metric in ("ready_spilled_ms", "read_ms")]
-    tables = Tables(editing=trips, neighbour=swaps, durable=saves, kills=kills, disk=spills)
+    coded = Capacity(
+        run="x", method="djinn", variant="coded", sessions=1, stopped_by="cap", device_bytes=1, host_bytes=1
+    )
+    tables = Tables(editing=trips, neighbour=swaps, durable=saves, kills=kills, disk=spills, capacity=[coded])
     usable = claim("C5", "session", "usable", "refuted", ratio={"value": 15.0, "unit": "times"})
     known = {one.name for one in (*numbers_of_use(tables), *verdicts([usable]))}
     for folder in (results.root / "figures" / "local", FIGURES):

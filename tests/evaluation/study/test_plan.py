@@ -42,6 +42,7 @@ CHANGES = {
         {"measure", "pairs", "capabilities", "editing", "durable", "capacity", "load", "thinking", "neighbour"},
     ),
     "djinn.load_host_arena_gib": (1, set()),
+    "djinn.coded": (False, {"pairs", "capacity"}),
     "peers.run": ([], {"durable"}),
     "functional.rounds": (2, set()),
     "functional.tokens": (32, WITH_WORKLOADS),
