@@ -2,10 +2,13 @@
 
 The real Snakemake starts a process for each job, and a test starts Snakemake many times. Each takes seconds for imports
 alone. :class:`WarmPython` has one process import them, once. It forks for each command ``python3 -m MODULE ...``. The
-child has the command's arguments, folder, environment and outputs. It imports the project's own modules itself, and
-ends as any interpreter does. Commands run one after another in ``run``; in the shell of a job there is a ``python3``.
+child has the command's arguments, folder, environment and outputs. It imports the project's own modules itself. At its
+end it waits for its threads and calls what is registered for the exit, as any interpreter does. It does not take down
+what it has imported: that took longer than many a command. Commands run one after another in ``run``; in the shell of a
+job there is a ``python3``.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -16,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 MODULES = (
@@ -107,4 +111,16 @@ if __name__ == "__main__":
     sys.path[:1] = [folder, *below]  # in place of this script's folder
     assert arguments[0] == "-m", arguments
     sys.argv = arguments[1:]
-    runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    status = 0
+    try:
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        status = ended.code
+        if not isinstance(status, int):
+            print(status or "", end="\n" if status else "", file=sys.stderr)
+            status = int(bool(status))
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
