@@ -47,8 +47,9 @@ published_figures: $(VENV)/installed
 report: $(VENV)/installed
 	@$(RUN) python -m evaluation.paper.report $(if $(RUNS),--run $(RUNS))
 
+# One thread of torch for each process: three with two each would wait for each other's on two cores.
 test: $(VENV)/installed-dev
-	$(RUN) python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The system's tests on every Python from 3.11 on that is there, or on those that PYTHONS names, each in its own .venv.
 PYTHONS ?= $(shell $(PYTHON) tests/pythons.py)
