@@ -74,7 +74,8 @@ STRICT = int(STUDY.strict)
 # Of the host, in MiB, for a scheduler that asks; where Snakemake itself runs the jobs nothing is limited by it. Python
 # with torch and the libraries of a GPU takes most of the first term: 4 of the 7 GiB that a process of the pairs took.
 PROCESS_MB = 1024 * (2 if STUDY.functional else 8)
-TIMED_MB = PROCESS_MB + int(1024 * (2 + STUDY.coded) * STUDY.host_arena_gib)  # link idle and attended, and coded
+ARENAS = 2 + STUDY.coded  # link idle and attended, and coded state
+TIMED_MB = PROCESS_MB + int(1024 * ARENAS * STUDY.host_arena_gib)
 CROWD_MB = PROCESS_MB + int(1024 * STUDY.load_host_arena_gib)
 PEER_MB = TIMED_MB + (STUDY.architecture.weight_bytes(STUDY.model.dtype) >> 20)
 

@@ -47,7 +47,7 @@ def recomputed(decode_step: int) -> list[Json]:
     return [{"method": "recompute", "variant": name, **PLAIN} for name in names]
 
 
-def forms(kv_cache: bool, *, attended: bool = True) -> list[Json]:
+def forms(kv_cache: bool, *, attended: bool = True, coded: bool = True) -> list[Json]:
     """Djinn's and those by hand of a workload, by ``method``, ``variant`` and policy, as the job names them.
 
     The job has the ``attended`` ones at one layer, a synthetic record at all. Recompute's come at the last layers.
@@ -62,8 +62,8 @@ def forms(kv_cache: bool, *, attended: bool = True) -> list[Json]:
                 found.append({"method": "manual_offload", "variant": "_".join([base, *parts]), **policy})
             found.append({"method": "djinn", "variant": "_".join(parts) or "default", **policy})
     bulk = {"method": "manual_offload", "variant": "bulk", **PLAIN}
-    coded = {"method": "djinn", "variant": "coded", **PLAIN, "codec": "auto"}
-    return [*found, bulk, coded] if kv_cache else found
+    ours = {"method": "djinn", "variant": "coded", **PLAIN, "codec": "auto"}
+    return [*found, bulk, *([ours] if coded else [])] if kv_cache else found
 
 
 def pairs_path(folder: Path, number: int) -> Path:
@@ -81,12 +81,14 @@ def without_room(record: Json, workload: str, layer: int) -> None:
 class SyntheticPairs:
     """Recipe of the pairs of a run. ``ready`` gives the clock ready of a form, or None if it has none.
 
+    ``coded``: whether there is coded state among them; all else is there in any case.
     ``times`` gives further clocks by name (``usable_ms``) that differ from what follows from ready.
     """
 
     rounds: int = 2
     blocks: int = 1
     layers: tuple[int, ...] = (1, 40)
+    coded: bool = True
     ready: Callable[[Which], float | None] = ready_ms
     times: Callable[[Which], Json] = field(default=lambda which: {})
 
@@ -101,7 +103,7 @@ class SyntheticPairs:
         return {"kind": "pairs", "round": number, "seed": number, "cells": cells}
 
     def _cell(self, workload: Json, layer: int, number: int, chance: Random) -> Json:
-        kinds = forms(workload["kv_cache"])
+        kinds = forms(workload["kv_cache"], coded=self.coded)
         if layer >= DEPTH - 1:
             kinds += recomputed(workload.get("decode_step", 0))
         history = HISTORY_BYTES_PER_LAYER * layer if workload["kv_cache"] else 0

@@ -101,7 +101,7 @@ class Synthetic:
                 "decode_steps": 2,
             },
             "host_arena_gib": 4,
-            "coded": True,
+            "coded": self.pairs is None or self.pairs.coded,
             "pairs": (self.pairs or SyntheticPairs()).asked(),
             "overhead": {"samples": 30, "decode_steps": 16},
             "load": [{"sessions": 64, "resumes": 500}],

@@ -154,6 +154,7 @@ class Asked(_Block):
     rounds: Annotated[int, Field(ge=1, le=1000)]
     workloads: Annotated[list[Workload], Field(min_length=1)]
     measurement: Measurement
+    coded: bool = False  # older studies do not have it
     pairs: Pairs
     overhead: Overhead | None = None
     editing: Editing | None = None

@@ -147,5 +147,8 @@ class Pairs(Record):
             if cell.outcome == "ok" and len(cell.blocks) != wanted.blocks:
                 raise ValueError(f"{where}: {len(cell.blocks)} blocks of the {wanted.blocks} that are asked for")
             cache = study.workload(cell.workload).kv_cache
+            coded = study.coded and wanted.forms == "all" and cache
+            if cell.outcome == "ok" and coded != any(form.codec == "auto" for form in cell.forms):
+                raise ValueError(f"{where}: coded state is {'missing' if coded else 'there, and not asked for'}")
             if any((one.next_token_ms is not None) != cache for part in cell.blocks for one in part.samples):
                 raise ValueError(f"{where}: a next token {'is missing' if cache else 'needs a KV cache'}")

@@ -153,7 +153,8 @@ def without_policies(record):
     """Ask for plain forms in a study or in a record of it, and leave the others out of one of pairs."""
     record.get("study", record)["pairs"]["forms"] = "plain"
     for cell in record["cells"] if record.get("kind") == "pairs" else ():
-        plain = [form for form in cell["forms"] if (form["keeps"], form["link"]) == ("nothing", "idle")]
+        wanted = ("nothing", "idle", "raw")
+        plain = [form for form in cell["forms"] if (form["keeps"], form["link"], form["codec"]) == wanted]
         places = {cell["forms"].index(form): place for place, form in enumerate(plain)}
         cell["forms"] = plain
         for block in cell["blocks"]:

@@ -81,10 +81,11 @@ def test_pairs_are_drawn_of_runs_that_hold_them(tmp_path):
         assert wanted == ({"pairs", "ratios", "coded"} if pairs else set())
 
 
-@pytest.mark.parametrize("study", [{"coded": False}, {"pairs": {**SyntheticPairs().asked(), "forms": "plain"}}])
-def test_coded_state_is_drawn_of_runs_that_have_it(tmp_path, study):
+@pytest.mark.parametrize("asks", [{}, {"coded": True, "pairs": {**SyntheticPairs().asked(), "forms": "plain"}}])
+def test_coded_state_is_drawn_of_runs_that_have_it(tmp_path, asks):
     """Other pairs are there without it."""
-    recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"), pairs=SyntheticPairs(), asks=study)
+    pairs = SyntheticPairs(coded=False)
+    recipe = Synthetic(layers=(1,), samples=1, methods=("manual_offload", "djinn"), pairs=pairs, asks=asks)
     publish(tmp_path, "paired", recipe)
     assert {"pairs", "ratios", "coded"} & set(names(Plan.found(tmp_path / "results", "paired"))) == {"pairs", "ratios"}
 

@@ -103,6 +103,13 @@ LIES = {
     "a graph in no memory": (
         lambda record: record["cells"][1]["forms"][-1].update(device_bytes_paused=0), "reserves more of the device"
     ),
+    "a buffer for nothing": (at("cells", 0, "forms", 0, "buffer_bytes", to=1), "codes nothing"),
+    "coded state without a codec": (
+        lambda record: record["cells"][2]["forms"][13].update(codec="raw", buffer_bytes=0), "coded state is missing"
+    ),
+    "coded state that nobody asked for": (
+        at("cells", 0, "forms", 0, "codec", to="auto"), "coded state is there, and not asked for"
+    ),
     "no memory, and samples": (at("cells", 0, "outcome", to="out_of_memory"), "with samples or without a message"),
     "a floor too few": (lambda record: record["cells"][0]["blocks"][0]["floor_ms"].pop(), "floor_ms"),
     "another round": (at("round", to=2), "holds the record of raw/pairs/round_2"),
