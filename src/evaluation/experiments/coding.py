@@ -5,6 +5,10 @@ bit-exact. Run it once for each process. ``compare FILE ...`` prints medians in 
 that of each other form. That is the median over all blocks, and the smallest and largest median of a process. Bytes
 stand beside it. A study has these forms among its pairs, unless ``djinn.coded`` is false. This takes a minute or two.
 
+``beside FILE`` runs the windows of the neighbour in one process: a session of a runtime decodes, while another one is
+swapped out and in at each of its own steps. One runtime has plain state, the other coded. ``compare`` tells these
+records, too: what each takes, and the time of coded over plain state.
+
 ``sizes TEXT`` times nothing, and runs on any machine. It prints coded over plain bytes of the KV cache after a prompt
 from the file TEXT. That is done with the study's checkpoint, and with random weights in the same model.
 """
@@ -13,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
@@ -23,14 +28,17 @@ from transformers import AutoTokenizer
 import djinn
 from djinn.memory import codec
 from evaluation import command
-from evaluation.experiments import pairs
+from evaluation.experiments import neighbour, pairs
 from evaluation.experiments.pairs import Where
+from evaluation.experiments.windows import Windows
 from evaluation.measure.cell import Record
 from evaluation.measure.job import build_subject
 from evaluation.measure.method import Method
-from evaluation.methods.benchmark_djinn import CodedDjinn, Djinn
+from evaluation.measure.models import twin
+from evaluation.methods.benchmark_djinn import CodedDjinn, Djinn, make_runtime
 from evaluation.methods.offloads import AsyncOffload, BulkOffload, OrderedOffload
 from evaluation.records.atomic import write_json
+from evaluation.records.neighbour import WINDOWS
 from evaluation.study.plan import ConfigError, Pairs, Study
 from evaluation.study.read import load_config
 from evaluation.study.resolve import resolve
@@ -55,12 +63,47 @@ def measure(study: Study, number: int, layers: Sequence[int], workloads: Sequenc
     asked = Pairs(rounds=1, blocks=blocks, layers=tuple(layers))
     study = study.but(workloads=tuple(known[name] for name in workloads), pairs=asked)
     with torch.no_grad():
-        found = pairs.take(build_subject(study), study, number, lambda line: print(line, file=sys.stderr), forms)
-    return {"round": number, "model": study.model.name, "dtype": study.model.dtype, **found}
+        found = pairs.take(build_subject(study), study, number, _report, forms)
+    return {**_about("measure", study), "round": number, "dtype": study.model.dtype, **found}
+
+
+def beside(study: Study) -> Record:
+    """A cell for plain and one for coded state, as the neighbour records them."""
+    subject = build_subject(study)
+    scene = neighbour.scene_of(subject, study)
+    with torch.no_grad(), ExitStack() as open_runtimes:
+        windows = []
+        for kind in (Djinn, CodedDjinn):
+            own = twin(subject)
+            runtime = open_runtimes.enter_context(make_runtime(own, study, codec=kind.codec))
+            side = neighbour.by_djinn(runtime, own, scene, kind.variant)
+            least = int(scene.least * kind.least_share)
+            windows.append(Windows(side, study, scene.neighbour, scene.other, least))
+        cells = neighbour.cells_of(windows, study, subject.device, _report)
+    return {**_about("beside", study), "layer": scene.layer, "cells": cells}
+
+
+def _about(verb: str, study: Study) -> Record:
+    return {"verb": verb, "functional": study.functional, "model": study.model.name}
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def compare(records: Sequence[Record]) -> Iterator[str]:
-    """Yield lines of what the ``records`` of several processes say."""
+    """Yield lines of what the ``records`` of several processes say, all of one verb."""
+    verbs = {record.get("verb", "measure") for record in records}
+    if len(verbs) > 1:
+        raise ConfigError(f"FILE: some are of {' and some of '.join(sorted(verbs))}: compare those of one verb")
+    functional = {record.get("functional", False) for record in records}
+    if len(functional) > 1:
+        raise ConfigError("FILE: some are of a GPU and some of a CPU, which are never compared")
+    if functional == {True}:
+        yield "functional CPU run: not a performance result"
+    if verbs == {"beside"}:
+        yield from _compare_beside(records)
+        return
     cells: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         for cell in record["cells"]:
@@ -76,6 +119,39 @@ def compare(records: Sequence[Record]) -> Iterator[str]:
             for number, name in enumerate(names):
                 if all(one[number] for one in times):
                     yield _line(clock, name, [one[number] for one in times], coded)
+
+
+def _compare_beside(records: Sequence[Record]) -> Iterator[str]:
+    yield f"beside a session that decodes, layer {records[0]['layer']}, {len(records)} processes"
+    for window in WINDOWS:
+        plain, coded = (
+            [
+                [_taken(one) for one in block if one["window"] == window]
+                for record in records
+                for block in record["cells"][place]["blocks"]
+            ]
+            for place in (0, 1)
+        )
+        for what, times in plain[0][0].items():
+            if times:
+                ours, theirs = (
+                    [median(chain(*(one[what] for one in block))) for block in side] for side in (coded, plain)
+                )
+                ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+                said = f"  {window:<12} {what:<27} plain {median(theirs):.3f}, coded {median(ours):.3f}"
+                yield f"{said}   coded over plain {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def _taken(window: Record) -> dict[str, list[float]]:
+    """Ms of all that a ``window`` has of each kind."""
+    swaps = window["resumes"]
+    going_on = zip(window["step_ends_ms"], swaps, strict=False)  # without swaps there are steps alone
+    return {
+        "token of the neighbour": window["token_ms"],
+        "pause": [swap["pause_ms"] for swap in swaps],
+        "ready": [swap["ready_ms"] for swap in swaps],
+        "from ready to the next stop": [end - swap["ended_ms"] for end, swap in going_on],
+    }
 
 
 def _times(cell: Record, clock: str) -> list[list[float]]:
@@ -139,6 +215,9 @@ def main() -> int:
     one.add_argument("--blocks", type=int, default=2, help="each form there and back (default 2)")
     one.add_argument("--layers", type=int, nargs="+", default=[10, 20, 39], help="default: 10 20 39")
     one.add_argument("--workloads", nargs="+", default=["session", "decode"], help="default: session decode")
+    near = verbs.add_parser("beside", help="one process beside a session that decodes, whose record goes to FILE")
+    near.add_argument("file", type=Path, metavar="FILE")
+    near.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
     several = verbs.add_parser("compare", help="print what the FILEs of several processes say")
     several.add_argument("files", type=Path, nargs="+", metavar="FILE")
     bytes_of = verbs.add_parser("sizes", help="print how much smaller the KV cache of a trained model becomes")
@@ -152,6 +231,8 @@ def _do(given: argparse.Namespace) -> None:
     if given.verb == "measure":
         study = resolve(load_config(given.config))
         write_json(given.file, measure(study, given.round, given.layers, given.workloads, given.blocks))
+    elif given.verb == "beside":
+        write_json(given.file, beside(resolve(load_config(given.config))))
     elif given.verb == "sizes":
         for line in sizes(resolve(load_config(given.config)), given.text.read_text(encoding="utf-8")):
             print(line, flush=True)

@@ -19,9 +19,10 @@ block and after the last one, untimed. There that memory is overwritten before t
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -38,33 +39,57 @@ from evaluation.methods.benchmark_djinn import make_runtime
 from evaluation.methods.offloads import Lane
 from evaluation.methods.stepped_offload import SteppedOffload
 from evaluation.records.neighbour import WINDOWS
-from evaluation.study.plan import Study
+from evaluation.study.plan import Study, Workload
 
 
-def take(subject: Subject, study: Study, report: Report) -> Record:
-    """A cell for Djinn and one for the copies by hand, with every window of every block, and the seed of all orders."""
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The two sessions: the ``other`` stops after ``layer`` in each decode step, with ``least`` bytes of state."""
+
+    workload: Workload
+    layer: int
+    neighbour: Reference
+    other: Reference
+    least: int
+
+
+def scene_of(subject: Subject, study: Study) -> Scene:
+    """Both after a prompt of their own, and the other one in the middle of the model."""
     workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
     workload = workload.but(kv_cache=True, decode_step=1)
     layer = max(1, len(subject.layers) // 2)
     neighbour, other = (Reference(subject.model, input_tokens(subject, study, workload, index)) for index in (0, 1))
     least = _state_bytes(subject, layer, other.input_ids)
+    return Scene(workload=workload, layer=layer, neighbour=neighbour, other=other, least=least)
+
+
+def by_djinn(runtime: djinn.Runtime, subject: Subject, scene: Scene, variant: str = "default") -> Side:
+    """Both are sessions of ``runtime``, which is that of ``subject``."""
+    return Side(
+        method="djinn",
+        variant=variant,
+        model=subject.model,
+        start=lambda program: _closing(runtime.open().start(program)),
+        aside=djinn.waiting,
+        other=lambda: OtherByDjinn(runtime, subject.model, scene.other.input_ids, scene.layer),
+    )
+
+
+def take(subject: Subject, study: Study, report: Report) -> Record:
+    """A cell for Djinn and one for the copies by hand, with every window of every block, and the seed of all orders."""
+    scene = scene_of(subject, study)
     ours, by_hand, lane = twin(subject), twin(subject), Lane(subject.device)
     stream = torch.cuda.Stream(subject.device) if subject.device.type == "cuda" else None
     threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbour")
 
     with torch.cuda.stream(stream):
-        offload = SteppedOffload(by_hand, study, workload, layer=layer, input_ids=other.input_ids, lane=lane)
+        offload = SteppedOffload(
+            by_hand, study, scene.workload, layer=scene.layer, input_ids=scene.other.input_ids, lane=lane
+        )
 
     with make_runtime(ours, study) as runtime, threads:
         sides = [
-            Side(
-                method="djinn",
-                variant="default",
-                model=ours.model,
-                start=lambda program: _closing(runtime.open().start(program)),
-                aside=djinn.waiting,
-                other=lambda: OtherByDjinn(runtime, ours.model, other.input_ids, layer),
-            ),
+            by_djinn(runtime, ours, scene),
             Side(
                 method="manual_offload",
                 variant=SteppedOffload.variant,
@@ -74,15 +99,13 @@ def take(subject: Subject, study: Study, report: Report) -> Record:
                 other=lambda: OtherByHand(offload, stream),
             ),
         ]
-        windows = [Windows(side, study, neighbour, other, least) for side in sides]
+        windows = [Windows(side, study, scene.neighbour, scene.other, scene.least) for side in sides]
         try:
-            cells = _cells(windows, study, subject.device, report)
+            cells = cells_of(windows, study, subject.device, report)
         finally:
-            for one in windows:
-                one.close()
             offload.close()
             lane.close()
-    return {"seed": study.order_seed, "workload": workload.name, "layer": layer, "cells": cells}
+    return {"seed": study.order_seed, "workload": scene.workload.name, "layer": scene.layer, "cells": cells}
 
 
 def _closing(session: djinn.Session) -> Callable[[], Logits]:
@@ -104,11 +127,19 @@ def _state_bytes(subject: Subject, layer: int, input_ids: torch.Tensor) -> int:
     return least_bytes(stopped.hidden_states, stopped.arguments)
 
 
-def _cells(windows: list[Windows], study: Study, device: torch.device, report: Report) -> list[Record]:
-    """Validate and warm up, take the blocks, and validate again.
+def cells_of(windows: Sequence[Windows], study: Study, device: torch.device, report: Report) -> list[Record]:
+    """Validate and warm up, take the blocks, validate again and close the ``windows``.
 
     In each half of a block the sides take turns, in the second one all in reverse.
     """
+    try:
+        return _cells(windows, study, device, report)
+    finally:
+        for one in windows:
+            one.close()
+
+
+def _cells(windows: Sequence[Windows], study: Study, device: torch.device, report: Report) -> list[Record]:
     state_bytes = []
     for one in windows:
         report(f"{one.side.method}: validation")

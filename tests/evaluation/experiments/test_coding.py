@@ -48,6 +48,46 @@ def test_forms_are_measured_and_compared(command, tmp_path):
     assert f"djinn coded: {coded['host_bytes_paused']} of {coded['state_bytes']} bytes in host memory" in said
 
 
+def test_coded_state_beside_a_session_that_decodes(command, tmp_path):
+    """Windows of plain state and of coded state, each compared; a record of pairs is of another verb."""
+    assert command("beside", "one.json") == (0, "")
+    plain, coded = json.loads((tmp_path / "one.json").read_text())["cells"]
+    assert (plain["variant"], coded["variant"]) == ("default", "coded")
+    assert all(window["bit_exact"] for block in coded["blocks"] for window in block)
+    status, said = command("compare", "one.json")
+    assert status == 0
+    first, second, *lines = said.splitlines()
+    assert first == "functional CPU run: not a performance result"
+    assert second == "beside a session that decodes, layer 5, 1 processes"
+    assert [line.split()[0] for line in lines].count("swaps") == 4
+    (tmp_path / "pairs.json").write_text(json.dumps({"cells": []}))
+    (tmp_path / "gpu.json").write_text(json.dumps({"verb": "beside", "functional": False}))
+    status, said = command("compare", "one.json", "gpu.json")
+    assert (status, said) == (2, "error: FILE: some are of a GPU and some of a CPU, which are never compared\n")
+    status, said = command("compare", "one.json", "pairs.json")
+    assert (status, said) == (2, "error: FILE: some are of beside and some of measure: compare those of one verb\n")
+
+
+def test_what_a_window_takes():
+    """Of each block the median of its windows, and coded over plain from block to block."""
+
+    def window(ms):
+        swaps = [{"pause_ms": ms, "ready_ms": ms, "ended_ms": 10.0}]
+        return {"window": "swaps", "token_ms": [ms, 3 * ms], "step_ends_ms": [10.0 + ms], "resumes": swaps}
+
+    def others(block):
+        return [*block, *({**block[0], "window": name} for name in ("undisturbed", "steps", "alone"))]
+
+    cells = [
+        {"blocks": [others([window(ms), window(ms)]) for ms in times]} for times in ((1.0, 2.0, 4.0), (1.5, 2.0, 5.0))
+    ]
+    lines = list(coding.compare([{"verb": "beside", "layer": 20, "cells": cells}]))
+    assert lines[0] == "beside a session that decodes, layer 20, 1 processes"
+    said = [" ".join(line.split()) for line in lines]
+    assert "swaps ready plain 2.000, coded 2.000 coded over plain 1.250 (1.000 to 1.500)" in said
+    assert "swaps token of the neighbour plain 4.000, coded 4.000 coded over plain 1.250 (1.000 to 1.500)" in said
+
+
 def test_what_is_compared():
     """The mean of a block's two samples, the median over all blocks, and the processes' medians beside it."""
 
