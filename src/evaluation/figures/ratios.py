@@ -5,6 +5,7 @@ Of the form of Djinn that swaps everything, as it is or with a codec. Points are
 Drawn from ``pairs.csv`` alone.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ _LOOKS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One clock and the ratios of each workload, which looks the same in every panel.
+    """One clock and the ratios of each workload, which looks the same in every panel, with a codec or without.
 
     A line's ``layers`` are places: where its layer stands in ``layers``, from 0, and a little aside.
     """
@@ -55,6 +56,7 @@ def panels(rows: Sequence[Comparison], codec: str = RAW) -> list[Panel]:
     if not shown:
         raise TableError("pairs.csv: the run has no ratio of what swaps everything")
     workloads = list(dict.fromkeys(row.workload for row in shown))
+    looks = dict(zip(dict.fromkeys(row.workload for row in rows), itertools.cycle(_LOOKS)))  # whatever the codec
     layers = sorted({row.layer for row in shown if row.layer is not None})
     found = []
     for clock in CLOCKS:
@@ -63,7 +65,7 @@ def panels(rows: Sequence[Comparison], codec: str = RAW) -> list[Panel]:
             own = [row for row in shown if (row.clock, row.workload) == (clock.name, workload)]
             aside = _ASIDE * (index - (len(workloads) - 1) / 2)
             if own:
-                lines.append(_curve(workload.capitalize(), _LOOKS[index % len(_LOOKS)], own, layers, aside))
+                lines.append(_curve(workload.capitalize(), looks[workload], own, layers, aside))
         if lines:
             found.append(Panel(title=clock.words.capitalize(), layers=layers, lines=lines))
     return found

@@ -53,6 +53,8 @@ def test_coded_state_has_a_figure_of_its_own(results):
     """Of the workload with a KV cache alone; the other figure has none of it."""
     found = panels(results.material().rows("pairs", Comparison), CODED)
     assert [[line.label for line in panel.lines] for panel in found] == [["Session"]] * 5
+    (plain,) = (line for line in shown(results)[0].lines if line.label == "Session")
+    assert found[0].lines[0].style == plain.style
     assert found[0].lines[0].medians == pytest.approx([0.8, 0.8, 0.8, 0.96])
     with private_style():
         figure = draw(found, functional=results.material().functional, who="Coded")
