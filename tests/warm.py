@@ -96,7 +96,7 @@ def _asked(path):
 if __name__ == "__main__":
     for name in MODULES:
         importlib.import_module(name)
-    gc.freeze()  # a child neither looks at what it shares with its parent nor takes it down, but at its end
+    gc.freeze()  # a child does not look at what it shares with its parent
     outputs, arguments, folder, environment = _asked(sys.argv[1])
     for number, output in enumerate(outputs):
         os.dup2(output, number)

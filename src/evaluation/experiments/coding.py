@@ -45,6 +45,7 @@ from evaluation.study.resolve import resolve
 
 _CLOCKS = ("pause_ms", "ready_ms", "first_kernel_ms", "usable_ms", "resident_ms")
 _CODED = "djinn coded"
+_BEFORE = {"verb": "measure", "functional": False}  # what records of before these keys are
 _TOKENS = 2048
 
 
@@ -55,6 +56,7 @@ def forms(where: Where) -> list[type[Method]]:
 
 def measure(study: Study, number: int, layers: Sequence[int], workloads: Sequence[str], blocks: int) -> Record:
     """Round ``number``, as the pairs record it."""
+    _check_coded(study)
     depth, known = study.architecture.layers, {one.name: one for one in study.workloads}
     if unknown := [name for name in workloads if name not in known]:
         raise ConfigError(f"--workloads {unknown[0]}: the study has {', '.join(known)}")
@@ -64,11 +66,12 @@ def measure(study: Study, number: int, layers: Sequence[int], workloads: Sequenc
     study = study.but(workloads=tuple(known[name] for name in workloads), pairs=asked)
     with torch.no_grad():
         found = pairs.take(build_subject(study), study, number, _report, forms)
-    return {**_about("measure", study), "round": number, "dtype": study.model.dtype, **found}
+    return {**_about("measure", study), "round": number, **found}
 
 
 def beside(study: Study) -> Record:
-    """A cell for plain and one for coded state, as the neighbour records them."""
+    """A cell for plain and one for coded state, as the neighbour records them, and the bytes of the coder's buffer."""
+    _check_coded(study)
     subject = build_subject(study)
     scene = neighbour.scene_of(subject, study)
     with torch.no_grad(), ExitStack() as open_runtimes:
@@ -76,15 +79,23 @@ def beside(study: Study) -> Record:
         for kind in (Djinn, CodedDjinn):
             own = twin(subject)
             runtime = open_runtimes.enter_context(make_runtime(own, study, codec=kind.codec))
+            buffer_bytes = runtime.status().codec_bytes
+            if kind is CodedDjinn and not buffer_bytes:
+                raise ConfigError(f"nothing would be coded: {runtime.status().codec}")
             side = neighbour.by_djinn(runtime, own, scene, kind.variant)
             least = int(scene.least * kind.least_share)
             windows.append(Windows(side, study, scene.neighbour, scene.other, least))
         cells = neighbour.cells_of(windows, study, subject.device, _report)
-    return {**_about("beside", study), "layer": scene.layer, "cells": cells}
+    return {**_about("beside", study), "layer": scene.layer, "buffer_bytes": buffer_bytes, "cells": cells}
 
 
 def _about(verb: str, study: Study) -> Record:
-    return {"verb": verb, "functional": study.functional, "model": study.model.name}
+    return {"verb": verb, "functional": study.functional, "model": study.model.name, "dtype": study.model.dtype}
+
+
+def _check_coded(study: Study) -> None:
+    if study.model.dtype != "bfloat16":
+        raise ConfigError(f"model.dtype: {study.model.dtype} is never coded, only bfloat16 is")
 
 
 def _report(line: str) -> None:
@@ -92,16 +103,13 @@ def _report(line: str) -> None:
 
 
 def compare(records: Sequence[Record]) -> Iterator[str]:
-    """Yield lines of what the ``records`` of several processes say, all of one verb."""
-    verbs = {record.get("verb", "measure") for record in records}
-    if len(verbs) > 1:
-        raise ConfigError(f"FILE: some are of {' and some of '.join(sorted(verbs))}: compare those of one verb")
-    functional = {record.get("functional", False) for record in records}
-    if len(functional) > 1:
-        raise ConfigError("FILE: some are of a GPU and some of a CPU, which are never compared")
-    if functional == {True}:
+    """Yield lines of what the ``records`` of several processes say; raises :class:`ConfigError` for unlike ones."""
+    for key in ("verb", "functional", "model", "dtype", "layer"):
+        if len(found := {str(record.get(key, _BEFORE.get(key))) for record in records}) > 1:
+            raise ConfigError(f"FILE: the {key} is {' here and '.join(sorted(found))} there: compare what is alike")
+    if records[0].get("functional"):
         yield "functional CPU run: not a performance result"
-    if verbs == {"beside"}:
+    if records[0].get("verb") == "beside":
         yield from _compare_beside(records)
         return
     cells: dict[tuple[str, int], list[Record]] = {}
@@ -128,9 +136,11 @@ def _compare_beside(records: Sequence[Record]) -> Iterator[str]:
             [
                 [_taken(one) for one in block if one["window"] == window]
                 for record in records
-                for block in record["cells"][place]["blocks"]
+                for cell in record["cells"]
+                if cell["variant"] == variant
+                for block in cell["blocks"]
             ]
-            for place in (0, 1)
+            for variant in (Djinn.variant, CodedDjinn.variant)
         )
         for what, times in plain[0][0].items():
             if times:
@@ -237,7 +247,17 @@ def _do(given: argparse.Namespace) -> None:
         for line in sizes(resolve(load_config(given.config)), given.text.read_text(encoding="utf-8")):
             print(line, flush=True)
     else:
-        print("\n".join(compare([json.loads(file.read_text(encoding="utf-8")) for file in given.files])))
+        print("\n".join(compare([_read(file) for file in given.files])))
+
+
+def _read(file: Path) -> Record:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(found, dict) or not found.get("cells"):
+        raise ConfigError(f"{file}: no record of measure or beside")
+    return found
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def panels(rows: Sequence[Comparison], codec: str = RAW) -> list[Panel]:
         and row.ratio
     ]
     if not shown:
-        raise TableError("pairs.csv: the run has no ratio of what swaps everything")
+        what = "" if codec == RAW else ", coded"
+        raise TableError(f"pairs.csv: the run has no ratio of what swaps everything{what}")
     workloads = list(dict.fromkeys(row.workload for row in shown))
     looks = dict(zip(dict.fromkeys(row.workload for row in rows), itertools.cycle(_LOOKS)))  # whatever the codec
     layers = sorted({row.layer for row in shown if row.layer is not None})

@@ -107,8 +107,12 @@ def _alone(place: str) -> str:
 
 
 def _alike(kind: str, mine: Json, theirs: Json) -> bool:
-    """Whether jobs of a ``kind`` are given the same by both studies; an older one may lack what they read."""
+    """Whether jobs of a ``kind`` are given the same by both studies; an older one may lack what they read.
+
+    One that is older than coded state has none.
+    """
     paths = [path for path in READS[kind] if path not in _ROOM]
+    theirs = {"coded": False, **theirs}
     return all((value := _at(theirs, path)) is not None and value == _at(mine, path) for path in paths)
 
 

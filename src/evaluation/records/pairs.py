@@ -46,8 +46,15 @@ class Form(Strict):
             raise ValueError(f"{self.variant} of recompute keeps nothing of the state, and leaves the link idle")
         if self.device_bytes_paused is not None and self.reserved_bytes > self.device_bytes_paused:
             raise ValueError(f"{self.variant} reserves more of the device than is in use while it is paused")
-        if self.buffer_bytes and self.codec == "raw":
-            raise ValueError(f"{self.variant} has a buffer to code through, and codes nothing")
+        if self.host_bytes_paused > self.state_bytes - self.kept_bytes:
+            raise ValueError(f"{self.variant} has more bytes in host memory than it moves")
+        if self.codec == "raw":
+            if self.buffer_bytes:
+                raise ValueError(f"{self.variant} has a buffer to code through, and codes nothing")
+        elif (self.method, self.keeps, self.link) != ("djinn", "nothing", "idle"):
+            raise ValueError(f"{self.variant} of {self.method} is coded, as a Djinn that swaps everything alone can be")
+        elif not self.host_bytes_paused or (self.host_bytes_paused < self.state_bytes and not self.buffer_bytes):
+            raise ValueError(f"{self.variant} is coded without a trace, or without a buffer to code through")
         if self.keeps == "frontier" and not self.kept_bytes:
             raise ValueError(f"{self.variant} keeps the frontier, and 0 bytes of it")
         return self
@@ -148,7 +155,7 @@ class Pairs(Record):
                 raise ValueError(f"{where}: {len(cell.blocks)} blocks of the {wanted.blocks} that are asked for")
             cache = study.workload(cell.workload).kv_cache
             coded = study.coded and wanted.forms == "all" and cache
-            if cell.outcome == "ok" and coded != any(form.codec == "auto" for form in cell.forms):
-                raise ValueError(f"{where}: coded state is {'missing' if coded else 'there, and not asked for'}")
+            if cell.outcome == "ok" and (number := sum(form.codec == "auto" for form in cell.forms)) != coded:
+                raise ValueError(f"{where}: {number} forms with coded state in place of {int(coded)}")
             if any((one.next_token_ms is not None) != cache for part in cell.blocks for one in part.samples):
                 raise ValueError(f"{where}: a next token {'is missing' if cache else 'needs a KV cache'}")

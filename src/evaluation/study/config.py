@@ -253,7 +253,7 @@ class Config(Block):
         min_length=1,
         description="a list of rows {sessions, resumes}",
     )
-    capacity: Capacity = Capacity(sessions=100, processes=8)
+    capacity: Capacity = Capacity(sessions=90, processes=8)
     sweep: Sweep = Sweep(
         layers=(1, 10),
         samples=6,

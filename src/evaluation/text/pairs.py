@@ -74,7 +74,9 @@ def groups(rows: Sequence[Comparison]) -> list[Group]:
 def _heading(rows: Sequence[Comparison]) -> str:
     row = rows[0]
     what = "ratio, everything swapped" if row.keeps == NOTHING else f"difference in ms, {row.keeps} kept on the device"
-    if row.codec != RAW:
+    if row.codec != RAW and not row.djinn_buffer_bytes:
+        what += ", nothing coded, for no kernel could be had"
+    elif row.codec != RAW:
         what += f", coded to {_share(rows)} of the bytes by hand in host memory"
         what += f", by {significant(row.djinn_buffer_bytes / 1e6)} MB on the device for all sessions together"
     return what if row.link == IDLE else f"{what}, link {row.link}"

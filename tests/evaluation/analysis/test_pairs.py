@@ -63,6 +63,21 @@ def test_like_is_compared_with_like(tmp_path):
     }
 
 
+def test_coded_state_is_compared_with_who_moves_all_of_it(tmp_path):
+    """By the clock resident a quick form that moves more than the coded bytes, and less than the state, comes last."""
+
+    def change(record):
+        for form in (form for cell in record["cells"] for form in cell["forms"] if form["variant"] == "ordered"):
+            form["host_bytes_paused"] = round(0.8 * form["state_bytes"])
+
+    run = run_with(
+        tmp_path, change, rounds=1, times=lambda which: {"resident_ms": 5.0} if which.variant == "ordered" else {}
+    )
+    found = one(run).pairings(Policy(codec=CODED), CLOCK["resident"])
+    assert found[0].djinn.host_bytes < found[-1].by_hand.host_bytes < found[0].by_hand.host_bytes
+    assert found[-1].by_hand.variant == "ordered"
+
+
 def test_recompute_is_asked_for_by_name_and_never_among_the_offloads(tmp_path):
     """Its quickest form first, at the last layers alone, and beside whatever Djinn keeps."""
     run = run_with(tmp_path)

@@ -53,6 +53,7 @@ def test_coded_state_beside_a_session_that_decodes(command, tmp_path):
     assert command("beside", "one.json") == (0, "")
     plain, coded = json.loads((tmp_path / "one.json").read_text())["cells"]
     assert (plain["variant"], coded["variant"]) == ("default", "coded")
+    assert 0 < json.loads((tmp_path / "one.json").read_text())["buffer_bytes"] <= 64 << 20
     assert all(window["bit_exact"] for block in coded["blocks"] for window in block)
     status, said = command("compare", "one.json")
     assert status == 0
@@ -60,12 +61,12 @@ def test_coded_state_beside_a_session_that_decodes(command, tmp_path):
     assert first == "functional CPU run: not a performance result"
     assert second == "beside a session that decodes, layer 5, 1 processes"
     assert [line.split()[0] for line in lines].count("swaps") == 4
-    (tmp_path / "pairs.json").write_text(json.dumps({"cells": []}))
-    (tmp_path / "gpu.json").write_text(json.dumps({"verb": "beside", "functional": False}))
+    (tmp_path / "pairs.json").write_text(json.dumps({"cells": [1]}))
+    (tmp_path / "gpu.json").write_text(json.dumps({"verb": "beside", "functional": False, "cells": [1]}))
     status, said = command("compare", "one.json", "gpu.json")
-    assert (status, said) == (2, "error: FILE: some are of a GPU and some of a CPU, which are never compared\n")
+    assert (status, said) == (2, "error: FILE: the functional is False here and True there: compare what is alike\n")
     status, said = command("compare", "one.json", "pairs.json")
-    assert (status, said) == (2, "error: FILE: some are of beside and some of measure: compare those of one verb\n")
+    assert (status, said) == (2, "error: FILE: the verb is beside here and measure there: compare what is alike\n")
 
 
 def test_what_a_window_takes():
@@ -78,13 +79,16 @@ def test_what_a_window_takes():
     def others(block):
         return [*block, *({**block[0], "window": name} for name in ("undisturbed", "steps", "alone"))]
 
+    times = {"coded": (1.5, 2.0, 5.0), "default": (1.0, 2.0, 4.0)}
     cells = [
-        {"blocks": [others([window(ms), window(ms)]) for ms in times]} for times in ((1.0, 2.0, 4.0), (1.5, 2.0, 5.0))
+        {"variant": variant, "blocks": [others([window(one), window(one)]) for one in ms]}
+        for variant, ms in times.items()
     ]
     lines = list(coding.compare([{"verb": "beside", "layer": 20, "cells": cells}]))
     assert lines[0] == "beside a session that decodes, layer 20, 1 processes"
     said = [" ".join(line.split()) for line in lines]
     assert "swaps ready plain 2.000, coded 2.000 coded over plain 1.250 (1.000 to 1.500)" in said
+    assert "swaps from ready to the next stop plain 2.000, coded 2.000 coded over plain 1.250 (1.000 to 1.500)" in said
     assert "swaps token of the neighbour plain 4.000, coded 4.000 coded over plain 1.250 (1.000 to 1.500)" in said
 
 
@@ -115,6 +119,22 @@ def test_what_is_compared():
         ["resident_ms", "djinn", "coded", "8.500"],
         ["resident_ms", "manual_offload", "bulk", "10.000", "coded", "over", "it", "0.850", "(0.750", "to", "0.950)"],
     ]
+
+
+@pytest.mark.parametrize("verb", ["measure", "beside"])
+def test_what_is_never_coded_is_refused(command, tmp_path, verb):
+    """Ratios of plain state over plain state would look like an answer."""
+    (tmp_path / "config.yaml").write_text(json.dumps({**CONFIG, "model": {"dtype": "float32"}}))
+    status, said = command(verb, "one.json")
+    assert (status, said) == (2, "error: model.dtype: float32 is never coded, only bfloat16 is\n")
+
+
+@pytest.mark.parametrize(("text", "said"), [("[]", "no record of measure or beside"), ("{", "Expecting property name")])
+def test_what_is_no_record_is_named(command, tmp_path, text, said):
+    (tmp_path / "one.json").write_text(text)
+    status, told = command("compare", "one.json")
+    assert status == 2
+    assert told.startswith(f"error: one.json: {said}")
 
 
 @pytest.mark.parametrize(

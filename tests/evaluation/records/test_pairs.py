@@ -105,10 +105,16 @@ LIES = {
     ),
     "a buffer for nothing": (at("cells", 0, "forms", 0, "buffer_bytes", to=1), "codes nothing"),
     "coded state without a codec": (
-        lambda record: record["cells"][2]["forms"][13].update(codec="raw", buffer_bytes=0), "coded state is missing"
+        lambda record: record["cells"][2]["forms"][13].update(codec="raw", buffer_bytes=0), "0 forms .* in place of 1"
     ),
-    "coded state that nobody asked for": (
-        at("cells", 0, "forms", 0, "codec", to="auto"), "coded state is there, and not asked for"
+    "coded state that nobody asked for": (at("cells", 0, "forms", 2, "codec", to="auto"), "1 forms .* in place of 0"),
+    "plain state that says it is coded": (at("cells", 2, "forms", 2, "codec", to="auto"), "2 forms .* in place of 1"),
+    "coded state by hand": (at("cells", 2, "forms", 12, "codec", to="auto"), "bulk of manual_offload is coded"),
+    "coded state beside a kept frontier": (at("cells", 2, "forms", 8, "codec", to="auto"), "kept of djinn is coded"),
+    "coded state that is nowhere": (at("cells", 2, "forms", 13, "host_bytes_paused", to=0), "without a trace"),
+    "coded state without a buffer": (at("cells", 2, "forms", 13, "buffer_bytes", to=0), "without a buffer"),
+    "more bytes than the state has": (
+        at("cells", 2, "forms", 13, "host_bytes_paused", to=10**12), "more bytes in host memory than it moves"
     ),
     "no memory, and samples": (at("cells", 0, "outcome", to="out_of_memory"), "with samples or without a message"),
     "a floor too few": (lambda record: record["cells"][0]["blocks"][0]["floor_ms"].pop(), "floor_ms"),

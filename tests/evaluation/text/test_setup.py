@@ -499,6 +499,8 @@ def test_the_forms_of_pairs_are_rows_and_the_attended_ones_a_sentence(tmp_path):
     assert samples["bulk"] == "4 $\\times$ 2 in pairs"
     assert samples["kept"] == "3 $\\times$ 4, 4 $\\times$ 4 in pairs"
     assert not any("attended" in name for name in found)
+    assert "codes KV without loss" in text
+    assert any(name.endswith("coded") for name in found)
     kept, attended = (text.partition(start)[2].split(".")[0].replace(r"\allowbreak{}", "") for start in
                       ("In pairs, with the frontier kept on the device:", "so that the link stays awake:"))  # fmt: skip
     assert kept.split() == ["Djinn", "kept;", "Manual", "offload", "async\\_kept,", "ordered\\_kept,", "pinned\\_kept"]
