@@ -96,13 +96,13 @@ def test_recompute_leaves_nothing_that_changes_djinn_beside_it(subject, small):
 
 
 def test_plain_forms_are_those_that_keep_nothing_and_leave_the_link_idle(subject, small):
-    """No other is measured, so that a process takes a third of the time."""
+    """No other is measured, nor what is coded, so that a process takes a third of the time."""
     plain = Pairs(rounds=1, blocks=1, forms="plain", layers=(3,))
-    small = dataclasses.replace(small, workloads=small.workloads[:1], pairs=plain)
+    small = dataclasses.replace(small, workloads=small.workloads[1:2], pairs=plain)
     with torch.no_grad():
         (cell,) = pairs.take(subject, small, 1, lambda line: None)["cells"]
     found = {(one["method"], one["variant"]) for one in cell["forms"] if one["method"] != "recompute"}
-    by_hand = {("manual_offload", variant) for variant in ("pinned", "async")}
+    by_hand = {("manual_offload", variant) for variant in ("ordered", "async", "bulk")}
     assert found == {("djinn", "default"), *by_hand}
 
 
@@ -138,11 +138,18 @@ def test_each_of_djinn_s_variants_has_hand_written_forms_of_its_kind(study):
 
 @pytest.mark.parametrize(
     ("config", "where"),
-    [({}, {"session", "decode"}), ({"djinn": {"coded": False}}, set()), ({"model": {"dtype": "float32"}}, set())],
+    [
+        ({}, {"session", "decode"}),
+        ({"djinn": {"coded": False}}, set()),
+        ({"model": {"dtype": "float32"}}, set()),
+        ({"workloads": [row for row in CONFIG["workloads"] if not row["kv_cache"]]}, set()),
+    ],
 )
 def test_coded_state_is_compared_where_there_is_some(config, where):
     """In a KV cache of bfloat16, and if the study wants it."""
-    found = pairs.places(resolve({**CONFIG, **config}), torch.device("cpu"))
+    study = resolve({**CONFIG, **config})
+    assert study.coded == bool(where)
+    found = pairs.places(study, torch.device("cpu"))
     assert {one.workload.name for one in found if any(kind.codec == "auto" for kind in pairs.forms(one))} == where
 
 

@@ -65,6 +65,17 @@ def test_only_an_interval_has_ends(tmp_path, rounds, endings):
     assert any(name.startswith("DjinnActivationOver") for name in names)
 
 
+def test_the_share_of_the_bytes_is_that_of_all_layers(tmp_path):
+    """From the smallest to the largest; of the form that moves all, and not of one that moves less."""
+    found = [
+        replace(row, djinn_host_bytes=row.djinn_host_bytes * 5 // 6) if (row.codec, row.layer) == ("auto", 40) else row
+        for row in rows(tmp_path)
+    ]
+    found = [replace(row, by_hand_host_bytes=1) if row.clock != "resident" else row for row in found]
+    (heading,) = (group.heading for group in groups(found) if group.variant == "coded")
+    assert "coded to 0.60 to 0.72 of the bytes by hand" in heading
+
+
 def test_a_form_has_the_columns_of_its_layers(tmp_path):
     """What was measured at one layer does not print a row of gaps."""
     found = [row for row in rows(tmp_path) if row.link == "idle" or row.layer == 40]
