@@ -46,7 +46,7 @@ class ResumeClock:
     def ready(self) -> None:
         """RESUME returns now."""
         self._ready = time.perf_counter()
-        if not self._nbytes:
+        if not self._nbytes or self._resident is not None:  # the engine's thread may have noticed it a moment before
             self._resident = self._ready
         self._tell()
 

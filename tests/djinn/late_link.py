@@ -71,7 +71,7 @@ class LateLane(Lane):
         self.submit(copy)
 
     def launch(self, work):
-        self.submit(work)
+        self.submit(functools.partial(work, 0))
 
     def record(self, mark, *, at_once=False):
         self.link.at_once.append(at_once)

@@ -91,7 +91,7 @@ def signal(call):
 @pytest.mark.parametrize("kind", ["allocate", "copy in"])
 def test_what_fails_for_ever_is_told_to_whoever_waits(model, monkeypatch, kind):
     """A history that can never come back ends the program with an error that names it; the next session is well."""
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     main = threading.current_thread()
     broken = []

@@ -116,3 +116,14 @@ def test_a_clock_tells_once_whichever_moment_comes_last():
         getattr(clock, second)()
         clock.ready()
         assert [type(read()) for read in told] == [Resume]
+
+
+def test_state_is_not_resident_before_the_resume_is_ready():
+    """Though the engine's thread may notice it before RESUME returns."""
+    clock, told = ResumeClock(8, called=0.0), []
+    clock.tell = lambda read: told.append(read())
+    clock.resident()
+    assert told == []
+    clock.ready()
+    (one,) = told
+    assert one.resident_seconds == one.ready_seconds

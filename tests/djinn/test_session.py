@@ -318,7 +318,7 @@ def taken_after_resume(monkeypatch):
             if not room.is_set():
                 raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", refuse)
     return room, asked
@@ -351,7 +351,7 @@ def test_history_without_room_evicts_others(runtime, llama, input_ids, monkeypat
             raise torch.OutOfMemoryError("out of memory")
         allocate(entries)
 
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", refuse)
     session.resume()
@@ -388,7 +388,7 @@ def test_where_room_is_doubtful_resume_allocates_all(runtime, llama, input_ids, 
             threads.append(threading.current_thread())
         allocate(entries)
 
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     monkeypatch.setattr(transfer, "_allocate", note)
     for room in (True, False):

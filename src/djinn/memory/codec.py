@@ -81,6 +81,11 @@ class Chunk:
         return _behind(self.begins), self.escapes
 
     @functools.cached_property
+    def offsets(self) -> tuple[int, int, int, int]:
+        """Where the parts begin."""
+        return self.signs[0], self.codes[0], self.begins[0], self.outside[0]
+
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of the coded chunk."""
         return _behind(self.outside)
@@ -144,21 +149,21 @@ def is_worth_it(coded: Coded) -> bool:
 
 
 class Coder(Protocol):
-    """Codes and decodes chunks at addresses of one device, in the order of the current lane there."""
+    """Codes and decodes chunks at addresses of one device, in the order of ``lane``, its handle there."""
 
     def histograms(self, ranges: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Count the exponents of ranges of bfloat16 numbers, each an address and a count.
+        """Count the exponents of ranges of bfloat16 numbers, each an address and a count, in the current lane's order.
 
         int64, shape [ranges, 256], in host memory.
         """
 
-    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int, lane: int) -> None:
         """Code the numbers from address ``numbers`` on, the chunk's first, into ``chunk.nbytes`` at ``target``.
 
         It may write 4 bytes for each block from address ``scratch`` on.
         """
 
-    def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
+    def decode(self, source: int, chunk: Chunk, numbers: int, lane: int) -> None:
         """Decode the ``chunk.nbytes`` at ``source`` to address ``numbers``, where the chunk's first number goes."""
 
 
@@ -178,7 +183,7 @@ class Reference:
                 counts[index] += _exponents(bits).bincount(minlength=256)
         return counts
 
-    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int, lane: int = 0) -> None:
         """See :class:`Coder`."""
         signs, codes, begins, outside = _parts_at(target, chunk)
         met = 0
@@ -197,7 +202,7 @@ class Reference:
             met += len(others)
 
     @plain_torch()  # it may be on a program's thread, or on a caller's
-    def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
+    def decode(self, source: int, chunk: Chunk, numbers: int, lane: int = 0) -> None:
         """See :class:`Coder`."""
         signs, codes, _, outside = _parts_at(source, chunk)
         met = 0

@@ -2,7 +2,7 @@
 
 They are built when a runtime is made, and nothing is built later. Triton builds a kernel anew for arguments that are
 multiples of 16. So all addresses and counts are such multiples, and the window's base is not specialised. Each launch
-goes to the current stream, and keeps the interpreter: see ``launching``.
+keeps the interpreter: see ``launching``.
 """
 
 from collections.abc import Sequence
@@ -120,24 +120,24 @@ class Kernels:
         table = torch.tensor(ranges, dtype=torch.int64, device="cpu").view(-1, 2).to(self._device)
         counts = torch.zeros(len(ranges), 256, dtype=torch.int32, device=self._device)
         if ranges:
-            self._count_exponents((len(ranges), _SHARES), table.data_ptr(), counts.data_ptr())
+            lane = torch._C._cuda_getCurrentRawStream(self._device.index)
+            self._count_exponents((len(ranges), _SHARES), lane, table.data_ptr(), counts.data_ptr())
         return counts.to("cpu", torch.int64)
 
-    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int) -> None:
+    def encode(self, numbers: int, chunk: Chunk, target: int, scratch: int, lane: int) -> None:
         """See :class:`djinn.memory.codec.Coder`."""
         grid, shape = (chunk.blocks, 1), (numbers, chunk.count, chunk.base)
-        self._count_escapes(grid, *shape, scratch)
-        self._encode(grid, *shape, scratch, *_parts(chunk, target))
+        self._count_escapes(grid, lane, *shape, scratch)
+        self._encode(grid, lane, *shape, scratch, *_parts(chunk, target))
 
-    def decode(self, source: int, chunk: Chunk, numbers: int) -> None:
+    def decode(self, source: int, chunk: Chunk, numbers: int, lane: int) -> None:
         """See :class:`djinn.memory.codec.Coder`."""
-        self._decode((chunk.blocks, 1), numbers, chunk.count, chunk.base, *_parts(chunk, source))
+        self._decode((chunk.blocks, 1), lane, numbers, chunk.count, chunk.base, *_parts(chunk, source))
 
 
 def _parts(chunk: Chunk, address: int) -> tuple[int, int, int, int]:
-    parts = (chunk.signs, chunk.codes, chunk.begins, chunk.outside)
-    signs, codes, begins, outside = (address + offset for offset, _ in parts)
-    return signs, codes, begins, outside
+    signs, codes, begins, outside = chunk.offsets
+    return address + signs, address + codes, address + begins, address + outside
 
 
 class _Kernel:
@@ -149,8 +149,11 @@ class _Kernel:
         self._constants = constants
         self._launch: Launch | None = None
 
-    def __call__(self, grid: tuple[int, int], *args: int) -> None:
+    def __call__(self, grid: tuple[int, int], lane: int, *args: int) -> None:
         if self._launch is None:
-            self._launch = Launch(self._function[grid](*args, **self._constants, num_warps=8), args)
+            current = torch.cuda.current_stream(self._device)  # the default one has no handle that torch would take
+            own = current if lane == current.cuda_stream else torch.cuda.ExternalStream(lane, self._device)
+            with torch.cuda.stream(own):
+                self._launch = Launch(self._function[grid](*args, **self._constants, num_warps=8), args)
         else:
-            self._launch(grid, torch._C._cuda_getCurrentRawStream(self._device.index), *args)
+            self._launch(grid, lane, *args)

@@ -10,8 +10,8 @@ copies, two kernels, one wait and one mark.
 
 Only a storage of bfloat16 numbers that becomes smaller is coded, by exponents that are counted at the pause. One of the
 frontier never is: ready must not wait for a decoder. Nor is what follows the frontier at once. RESUME submits it in the
-frontier's flight, of half a millisecond, where a plain layer takes it 22 us and a coded one 73 (H200). It must keep the
-link busy for the 3 to 5 ms until the engine's thread goes on.
+frontier's flight, of half a millisecond, where a plain layer takes it 22 us and a coded one 73 (H200). The more the
+link has to do, the later the engine's thread takes the interpreter from the program, whose first kernel comes at 2 ms.
 """
 
 import functools
@@ -34,7 +34,7 @@ from djinn.wording import mebibytes
 _SLOTS = 2  # for each way
 _MULTIPLE = 16  # of bytes of addresses, and of numbers: what the kernels load at once
 _PLAIN_BYTES = 200 << 20  # at the beginning of the history, but no more than
-_PLAIN_SHARE = 1 / 4  # of it
+_PLAIN_SHARE = 1 / 8  # of it
 
 
 class _Slot:

@@ -45,6 +45,8 @@ class Mark:
 class Lane:
     """A queue of work; this one of the CPU."""
 
+    _handle = 0
+
     def here(self) -> AbstractContextManager[object]:
         """Make it the current thread's lane in a block: what is allocated in the block belongs to it."""
         return nullcontext()
@@ -73,10 +75,9 @@ class Lane:
         """Do so from address ``source`` on the device."""
         copying.within_host(target, source, nbytes)
 
-    def launch(self, work: Callable[[], object]) -> None:
-        """Call ``work``, which submits to the current lane, with this one as that."""
-        with self.here():
-            work()
+    def launch(self, work: Callable[[int], object]) -> None:
+        """Call ``work``, which submits to this lane by its handle on the device."""
+        work(self._handle)
 
     def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
         """Put ``mark`` behind what is submitted so far, and return it; ``at_once`` as in :meth:`fill`.

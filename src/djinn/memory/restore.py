@@ -15,12 +15,13 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import torch
 
 from djinn.core import SessionAbandoned
-from djinn.interrupts import Bell
+from djinn.interrupts import Bell, at_once
 from djinn.memory.host_copy import Batch, HostCopy, Stored
 from djinn.memory.lanes import Lane, Link, Mark
 from djinn.resumes import ResumeClock
@@ -73,6 +74,7 @@ class Restore:
     def rewind(self) -> None:
         """Forget a swap-in that has not been completed. Caller's or program's thread."""
         self._missing = set(self.history)  # batches whose copies are not submitted
+        self._in_flight: deque[Batch] = deque()  # those whose copies may not have ended, in the order of submission
         self.last: Mark | None = None  # of the last submitted batch: marks are reached in their order
         self.allocated = 0  # batches of the history, from the first on
         self.beside = False  # whether the frontier comes on another lane than the program's
@@ -135,15 +137,13 @@ class Restore:
         self._changed.ring()
 
     def send_rest(self) -> None:
-        """Let the engine's thread go on, if it waits for that. Program's thread, or one that waits for all state.
+        """Let the engine's thread go on, if it waits for that. Any thread but the engine's.
 
         Not before the program departs: an interrupt may still undo the swap-in.
         """
-        if not self.departed:
-            return
-        follow_up, self.follow_up = self.follow_up, None
-        if follow_up is not None:
-            follow_up()
+        follow_up = self.follow_up
+        if self.departed and follow_up is not None:  # it may be called twice, but an interrupt must not lose it
+            at_once(follow_up, functools.partial(setattr, self, "follow_up", None))
 
     # -- while the history is under way -------------------------------------------------------------------------------
 
@@ -154,8 +154,14 @@ class Restore:
     def submitted(self, batch: Batch) -> None:
         """Record that the copies of ``batch`` are submitted. Caller's or engine's thread."""
         self.last = batch.mark
+        self._in_flight.append(batch)
         self._missing.discard(batch)
         self._changed.ring()
+
+    def let_land(self, nbytes: int) -> None:
+        """Block until no more than ``nbytes`` of what is submitted are under way. Engine's thread."""
+        while sum(batch.moved_bytes for batch in self._in_flight) > nbytes:
+            self._in_flight.popleft().mark.synchronize()
 
     def wait(self, address: int) -> None:
         """Order later work behind the copy of the storage at ``address``, if it is in the history. Program's thread."""
@@ -226,7 +232,7 @@ class Restore:
     def wait_resident(self, timeout: float | None = None) -> bool:
         """Block until all state is back; False after ``timeout`` seconds. Raises the error that prevents it.
 
-        The program sends for the rest with its first work on the device. If it has not done so for a while, it may be
+        Where no frontier flew, the program sends for the rest with its first work. If it has not done so yet, it may be
         waiting for whoever waits here, who then does it.
         """
         done = True
@@ -246,6 +252,7 @@ class Restore:
         self.copy = HostCopy(entries=())
         self.frontier, self.history = [], []
         self._missing, self._batch_at, self._of_layer = set(), {}, {}
+        self._in_flight.clear()
         self._settled = True
         self._changed.ring()
 

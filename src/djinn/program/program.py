@@ -273,7 +273,7 @@ class Program:
     def leave_part(self) -> None:
         """Start the read barrier between layers and parts, while state is still being swapped in."""
         if self.restoring is not None:
-            self.restoring.send_rest()  # only now that the device has work: see `transfer`
+            self.restoring.send_rest()  # now that the device has work, if RESUME has not: see `transfer`
             self._watch()
 
     @never_traced

@@ -43,6 +43,7 @@ def test_the_kernels_are_the_reference(numbers):
     ranges = codec.ranges_of(numbers.nbytes)
     counts = reference.histograms([(numbers.data_ptr() + 2 * first, count) for first, count in ranges])
     assert torch.equal(kernels.histograms([(there.data_ptr() + 2 * first, count) for first, count in ranges]), counts)
+    lane = torch.cuda.current_stream().cuda_stream
     for chunk in codec.windows(ranges, counts):
         expected = torch.zeros(chunk.nbytes, dtype=torch.uint8)
         found, back = torch.zeros_like(expected, device=device), torch.zeros_like(there)
@@ -50,9 +51,9 @@ def test_the_kernels_are_the_reference(numbers):
         scratch = torch.empty(chunk.blocks, dtype=torch.int32, device=device)
         for _ in range(2):  # built, and only launched
             found.zero_(), back.zero_()
-            kernels.encode(there.data_ptr() + 2 * chunk.first, chunk, found.data_ptr(), scratch.data_ptr())
+            kernels.encode(there.data_ptr() + 2 * chunk.first, chunk, found.data_ptr(), scratch.data_ptr(), lane)
             assert torch.equal(found.cpu(), expected)
-            kernels.decode(found.data_ptr(), chunk, back.data_ptr() + 2 * chunk.first)
+            kernels.decode(found.data_ptr(), chunk, back.data_ptr() + 2 * chunk.first, lane)
         part = slice(chunk.first, chunk.first + chunk.count)
         assert torch.equal(back.cpu()[part], numbers[part])
 

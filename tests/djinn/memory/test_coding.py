@@ -455,8 +455,8 @@ def test_a_coder_that_errs_is_not_used(halved, input_ids, monkeypatch):
     """It is tried on every pattern first; the reason stands in the status, and sessions are swapped as they are."""
 
     class Wrong(codec.Reference):
-        def decode(self, source, chunk, numbers):
-            super().decode(source, chunk, numbers)
+        def decode(self, source, chunk, numbers, lane):
+            super().decode(source, chunk, numbers, lane)
             codec._words_at(numbers, (0, 2), torch.int16).fill_(5)
 
     monkeypatch.setattr(coding, "Reference", Wrong)

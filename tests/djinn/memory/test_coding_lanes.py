@@ -237,7 +237,7 @@ def test_both_lanes_follow_a_busy_program(late, link):
 def test_both_lanes_follow_the_program_that_makes_memory(late, link, monkeypatch):
     """Where RESUME has left the allocation to the program's thread."""
     session, _ = late
-    monkeypatch.setattr("djinn.memory.transfer._STRETCH_BYTES", 1)
+    monkeypatch.setattr("djinn.memory.transfer._AHEAD_BYTES", 1)
     monkeypatch.setattr("djinn.memory.transfer._ASK_FROM", 1)
     session.io_wait()
     del link.log[:]
@@ -279,8 +279,8 @@ def test_a_kernel_that_errs_when_it_is_launched_again_is_not_used(monkeypatch):
     class Wrong(codec.Reference):
         calls = 0
 
-        def decode(self, source, chunk, numbers):
-            super().decode(source, chunk, numbers)
+        def decode(self, source, chunk, numbers, lane):
+            super().decode(source, chunk, numbers, lane)
             self.calls += 1
             if self.calls > 1:
                 codec._words_at(numbers, (0, 2), torch.int16).fill_(5)

@@ -39,10 +39,18 @@ def test_nothing_is_freed_before_its_copy_has_ended(late_runtime, llama, input_i
 
 
 def resume(session, link):
-    """What the lanes were told in a RESUME, before the program may compute and the engine goes on."""
+    """What the lanes were told by RESUME itself: the engine goes on when that returns."""
     restore, told = session._residency.restore, []
     open_latch, flies = restore.open_latch, bool(restore.frontier)
-    restore.open_latch = lambda: (told.extend(link.log), open_latch())
+
+    def returning():
+        told.extend(link.log)
+        del restore.send_rest
+        restore.send_rest()
+        open_latch()
+
+    if flies:
+        restore.send_rest, restore.open_latch = lambda: None, returning
     del link.log[:]
     session.resume()
     return told if flies else list(link.log)
@@ -106,7 +114,7 @@ def test_what_follows_the_frontier_goes_as_soon_as_it_has_memory(late_runtime, l
     monkeypatch.setattr(link, "has_room", lambda nbytes: link.log.append(("asked", nbytes)) is None)
     monkeypatch.setattr(transfer, "_ASK_FROM", len(batches) - 1)
     monkeypatch.setattr(transfer, "_BEFORE_ASKING", 1)
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", sum(batch.nbytes for batch in batches[:2]))
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", sum(batch.nbytes for batch in batches[:2]))
     with monkeypatch.context() as patched:
         patched.setattr(LateMark, "ended", False)
         told = resume(session, link)
@@ -176,14 +184,15 @@ def test_nobody_sends_for_the_rest_before_the_program_departs(runtime, llama, in
     assert not waiting.is_alive()
 
 
-def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama, input_ids, link, monkeypatch):
-    """A stretch, here a batch, when the last but one has arrived. RESUME has submitted the first."""
+@pytest.mark.parametrize("many", [False, True])
+def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama, input_ids, link, monkeypatch, many):
+    """A stretch, here a batch, when one batch is under way at most, or none. RESUME has submitted the first."""
     session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     session.io_wait()
     batches, wait = list(session._residency.restore.history), LateMark.synchronize
-    expected = ["fill"] * (len(batches[0].entries) + len(batches[1].entries))
-    for last_but_one, batch in zip(batches, batches[2:], strict=False):
-        expected += [last_but_one.mark] + ["fill"] * len(batch.entries)
+    expected = ["fill"] * sum(len(batch.entries) for batch in batches[: 1 + many])
+    for landed, batch in zip(batches, batches[1 + many :], strict=False):
+        expected += [landed.mark] + ["fill"] * len(batch.entries)
     assert len(batches) > 3
 
     def waiting(mark):
@@ -191,11 +200,37 @@ def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama
             link.log.append((mark,))
         wait(mark)
 
+    for batch in batches:
+        batch.moved_bytes = 100
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_LEAST_BYTES", 199 if many else 99)
     monkeypatch.setattr(LateMark, "synchronize", waiting)
     session.resume()
     session.result(30)
     assert [line[0] for line in link.log if isinstance(line[0], LateMark) or line[:2] == ("fill", "behind")] == expected
+
+
+def test_the_engine_goes_on_in_the_frontier_s_flight(late_runtime, llama, input_ids, monkeypatch):
+    """While RESUME waits for the frontier, which nobody needs the interpreter for."""
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait()
+    restore, wait, submitted = session._residency.restore, LateMark.synchronize, []
+    assert len(restore.history) > 2
+
+    def waiting(mark):
+        if mark is restore.ready:
+            until = time.monotonic() + 10
+            while restore._missing and time.monotonic() < until:
+                time.sleep(0.001)
+            submitted.append(not restore._missing)
+        wait(mark)
+
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
+    monkeypatch.setattr(LateMark, "synchronize", waiting)
+    session.resume()
+    assert submitted == [True]
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
 
 
 def test_the_marks_of_a_resume_are_made_at_the_pause(late_runtime, llama, input_ids):

@@ -562,7 +562,7 @@ def test_one_failure_loses_nothing(small, layers, monkeypatch, kind):
 def test_what_is_lost_is_never_read(layers, monkeypatch, owner, where):
     """State that can never come back: the session fails, and its part of the cache says so for ever."""
     without_climb(monkeypatch)
-    monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_ASK_FROM", 1)
     main, broken, original = threading.current_thread(), [], getattr(owner, where)
 
