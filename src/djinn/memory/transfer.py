@@ -65,9 +65,9 @@ T = TypeVar("T")
 _AHEAD_BYTES = 128 << 20
 
 # What the engine's thread submits at a stretch, and how little must be under way before it does. A stretch of coded
-# state takes it 0.2 ms, in which the program lacks the interpreter. The link takes 1.2 ms for it, and 1.8 for the rest.
+# state takes it 0.2 ms, in which the program lacks the interpreter. The link takes 1.2 ms for either (H200).
 _STRETCH_BYTES = 64 << 20
-_LEAST_BYTES = 96 << 20
+_LEAST_BYTES = 64 << 20
 
 # With at least so many further batches RESUME asks for room instead of allocating them. The question takes 0.06 to
 # 0.15 ms on an H200, and 0.2 if it has to go to the driver. The allocation of a batch takes 0.01.

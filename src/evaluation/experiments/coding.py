@@ -3,7 +3,8 @@
 ``measure FILE`` runs one round of the pairs with these forms alone, at ``--layers`` of ``--workloads``; every sample is
 bit-exact. Run it once for each process. ``compare FILE ...`` prints medians in ms, and the time of coded state over
 that of each other form. That is the median over all blocks, and the smallest and largest median of a process. Bytes
-stand beside it. A study has these forms among its pairs, unless ``djinn.coded`` is false. This takes a minute or two.
+stand beside it. A study has these forms among its pairs, unless ``djinn.coded`` is false, and ``compare`` takes those
+records too. This takes a minute or two.
 
 ``beside FILE`` runs the windows of the neighbour in one process: a session of a runtime decodes, while another one is
 swapped out and in at each of its own steps. One runtime has plain state, the other coded. ``compare`` tells these
@@ -115,7 +116,8 @@ def compare(records: Sequence[Record]) -> Iterator[str]:
     cells: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         for cell in record["cells"]:
-            cells.setdefault((cell["workload"], cell["layer"]), []).append(cell)
+            if any(form["variant"] == CodedDjinn.variant for form in cell["forms"]):
+                cells.setdefault((cell["workload"], cell["layer"]), []).append(cell)
     for (workload, layer), taken in sorted(cells.items()):
         names = [f"{form['method']} {form['variant']}".replace("djinn default", "djinn") for form in taken[0]["forms"]]
         yield f"{workload}, layer {layer}, {len(taken)} processes"
@@ -228,6 +230,7 @@ def main() -> int:
     near = verbs.add_parser("beside", help="one process beside a session that decodes, whose record goes to FILE")
     near.add_argument("file", type=Path, metavar="FILE")
     near.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    near.add_argument("--blocks", type=int, help="every kind of window twice in each (default: the study's)")
     several = verbs.add_parser("compare", help="print what the FILEs of several processes say")
     several.add_argument("files", type=Path, nargs="+", metavar="FILE")
     bytes_of = verbs.add_parser("sizes", help="print how much smaller the KV cache of a trained model becomes")
@@ -238,11 +241,16 @@ def main() -> int:
 
 
 def _do(given: argparse.Namespace) -> None:
+    if (blocks := getattr(given, "blocks", None)) is not None and blocks < 1:
+        raise ConfigError(f"--blocks {blocks}: from 1")
     if given.verb == "measure":
         study = resolve(load_config(given.config))
         write_json(given.file, measure(study, given.round, given.layers, given.workloads, given.blocks))
     elif given.verb == "beside":
-        write_json(given.file, beside(resolve(load_config(given.config))))
+        study = resolve(load_config(given.config))
+        if blocks is not None:
+            study = study.but(neighbour=study.neighbour.but(blocks=blocks))
+        write_json(given.file, beside(study))
     elif given.verb == "sizes":
         for line in sizes(resolve(load_config(given.config)), given.text.read_text(encoding="utf-8")):
             print(line, flush=True)
@@ -256,8 +264,9 @@ def _read(file: Path) -> Record:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: {error}") from error
     if not isinstance(found, dict) or not found.get("cells"):
-        raise ConfigError(f"{file}: no record of measure or beside")
-    return found
+        raise ConfigError(f"{file}: no record of measure, of beside or of pairs")
+    of_pairs = {"functional": found["provenance"]["device"] == "cpu"} if "provenance" in found else {}
+    return {**found, **of_pairs}
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_forms_are_measured_and_compared(command, tmp_path):
 
 def test_coded_state_beside_a_session_that_decodes(command, tmp_path):
     """Windows of plain state and of coded state, each compared; a record of pairs is of another verb."""
-    assert command("beside", "one.json") == (0, "")
+    assert command("beside", "one.json", "--blocks", "1") == (0, "")
     plain, coded = json.loads((tmp_path / "one.json").read_text())["cells"]
     assert (plain["variant"], coded["variant"]) == ("default", "coded")
     assert 0 < json.loads((tmp_path / "one.json").read_text())["buffer_bytes"] <= 64 << 20
@@ -108,6 +108,7 @@ def test_what_is_compared():
         [block((9.0, 9.0), (9.0, 11.0)), block((10.0, 10.0), (10.0, 10.0))],  # 0.9 and 1.0
     ]
     records = [{"cells": [{"workload": "session", "layer": 3, "forms": forms, "blocks": blocks}]} for blocks in cells]
+    records[1]["cells"].append({"workload": "activation", "layer": 3, "forms": forms[1:], "blocks": []})  # as in pairs
     lines = list(coding.compare(records))
     assert lines[:3] == [
         "session, layer 3, 2 processes",
@@ -121,6 +122,21 @@ def test_what_is_compared():
     ]
 
 
+@pytest.mark.parametrize(("device", "said"), [("cpu", ["functional CPU run: not a performance result"]), ("cuda", [])])
+def test_records_of_pairs_are_compared(command, tmp_path, device, said):
+    """They say themselves where they were measured."""
+    record = {"provenance": {"device": device}, "cells": [{"forms": []}]}
+    (tmp_path / "one.json").write_text(json.dumps(record))
+    status, told = command("compare", "one.json")
+    assert (status, told.splitlines() or [""]) == (0, said or [""])
+
+
+@pytest.mark.parametrize("verb", ["measure", "beside"])
+def test_blocks_that_are_none_are_refused(command, verb):
+    """Before anything is measured."""
+    assert command(verb, "one.json", "--blocks", "0") == (2, "error: --blocks 0: from 1\n")
+
+
 @pytest.mark.parametrize("verb", ["measure", "beside"])
 def test_what_is_never_coded_is_refused(command, tmp_path, verb):
     """Ratios of plain state over plain state would look like an answer."""
@@ -129,7 +145,9 @@ def test_what_is_never_coded_is_refused(command, tmp_path, verb):
     assert (status, said) == (2, "error: model.dtype: float32 is never coded, only bfloat16 is\n")
 
 
-@pytest.mark.parametrize(("text", "said"), [("[]", "no record of measure or beside"), ("{", "Expecting property name")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("[]", "no record of measure, of beside or of pairs"), ("{", "Expecting property name")]
+)
 def test_what_is_no_record_is_named(command, tmp_path, text, said):
     (tmp_path / "one.json").write_text(text)
     status, told = command("compare", "one.json")
