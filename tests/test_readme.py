@@ -14,7 +14,7 @@ BY_HAND = {
     "docs/results.md": "layer 39 42 MB 42 MB layer 1 layer 10 layer 40",
     "docs/how-it-works.md": """1.006 0.995 1.019 1.010 0.998 1.047
         70 to 141 ms 3 to 13 ms 36 of 39 89 to 99 ms 0.709 0.701 0.702 200 MiB 62 MiB at 230 to 300
-        12.4 0.75 0.87 0.95 1.03 0.76 0.83 0.84 layer 39 0.90 1.05 0.80 0.85 0.1 0.2 ms 1.2 1.4 1.29 1.35""",
+        12.4 layer 10 0.75 0.80 0.75 0.76 0.84 0.89 0.93 0.2 ms 1 ms 6 ms""",
     "docs/measurement.md": """200 ms 100 ms 5 ms 11 kB 42 MB 5 ms 42 MB 0.04 0.1 ms 120 ms
         200 ms 0 ms 4 s 95 of 100 1.00 1.12 at 2048 42 MB 64 MiB 1661 MiB 126 GiB 251 GiB 3 to 15 % 3 to 23 % 1 %
         251 GiB""",
