@@ -18,7 +18,7 @@ BY_HAND = {
     "docs/measurement.md": """200 ms 100 ms 5 ms 11 kB 42 MB 5 ms 42 MB 0.04 0.1 ms 120 ms
         200 ms 0 ms 4 s 95 of 100 1.00 1.12 at 2048 42 MB 64 MiB 1661 MiB 126 GiB 251 GiB 3 to 15 % 3 to 23 % 1 %
         251 GiB""",
-    "docs/running.md": """30 GiB 17 GiB 8:24 min 0:46 104 min 6.6 0.7 GiB 2 GiB 105 GiB 6 GiB 3.2 GiB 127 GiB
+    "docs/running.md": """30 GiB 17 GiB 8:24 min 0:46 104 min 6.6 7.0 0.7 GiB 2 GiB 105 GiB 6 GiB 3.2 GiB 127 GiB
         1.5 GB 0.5 MB 6 GB 37 GB 2.11 141 GB 128 GiB 1400 s 93 MB
         3.0 min 82 s 41 s 36 s 12 s 13 s 10 s 12 s 14 s 17 s 11 s 22 s 11 s
         0.38 0.39 0.73 0.38 0.39 0.38 0.38 0.35 0.39 0.39 0.39 0.74 0.39
