@@ -78,6 +78,20 @@ def test_coded_state_is_compared_with_who_moves_all_of_it(tmp_path):
     assert found[-1].by_hand.variant == "ordered"
 
 
+def test_bytes_are_the_most_of_any_process(tmp_path):
+    """In host memory, where what is coded has other bytes in each process, and of the coder's buffer."""
+    least = {form.variant: (form.host_bytes, form.buffer_bytes) for form in one(run_with(tmp_path / "as it is")).forms}
+    assert least["coded"][1] > 0
+
+    def change(record):
+        for form in (form for cell in record["cells"] for form in cell["forms"] if form["variant"] == "coded"):
+            form["host_bytes_paused"] += 1
+            form["buffer_bytes"] += 2
+
+    found = {form.variant: (form.host_bytes, form.buffer_bytes) for form in one(run_with(tmp_path, change)).forms}
+    assert found == {**least, "coded": (least["coded"][0] + 1, least["coded"][1] + 2)}
+
+
 def test_recompute_is_asked_for_by_name_and_never_among_the_offloads(tmp_path):
     """Its quickest form first, at the last layers alone, and beside whatever Djinn keeps."""
     run = run_with(tmp_path)

@@ -136,6 +136,18 @@ def test_a_lie_is_refused_in_one_line_that_names_the_file(good, tmp_path, name):
     assert FIRST in str(refusal.value)
 
 
+def test_a_cell_without_memory_has_no_coded_form(good, tmp_path):
+    """Nor any other; so the record is right."""
+    folder = Path(shutil.copytree(good, tmp_path / "local"))
+
+    def full(record):
+        cell = next(cell for cell in record["cells"] if any(form["codec"] == "auto" for form in cell["forms"]))
+        cell.update(outcome="out_of_memory", message="the device is full", forms=[], blocks=[])
+
+    edit(folder / FIRST, full)
+    assert sum(not cell["forms"] for pairs in load_run(folder).pairs for cell in pairs["cells"]) == 1
+
+
 def test_a_round_that_is_a_copy_is_refused(good, tmp_path):
     """Two processes never take the same times."""
     folder = Path(shutil.copytree(good, tmp_path / "local"))
