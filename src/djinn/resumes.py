@@ -15,7 +15,8 @@ class Resume:
     """One RESUME: the bytes that it swapped in, and the seconds from its call to two moments.
 
     ``nbytes`` are counted as they were in host memory, coded or not.
-    ``ready_seconds``: it returned, for the device had what layer L+1 needs. None if the call was interrupted.
+    ``ready_seconds``: it returned, for the device had what layer L+1 needs. None until then, and if the call was
+    interrupted.
     ``resident_seconds``: the runtime noticed that all state was on the device. None until then.
     """
 
@@ -46,7 +47,7 @@ class ResumeClock:
     def ready(self) -> None:
         """RESUME returns now."""
         self._ready = time.perf_counter()
-        if not self._nbytes or self._resident is not None:  # the engine's thread may have noticed it a moment before
+        if not self._nbytes:
             self._resident = self._ready
         self._tell()
 
@@ -63,10 +64,13 @@ class ResumeClock:
 
     def read(self) -> Resume:
         """What is known so far."""
+        ready, resident = self._ready, self._resident
+        if ready is not None and resident is not None:  # the engine's thread may notice it before RESUME returns
+            resident = max(ready, resident)
         return Resume(
             nbytes=self._nbytes,
-            ready_seconds=self._since_the_call(self._ready),
-            resident_seconds=self._since_the_call(self._resident),
+            ready_seconds=self._since_the_call(ready),
+            resident_seconds=self._since_the_call(resident),
         )
 
     def _since_the_call(self, moment: float | None) -> float | None:

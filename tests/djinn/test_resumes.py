@@ -119,11 +119,13 @@ def test_a_clock_tells_once_whichever_moment_comes_last():
 
 
 def test_state_is_not_resident_before_the_resume_is_ready():
-    """Though the engine's thread may notice it before RESUME returns."""
+    """Though the engine's thread may notice it before RESUME returns, and write that down before or behind."""
     clock, told = ResumeClock(8, called=0.0), []
     clock.tell = lambda read: told.append(read())
     clock.resident()
     assert told == []
+    assert clock.read().ready_seconds is None
     clock.ready()
-    (one,) = told
-    assert one.resident_seconds == one.ready_seconds
+    assert [one.resident_seconds == one.ready_seconds for one in (*told, clock.read())] == [True, True]
+    clock._resident = clock._ready - 1
+    assert clock.read().resident_seconds == clock.read().ready_seconds

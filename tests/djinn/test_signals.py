@@ -347,3 +347,17 @@ def test_close_while_the_history_is_on_its_way(runtime, llama, input_ids, monkey
     session.resume()
     session.close(30)
     assert runtime.arena.reserved_bytes == 0
+
+
+def test_who_waits_for_all_state_notices_that_more_of_it_has_left(runtime, llama, input_ids):
+    """The frontier leaves behind the rest, and what is waited for is another copy then."""
+    session = parked(runtime, 3, greedy, llama, input_ids, 1)
+    session.io_wait(keep="frontier")
+    waiting = threading.Thread(target=session.wait_resident, daemon=True)
+    waiting.start()
+    time.sleep(0.05)
+    assert runtime.make_room(1 << 30) > 0
+    session.resume()
+    session.result(30)
+    waiting.join(10)
+    assert not waiting.is_alive()

@@ -45,8 +45,6 @@ class Mark:
 class Lane:
     """A queue of work; this one of the CPU."""
 
-    _handle = 0
-
     def here(self) -> AbstractContextManager[object]:
         """Make it the current thread's lane in a block: what is allocated in the block belongs to it."""
         return nullcontext()
@@ -76,8 +74,8 @@ class Lane:
         copying.within_host(target, source, nbytes)
 
     def launch(self, work: Callable[[int], object]) -> None:
-        """Call ``work``, which submits to this lane by its handle on the device."""
-        work(self._handle)
+        """Call ``work``, which submits to this lane by its handle on the device, with that as the current one."""
+        work(0)
 
     def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
         """Put ``mark`` behind what is submitted so far, and return it; ``at_once`` as in :meth:`fill`.
@@ -179,6 +177,13 @@ class _CudaLane(Lane):
 
     def take(self, target: int, source: int, nbytes: int) -> None:
         copying.to_host(target, source, nbytes, self._handle)
+
+    def launch(self, work: Callable[[int], object]) -> None:
+        if torch._C._cuda_getDevice() == self._position[1]:
+            work(self._handle)
+        else:
+            with self.here():
+                work(self._handle)
 
     def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
         assert isinstance(mark, _CudaMark)

@@ -295,7 +295,9 @@ class Residency:
         if entries:
             restore = Restore(HostCopy.of(entries), session=self.number, compute=self._compute, link=self._engine.link)
             self._engine.prepare(restore)
-        self.restore = restore
+        before, self.restore = self.restore, restore
+        if before is not None and not before.departed:
+            before.finish()  # whoever waits for it looks again
 
     def _can_leave(self, item: StateStorage, held: Container[int]) -> bool:
         reason = ""

@@ -75,6 +75,7 @@ class Restore:
         """Forget a swap-in that has not been completed. Caller's or program's thread."""
         self._missing = set(self.history)  # batches whose copies are not submitted
         self._in_flight: deque[Batch] = deque()  # those whose copies may not have ended, in the order of submission
+        self._under_way = 0  # bytes that these move
         self.last: Mark | None = None  # of the last submitted batch: marks are reached in their order
         self.allocated = 0  # batches of the history, from the first on
         self.beside = False  # whether the frontier comes on another lane than the program's
@@ -122,7 +123,7 @@ class Restore:
         self._changed.ring()  # whoever waits for all state may send for the rest now
 
     def wait_at_latch(self) -> None:
-        """Block until RESUME returns, without the interpreter lock. Program's and engine's thread."""
+        """Block until RESUME returns, without the interpreter lock. Program's thread."""
         if not self._latch_open and self._latch.acquire(timeout=_LATCH_SECONDS):
             self._latch.release()
 
@@ -141,8 +142,8 @@ class Restore:
 
         Not before the program departs: an interrupt may still undo the swap-in.
         """
-        follow_up = self.follow_up
-        if self.departed and follow_up is not None:  # it may be called twice, but an interrupt must not lose it
+        if self.departed and (follow_up := self.follow_up) is not None:
+            # It may be called twice, but an interrupt must not lose it.
             at_once(follow_up, functools.partial(setattr, self, "follow_up", None))
 
     # -- while the history is under way -------------------------------------------------------------------------------
@@ -155,17 +156,19 @@ class Restore:
         """Record that the copies of ``batch`` are submitted. Caller's or engine's thread."""
         self.last = batch.mark
         self._in_flight.append(batch)
+        self._under_way += batch.moved_bytes
         self._missing.discard(batch)
         self._changed.ring()
 
     def let_land(self, nbytes: int) -> None:
-        """Block until no more than ``nbytes`` of what is submitted are under way. Engine's thread.
+        """Block until no more than ``nbytes``, or one batch, of what is submitted are under way. Engine's thread.
 
         It lets go of the interpreter once: each time costs the program's thread some 0.1 ms to wake up.
         """
         landing: Batch | None = None
-        while sum(batch.moved_bytes for batch in self._in_flight) > nbytes:
+        while self._under_way > nbytes and len(self._in_flight) > 1:
             landing = self._in_flight.popleft()
+            self._under_way -= landing.moved_bytes
         if landing is not None:
             landing.mark.synchronize()
 

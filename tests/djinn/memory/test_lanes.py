@@ -136,3 +136,15 @@ def test_addresses_and_handles_are_passed_whole(monkeypatch):
         function = getattr(library, name)
         assert sum(ctypes.sizeof(one) == wide for one in function.argtypes) == count, name
         assert function.restype is ctypes.c_int
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_a_kernel_is_launched_with_the_lane_s_device_as_the_current_one(monkeypatch, current):
+    """The driver takes the function for one of another context else. Where it is current nothing is changed."""
+    told = []
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentStream", lambda device: (0, device, 1), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_setStream", lambda *position: told.append(position), raising=False)
+    lane = lanes._CudaLane(SimpleNamespace(stream_id=7, device_index=1, device_type=1, cuda_stream=99))
+    lane.launch(told.append)
+    assert told == ([99] if current == 1 else [(7, 1, 1), 99, (0, 1, 1), (0, 0, 1)])

@@ -13,6 +13,7 @@ from djinn.debugger.bench import Bench
 from djinn.memory import transfer
 from djinn.memory.lanes import Mark
 from djinn.memory.restore import Restore
+from djinn.program.program import Program
 from djinn.session import Session
 
 pytestmark = pytest.mark.usefixtures("without_climb")
@@ -184,14 +185,29 @@ def test_nobody_sends_for_the_rest_before_the_program_departs(runtime, llama, in
     assert not waiting.is_alive()
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama, input_ids, link, monkeypatch, many):
-    """A stretch, here a batch, when one batch is under way at most, or none. RESUME has submitted the first."""
+def test_what_may_be_undone_is_not_sent_for(runtime, llama, input_ids, monkeypatch):
+    """Whoever has read it before the program departs might post what was undone meanwhile."""
+    session, read = parked(runtime, LAYER, greedy, llama, input_ids, 1), []
+    session.io_wait()
+    with monkeypatch.context() as patched:
+        follow_up = property(lambda restore: read.append(restore), lambda restore, value: None)
+        patched.setattr(Restore, "follow_up", follow_up, raising=False)
+        session._residency.restore.send_rest()
+    assert read == []
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
+
+
+@pytest.mark.parametrize(("least", "under_way"), [(99, 1), (199, 1), (200, 2)])
+def test_the_engine_submits_no_more_than_keeps_the_link_busy(
+    late_runtime, llama, input_ids, link, monkeypatch, least, under_way
+):
+    """A batch when little is under way, or one large batch. RESUME has submitted the first."""
     session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
     session.io_wait()
     batches, wait = list(session._residency.restore.history), LateMark.synchronize
-    expected = ["fill"] * sum(len(batch.entries) for batch in batches[: 1 + many])
-    for landed, batch in zip(batches, batches[1 + many :], strict=False):
+    expected = ["fill"] * sum(len(batch.entries) for batch in batches[: under_way + 1])
+    for landed, batch in zip(batches, batches[under_way + 1 :], strict=False):
         expected += [landed.mark] + ["fill"] * len(batch.entries)
     assert len(batches) > 3
 
@@ -204,7 +220,7 @@ def test_the_engine_submits_no_more_than_keeps_the_link_busy(late_runtime, llama
         batch.moved_bytes = 100
     monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(transfer, "_STRETCH_BYTES", 1)
-    monkeypatch.setattr(transfer, "_LEAST_BYTES", 199 if many else 99)
+    monkeypatch.setattr(transfer, "_LEAST_BYTES", least)
     monkeypatch.setattr(LateMark, "synchronize", waiting)
     session.resume()
     session.result(30)
@@ -220,17 +236,44 @@ def test_the_engine_goes_on_in_the_frontier_s_flight(late_runtime, llama, input_
 
     def waiting(mark):
         if mark is restore.ready:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 5
             while restore._missing and time.monotonic() < until:
                 time.sleep(0.001)
             submitted.append(not restore._missing)
         wait(mark)
 
+    monkeypatch.setattr("djinn.memory.restore._LATCH_SECONDS", 30)  # or the program would send for the rest
     monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
     monkeypatch.setattr(LateMark, "synchronize", waiting)
     session.resume()
     assert submitted == [True]
     assert equal(session.result(30), greedy(llama, input_ids, 1))
+
+
+@pytest.mark.parametrize("keep", ["nothing", "frontier"])
+def test_the_engine_goes_on_when_the_program_has_made_memory(late_runtime, llama, input_ids, monkeypatch, keep):
+    """Before the program computes; with a kept frontier behind its first layer, for nothing is under way before."""
+    session = parked(late_runtime, LAYER, greedy, llama, input_ids, 1)
+    session.io_wait(keep=keep)
+    told, send, leave = [], Restore.send_rest, Program.leave_part
+
+    def sending(restore):
+        if restore.departed and restore.follow_up is not None:
+            told.append("sent")
+        send(restore)
+
+    def leaving(program):
+        told.append("left")
+        leave(program)
+
+    monkeypatch.setattr(transfer, "_AHEAD_BYTES", 1)
+    monkeypatch.setattr(transfer, "_ASK_FROM", 1)
+    monkeypatch.setattr(Restore, "send_rest", sending)
+    monkeypatch.setattr(Program, "leave_part", leaving)
+    session.resume()
+    assert equal(session.result(30), greedy(llama, input_ids, 1))
+    assert told[:2] == (["sent", "left"] if keep == "nothing" else ["left", "sent"])
+    assert told.count("sent") == 1
 
 
 def test_the_marks_of_a_resume_are_made_at_the_pause(late_runtime, llama, input_ids):
