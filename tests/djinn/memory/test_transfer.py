@@ -190,7 +190,7 @@ def test_what_may_be_undone_is_not_sent_for(runtime, llama, input_ids, monkeypat
     session, read = parked(runtime, LAYER, greedy, llama, input_ids, 1), []
     session.io_wait()
     with monkeypatch.context() as patched:
-        follow_up = property(lambda restore: read.append(restore), lambda restore, value: None)
+        follow_up = property(read.append, lambda restore, value: None)
         patched.setattr(Restore, "follow_up", follow_up, raising=False)
         session._residency.restore.send_rest()
     assert read == []
