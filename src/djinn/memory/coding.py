@@ -9,9 +9,9 @@ Each call that submits work takes the interpreter from the program's thread. So 
 copies, two kernels, one wait and one mark.
 
 Only a storage of bfloat16 numbers that becomes smaller is coded, by exponents that are counted at the pause. One of the
-frontier never is: ready must not wait for a decoder. Nor is what follows the frontier at once. RESUME and
-the engine's thread submit it before the program's first kernel, which comes at 2 ms. A plain layer takes them 22 us,
-and a coded one 73 (H200), and the program lacks the interpreter meanwhile.
+frontier never is: ready must not wait for a decoder. Nor is what follows the frontier at once. RESUME and the engine's
+thread submit it before the program's first kernel, which comes at 2 ms. A plain layer takes them 22 us, a coded one 73
+(H200), and the program lacks the interpreter meanwhile.
 """
 
 import functools

@@ -308,7 +308,7 @@ class TransferEngine:
             raise
         finally:
             if restore.departed:
-                restore.send_rest()
+                restore.send_rest()  # an interrupt may have come before
                 restore.open_latch()
 
     def _send_frontier(self, restore: Restore, busy: bool) -> None:

@@ -110,14 +110,17 @@ def compare(records: Sequence[Record]) -> Iterator[str]:
             raise ConfigError(f"FILE: the {key} is {' here and '.join(sorted(found))} there: compare what is alike")
     if records[0].get("functional"):
         yield "functional CPU run: not a performance result"
-    if records[0].get("verb") == "beside":
-        yield from _compare_beside(records)
-        return
+    yield from (_compare_beside if records[0].get("verb") == "beside" else _compare_pairs)(records)
+
+
+def _compare_pairs(records: Sequence[Record]) -> Iterator[str]:
     cells: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         for cell in record["cells"]:
             if any(form["variant"] == CodedDjinn.variant for form in cell["forms"]):
                 cells.setdefault((cell["workload"], cell["layer"]), []).append(cell)
+    if not cells:
+        raise ConfigError("FILE: no coded state in these records")
     for (workload, layer), taken in sorted(cells.items()):
         names = [f"{form['method']} {form['variant']}".replace("djinn default", "djinn") for form in taken[0]["forms"]]
         yield f"{workload}, layer {layer}, {len(taken)} processes"
