@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,8 +158,14 @@ class Runtime:
                 self._without_graphs.put_on()
             self._journal = holdings.record(Journal())
             self._journal.start()
-            warn = functools.partial(self._journal.note, logging.WARNING)
-            self.arena = holdings.record(_arena(host_memory_bytes, pinned=device.type == "cuda", warn=warn))
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # locking takes memory of it
+                self.arena = holdings.record(
+                    _arena(
+                        host_memory_bytes,
+                        pinned=device.type == "cuda",
+                        warn=functools.partial(self._journal.note, logging.WARNING),
+                    )
+                )
             self.disk = None if disk is None else _disk(self, *disk)
             self._engine, self._codec = _engine(self, device, codec)
             holdings.record(self._engine).start()

@@ -1,5 +1,6 @@
 """The runtime on a CUDA device: streams, events and pinned memory, which the CPU tests do not cover."""
 
+import copy
 import re
 import shutil
 import subprocess
@@ -67,6 +68,25 @@ def swapped_out(runtime, layer, *call, visit=1):
     torch.cuda.synchronize()
     del blocks
     return session
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
+@pytest.mark.parametrize("codec", ["raw", "auto"])
+def test_a_model_on_another_device_than_the_current_one(model, tokens, codec):
+    """Its copies, marks and kernels are of its own device; the current one is left as it was, and lends no memory."""
+    there = torch.device("cuda:1")
+    moved, prompt = copy.deepcopy(model).to(there), tokens.to(there)
+    expected = greedy(moved, prompt, 3)
+    free = torch.cuda.mem_get_info(0)[0]
+    with djinn.Runtime(moved, host_memory_bytes=2 << 30, codec=codec) as runtime:
+        for layer, visit in ((1, 1), (7, 1), (8, 2)):
+            session = runtime.open(breakpoint=layer, visit=visit).start(greedy, moved, prompt, 3)
+            assert session.wait(60) is djinn.Phase.PAUSED
+            session.io_wait()
+            session.resume()
+            assert all(torch.equal(a, b) for a, b in zip(session.result(60), expected, strict=True))
+    assert torch.cuda.current_device() == 0
+    assert torch.cuda.mem_get_info(0)[0] == free
 
 
 @pytest.mark.parametrize("layer", [1, 4, 8])

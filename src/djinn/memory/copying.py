@@ -2,7 +2,7 @@
 
 ``torch.Tensor.copy_`` does the same, but from a core that has slept it takes 45 us (H100), and this 20. RESUME begins
 with such a call. The library is the one that torch has loaded, so both work in the same primary context. The caller
-makes the device current: an allocation there has done so.
+makes the device current, for the handle of a default stream means the one of the current device.
 """
 
 import ctypes
@@ -83,7 +83,8 @@ def has_ended_at_once(event: int) -> bool:
 
 def _check(code: int, function: str) -> None:
     if code:
-        raise CudaRuntimeError(f"{function} failed: {torch.cuda.cudart().cudaGetErrorString(code)}")
+        cudart = torch.cuda.cudart()
+        raise CudaRuntimeError(f"{function} failed: {cudart.cudaGetErrorString(cudart.cudaError(code))}")
 
 
 def within_host(target: int, source: int, nbytes: int, *, at_once: bool = False) -> None:

@@ -158,6 +158,9 @@ class _Here:
             torch._C._cuda_setStream(*stream)
 
 
+_CURRENT: AbstractContextManager[object] = nullcontext()
+
+
 class _CudaLane(Lane):
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self.stream = stream
@@ -168,27 +171,31 @@ class _CudaLane(Lane):
     def here(self) -> AbstractContextManager[object]:
         return _Here(self._position)
 
+    def _there(self) -> AbstractContextManager[object]:
+        """Make its device current in a block, in which its handle is used: that of a default stream names no device."""
+        return _CURRENT if torch._C._cuda_getDevice() == self._position[1] else self.here()
+
     @property
     def busy(self) -> bool:
         return not self.stream.query()
 
     def bring(self, target: int, source: int, nbytes: int, *, at_once: bool = False) -> None:
-        copying.to_device(target, source, nbytes, self._handle, at_once=at_once)
+        with self._there():
+            copying.to_device(target, source, nbytes, self._handle, at_once=at_once)
 
     def take(self, target: int, source: int, nbytes: int) -> None:
-        copying.to_host(target, source, nbytes, self._handle)
+        with self._there():
+            copying.to_host(target, source, nbytes, self._handle)
 
     def launch(self, work: Callable[[int], object]) -> None:
-        if torch._C._cuda_getDevice() == self._position[1]:
+        with self._there():
             work(self._handle)
-        else:
-            with self.here():
-                work(self._handle)
 
     def record(self, mark: Mark, *, at_once: bool = False) -> Mark:
         assert isinstance(mark, _CudaMark)
         if at_once and (event := mark.event.cuda_event):
-            copying.record_at_once(event, self._handle)
+            with self._there():
+                copying.record_at_once(event, self._handle)
         else:
             mark.event.record(self.stream)
         return mark
@@ -199,7 +206,8 @@ class _CudaLane(Lane):
             with captures.allowed():
                 mark.synchronize()
         elif at_once:
-            copying.wait_at_once(self._handle, mark.event.cuda_event)
+            with self._there():
+                copying.wait_at_once(self._handle, mark.event.cuda_event)
         else:
             self.stream.wait_event(mark.event)
 

@@ -85,7 +85,7 @@ class PageLock:
         self._locked[offset] = address
 
     def _unregister(self, address: int) -> None:
-        with captures.allowed():
+        with torch.cuda.device(self._device), captures.allowed():
             torch.cuda.cudart().cudaHostUnregister(address)
 
 

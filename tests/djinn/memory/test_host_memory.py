@@ -3,8 +3,11 @@
 import gc
 import os
 import random
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tests.djinn.driver import PIECE, FakeDriver
 
 from djinn.core import HostMemoryFull, NotYet
@@ -241,3 +244,28 @@ def test_a_fork_unpins_nothing(driver):
         os._exit(len(driver.pinned))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     arena.close()
+
+
+def test_memory_is_unlocked_by_the_device_that_locked_it(monkeypatch):
+    """Also on a thread where another one is current: CUDA would take memory of that one."""
+    current, told = [1], []
+
+    @contextmanager
+    def made_current(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    cudart = SimpleNamespace(
+        cudaHostRegister=lambda *args: told.append(("lock", current[-1])) or 0,
+        cudaHostUnregister=lambda address: told.append(("unlock", current[-1])),
+    )
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "device", made_current)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    arena = HostArena(1 << 20, pinned=True)
+    current[0] = 0
+    assert arena.wait_grown(60)
+    arena.close()
+    assert told == [("lock", 1), ("unlock", 1)]
+    assert current == [0]

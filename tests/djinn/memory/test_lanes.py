@@ -49,9 +49,11 @@ def driver(monkeypatch):
 
     kept = SimpleNamespace(**{name: function(name) for name in copying._ARGUMENTS})
     monkeypatch.setattr(copying, "_runtime", {ctypes.PyDLL: kept}.__getitem__)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaGetErrorString=lambda code: f"code {code}"))
+    cudart = SimpleNamespace(cudaError=lambda code: ("error", code), cudaGetErrorString="{0[0]} {0[1]}".format)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
     return SimpleNamespace(told=told, codes=codes)
 
 
@@ -108,7 +110,7 @@ def test_a_wait_asks_the_driver_until_the_mark_is_there(driver):
     assert driver.told == [asked] * 3
     assert mark.event.told == [("record", 1)]
     driver.codes.append(ILLEGAL_ADDRESS)
-    with pytest.raises(copying.CudaRuntimeError, match="cudaEventQuery failed: code 700"):
+    with pytest.raises(copying.CudaRuntimeError, match="cudaEventQuery failed: error 700"):
         mark.synchronize_at_once(60)
 
 
@@ -138,13 +140,28 @@ def test_addresses_and_handles_are_passed_whole(monkeypatch):
         assert function.restype is ctypes.c_int
 
 
+def used(lane):
+    """Use ``lane`` in each way that takes its handle."""
+    mark = lanes._CudaMark()
+    mark.event.cuda_event = 5
+    lane.launch(lambda handle: copying._runtime(ctypes.PyDLL).cudaEventQuery(handle))
+    lane.bring(10, 20, 30, at_once=True)
+    lane.take(10, 20, 30)
+    lane.record(mark, at_once=True)
+    lane.wait(mark, at_once=True)
+
+
 @pytest.mark.parametrize("current", [0, 1])
-def test_a_kernel_is_launched_with_the_lane_s_device_as_the_current_one(monkeypatch, current):
-    """The driver takes the function for one of another context else. Where it is current nothing is changed."""
-    told = []
-    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
+def test_a_handle_is_used_with_the_lane_s_device_as_the_current_one(driver, monkeypatch, current):
+    """That of a default stream names none, and the driver knows a kernel of its context alone."""
+    kept = copying._runtime(ctypes.PyDLL)
+    monkeypatch.setattr(copying, "_runtime", lambda loader: kept)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentStream", lambda device: (0, device, 1), raising=False)
-    monkeypatch.setattr(torch._C, "_cuda_setStream", lambda *position: told.append(position), raising=False)
-    lane = lanes._CudaLane(SimpleNamespace(stream_id=7, device_index=1, device_type=1, cuda_stream=99))
-    lane.launch(told.append)
-    assert told == ([99] if current == 1 else [(7, 1, 1), 99, (0, 1, 1), (0, 0, 1)])
+    monkeypatch.setattr(torch._C, "_cuda_setStream", lambda *place: driver.told.append(place), raising=False)
+    used(lanes._CudaLane(SimpleNamespace(stream_id=7, device_index=1, device_type=1, cuda_stream=0)))
+    calls = [told[0] for told in driver.told if isinstance(told[0], str)]
+    assert calls == ["cudaEventQuery", *["cudaMemcpyAsync"] * 2, "cudaEventRecord", "cudaStreamWaitEvent"]
+    places = [told if isinstance(told[0], int) else "called" for told in driver.told]
+    around = ["called"] if current == 1 else [(7, 1, 1), "called", (0, 1, 1), (0, 0, 1)]
+    assert places == around * 5
