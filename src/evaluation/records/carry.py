@@ -1,10 +1,10 @@
 """Takes the records of a former piece of a run into this checkout, so that the run goes on where it stopped.
 
 A piece is measured on a machine that is had for a while and comes bare each time. Its records are a folder: a copy of
-``results/RUN``. One is taken if the sources here measured it, for what this study asks for. Its schema must hold, and
-it must belong to what is here already. Every other is named with the reason. Records of several sittings make one run,
-but latency over depth is of one. It is taken from another sitting than this machine's only as a whole, for what is left
-would be measured in this one.
+``results/RUN``. One is taken if the sources here measured it, for what this study asks for, with the driver and the
+packages that measure the rest. Its schema must hold, and it must belong to what is here already. Every other is named
+with the reason. Records of several sittings make one run, but latency over depth is of one. It is taken from another
+sitting than this machine's only as a whole, for what is left would be measured in this one.
 
 Snakemake goes by times and by what it noted itself, and has noted nothing in a fresh checkout. So ``snakemake studies``
 writes first what each kind of job is given. What is taken afterwards is newer, and newer than the sources: no job of it
@@ -23,7 +23,7 @@ from evaluation.command import run as run_command
 from evaluation.records.fields import checked
 from evaluation.records.json_file import Json, RunError, read_object
 from evaluation.records.kinds import Measured, kind_at
-from evaluation.records.provenance import sitting, source_sha256
+from evaluation.records.provenance import sitting, source_sha256, surroundings
 from evaluation.records.runs import (
     benchmark_path,
     is_own,
@@ -38,6 +38,7 @@ from evaluation.study.devices import visible_gpu
 from evaluation.study.plan import Study
 
 _MACHINE = "machine.json"
+_HERE = {"driver": "another driver", "versions": "other packages"}  # what must be alike in all records of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,12 @@ class Carried:
     refused: dict[str, str]
 
 
-def carry(former: Path, run: Path, *, now: str | None) -> Carried:
+def carry(former: Path, run: Path, *, now: str | None, here: Json | None = None) -> Carried:
     """Copy what belongs to the run in the folder ``run`` from the folder ``former``; ``now`` is this machine's sitting.
 
-    Raises :class:`RunError` if neither of them has been probed, or if ``run`` does not say yet what is to be measured.
+    ``here`` is what records measured on this machine would say of its driver and packages; None where none could be.
+    Raises :class:`RunError` if neither of them has been probed, if ``run`` does not say yet what is to be measured, or
+    if ``former`` holds nothing of that.
     """
     probed = next((folder for folder in (run, former) if (folder / _MACHINE).exists()), None)
     if probed is None:
@@ -62,8 +65,10 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
     study = read_object(run / "study.json")
     places = [path.relative_to(run).as_posix() for path in (*record_paths(run, study), *pair_paths(run, study))]
     places += side_records(study)
+    if not any((former / place).exists() for place in places):
+        raise RunError(f"--from {former}: no record of this run in it; name a copy of a folder results/RUN")
     kept = {place: read_object(run / place) for place in places if (run / place).exists()}
-    found, refused = _found(former, run, [place for place in places if place not in kept])
+    found, refused = _found(former, run, [place for place in places if place not in kept], here)
     found = _whole(places, kept, found, now, refused)
     machine = read_object(probed / _MACHINE)
     together = dict(kept)
@@ -87,9 +92,10 @@ def carry(former: Path, run: Path, *, now: str | None) -> Carried:
     return Carried(taken=list(taken), kept=list(kept), refused=refused)
 
 
-def _found(former: Path, run: Path, places: list[str]) -> tuple[dict[str, Json], dict[str, str]]:
+def _found(former: Path, run: Path, places: list[str], here: Json | None) -> tuple[dict[str, Json], dict[str, str]]:
     """The records in ``former`` that are right by themselves, and why the others are not."""
     sources, found, refused = source_sha256(), {}, {}
+    strict = read_object(run / "study.json").get("strict", False)
     for place in places:
         try:
             if not (former / place).exists():
@@ -98,6 +104,12 @@ def _found(former: Path, run: Path, places: list[str]) -> tuple[dict[str, Json],
             checked(kind_at(place), record)
             if record["provenance"]["source_sha256"] != sources:
                 raise RunError("measured by other sources than those here")
+            if other := [
+                words for what, words in _HERE.items() if here and record["provenance"].get(what) != here[what]
+            ]:
+                raise RunError(f"measured with {' and '.join(other)} than what measures the rest here")
+            if strict and not (record["provenance"].get("conditions") or {}).get("strict"):
+                raise RunError("measured without strict, which this study asks for")
             if record["study"] != _part(run, str(record.get("peer", record.get("kind", "measure")))):
                 raise RunError("measured for another study: what its job read is not what this study says")
         except ValueError as error:
@@ -161,8 +173,10 @@ def main() -> int:
             raise RunError(f"--run {given.run}: published runs are never added to; local, or local-NAME")
         gpu, folder = visible_gpu(), run_folder(given.results, given.run)
         functional = read_object(folder / "study.json")["device"] == "cpu" if (folder / "study.json").exists() else True
-        now = sitting(None if functional or gpu is None else gpu.uuid)
-        print("\n".join(_said(given.former, carry(given.former, folder, now=now))))
+        gpu = None if functional else gpu
+        here = surroundings(gpu) if functional or gpu is not None else None
+        now = sitting(None if gpu is None else gpu.uuid)
+        print("\n".join(_said(given.former, carry(given.former, folder, now=now, here=here))))
 
     return run_command(command)
 

@@ -116,6 +116,11 @@ def _driver(gpu: Gpu | None) -> object:
     return one_line(gpu.driver) or {"unavailable": "NVML does not tell it"}
 
 
+def surroundings(gpu: Gpu | None) -> dict[str, object]:
+    """What all records of a run share of the machine besides its device: the driver of ``gpu``, and the packages."""
+    return {"driver": _driver(gpu), "versions": versions()}
+
+
 def provenance(device: str) -> dict[str, object]:
     """The ``provenance`` entry of a record, for a run on ``device`` (``cuda`` or ``cpu``), without its conditions."""
     import torch  # noqa: PLC0415 - only where it is loaded anyway
@@ -128,7 +133,6 @@ def provenance(device: str) -> dict[str, object]:
         "source_sha256": source_sha256(),
         "device": device,
         "device_name": one_line(torch.cuda.get_device_name(0)) if device == "cuda" else "CPU",
-        "driver": _driver(gpu),
-        "versions": versions(),
+        **surroundings(gpu),
         "sitting": sitting(None if gpu is None else gpu.uuid),
     }

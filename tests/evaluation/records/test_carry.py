@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,6 +107,42 @@ def test_what_does_not_belong_is_refused_with_the_reason(former, here, fault):
     assert len(carried.taken) == 17
 
 
+def test_what_the_rest_would_not_be_measured_with_is_refused(former, here):
+    """Another driver, or other packages: the run would be refused as a mixed one when all of it is measured."""
+    of_them = json.loads(record_path(former, "djinn", 1).read_text())["provenance"]
+    machine = {name: of_them.get(name) for name in ("driver", "versions")}
+    edit(former / "raw" / "pairs" / "round_1.json", lambda record: record["provenance"].update(driver="999.1"))
+    edit(former / "raw" / "pairs" / "round_2.json", lambda record: record["provenance"]["versions"].update(torch="1.0"))
+    carried = carry(former, here, now=HERE, here=machine)
+    assert carried.refused == {
+        "raw/pairs/round_1.json": "measured with another driver than what measures the rest here",
+        "raw/pairs/round_2.json": "measured with other packages than what measures the rest here",
+    }
+    assert len(carried.taken) == 16
+
+
+def test_the_command_compares_with_this_machine(former, here, monkeypatch, capsys):
+    """These records are of no machine that has these tests, so none of them is taken."""
+    monkeypatch.setattr(
+        "evaluation.records.carry.visible_gpu", lambda: SimpleNamespace(uuid="GPU-1", driver="1.2.3", name="H100")
+    )
+    monkeypatch.setattr(sys, "argv", ["carry", "--from", str(former), "--results", str(here.parent)])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert out.startswith("0 records taken, 0 here already, 18 refused\n")
+    assert out.count("measured with another driver and other packages") == 18
+
+
+def test_a_strict_study_takes_what_was_measured_strictly(former, here):
+    """Others may have been throttled, or shared their GPU."""
+    edit(here / "study.json", lambda study: study.update(strict=True))
+    edit(record_path(former, "djinn", 1), lambda record: record["provenance"].update(conditions={"strict": True}))
+    refused = carry(former, here, now=HERE).refused
+    assert refused.pop("raw/djinn/layer_1/round_1.json") != "measured without strict, which this study asks for"
+    assert len(refused) == 17
+    assert set(refused.values()) == {"measured without strict, which this study asks for"}
+
+
 def test_a_piece_without_latency_over_depth_is_taken(former, here):
     """As one of pairs alone, which lie in several sittings."""
     for method in ("vanilla", "recompute", "manual_offload", "djinn"):
@@ -161,6 +198,9 @@ def test_a_folder_that_is_no_run_or_a_run_that_asks_for_nothing_is_refused(forme
     """With one message and status 2."""
     with pytest.raises(RunError, match="name a copy of a folder results/RUN"):
         carry(tmp_path, here, now=None)
+    write(here / "machine.json", json.loads((former / "machine.json").read_text()))
+    with pytest.raises(RunError, match="no record of this run in it"):
+        carry(former / "raw", here, now=None)
     with pytest.raises(RunError, match="snakemake --cores 1 studies"):
         carry(former, tmp_path / "other", now=None)
     monkeypatch.setattr(sys, "argv", ["carry", "--from", str(former), "--run", "h100-sxm-80gb"])
