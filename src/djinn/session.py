@@ -673,8 +673,7 @@ class Session:
             clock.called = called
             if restore.frontier:
                 busy = functools.partial(self._device_lock.busy_since, self._device_lock.taken)
-                with self._engine.swap_in(restore, busy=busy):
-                    self._let_go(self._way_of(restore))
+                self._engine.swap_in(restore, busy=busy, let_go=lambda: self._let_go(self._way_of(restore)))
             else:  # nothing is missing: the program's thread brings the history
                 self._let_go(self._way_of(restore))
         clock.ready()
@@ -1105,8 +1104,9 @@ class Session:
         if not self._residency.bring_back():
             return False
         with self._lock:
-            self._residency.state = None
-            self._move(Phase.RUNNING)
+            if self._phase in PARKED:  # else a RESUME has let it go, and it waits for its turn
+                self._residency.state = None
+                self._move(Phase.RUNNING)
         return True
 
     def _ended(self, value: Any, error: BaseException | None) -> None:

@@ -256,6 +256,31 @@ def test_timeouts_bound_the_whole_call(runtime):
     assert session.phase is djinn.Phase.CLOSED
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+@pytest.mark.parametrize("swapped", ["paused", "idle", "swapped out"])
+def test_a_session_that_waits_for_its_turn_behind_a_resume_is_ended(runtime, llama, input_ids, swapped, end):
+    """Its program sees the cancellation and no error of the runtime, though ``except Exception`` is around it."""
+    computes, enough = threading.Event(), threading.Event()
+
+    def careful(model, tokens):
+        try:
+            return prefill(model, tokens)
+        except Exception as error:  # noqa: BLE001 - as users write it
+            return f"went on behind {error}"
+
+    session = parked(runtime, 3, careful, llama, input_ids)
+    if swapped != "paused":
+        session.io_wait(force=swapped == "swapped out")
+    other = runtime.open().start(lambda model: (computes.set(), enough.wait(20)), llama)
+    assert computes.wait(20)
+    session.resume()
+    threading.Timer(0.1, enough.set).start()
+    getattr(session, end)()
+    with pytest.raises(djinn.SessionCancelled):
+        session.result(30)
+    other.result(30)
+
+
 def test_a_session_that_parks_and_goes_on_while_its_result_is_awaited(runtime, llama, input_ids, monkeypatch):
     """It has no result yet, and the error does not speak of a timeout that nobody set."""
     session = parked(runtime, 3, prefill, llama, input_ids)

@@ -6,6 +6,7 @@ the same at random moments. After each, the session is as it was or has done wha
 is bit-equal, and the arena is whole and empty.
 """
 
+import contextlib
 import random
 import signal
 import sys
@@ -146,6 +147,24 @@ def test_an_interrupt_at_any_line(runtime, model, name, again):
             assert session.device_bytes == 0
         check(runtime, session, model, ends=ends)
     assert line > 5
+
+
+def test_no_generator_stands_between_the_steps_of_a_resume(runtime, model):
+    """An interrupt behind its first part would leave the rest to whoever collects it, on any thread and at any time."""
+    session = parked(runtime, model, swapped=True)
+    entered = []
+
+    def noting(frame, event, arg):
+        if frame.f_code is contextlib._GeneratorContextManager.__enter__.__code__:
+            entered.append(frame.f_locals["self"].gen.__qualname__)
+
+    sys.settrace(noting)
+    try:
+        session.resume()
+    finally:
+        sys.settrace(None)
+    assert torch.equal(session.result(10), program(model))
+    assert entered == []
 
 
 @pytest.mark.parametrize("again", [0, 1, 3])

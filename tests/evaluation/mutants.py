@@ -1,7 +1,6 @@
 """Resumes, by hand and the runtime's, that restore too little or too late: each must fail whatever job it is in."""
 
 import time
-from contextlib import contextmanager
 
 import torch
 
@@ -134,8 +133,7 @@ def skip_history(engine, state):
     state.settle()
 
 
-@contextmanager
-def signal_early(engine, state, *, busy):
+def signal_early(engine, state, *, busy, let_go):
     """Mutant: signals ready before the copies, which arrive in time for the computation."""
     transfer._allocate(state.copy.entries)
     state.allocated = len(state.history)
@@ -147,7 +145,7 @@ def signal_early(engine, state, *, busy):
         engine._bring_back(state)
 
     state.follow_up = engine._behind.posting(late)
-    yield
+    let_go()
 
 
 BY_HAND = [

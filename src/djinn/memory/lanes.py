@@ -5,7 +5,7 @@ nothing to order. Each call does nothing where nothing is needed, and costs less
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -109,12 +109,12 @@ class Link:
         """Return the current thread's lane."""
         return Lane()
 
-    def position(self) -> Position | None:
-        """Return which lane is the current thread's, for :meth:`return_to`; None on the CPU."""
-        return None
+    def position(self) -> Sequence[Position]:
+        """Return which lanes and which device are the current thread's, for :meth:`return_to`; none on the CPU."""
+        return ()
 
-    def return_to(self, position: Position | None) -> None:
-        """Return to that lane, from which an interrupt may have led away."""
+    def return_to(self, positions: Sequence[Position]) -> None:
+        """Return to them, from which an interrupt may have led away."""
 
     def has_room(self, nbytes: int) -> bool:
         """Whether the device surely has room for ``nbytes`` in several storages."""
@@ -237,11 +237,12 @@ class _CudaLink(Link):
     def current(self) -> Lane:
         return _CudaLane(torch.cuda.current_stream(self._device))
 
-    def position(self) -> Position | None:
-        return torch._C._cuda_getCurrentStream(self._device.index)
+    def position(self) -> Sequence[Position]:
+        devices = self._device.index, torch._C._cuda_getDevice()
+        return [torch._C._cuda_getCurrentStream(device) for device in devices]
 
-    def return_to(self, position: Position | None) -> None:
-        if position is not None:
+    def return_to(self, positions: Sequence[Position]) -> None:
+        for position in positions:  # the last makes its device the current one, too
             torch._C._cuda_setStream(*position)
 
     def has_room(self, nbytes: int) -> bool:

@@ -40,7 +40,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import torch
@@ -273,9 +273,8 @@ class TransferEngine:
 
     # -- in: on the caller's thread ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def swap_in(self, restore: Restore, *, busy: Callable[[], bool]) -> Iterator[None]:
-        """Swap in: in the body the frontier is in flight, and the program is let go; behind it the frontier is there.
+    def swap_in(self, restore: Restore, *, busy: Callable[[], bool], let_go: Callable[[], object]) -> None:
+        """Swap in: while the frontier is in flight ``let_go()`` lets the program go; then wait until it is there.
 
         For a state whose frontier is in host memory, or a part of it; else RESUME has nothing to do here.
         The one step that lets the program go sets ``restore.departed``. ``busy()`` says whether another session may
@@ -293,7 +292,7 @@ class TransferEngine:
             self._send_ahead(restore, busy)
             if not restore.lacks_memory:  # else the program's thread makes it, and posts then: see `make_memory`
                 restore.leave_rest(self._posting(restore))
-            yield
+            let_go()
             restore.send_rest()  # while nobody has the interpreter
             if self._keeps:
                 restore.ready.synchronize_at_once(_KEEP_SECONDS)

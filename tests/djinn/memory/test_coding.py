@@ -432,8 +432,8 @@ def test_a_swap_in_that_fails_frees_nothing_that_is_being_decoded(in_io_wait, li
         busy.append(any(link.lanes[f"into slot {number}"].busy for number in (1, 2)))
         raise InterruptedError
 
-    with pytest.raises(InterruptedError), engine.swap_in(restore, busy=lambda: True):
-        fail()
+    with pytest.raises(InterruptedError):
+        engine.swap_in(restore, busy=lambda: True, let_go=fail)
     assert busy == [True, False]
 
 

@@ -165,3 +165,24 @@ def test_a_handle_is_used_with_the_lane_s_device_as_the_current_one(driver, monk
     places = [told if isinstance(told[0], int) else "called" for told in driver.told]
     around = ["called"] if current == 1 else [(7, 1, 1), "called", (0, 1, 1), (0, 0, 1)]
     assert places == around * 5
+
+
+@pytest.mark.parametrize("model_on", [0, 1])
+def test_who_is_led_back_is_on_the_same_device_too(driver, monkeypatch, model_on):
+    """A stream that is set makes its device the current one: the caller's own comes last."""
+    streams = {0: (3, 0, 1), 1: (4, 1, 1)}
+    current = [0]
+
+    def set_stream(stream, device, kind):
+        streams[device] = (stream, device, kind)
+        current[0] = device
+
+    monkeypatch.setattr(copying, "prepare", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current[0])
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentStream", lambda device: streams[device], raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_setStream", set_stream, raising=False)
+    link = lanes._CudaLink(torch.device("cuda", model_on))
+    before = link.position()
+    set_stream(9, model_on, 1)
+    link.return_to(before)
+    assert (current, streams) == ([0], {0: (3, 0, 1), 1: (4, 1, 1)})
