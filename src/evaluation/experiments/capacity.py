@@ -7,9 +7,9 @@ figures of that moment. Only a host that would be exhausted does not refuse, it 
 (``_LEFT_FREE``): an arena is made without them, and sessions without an arena stop before them. Then every session is
 resumed in random order and compared bit for bit with an uninterrupted run: nothing may be lost.
 
-Vanilla PyTorch is run in two forms. In ``default`` sessions share the weights in one process. In ``own_process`` each
-session has a process and weights of its own, as separate notebooks do. In both torch's allocator maps memory page by
-page, which leaves no gaps between sessions.
+Each variant of a method has a process of its own. Vanilla PyTorch is run in two forms. In ``default`` sessions share
+the weights in one process. In ``own_process`` each session has a process and weights of its own, as separate notebooks
+do. In both torch's allocator maps memory page by page, which leaves no gaps between sessions.
 """
 
 import gc
@@ -29,7 +29,7 @@ from evaluation.measure.cell import Record, first_line
 from evaluation.measure.child import Child, Ended
 from evaluation.measure.device_memory import allocated_bytes, is_out_of_memory, synchronize
 from evaluation.measure.harness import NotBitExact, check_kept
-from evaluation.measure.job import Report, run_method_job
+from evaluation.measure.job import Report, build_subject, run_method_job
 from evaluation.measure.method import ArenaFull, HostFull, Method
 from evaluation.measure.models import Subject, build, input_tokens
 from evaluation.measure.programs import Logits, digest, equal, generate_greedily, least_bytes_of_prefill
@@ -41,37 +41,38 @@ _LEFT_FREE = 6 << 30  # bytes of host memory on a GPU machine
 _PROMPTS = 8  # sessions take these by turns: one that got another's state would differ
 
 
-def take(method: str, study: Study, make_subject: Callable[[], Subject], report: Report) -> Record:
+def take(method: str, study: Study, _make_subject: Callable[[], Subject], report: Report) -> Record:
     """The cells of ``method``: one for each variant that holds another amount of memory while paused."""
     workload = next((one for one in study.workloads if one.kv_cache), study.workloads[0])
     workload = replace(workload, decode_step=0)
+    cells: list[Record] = []
     if method == "vanilla":
         os.environ.setdefault("PYTORCH_ALLOC_CONF", _WITHOUT_GAPS)  # read when a process starts
-        return {"cells": [_own_processes(study, workload, report), _sharing_weights(study, workload, report)]}
-    subject = make_subject()
+        cells.append(_own_processes(study, workload, report))
     module = importlib.import_module(f"evaluation.methods.benchmark_{method}")
     if hasattr(module, "counted"):
         kinds = module.counted(study, workload)
     else:
         kinds = [kind for kind in module.variants(workload) if kind.headline]
-    return {"cells": [_fill(kind, subject, study, workload, report) for kind in kinds]}
+    return {"cells": [*cells, *(_apart(kind, study, workload, report) for kind in kinds)]}
 
 
-def _sharing_weights(study: Study, workload: Workload, report: Report) -> Record:
-    """Vanilla sessions of one process, a new one: its allocator is another than that of this one."""
-    report("default: pausing and resuming")
-    with Child(_fill_there, study, workload) as process:
+def _apart(kind: type[Method], study: Study, workload: Workload, report: Report) -> Record:
+    """Sessions of ``kind`` in a process of its own.
+
+    What one variant leaves behind would be counted with the next: the workspaces of its threads, and torch's caches.
+    """
+    with Child(_fill_there, study, kind, workload, report=report) as process:
         cell: Record = process.hear("done")
     return cell
 
 
-def _fill_there(connection: Connection, study: Study, workload: Workload) -> Record:
-    return _fill(Vanilla, build(study), study, workload, lambda line: None)
+def _fill_there(connection: Connection, study: Study, kind: type[Method], workload: Workload) -> Record:
+    return _fill(kind, build_subject(study), study, workload, lambda line: connection.send(("report", line)))
 
 
 def _fill(kind: type[Method], subject: Subject, study: Study, workload: Workload, report: Report) -> Record:
     """Open sessions of ``kind`` in this process up to the wall, then resume them all."""
-    gc.collect()  # host memory of the variant before goes back
     study = study.but(host_arena_gib=_arena_gib(study, subject))
     prompts = [input_tokens(subject, study, workload, index) for index in range(_PROMPTS)]
     expected = [_uninterrupted(subject, study, workload, prompt) for prompt in prompts]

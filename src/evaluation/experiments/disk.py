@@ -69,10 +69,14 @@ class _Spilled(Djinns):
         session = self.stopped(index)
         synchronize(self.subject.device)
         before = self.on_disk_bytes
-        with without_collections():
-            start = now_ms()
-            session.io_wait()
-            swap_out_ms = now_ms() - start
+        try:
+            with without_collections():
+                start = now_ms()
+                session.io_wait()
+                swap_out_ms = now_ms() - start
+        except djinn.HostMemoryFull:
+            session.close()  # its state is still on the device, which the others need to come back
+            raise
         self.prompts.check_kept(self.who, session.host_bytes, session.left_behind)
         self.open[index] = session
         return {"swap_out_ms": swap_out_ms, "spilled_bytes": self.on_disk_bytes - before}
@@ -107,6 +111,9 @@ def _cell(sessions: _Spilled, study: Study, folder: Path, report: Callable[[str]
     _check_lies_in(folder, most_bytes, message)
     order = list(range(len(swap_outs)))
     random.Random(study.order_seed).shuffle(order)
+    # The disk may be full, too. Then one that lies in host memory makes room for those that are read from the disk.
+    first = next(index for index in order if not sessions.open[index].disk_bytes)
+    order.sort(key=lambda index: index != first)
     resumes = []
     for index in order:
         report("resuming")

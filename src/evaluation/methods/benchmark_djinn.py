@@ -230,7 +230,7 @@ def compared(*, coded: bool) -> list[type[Djinn]]:
 
 
 def counted(study: Study, workload: Workload) -> list[type[Method]]:
-    """Those of whose sessions different numbers fit, the primary variant last."""
+    """Those of whose sessions different numbers fit."""
     return [CodedDjinn, Djinn] if study.coded and workload.kv_cache else [Djinn]
 
 

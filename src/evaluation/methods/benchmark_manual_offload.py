@@ -120,10 +120,7 @@ def variants(workload: Workload) -> list[type[Method]]:
 
 
 def counted(study: Study, workload: Workload) -> list[type[Method]]:
-    """Those of whose sessions different numbers fit.
-
-    The primary variant comes last: page-locked memory that torch has in its cache is not given back to the host.
-    """
+    """Those of whose sessions different numbers fit."""
     return [PageableOffload, PinnedOffload]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from evaluation.experiments import capacity
-from evaluation.measure.child import Ended
+from evaluation.measure.child import Child, Ended
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_method_job
 from evaluation.measure.models import build
@@ -39,9 +39,25 @@ def study():
     return resolve(SMALL)
 
 
+def take(method, study):
+    """Its cells; no model is built here."""
+    with torch.no_grad():
+        return capacity.take(method, study, lambda: 1 / 0, lambda line: None)["cells"]
+
+
 @pytest.fixture(scope="module")
 def subject(study):
     return build(study)
+
+
+@pytest.fixture
+def here(subject, monkeypatch):
+    """Each variant in this process, with the model that is built once."""
+
+    def filled(kind, study, workload, report):
+        return capacity._fill(kind, subject, study, workload, report)
+
+    monkeypatch.setattr(capacity, "_apart", filled)
 
 
 @pytest.fixture
@@ -59,9 +75,10 @@ def fill(study, subject):
     ("method", "variants"),
     [("recompute", ["default"]), ("manual_offload", ["pageable", "pinned"]), ("djinn", ["coded", "default"])],
 )
-def test_every_method_reaches_the_cap(study, subject, method, variants):
+@pytest.mark.usefixtures("here")
+def test_every_method_reaches_the_cap(study, method, variants):
     """More sessions than there are prompts stay paused together, and each goes on as an uninterrupted run."""
-    cells = capacity.take(method, study, lambda: subject, lambda line: None)["cells"]
+    cells = take(method, study)
     assert [cell["variant"] for cell in cells] == variants
     plain = cells[-1]["figures"][0]["host_bytes"]
     for cell in cells:
@@ -123,12 +140,28 @@ def test_a_refusal_of_a_library_is_the_wall(fill, monkeypatch):
         fill(OutOfMemory)
 
 
-def test_a_full_arena_is_the_wall(study, subject):
+def test_each_variant_has_a_process_of_its_own(study, monkeypatch):
+    """What the threads and caches of one hold would be counted with the next."""
+    started = []
+
+    class Noting(Child):
+        def __enter__(self):
+            started.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(capacity, "Child", Noting)
+    cells = take("djinn", replace(study, capacity=Capacity(sessions=2, processes=1)))
+    assert [cell["variant"] for cell in cells] == ["coded", "default"]
+    assert len(started) == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_a_full_arena_is_the_wall(study):
     """The session that found no room in it is given up, the others go on; by hand it is as large as Djinn's."""
     tight = replace(study, load_host_arena_gib=0.0004, capacity=Capacity(sessions=60, processes=1))
     nbytes = {}
     for method in ("djinn", "manual_offload"):
-        *_, cell = capacity.take(method, tight, lambda: subject, lambda line: None)["cells"]
+        *_, cell = take(method, tight)
         assert cell["stopped_by"] == "arena"
         assert "the host arena of" in cell["message"]
         assert 0 < cell["sessions"] < 60
@@ -138,11 +171,12 @@ def test_a_full_arena_is_the_wall(study, subject):
     assert abs(nbytes["djinn"] - nbytes["manual_offload"]) < 4096
 
 
-def test_more_coded_sessions_fit(study, subject):
+@pytest.mark.usefixtures("here")
+def test_more_coded_sessions_fit(study):
     """In the same arena, and each goes on bit for bit."""
     longer = tuple(replace(one, tokens=64) for one in study.workloads)
     tight = replace(study, workloads=longer, load_host_arena_gib=0.002, capacity=Capacity(sessions=60, processes=1))
-    coded, plain = capacity.take("djinn", tight, lambda: subject, lambda line: None)["cells"]
+    coded, plain = take("djinn", tight)
     assert [(cell["variant"], cell["stopped_by"]) for cell in (coded, plain)] == [
         ("coded", "arena"),
         ("default", "arena"),

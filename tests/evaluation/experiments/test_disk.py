@@ -58,14 +58,23 @@ def test_the_record_holds_every_swap_and_what_lay_on_the_disk(monkeypatch, folde
     assert {path.name for path in folder.iterdir()} <= {"study.json", "disk.json", ".lock"}
 
 
-def test_a_full_disk_ends_the_count_and_is_named(monkeypatch, study):
-    """What was opened by then comes back all the same."""
-    monkeypatch.setattr(disk, "_disk_bytes", lambda folder: 150_000)
+@pytest.mark.parametrize("nbytes", [130_000, 150_000])
+def test_a_full_disk_ends_the_count_and_is_named(monkeypatch, study, nbytes):
+    """What was opened by then comes back all the same; what was refused holds no device memory meanwhile."""
+    monkeypatch.setattr(disk, "_disk_bytes", lambda folder: nbytes)
     (cell,) = take(study)["cells"]
     assert cell["sessions"] < SESSIONS
     assert cell["stopped_by"] == "disk"
     assert "disk_bytes" in cell["message"]
     assert len(cell["resumes"]) == cell["sessions"]
+
+
+def test_a_disk_that_is_just_full_lets_all_come_back(monkeypatch, study):
+    """The first in the order lies on it, and cannot be read while arena and disk are full: another makes room."""
+    monkeypatch.setattr(disk, "_disk_bytes", lambda folder: 250_000)
+    (cell,) = take(study)["cells"]
+    assert (cell["sessions"], cell["stopped_by"], len(cell["resumes"])) == (SESSIONS, "cap", SESSIONS)
+    assert cell["resumes"][0]["on_disk_bytes"] == 0
 
 
 def test_a_disk_without_room_is_refused_before_work(monkeypatch, study):
