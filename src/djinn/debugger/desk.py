@@ -182,9 +182,13 @@ class Desk(Patience):
         """RESUME ``session``, or make it ``step``, and wait until it parks or ends. Raises :class:`Interrupted`.
 
         At a breakpoint whose condition does not hold it goes on again, and where only a standing edit is to be made. It
-        stops at layer ``once_at`` too, unless it has stopped before.
+        stops at layer ``once_at`` too, unless it has stopped before. If it parked behind an interrupt, at a condition
+        that holds, it stays there.
         """
         self.sample()
+        if not step and self.stops.reached(session) is not None and self._stays(session, say, step=False):
+            self.stops.arm(session, waits=False)  # it came there behind an interrupt, and nobody had tried
+            return
         had = {} if once_at is None else self.stops.add(session, once_at)
         for _ in self.each(itertools.count(), lambda times: f"{what}, stopped {counted(times, 'time')} meanwhile", say):
             self.stops.arm(session, waits=True)
@@ -205,7 +209,8 @@ class Desk(Patience):
         """Do with ``session``, which is parked, what :meth:`go` has left when it was interrupted."""
         if self.stops.standing(session):
             self._make_standing(session, say)
-            self.stops.arm(session, waits=False)
+            if self.stops.reached(session) is None:  # else :meth:`go` tries the condition first
+                self.stops.arm(session, waits=False)
 
     def _make_standing(self, session: Session, say: Say) -> None:
         """Make the standing edits of this layer, all or nothing, unless they were made at this very visit."""

@@ -56,8 +56,8 @@ class Stops:
         plan, own = self._plans.get(session.number, _Plan()), session.breakpoint
         if own == plan.armed:
             return plan
-        if own is None:  # it has stopped there
-            layers = {layer: plan.layers[layer] for layer in plan.layers if layer != plan.armed}
+        if own is None:  # it has stopped there; a condition that nobody has tried is still ahead
+            layers = {layer: asks for layer, asks in plan.layers.items() if layer != plan.armed or asks is not None}
             return replace(plan, layers=layers, armed=None)
         return replace(plan, layers={own: None}, armed=own)
 

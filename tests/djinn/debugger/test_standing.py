@@ -254,6 +254,23 @@ def test_an_interrupted_wait_misses_no_visit(between, does, llama, input_ids):
     assert all(map(torch.equal, session.result(30), (expected, expected)))
 
 
+@pytest.mark.parametrize("edited", [True, False])
+@pytest.mark.parametrize("holds", [True, False])
+def test_an_interrupted_wait_misses_no_condition(between, does, holds, edited, llama, input_ids):
+    """The session stops there by itself, and the next command to go on tries the condition first."""
+    session, goes_on = between(*([] if edited else ["never all"]), f"break 2 if {holds}")
+    goes_on()
+    assert session.wait(30) is djinn.Phase.PAUSED
+    assert does("break") == f"to stop after layer 2, if {holds}"
+    if holds:
+        assert does("resume").startswith("session 1: paused after layer 2")
+        assert session.phase is djinn.Phase.PAUSED
+        assert does("break") == "no breakpoint: break L sets one"
+    assert does("resume").startswith("session 1: finished")
+    expected = hooked(llama, lambda: prefill(llama, input_ids), (2, [1] if edited else [], halved))
+    assert torch.equal(session.result(30)[1], expected)
+
+
 def test_a_pause_at_another_layer_leaves_no_stop_behind(between, does, llama, input_ids):
     """The session is at rest: only a debugger that waits stops for an edit."""
     session, goes_on = between()

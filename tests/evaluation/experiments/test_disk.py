@@ -60,7 +60,7 @@ def test_the_record_holds_every_swap_and_what_lay_on_the_disk(monkeypatch, folde
 
 @pytest.mark.parametrize("nbytes", [130_000, 150_000])
 def test_a_full_disk_ends_the_count_and_is_named(monkeypatch, study, nbytes):
-    """What was opened by then comes back all the same; what was refused holds no device memory meanwhile."""
+    """What was opened by then comes back all the same."""
     monkeypatch.setattr(disk, "_disk_bytes", lambda folder: nbytes)
     (cell,) = take(study)["cells"]
     assert cell["sessions"] < SESSIONS
