@@ -24,6 +24,7 @@ from torch import nn
 import djinn
 from djinn import interrupts
 from djinn.durable import session_file
+from djinn.state.tensors import plain_torch
 
 PARKED = (djinn.Phase.PAUSED, djinn.Phase.IO_WAIT)
 
@@ -147,6 +148,18 @@ def test_an_interrupt_at_any_line(runtime, model, name, again):
             assert session.device_bytes == 0
         check(runtime, session, model, ends=ends)
     assert line > 5
+
+
+def test_an_interrupt_leaves_no_guard_of_torch_s_on():
+    """At any line: the thread is the caller's, whose modes and subclasses would have no effect from then on."""
+    line, raised = 0, 1
+    while raised:
+        line += 1
+        with Interrupt(line) as interrupt, plain_torch():
+            pass
+        raised = interrupt.raised
+        assert torch._C._is_torch_function_enabled()
+    assert line > 3
 
 
 def test_no_generator_stands_between_the_steps_of_a_resume(runtime, model):

@@ -28,6 +28,7 @@ from djinn.debugger.words import error_line
 from djinn.runtime import Runtime
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # of a decoder, in a configuration
+_TOKENIZER = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken")  # files of which a tokenizer's folder has one at least
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -183,6 +184,8 @@ def _tokens(folder: Path, prompt: str) -> tuple[Any, list[int]]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if not any(file for pattern in _TOKENIZER for file in folder.glob(pattern)):
+        raise Refused(f"{folder} has no tokenizer: write it there by the tokenizer's save_pretrained")
     tokenizer = _loaded("tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
     ids = _loaded("tokenizer", lambda: list(tokenizer(prompt)["input_ids"]))
     if not ids:

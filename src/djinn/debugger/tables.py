@@ -34,6 +34,8 @@ def cut(text: str, width: int) -> str:
 
 def tail(text: str, *, width: int, rows: int) -> list[str]:
     """Return the end of ``text`` in at most ``rows`` lines of ``width``; it begins with ``..`` if there is more."""
+    if not cell_len(text):  # such as a lone skin tone, which rich would leave out
+        return [text] if text and width > 2 else []
     lines = chop_cells(text, width) if width > 2 else []
     if len(lines) <= rows:
         return lines

@@ -4,6 +4,7 @@ Knows which tensors cannot be emptied and refilled through their storage, and gi
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import TypeGuard
 
@@ -26,16 +27,20 @@ _PARTS = {
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
-    """Disable the program's modes, subclass overrides and transforms, until the block ends."""
-    with contextlib.ExitStack() as stack:
-        for name in ("DisableTorchFunction", "_DisableFuncTorch"):
-            guard = getattr(torch._C, name, None)
-            if guard is not None:
-                stack.enter_context(guard())
-        modes = getattr(_python_dispatch, "_disable_current_modes", None)
-        if modes is not None:
-            stack.enter_context(modes())
-        yield
+    """Disable the program's modes, subclass overrides and transforms, until the block ends.
+
+    On one line, for this may be a caller's thread: between a guard and its entry in a stack an interrupt would leave
+    it on.
+    """
+    with _off("DisableTorchFunction"), _off("_DisableFuncTorch"), _no_modes(): yield  # fmt: skip # noqa: E701
+
+
+def _off(name: str, module: object = torch._C) -> contextlib.AbstractContextManager[object]:
+    made: contextlib.AbstractContextManager[object] = getattr(module, name, contextlib.nullcontext)()
+    return made
+
+
+_no_modes = functools.partial(_off, "_disable_current_modes", _python_dispatch)
 
 
 def is_tensor(obj: object) -> TypeGuard[torch.Tensor]:

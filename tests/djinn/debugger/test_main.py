@@ -156,10 +156,14 @@ def test_a_folder_that_is_no_checkpoint_is_one_line(run, tmp_path, capsys):
     for text in ("{", "[]", json.dumps({"model_type": "llama", "num_hidden_layers": 6})):
         config.write_text(text)
         fails()
+    (tmp_path / "tokenizer.json").write_text("{")
+    fails()
     assert lines[0] == f"djinn debug: {tmp_path} has no config.json: pass a checkpoint that save_pretrained has written"
     assert lines[1].startswith(f"djinn debug: {config} cannot be read: ")
     assert lines[2] == f"djinn debug: {config} is no configuration of a model"
-    assert lines[3].startswith("djinn debug: the tokenizer cannot be loaded: ")
+    what = "write it there by the tokenizer's save_pretrained"
+    assert lines[3] == f"djinn debug: {tmp_path} has no tokenizer: {what}"
+    assert lines[4].startswith("djinn debug: the tokenizer cannot be loaded: ")
 
 
 def test_missing_packages_are_named(run, monkeypatch, capsys):
