@@ -85,6 +85,11 @@ def quiet(line):
 
 def capacity_of_all(study, monkeypatch):
     """Djinn's sessions, which fill an arena, and vanilla ones in processes, in whose place nothing is computed."""
+
+    def here(kind, study, workload, report):
+        return capacity._fill_there(SimpleNamespace(send=quiet), study, kind, workload)
+
+    monkeypatch.setattr(capacity, "_apart", here)
     capacity.take("djinn", study, lambda: build(study), quiet)
 
     def answer(connection, *arguments):
