@@ -158,7 +158,7 @@ class _Here:
             torch._C._cuda_setStream(*stream)
 
 
-_CURRENT: AbstractContextManager[object] = nullcontext()
+_CURRENT: AbstractContextManager[object] = nullcontext()  # where nothing has to be made current
 
 
 class _CudaLane(Lane):
