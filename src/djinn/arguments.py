@@ -103,7 +103,7 @@ def check_timeout(timeout: Any) -> None:
     try:
         if not math.isnan(timeout):
             return
-    except TypeError:
+    except (TypeError, OverflowError):
         pass
     raise TypeError(f"timeout {timeout!r} is not a number of seconds: pass a float, or None to wait for ever")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from djinn.core import ENDED, PARKED, DjinnError, IllegalMove, Phase
+from djinn.core import ENDED, PARKED, IllegalMove, Phase
 from djinn.session import Session
 from djinn.wording import mebibytes
 
@@ -80,8 +80,8 @@ def _saved(session: Session, path: Path, deadline: float | None, rates: list[flo
     began = time.monotonic()
     try:
         nbytes = session.save(path)
-    except (DjinnError, OSError) as error:
-        return Saved(number=session.number, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are still to be saved
+        return Saved(number=session.number, reason=str(error) or type(error).__name__)
     rates.append((time.monotonic() - began) / nbytes)
     return Saved(number=session.number, path=path, nbytes=nbytes)
 

@@ -809,6 +809,7 @@ class Session:
         if self._program is not None and self._program.is_current:
             raise IllegalMove("a session cannot be closed by its own program: return from it, and close it elsewhere")
         self._check_may_wait()  # before the program is cancelled
+        parked = self._phase in PARKED
         try:
             self._serve(self._begin_to_close, _left(deadline))
             if not self._wait(lambda: self._phase in ENDED, _left(deadline)):
@@ -825,6 +826,8 @@ class Session:
                     f"the device has no room yet for {nbytes} bytes of state, which its program may still touch: free "
                     "device memory, and close() it again"
                 )
+            elif parked:
+                reason = "its program is still being unwound: close() it again"
             else:
                 reason = "the program has not come to its next layer: end what it waits for, and close() it again"
             raise TimeoutError(f"session {self.number} is not closed after {timeout:.3g} seconds: {reason}") from None

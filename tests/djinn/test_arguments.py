@@ -182,12 +182,13 @@ def test_the_ways_out_run(runtime):
     assert next(runtime.open().start(lambda *_: generator_function()).result(30)) == 1
 
 
-@pytest.mark.parametrize("timeout", ["1", [1], float("nan"), 1j])
+@pytest.mark.parametrize("timeout", ["1", [1], float("nan"), 1j, pytest.param(10**400, id="huge")])
 def test_a_timeout_is_a_number_of_seconds(runtime, llama, input_ids, timeout):
     """Anything else is refused before the session moves, wherever a timeout is taken."""
     session = runtime.open(breakpoint=3).start(llama, input_ids)
     session.wait(30)
     calls = [session.wait, session.step, session.result, session.close, session.wait_resident, runtime.close]
+    calls.append(runtime.arena.wait_grown)
     for call in [*calls, lambda timeout: runtime.wait_any(None, timeout), lambda t: asyncio.run(session.wait_async(t))]:
         with pytest.raises(TypeError, match=r"timeout .* is not a number of seconds: pass a float, or None to wait"):
             call(timeout)

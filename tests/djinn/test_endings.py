@@ -256,6 +256,14 @@ def test_timeouts_bound_the_whole_call(runtime):
     assert session.phase is djinn.Phase.CLOSED
 
 
+def test_a_parked_session_that_is_not_closed_in_time_waits_for_nobody(runtime, llama, input_ids):
+    """Its program is being unwound, and nothing has to be ended for it."""
+    session = parked(runtime, 2, greedy, llama, input_ids, 2)
+    with pytest.raises(TimeoutError, match=r"after 0 seconds: its program is still being unwound: close\(\) it again"):
+        session.close(timeout=0)
+    session.close(30)
+
+
 @pytest.mark.parametrize("end", ["cancel", "close"])
 @pytest.mark.parametrize("swapped", ["paused", "idle", "swapped out"])
 def test_a_session_that_waits_for_its_turn_behind_a_resume_is_ended(runtime, llama, input_ids, swapped, end):

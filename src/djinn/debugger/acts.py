@@ -56,6 +56,7 @@ def step(desk: Desk, asked: Asked) -> Outcome:
 def token(desk: Desk, asked: Asked) -> Outcome:
     """Go on to the same layer in the next decode step, or to a breakpoint before that."""
     session = parked(desk, asked)
+    desk.stops.check_can_stand(session)
     layer = session.layer
     assert layer is not None
     where = next(iter(desk.stops.ahead(session)), layer)

@@ -192,10 +192,18 @@ class Desk(Patience):
         had = {} if once_at is None else self.stops.add(session, once_at)
         for _ in self.each(itertools.count(), lambda times: f"{what}, stopped {counted(times, 'time')} meanwhile", say):
             self.stops.arm(session, waits=True)
-            if step:
-                self.patiently(lambda: session.step(TICK_SECONDS), what, say)
-            else:
-                session.resume()
+            arrivals = session._arrivals
+            try:
+                if step:
+                    self.patiently(lambda: session.step(TICK_SECONDS), what, say)
+                else:
+                    session.resume()
+            except BaseException:
+                if session.phase in PARKED and session._arrivals == arrivals:  # it has not gone on
+                    if once_at is not None:
+                        self.stops.put_back(session, once_at, had)
+                    self.stops.arm(session, waits=False)
+                raise
             self.wait_for(session, what, say)
             if self._stays(session, say, step=step):
                 break

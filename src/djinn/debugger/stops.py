@@ -86,6 +86,12 @@ class Stops:
         else:
             self.drop(session, layer)
 
+    def put_back(self, session: Session, layer: int, had: Layers) -> None:
+        """Undo :meth:`add`, which returned ``had``, for a session that has not gone on since."""
+        plan = self._now(session)
+        others = {one: condition for one, condition in plan.layers.items() if one != layer}
+        self._plans[session.number] = replace(plan, layers={**others, **had})
+
     def drop(self, session: Session, layer: int) -> None:
         """Have ``session`` not stop at ``layer``, unless that is its own breakpoint by now."""
         plan = self._now(session)

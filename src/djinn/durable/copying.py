@@ -14,6 +14,7 @@ from djinn.durable.document import recording_of
 from djinn.interrupts import holding, patiently
 from djinn.memory.host_memory import available_bytes
 from djinn.memory.placement import Residency
+from djinn.memory.transfer import lacks_memory
 from djinn.program.random_states import not_kept
 from djinn.program.replay import Recording
 from djinn.program.tape import Tape, named
@@ -28,13 +29,15 @@ def copying(residency: Residency, done: str, copy: Callable[[Copies], T]) -> T:
 
     Raises :class:`HostMemoryFull` if there is no room for its state.
     """
+    needed = sum(residency.sizes)
+    way_out = "close other sessions, or make host_memory_bytes smaller"
 
     def attempt() -> T:
-        needed, free = sum(residency.sizes), available_bytes()
+        free = available_bytes()
         if needed > free:
             raise HostMemoryFull(
                 f"session {residency.number} cannot be {done}: it is copied first, which needs {needed} bytes of host "
-                f"memory, and {free} are free: close other sessions, or make host_memory_bytes smaller"
+                f"memory, and {free} are free: {way_out}"
             )
         spilled = residency.spilled
         copies, decoded = residency.copies_from_disk(spilled), residency.decoded_copies()
@@ -45,7 +48,15 @@ def copying(residency: Residency, done: str, copy: Callable[[Copies], T]) -> T:
 
         return holding(residency.lock, under_the_lock)
 
-    return patiently(attempt)
+    try:
+        return patiently(attempt)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not lacks_memory(error):
+            raise
+        raise HostMemoryFull(  # a limit of the process or of its group may be lower than what is free
+            f"session {residency.number} cannot be {done}: it is copied first, and the system refused host memory for "
+            f"a part of {needed} bytes: {way_out}"
+        ) from error.with_traceback(None)  # which holds the parts that were copied
 
 
 def recorded(residency: Residency, state: SessionState, tape: Tape, done: str, made: Copies) -> Recording:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from djinn.arguments import check_timeout
 from djinn.core import HostMemoryFull, NotYet
 from djinn.memory.extents import Extent, Ranges, round_up
 from djinn.memory.growth import Growth
@@ -81,6 +82,7 @@ class HostArena:
 
         Raises :class:`HostMemoryFull` if the system refused a part of it.
         """
+        check_timeout(timeout)
         ended = self._growth.wait(timeout)
         if (refusal := self._growth.refusal) is not None:
             raise HostMemoryFull(str(refusal)) from refusal

@@ -26,12 +26,15 @@ def find_layers(model: nn.Module, layers: Iterable[nn.Module] | None = None) -> 
 
     Source: the outermost stack below ``get_decoder()``, or in the whole model without that. If there are several, the
     one that is as deep as its configuration says. Raises :class:`LayersNotFound` if none or several are left, with what
-    to type, or if ``layers`` are not parts of the model.
+    to type, or if ``layers`` are not parts of the model, or one is inside another.
     """
     if layers is not None:
         named = list(layers)
         if not named or not set(named) <= set(model.modules()):
             raise LayersNotFound("layers= must name modules of the model that is given to the runtime")
+        inside = {part for layer in named for part in layer.modules() if part is not layer}
+        if inside & set(named):
+            raise LayersNotFound("layers= must name no module that is inside another of them")
         return named
     found = [(stack, config, decoder) for decoder in _decoders(model) for stack, config in _stacks(decoder)]
     if len(found) > 1:

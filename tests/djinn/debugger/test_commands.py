@@ -95,6 +95,52 @@ def test_token_leaves_the_breakpoints(started, does):
     assert does("resume").startswith("session 1: finished")
 
 
+def test_token_loses_no_hit_count(started, does, refuses):
+    """That of the caller, at this layer or at another: the breakpoint would be set anew, or the layer passed."""
+    for layer in (2, 3):
+        session = started(layer)
+        does(f"use {session.number}")
+        session.break_at(3, visit=3)
+        assert refuses("token") == "hit count 3 of breakpoint 3 would be lost: break 3 first"
+        assert session.layer == layer
+        does("break 3")
+        assert ("layer 3, came first" in does("token")) is (layer == 2)
+
+
+@pytest.mark.parametrize("before", ["", "break 4", "break 2", "break 2 4 if h.norm() > 1e9"])
+def test_a_token_that_cannot_go_on_leaves_no_breakpoint(monkeypatch, started, does, refuses, before):
+    """What was ahead is still ahead, with its condition; and what was not is not."""
+    session = started(2)
+    does("wait")
+    if before:
+        does(before)
+    ahead, own = does("break"), session.breakpoint
+
+    def full():
+        raise djinn.DeviceMemoryFull("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "resume", full)
+        assert "no room" in refuses("token")
+    assert (does("break"), session.breakpoint) == (ahead, own)
+    assert "paused after layer 2" in does("token") or before == "break 4"
+
+
+def test_a_resume_that_fails_leaves_no_breakpoint_of_a_standing_edit(monkeypatch, started, does, refuses):
+    """It is ahead for a debugger that waits, alone."""
+    session = started(2)
+    does("always scale 0.5")
+    does("wait")
+
+    def full():
+        raise djinn.DeviceMemoryFull("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "resume", full)
+        assert "no room" in refuses("resume")
+    assert session.breakpoint is None
+
+
 def test_wait_names_what_stays_on_the_device(started, does):
     """The ids are the caller's, and two tensors are held by the test."""
     session = started(2)

@@ -9,6 +9,7 @@ import pytest
 from tests.programs import equal, greedy, parked
 
 import djinn
+from djinn.memory.placement import Residency
 
 STEPS = 4
 
@@ -74,6 +75,40 @@ def test_what_is_not_saved_is_named(runtime, llama, input_ids, tmp_path):
     assert str(told[0]).startswith("session 1 is not saved: session 1 was not recorded")
     assert told[1].reason == "created"
     assert "3.djinn" in told[2].reason
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("refused", ["copies_from_disk", "copy_of"])
+def test_refused_host_memory_costs_one_session_its_file(
+    runtime, llama, input_ids, tmp_path, monkeypatch, error, refused
+):
+    """A limit may be lower than what is free. The others are saved, and it goes on to the same result."""
+    first, second = (durable(runtime, llama, input_ids, 2, swapped=True) for _ in range(2))
+    real = getattr(Residency, refused)
+
+    def refuse(residency, *args):
+        if residency.number == first.number:
+            raise error
+        return real(residency, *args)
+
+    monkeypatch.setattr(Residency, refused, refuse)
+    for copied in (first.fork, lambda: first.save(tmp_path / "1.djinn")):
+        with pytest.raises(djinn.HostMemoryFull, match=r"session 1 cannot be .*: .* the system refused"):
+            copied()
+    told = runtime.save_all(tmp_path)
+    assert [one.path is None for one in told] == [True, False]
+    assert "the system refused host memory" in told[0].reason
+    for session in (first, second):
+        session.resume()
+        assert equal(session.result(30), greedy(llama, input_ids, STEPS))
+
+
+def test_a_name_that_no_file_can_have_costs_one_session_its_file(runtime, llama, input_ids, tmp_path):
+    """The others are saved."""
+    sessions = [durable(runtime, llama, input_ids, 2) for _ in range(2)]
+    told = runtime.save_all(tmp_path, names={sessions[0]: "a\0b"})
+    assert [one.path is None for one in told] == [True, False]
+    assert "null" in told[0].reason
 
 
 @pytest.mark.parametrize("names", [["one", "one"], ["2", "2"], ["2"]])

@@ -197,6 +197,14 @@ def test_named_layers_must_be_parts():
             find_layers(Model(layers=stack(2)), layers)
 
 
+def test_named_layers_are_beside_each_other():
+    """One inside another would park a call of the outer one twice, as two layers."""
+    model = Model(layers=stack(2))
+    for layers in ([model, model.layers[0]], [model.layers[1], model.layers[0], model.layers]):
+        with pytest.raises(djinn.LayersNotFound, match="no module that is inside another"):
+            find_layers(model, layers)
+
+
 def test_a_runtime_shows_the_names(llama):
     """``layers`` are the paths of the decoder layers, in order; a stack may be given as it is."""
     with djinn.Runtime(llama, host_memory_bytes=1 << 20) as runtime:
