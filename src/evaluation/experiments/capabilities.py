@@ -125,6 +125,7 @@ class _Probe:
         overwrite_free_memory(device, freed, method.streams())
         if change is not None and method.keeps_state:
             method.edit(change)
+            overwrite_free_memory(device, [], method.streams())  # an edit takes a kept frontier to host memory
         synchronize(device)
         time.sleep(self.study.measurement.think_time_ms / 1000)
         with without_collections():

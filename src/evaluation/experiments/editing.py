@@ -43,22 +43,22 @@ from evaluation.measure.stopwatch import now_ms, without_collections
 from evaluation.methods.benchmark_djinn import Djinn, KeptDjinn, make_runtime
 from evaluation.methods.benchmark_recompute import Replay
 from evaluation.methods.benchmark_vanilla import Vanilla
-from evaluation.methods.offloads import OrderedOffload, PinnedOffload
+from evaluation.methods.offloads import OrderedOffload, PinnedOffload, form
 from evaluation.study.plan import Study, Workload
 
 
 def take(subject: Subject, study: Study, report: Report) -> Record:
     """All forms and blocks, and the seed of their orders."""
     with _Desk(subject, study) as desk:
-        for form in desk.forms:
+        for one in desk.forms:
             report("warm-up")
-            desk.round_trip(form)
+            desk.round_trip(one)
         chance = Random(study.order_seed)
         blocks = [_block(desk, chance, report) for _ in range(study.editing.blocks)]
         cell = {
             "workload": desk.workload.name,
             "layer": desk.layer,
-            "forms": [form.about for form in desk.forms],
+            "forms": [one.about for one in desk.forms],
             "blocks": blocks,
         }
         return {"seed": study.order_seed, "heap_objects": len(gc.get_objects()), "cells": [cell]}
@@ -161,6 +161,7 @@ class _Desk:
         overwrite_free_memory(device, freed, method.streams())
         if method.keeps_state:
             edit_ms = _edit(method)
+            overwrite_free_memory(device, [], method.streams())  # an edit takes a kept frontier to host memory
         reading, logits = self._resume(method)
         self._compare(form, logits)
         times = {"stop_ms": stop_ms, "pause_ms": pause_ms, "edit_ms": edit_ms}
@@ -189,8 +190,8 @@ class _Desk:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for form in self.forms:
-            form.method.close()
+        for one in self.forms:
+            one.method.close()
         self._runtime.close()
         for clocks in self._clocks.values():
             clocks.remove()
@@ -199,9 +200,12 @@ class _Desk:
 
 
 def _by_hand(workload: Workload) -> list[tuple[str, type[Method]]]:
-    """Without a KV cache there is nothing to order."""
-    ordered: list[tuple[str, type[Method]]] = [("manual_offload", OrderedOffload)] if workload.kv_cache else []
-    return [("vanilla", Vanilla), ("recompute", Replay), ("manual_offload", PinnedOffload), *ordered]
+    """Without a KV cache there is nothing to order. The frontier is kept here too, as Djinn keeps it."""
+    ordered = [OrderedOffload] if workload.kv_cache else []
+    copies = [PinnedOffload, *ordered]
+    copies.append(form(copies[-1], keeps="frontier"))
+    others: list[tuple[str, type[Method]]] = [("vanilla", Vanilla), ("recompute", Replay)]
+    return others + [("manual_offload", kind) for kind in copies]
 
 
 def _edit(method: Method) -> float:

@@ -26,6 +26,7 @@ class Shared:
 
     def __init__(self, subject: Subject, study: Study) -> None:
         self.subject, self.study = subject, study
+        self._unhooked = twin(subject)  # the subject itself has the clocks' hooks, once a form by hand is made
         self._lane = Lane(subject.device)
         self._runtimes: dict[tuple[str, str], tuple[Subject, djinn.Runtime]] = {}
 
@@ -37,7 +38,7 @@ class Shared:
             return harness.method(kind)
         form = kind.link, kind.codec
         if form not in self._runtimes:
-            subject = twin(self.subject)
+            subject = twin(self._unhooked)
             self._runtimes[form] = subject, make_runtime(subject, self.study, link=kind.link, codec=kind.codec)
         subject, runtime = self._runtimes[form]
         return harness.method(kind, subject, runtime=runtime)

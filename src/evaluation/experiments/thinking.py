@@ -25,13 +25,13 @@ Kinds = Callable[[Workload], list[type[Method]]]
 
 
 def kinds_of(workload: Workload) -> list[type[Method]]:
-    """Djinn with everything swapped and with the frontier kept, and the quickest forms by hand.
+    """Djinn with everything swapped and with the frontier kept, and for each the quickest forms by hand.
 
     Without a KV cache also both with an attended link: there a resume is the frontier's copy and nothing else.
     """
     waiting = OrderedOffload if workload.kv_cache else PinnedOffload
     attended: list[type[Method]] = [] if workload.kv_cache else [AttendedDjinn, form(waiting, link="attended")]
-    return [Djinn, KeptDjinn, waiting, AsyncOffload, *attended]
+    return [Djinn, KeptDjinn, waiting, AsyncOffload, form(waiting, keeps="frontier"), *attended]
 
 
 def take(subject: Subject, study: Study, report: Report, kinds_of: Kinds = kinds_of) -> Record:

@@ -8,6 +8,7 @@ never paused at once, a :class:`SharedArena` many that are. Knows nothing of Dji
 import mmap
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -39,6 +40,8 @@ class _Mapping:
             memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise HostFull(f"no host memory for {nbytes} bytes: {error.strerror}") from error
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)  # fewer pages to lock; a kernel may have none
         self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self._unlock: weakref.finalize[[torch.Tensor], _Mapping] | None = None
         if pinned:

@@ -239,7 +239,7 @@ class Config(Block):
     )
     measurement: Measurement = Measurement()
     djinn: Djinn = Djinn()
-    pairs: PairKeys = PairKeys(rounds=8, blocks=2)
+    pairs: PairKeys = PairKeys(rounds=8, blocks=1)
     overhead: Overhead = Overhead(samples=30, decode_steps=16)
     editing: Editing = Editing(blocks=3)
     durable: Durable = Durable(samples=3)
@@ -248,7 +248,7 @@ class Config(Block):
         default=(
             Load(sessions=1, resumes=60),
             *(Load(sessions=sessions, resumes=12) for sessions in (8, 16, 32)),
-            Load(sessions=64, resumes=500),
+            Load(sessions=64, resumes=400),
         ),
         min_length=1,
         description="a list of rows {sessions, resumes}",

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from djinn.state import ownership, referrers
-from evaluation.experiments import editing
+from evaluation.experiments import capabilities, editing
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
 from evaluation.measure.models import build
+from evaluation.methods import benchmark_djinn
+from evaluation.methods.benchmark_djinn import KeptDjinn
 from evaluation.methods.offloads import PinnedOffload
 from evaluation.study.resolve import resolve
 from tests.evaluation.measuring import LAYERS
@@ -31,6 +33,7 @@ BY_HAND = [
     ("recompute", "replay", "nothing", "known"),
     ("manual_offload", "pinned", "nothing", "known"),
     ("manual_offload", "ordered", "nothing", "known"),
+    ("manual_offload", "ordered_kept", "frontier", "known"),
 ]
 OURS = [
     ("djinn", "default", "nothing", "known"),
@@ -65,8 +68,8 @@ def test_the_record_holds_every_form_in_mirrored_orders(monkeypatch, tmp_path, s
     (block,) = cell["blocks"]
     order = [sample["form"] for sample in block["samples"]]
     assert order == order[::-1]
-    assert sorted(order[: len(order) // 2]) == list(range(8))
-    assert sorted(one["form"] for one in block["watched"]) == list(range(8))
+    assert sorted(order[: len(order) // 2]) == list(range(9))
+    assert sorted(one["form"] for one in block["watched"]) == list(range(9))
     for sample in block["samples"]:
         assert sample["stop_ms"] > 0
         assert sample["edit_ms"] > 0
@@ -94,6 +97,35 @@ def test_every_session_at_a_first_site_is_searched_for(monkeypatch, subject, stu
                 assert min(found) == 1
             else:
                 assert min(found) == 0
+
+
+@pytest.mark.parametrize("experiment", ["editing", "capabilities"])
+def test_what_an_edit_gives_up_is_overwritten_before_the_resume(monkeypatch, subject, study, experiment):
+    """Djinn takes a frontier that was kept on the device to host memory, so that it can be edited there."""
+    done = []
+
+    class Watched(KeptDjinn):
+        def edit(self, change):
+            done.append("edit")
+            super().edit(change)
+
+        def resume(self):
+            done.append("resume")
+            super().resume()
+
+    module = {"editing": editing, "capabilities": capabilities}[experiment]
+    real = module.overwrite_free_memory
+    monkeypatch.setattr(module, "overwrite_free_memory", lambda *args: done.append("overwrite") or real(*args))
+    with torch.no_grad():
+        if experiment == "editing":
+            monkeypatch.setattr(editing, "KeptDjinn", Watched)
+            editing.take(subject, study.only("editing"), lambda line: None)
+        else:
+            monkeypatch.setattr(benchmark_djinn, "variants", lambda workload: [Watched])
+            capabilities.take("djinn", study, lambda: subject, lambda line: None)
+    edits = [number for number, what in enumerate(done) if what == "edit"]
+    assert edits
+    assert {tuple(done[number - 1 : number + 3]) for number in edits} == {("overwrite", "edit", "overwrite", "resume")}
 
 
 class EditOfACopy(PinnedOffload):

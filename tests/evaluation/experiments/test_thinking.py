@@ -11,7 +11,7 @@ from evaluation.experiments import thinking
 from evaluation.measure import harness
 from evaluation.measure.harness import NotBitExact
 from evaluation.measure.job import run_side_job
-from evaluation.methods.benchmark_djinn import Djinn
+from evaluation.methods.benchmark_djinn import AttendedDjinn, Djinn
 from evaluation.methods.offloads import PinnedOffload
 from evaluation.records.kinds import check_record
 from evaluation.study.plan import Thinking, Wait
@@ -42,8 +42,8 @@ def test_every_form_comes_after_every_wait(monkeypatch, tmp_path, small):
     assert [(cell["workload"], cell["layer"]) for cell in record["cells"]] == [("activation", 3), ("session", 3)]
     names = [{form["variant"] for form in cell["forms"]} for cell in record["cells"]]
     assert names == [
-        {"default", "kept", "pinned", "async", "attended", "pinned_attended"},
-        {"default", "kept", "ordered", "async"},
+        {"default", "kept", "pinned", "async", "pinned_kept", "attended", "pinned_attended"},
+        {"default", "kept", "ordered", "async", "ordered_kept"},
     ]
     for cell in record["cells"]:
         for block, waits in zip(cell["blocks"], ([0, 3], [0]), strict=True):
@@ -97,3 +97,19 @@ def test_no_memory_is_an_outcome_of_its_cell(subject, small):
         found = thinking.take(subject, small, lambda line: None, lambda workload: [Djinn, Refused])
     outcomes = [(cell["outcome"], cell["message"]) for cell in found["cells"]]
     assert outcomes == [("ok", ""), ("out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB.")]
+
+
+def test_no_model_has_the_hooks_of_another_form(monkeypatch, subject, small):
+    """A runtime's twin is made when its form is, which may be behind forms that put their clocks on the model."""
+    hooks = {}
+    prepare = Djinn.prepare
+
+    def counted(self):
+        layer = self.subject.layers[self.layer]
+        found = [*layer._forward_pre_hooks.values(), *layer.input_layernorm._forward_hooks.values()]
+        hooks.setdefault(self.variant, len(found))
+        prepare(self)
+
+    monkeypatch.setattr(Djinn, "prepare", counted)
+    take(subject, small, PinnedOffload, AttendedDjinn)
+    assert hooks["attended"] == hooks["default"] > 0
