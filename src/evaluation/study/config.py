@@ -248,7 +248,7 @@ class Config(Block):
         default=(
             Load(sessions=1, resumes=60),
             *(Load(sessions=sessions, resumes=12) for sessions in (8, 16, 32)),
-            Load(sessions=64, resumes=400),
+            Load(sessions=64, resumes=500),
         ),
         min_length=1,
         description="a list of rows {sessions, resumes}",
