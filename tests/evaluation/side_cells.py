@@ -242,7 +242,10 @@ EVERY = {
     ],
     "capacity/recompute.json": [wall("default", 8, "cap", headline=True)],
     "capacity/manual_offload.json": [wall("pinned", 6, "host_full", headline=True)],
-    "capacity/djinn.json": [wall("default", 7, "arena", headline=True, arena_bytes=105 * GIB)],
+    "capacity/djinn.json": [
+        wall("default", 7, "arena", headline=True, arena_bytes=105 * GIB),
+        wall("coded", 7, "arena", headline=False, arena_bytes=105 * GIB),
+    ],
     "capabilities/vanilla.json": [probe("default", True, True, 0, [0.1, 0.2], headline=True)],
     "capabilities/recompute.json": [probe("default", False, False, 6, [58.0, 59.0], headline=True)],
     "capabilities/manual_offload.json": [probe("pinned", True, True, 33, [0.6, 0.7], headline=True)],

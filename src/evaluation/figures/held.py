@@ -46,6 +46,7 @@ class Mark:
     low: float
     high: float
     is_range: bool = False
+    peer: bool = False
 
 
 _KEPT_BY_HAND = tuple(f"{name}_{KEPT}" for name in ("ordered", "pinned"))
@@ -71,8 +72,17 @@ def marks_of(leading: Leading, peers: Sequence[PeerMetric], workload: str) -> li
         one = leading.of(workload, method, *variants)
         if one is not None and one.median and one.low is not None and one.high is not None:
             style = {"color": NAVY if variants == (ORDERED,) else PRIMARY[method].style["color"], **look}
-            times = {"median": one.median, "low": one.low, "high": one.high}
-            found.append(Mark(label=name, style=style, held_bytes=one.held_bytes, is_range=one.is_range, **times))
+            found.append(
+                Mark(
+                    label=name,
+                    style=style,
+                    held_bytes=one.held_bytes,
+                    median=one.median,
+                    low=one.low,
+                    high=one.high,
+                    is_range=one.is_range,
+                )
+            )
     found += _of_peers(peers, workload)
     if not found:
         raise TableError(f"the run has no time of the clock ready in workload {workload!r}")
@@ -93,6 +103,7 @@ def _of_peers(peers: Sequence[PeerMetric], workload: str) -> Iterator[Mark]:
                 low=ready.ci_low or ready.median,  # of too few samples there is no interval
                 high=ready.ci_high or ready.median,
                 is_range=ready.ci_low is None,
+                peer=True,
             )
 
 

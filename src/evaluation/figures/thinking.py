@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.analysis.material import Material
 from evaluation.analysis.metrics import CLOCK
 from evaluation.analysis.table import TableError
-from evaluation.analysis.variants import BLUE, BY_KEY, KEPT, NAVY, PRIMARY
+from evaluation.analysis.variants import BLUE, BY_KEY, KEPT, NAVY, PRIMARY, SKY
 from evaluation.analysis.waits import FLOOR, Wait
 from evaluation.figures.lines import FLOOR as FLOOR_LOOK
 from evaluation.figures.lines import FLOOR_NAME, Curve, name_ends, plot
@@ -31,6 +31,7 @@ _LEFT, _WIDTH = 0.06, 0.155  # of a panel
 _BETWEEN, _LABELS = 0.012, 0.155  # between panels of one workload, and right of each workload
 _OURS = PRIMARY["djinn"].style
 _THIN = {"linewidth": 1.0, "markersize": 4.5}
+_KEPT_BY_HAND = {**_THIN, "color": SKY, "marker": "h", "linestyle": "--"}
 # By method and variant, in the order of drawing. What waits until ready is navy, other copies by hand are blue.
 _LOOKS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     (FLOOR, "default"): (FLOOR_NAME, dict(FLOOR_LOOK)),
@@ -41,6 +42,8 @@ _LOOKS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
         "Pinned, attended",
         {**_THIN, "color": BLUE, "marker": "s", "linestyle": (0, (1, 1.2))},
     ),
+    ("manual_offload", "pinned_kept"): ("Pinned, kept", dict(_KEPT_BY_HAND)),
+    ("manual_offload", "ordered_kept"): ("Ordered, kept", dict(_KEPT_BY_HAND)),
     ("djinn", "default"): ("Djinn", dict(_OURS)),
     ("djinn", "attended"): ("Djinn, attended", {**_OURS, "linestyle": (0, (4, 1.5)), "marker": "v"}),
     ("djinn", KEPT): ("Djinn, kept", dict(BY_KEY["djinn", KEPT].style)),

@@ -63,6 +63,8 @@ def carry(former: Path, run: Path, *, now: str | None, here: Json | None = None)
     if not (run / "study.json").exists() or not (run / "studies").is_dir():
         raise RunError(f"{run}: does not say yet what is to be measured; snakemake --cores 1 studies")
     study = read_object(run / "study.json")
+    if (asked := former / "study.json").exists() and (device := read_object(asked).get("device")) != study["device"]:
+        raise RunError(f"--from {former}: measured on {device}, and what is to be measured here on {study['device']}")
     places = [path.relative_to(run).as_posix() for path in (*record_paths(run, study), *pair_paths(run, study))]
     places += side_records(study)
     if not any((former / place).exists() for place in places):

@@ -34,6 +34,7 @@ from evaluation.records.runs import (
     side_records,
 )
 
+_WALL, _CODED = "capacity/djinn.json", "coded"
 _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
 
@@ -86,6 +87,20 @@ def check_publishable(source: Path, run: Run) -> None:
     for name, record in run.beside.items():
         if not record["cells"]:
             raise RunError(f"{source / name}: holds no cell; measure it again, or leave it out")
+    _check_coded(source, run)
+
+
+def _check_coded(source: Path, run: Run) -> None:
+    """Raise :class:`RunError` if the study asks for coded state, and what should be coded is not or is missing."""
+    study = run.study
+    if not study.get("coded") or not any(workload["kv_cache"] for workload in study["workloads"]):
+        return
+    wall = run.beside.get(_WALL)
+    if wall is not None and all(cell["variant"] != _CODED for cell in wall["cells"]):
+        raise RunError(f"{source / _WALL}: has no coded sessions, which the study asks for; measure it again")
+    forms = [form for record in run.pairs for cell in record["cells"] for form in cell["forms"]]
+    if any(form.get("codec") == "auto" and not form["buffer_bytes"] for form in forms):
+        raise RunError(f"{source}: no kernel codes state here, and what is called coded is plain; djinn.coded: false")
 
 
 def _check_beside(source: Path, published: Path, name: str) -> None:

@@ -23,6 +23,8 @@ _NAMES = {
     ("recompute", "replay"): ("Recompute", "edit replayed"),
     ("manual_offload", "pinned"): ("Manual offload", "all at once"),
     ("manual_offload", ORDERED): ("Manual offload", "ordered"),
+    ("manual_offload", "ordered_kept"): ("Manual offload", "frontier kept"),
+    ("manual_offload", "pinned_kept"): ("Manual offload", "frontier kept"),
     ("djinn", "default"): (r"\sys{}", "all swapped"),
     ("djinn", KEPT): (r"\sys{}", "frontier kept"),
 }

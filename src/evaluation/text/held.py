@@ -47,9 +47,10 @@ def _sentences(marks: Sequence[Mark], each_bytes: float | None) -> Iterator[str]
     yield "Ready after, and held:\n" + ";\n".join(map(_stands, marks)) + "."
     if "Recompute" in by_label:
         yield "Recompute is in its quickest form."
+    by_driver = ", those of peers by the driver, and peers are of the deepest layer"
+    yield f"These bytes are counted by torch{by_driver if any(mark.peer for mark in marks) else ''}."
     if djinn is not None and each_bytes is not None and each_bytes > djinn.held_bytes:
         size, unit = in_unit(each_bytes)
-        yield "These bytes are counted by torch, those of peers by the driver, and peers are of the deepest layer."
         yield rf"In the memory wall the driver counted {significant(size)}~{unit} for each session of \sys{{}}."
     yield r"Bars are intervals of 95\,\%. A hollow mark has too few processes or samples; its bar is their range,"
     yield "from the least to the 95th percentile, of pairs to the most."

@@ -103,6 +103,7 @@ def _of_sessions(numbers: Mapping[str, str]) -> Table:
             "manual offload, pinned": "ManualOffloadSessions{}",
             "manual offload, pageable": "ManualOffloadPageableSessions{}",
             "Djinn": "DjinnSessions{}",
+            **({"Djinn, coded": "DjinnCodedSessions{}"} if "DjinnCodedSessions" in numbers else {}),
         },
     )
 

@@ -249,7 +249,7 @@ def test_a_published_figure_is_a_column_or_two_with_embedded_fonts(path):
     assert b"/Type3" not in text
     assert b"/FontFile2" in text
     assert b"CreationDate" not in text
-    both = path.stem in ("clocks", "crossover", "crossover_decode", "ratios", "samples", "thinking")
+    both = path.stem in ("clocks", "coded", "crossover", "crossover_decode", "ratios", "samples", "thinking")
     assert width_pt(path.read_bytes()) == pytest.approx((7 if both else 3.335) * 72, abs=0.01)
 
 

@@ -133,6 +133,13 @@ def test_the_command_compares_with_this_machine(former, here, monkeypatch, capsy
     assert out.count("measured with another driver and other packages") == 18
 
 
+def test_a_piece_of_another_device_is_refused_as_a_whole(former, here):
+    """As on a machine without a GPU, whose study is a functional one: the reason of each record would not say that."""
+    edit(here / "study.json", lambda study: study.update(device="cpu"))
+    with pytest.raises(RunError, match="measured on cuda, and what is to be measured here on cpu"):
+        carry(former, here, now=HERE)
+
+
 def test_a_strict_study_takes_what_was_measured_strictly(former, here):
     """Others may have been throttled, or shared their GPU."""
     edit(here / "study.json", lambda study: study.update(strict=True))

@@ -55,6 +55,37 @@ def test_pairs_are_published_and_none_may_be_missing(tmp_path):
         publish(folder, tmp_path / "other", "h100")
 
 
+def uncoded(record):
+    """No kernel was to be had: what is called coded is as large as plain state."""
+    for form in (form for cell in record["cells"] for form in cell["forms"] if form["codec"] == "auto"):
+        form.update(buffer_bytes=0, host_bytes_paused=form["state_bytes"])
+
+
+def without_coded_sessions(record):
+    """The memory wall of plain state alone."""
+    record["cells"] = [cell for cell in record["cells"] if cell["variant"] != "coded"]
+
+
+@pytest.mark.parametrize(
+    ("place", "lacks", "says"),
+    [
+        ("raw/pairs/round_2.json", uncoded, "no kernel codes state here"),
+        ("capacity/djinn.json", without_coded_sessions, "has no coded sessions, which the study asks for"),
+    ],
+)
+def test_coded_state_that_was_asked_for_is_published_and_nothing_in_its_place(tmp_path, place, lacks, says):
+    """The paper would say of it what was not measured; a run that does not ask for it needs none."""
+    folder = replace(GOOD, peers=("memory_saver",), beside=EVERY).write(tmp_path / "local")
+    edit(folder / place, lacks)
+    load_run(folder)
+    with pytest.raises(RunError, match=says):
+        publish(folder, tmp_path / "published", "h100")
+    plain = replace(GOOD, pairs=replace(GOOD.pairs, coded=False), peers=("memory_saver",), beside=EVERY)
+    folder = plain.write(tmp_path / "plain" / "local")
+    edit(folder / "capacity" / "djinn.json", without_coded_sessions)
+    publish(folder, tmp_path / "published", "h100")
+
+
 def at(*keys, to):
     """The value at ``keys`` of a record becomes ``to``."""
 

@@ -1,5 +1,7 @@
 """The caption of latency against memory says in numbers what the marks show."""
 
+import dataclasses
+
 import pytest
 
 from evaluation.figures.held import Mark
@@ -37,6 +39,13 @@ def test_what_only_the_driver_counts_is_said():
     for nothing in (None, 0):
         assert "driver" not in written(MARKS, each_bytes=nothing)
     assert "driver" not in written(MARKS[:1], each_bytes=64 << 20)
+
+
+def test_who_counted_the_bytes_is_said():
+    """Of peers the driver, at another layer."""
+    assert "These bytes are counted by torch.\n" in written(MARKS)
+    peer = dataclasses.replace(mark("Memory saver", 1e9, 3.0), peer=True)
+    assert "by torch, those of peers by the driver, and peers are of the deepest layer." in written([*MARKS, peer])
 
 
 def test_what_saves_nothing_is_not_said_to():

@@ -100,6 +100,14 @@ def test_an_interval_stands_behind_its_number():
     assert f"| {WHOLE[name]} (1.0 to 9.0) |" in page
 
 
+def test_coded_sessions_have_a_row_where_there_are_some():
+    """An older run has none."""
+    page = "<!-- numbers: sessions -->\n<!-- end -->"
+    more = {"DjinnCodedSessions": "87", "DjinnCodedSessionsEndedBy": "the arena"}
+    assert "| Djinn, coded | 87 | the arena |" in written(page, TEXTS | more, EXPERIMENTS, METHODS)
+    assert "coded" not in written(page, TEXTS, EXPERIMENTS, METHODS)
+
+
 def test_a_gap_is_a_dash_only_where_there_may_be_one():
     """Few resumes have no percentile, some have none by hand; that a number of sessions is missing is an error."""
     texts = {
