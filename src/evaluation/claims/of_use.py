@@ -31,13 +31,17 @@ def cell_of(run: Run, kind: str, method: str, variant: str | None = None) -> Jso
 
 
 def sessions(run: Run) -> Judgement:
-    """C6: Djinn beside vanilla with shared weights; each refutes alone, and both must be there to support."""
+    """C6: Djinn beside vanilla with shared weights; each refutes alone, and both must be there to support.
+
+    Djinn's plain state decides. How many coded sessions fit stands beside it.
+    """
     if run.functional:
         raise Undecided("A functional run says nothing about speed or a GPU's memory.")
     djinn, vanilla = cell_of(run, "capacity", "djinn"), cell_of(run, "capacity", "vanilla")
     figures = {}
     for name, cell in {
         "djinn": djinn,
+        "djinn_coded": cell_of(run, "capacity", "djinn", "coded"),
         "vanilla": vanilla,
         "vanilla_own_process": cell_of(run, "capacity", "vanilla", "own_process"),
     }.items():
@@ -53,8 +57,8 @@ def sessions(run: Run) -> Judgement:
         ),
         figures=figures,
         lead=", ".join(
-            f"{name.capitalize()} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
-            for name in ("vanilla", "djinn")
+            f"{words} {printed(figures[f'{name}_sessions']).removesuffix(' sessions')}"
+            for name, words in {"vanilla": "Vanilla", "djinn": "Djinn", "djinn_coded": "coded"}.items()
             if f"{name}_sessions" in figures
         ),
         remark=" ".join(filter(None, remarks)),

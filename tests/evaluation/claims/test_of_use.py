@@ -37,6 +37,17 @@ def test_c6(tmp_path, name):
     assert found["C6", "session", None].judgement.remark
 
 
+def test_c6_tells_how_many_coded_sessions_fit(tmp_path):
+    """They decide nothing: who pauses without a codec has the plain ones."""
+    plain = wall("default", 40, "arena", headline=True, arena_bytes=1 << 30)
+    coded = wall("coded", 60, "arena", headline=False, arena_bytes=1 << 30)
+    found = decided(tmp_path / "local", beside(capacity_djinn=[plain, coded]), plan=OF_USE)
+    assert verdicts(found, "C6") == {"refuted"}
+    judgement = found["C6", "session", None].judgement
+    assert judgement.lead.endswith(", Djinn 40, coded 60")
+    assert judgement.figures["djinn_coded_sessions"].value == 60
+
+
 ENDS = {
     (
         "cap",
